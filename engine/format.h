@@ -59,6 +59,15 @@ int cow_header_decode(const uint8_t *buf, size_t len, struct cow_header *h, stru
 /* Rules that need the file's size: tables lie inside the file (regular file or block device of file_bytes). */
 int cow_header_verify_file(const struct cow_header *h, uint64_t file_bytes, struct cow_error *err);
 
+/*
+ * For check and repair, which can do without what they can rebuild: decode without the rules of the refcount table and
+ * the snapshot table, then ask for each part whether it is usable.
+ */
+int cow_header_decode_lenient(const uint8_t *buf, size_t len, struct cow_header *h, struct cow_error *err);
+int cow_header_verify_l1_inside(const struct cow_header *h, uint64_t file_bytes, struct cow_error *err);
+bool cow_header_reftable_ok(const struct cow_header *h, uint64_t file_bytes, struct cow_error *err);
+bool cow_header_snapshots_ok(const struct cow_header *h, uint64_t file_bytes, struct cow_error *err);
+
 /* Fields -> the first 72, 104 or 112 bytes; bytes beyond sizeof(struct qcow2_header_be) of a longer header are left alone. */
 void cow_header_encode(const struct cow_header *h, uint8_t *buf, size_t len);
 
@@ -123,6 +132,9 @@ struct cow_snapshot {
 int cow_snapshots_decode(const uint8_t *table, uint64_t len, uint64_t table_off, const struct cow_header *h,
 			 struct cow_snapshot **out, uint64_t *used_bytes, struct cow_error *err);
 void cow_snapshots_free(struct cow_snapshot *snapshots, uint32_t nr);
+/* Rules for a snapshot's L1 table, to be checked before it is read. */
+int cow_snapshot_verify_l1(const struct cow_snapshot *s, const struct cow_header *h, uint64_t file_bytes,
+			   struct cow_error *err);
 /* Bytes one encoded entry takes, padding included; and the encoding itself. */
 uint64_t cow_snapshot_bytes(const struct cow_snapshot *s);
 void cow_snapshot_encode(const struct cow_snapshot *s, uint8_t *buf);
