@@ -77,6 +77,11 @@ enum cow_io_kind {
 
 #define COW_IO_MAX_VEC 4
 
+/* What a ring's user_data points to (loop_uring.h). fn runs on the ring's thread with the CQE's res and flags. */
+struct cow_completion {
+	void (*fn)(struct cow_completion *completion, int res, unsigned flags);
+};
+
 /* An I/O with its completion, embedded in whatever waits for it. */
 struct cow_io {
 	/* submitter's, not to be touched until done */
@@ -94,6 +99,8 @@ struct cow_io {
 	struct cow_loop *loop;
 	struct cow_io *next;
 	uint64_t progress_bytes;
+	struct cow_completion completion;  /* loop_uring.c */
+	int64_t timespec[2];               /* loop_uring.c: TIMER as the kernel's seconds, nanoseconds */
 };
 
 static inline void cow_io_prep(struct cow_io *io, enum cow_io_kind kind, struct cow_file *file,
