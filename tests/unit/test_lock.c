@@ -1,0 +1,194 @@
+/* SPDX-License-Identifier: MIT */
+/* Locks against ourselves and against QEMU, both ways round. */
+#include <errno.h>
+#include <fcntl.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "engine/lock.h"
+#include "engine/loop.h"
+
+static char dir[64], image[96];
+
+static bool have_qemu(void)
+{
+	return system("command -v qemu-img >/dev/null && command -v qemu-io >/dev/null") == 0;
+}
+
+static int setup(void **state)
+{
+	strcpy(dir, "/tmp/cow-test-lock-XXXXXX");
+	assert_non_null(mkdtemp(dir));
+	snprintf(image, sizeof(image), "%s/image", dir);
+	char cmd[256];
+	if (have_qemu())
+		snprintf(cmd, sizeof(cmd), "qemu-img create -q -f qcow2 %s 1M", image);
+	else
+		snprintf(cmd, sizeof(cmd), "truncate -s 1M %s", image);
+	assert_int_equal(system(cmd), 0);
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	unlink(image);
+	rmdir(dir);
+	return 0;
+}
+
+static int open_image(unsigned flags, struct cow_file **file, struct cow_error *err)
+{
+	*err = (struct cow_error){ 0 };
+	return cow_host_system()->ops->open(cow_host_system(), image, flags, file, err);
+}
+
+static void close_image(struct cow_file *file)
+{
+	file->host->ops->close(file);
+}
+
+static void test_own(void **state)
+{
+	struct cow_file *writer, *reader, *other;
+	struct cow_error err;
+	assert_int_equal(open_image(COW_OPEN_WRITE, &writer, &err), 0);
+	assert_int_equal(open_image(COW_OPEN_WRITE, &other, &err), -EBUSY);
+	assert_int_equal(open_image(0, &other, &err), -EBUSY);
+	char expect[160];
+	snprintf(expect, sizeof(expect), "%s: image is in use by %d test_lock: stop that first", image, getpid());
+	assert_string_equal(err.text, expect);
+	assert_int_equal(open_image(COW_OPEN_NO_LOCK, &other, &err), 0);
+	close_image(other);
+	close_image(writer);
+
+	assert_int_equal(open_image(0, &reader, &err), 0);
+	assert_int_equal(open_image(0, &other, &err), 0); /* a shared base */
+	assert_int_equal(open_image(COW_OPEN_WRITE, &writer, &err), -EBUSY);
+	close_image(other);
+	close_image(reader);
+	assert_int_equal(open_image(COW_OPEN_WRITE, &writer, &err), 0); /* all locks are gone */
+	close_image(writer);
+}
+
+/* Exit status of a command with the image's path put in; output into text. */
+static int run(const char *fmt, char *text, size_t size)
+{
+	char cmd[512];
+	snprintf(cmd, sizeof(cmd), fmt, image);
+	FILE *p = popen(cmd, "r");
+	assert_non_null(p);
+	size_t n = fread(text, 1, size - 1, p);
+	text[n] = '\0';
+	int status = pclose(p);
+	return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+static void test_qemu_refuses_ours(void **state)
+{
+	if (!have_qemu())
+		skip();
+	struct cow_file *file;
+	struct cow_error err;
+	char text[1024];
+	assert_int_equal(run("qemu-img check -q %s 2>&1", text, sizeof(text)), 0);
+	assert_int_equal(open_image(COW_OPEN_WRITE, &file, &err), 0);
+	assert_int_not_equal(run("qemu-img check -q %s 2>&1", text, sizeof(text)), 0);
+	assert_non_null(strstr(text, "lock"));
+	assert_int_not_equal(run("qemu-io -f qcow2 -c 'write 0 64k' %s 2>&1", text, sizeof(text)), 0);
+	assert_non_null(strstr(text, "lock"));
+	assert_int_not_equal(run("qemu-io -r -f qcow2 -c 'read 0 64k' %s 2>&1", text, sizeof(text)), 0);
+	assert_int_equal(run("qemu-img info -U %s 2>&1", text, sizeof(text)), 0);
+	close_image(file);
+
+	/* Only read by us: QEMU may read as well, but not write. */
+	assert_int_equal(open_image(0, &file, &err), 0);
+	assert_int_equal(run("qemu-img check -q %s 2>&1", text, sizeof(text)), 0);
+	assert_int_equal(run("qemu-io -r -f qcow2 -c 'read 0 64k' %s 2>&1", text, sizeof(text)), 0);
+	assert_int_not_equal(run("qemu-io -f qcow2 -c 'write 0 64k' %s 2>&1", text, sizeof(text)), 0);
+	assert_non_null(strstr(text, "lock"));
+	close_image(file);
+}
+
+/* qemu-io holding the image until its standard input ends. */
+struct qemu {
+	pid_t pid;
+	int in;
+};
+
+static struct qemu qemu_hold(bool read_only)
+{
+	int in[2], out[2];
+	struct qemu q;
+	char c;
+	assert_int_equal(pipe2(in, O_CLOEXEC), 0);
+	assert_int_equal(pipe2(out, O_CLOEXEC), 0);
+	q.pid = fork();
+	assert_true(q.pid >= 0);
+	if (!q.pid) {
+		dup2(in[0], 0);
+		dup2(out[1], 1);
+		execlp("qemu-io", "qemu-io", "-f", "qcow2", read_only ? "-r" : "-n", image, (char *)NULL);
+		_exit(127);
+	}
+	close(in[0]);
+	close(out[1]);
+	q.in = in[1];
+	assert_int_equal(write(q.in, "length\n", 7), 7);
+	assert_int_equal(read(out[0], &c, 1), 1); /* it answers: it has the image open */
+	close(out[0]);
+	return q;
+}
+
+static void qemu_release(struct qemu q)
+{
+	close(q.in);
+	waitpid(q.pid, NULL, 0);
+}
+
+static void test_we_refuse_qemus(void **state)
+{
+	if (!have_qemu())
+		skip();
+	struct cow_file *file;
+	struct cow_error err;
+	struct qemu q = qemu_hold(false);
+	int as_reader = open_image(0, &file, &err);
+	int as_writer = open_image(COW_OPEN_WRITE, &file, &err);
+	char expect[64];
+	snprintf(expect, sizeof(expect), "in use by %d qemu-io", q.pid);
+	qemu_release(q);
+	assert_int_equal(as_reader, -EBUSY);
+	assert_int_equal(as_writer, -EBUSY);
+	assert_non_null(strstr(err.text, expect));
+
+	q = qemu_hold(true);
+	as_writer = open_image(COW_OPEN_WRITE, &file, &err);
+	as_reader = open_image(0, &file, &err);
+	qemu_release(q);
+	assert_int_equal(as_writer, -EBUSY);
+	assert_int_equal(as_reader, 0);
+	close_image(file);
+	assert_int_equal(open_image(COW_OPEN_WRITE, &file, &err), 0);
+	close_image(file);
+}
+
+int main(void)
+{
+	signal(SIGPIPE, SIG_IGN);
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test_setup_teardown(test_own, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_qemu_refuses_ours, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_we_refuse_qemus, setup, teardown),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
