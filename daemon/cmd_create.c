@@ -1,0 +1,186 @@
+/* SPDX-License-Identifier: MIT */
+/* cowblk create: make a new qcow2 image. */
+#include "daemon/cmd.h"
+
+#include <argp.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/create.h"
+
+struct arguments {
+	struct cow_create_options options;
+	const char *image;
+};
+
+static const struct argp_option options[] = {
+	{"backing", 'b', "BASE", 0, "Backing file, relative to the new image's directory", 0},
+	{"backing-format", 'F', "FORMAT", 0, "Format of the backing file: qcow2 or raw", 0},
+	{"unsafe", 'u', NULL, 0, "Do not look at the backing file (SIZE must be given)", 0},
+	{"option", 'o', "NAME=VALUE[,...]", 0,
+	 "cluster_size= (64K), refcount_bits= (16), compat=0.10|1.1, lazy_refcounts=on|off, "
+	 "preallocation=off|metadata|falloc|full", 0},
+	{"force", 'f', NULL, 0, "Overwrite an existing file", 0},
+	{0},
+};
+
+/* ---- values of -o ---- */
+
+static bool parse_u32(const char *value, uint32_t *out)
+{
+	unsigned long long bytes;
+	if (cow_cmd_parse_size(value, &bytes) || bytes == 0 || bytes > UINT32_MAX)
+		return false;
+	*out = (uint32_t)bytes;
+	return true;
+}
+
+static bool parse_cluster_size(struct cow_create_options *o, const char *value)
+{
+	return parse_u32(value, &o->cluster_bytes);
+}
+
+static bool parse_refcount_bits(struct cow_create_options *o, const char *value)
+{
+	return parse_u32(value, &o->refcount_bits);
+}
+
+static bool parse_compat(struct cow_create_options *o, const char *value)
+{
+	if (!strcmp(value, "0.10") || !strcmp(value, "v2"))
+		o->version = 2;
+	else if (!strcmp(value, "1.1") || !strcmp(value, "v3"))
+		o->version = 3;
+	else
+		return false;
+	return true;
+}
+
+static bool parse_lazy_refcounts(struct cow_create_options *o, const char *value)
+{
+	o->lazy_refcounts = !strcmp(value, "on");
+	return o->lazy_refcounts || !strcmp(value, "off");
+}
+
+static bool parse_preallocation(struct cow_create_options *o, const char *value)
+{
+	static const char *const names[] = {
+		[COW_PREALLOC_OFF] = "off",
+		[COW_PREALLOC_METADATA] = "metadata",
+		[COW_PREALLOC_FALLOC] = "falloc",
+		[COW_PREALLOC_FULL] = "full",
+	};
+	for (unsigned i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+		if (!strcmp(value, names[i])) {
+			o->preallocation = (enum cow_preallocation)i;
+			return true;
+		}
+	}
+	return false;
+}
+
+static const struct {
+	const char *name;
+	bool (*parse)(struct cow_create_options *o, const char *value);
+} values[] = {
+	{"cluster_size", parse_cluster_size},
+	{"refcount_bits", parse_refcount_bits},
+	{"compat", parse_compat},
+	{"lazy_refcounts", parse_lazy_refcounts},
+	{"preallocation", parse_preallocation},
+};
+
+static void parse_value(struct cow_create_options *o, char *word, struct argp_state *state)
+{
+	char *equals = strchr(word, '=');
+	if (!equals)
+		argp_error(state, "-o %s: must be NAME=VALUE", word);
+	*equals = '\0';
+	for (size_t i = 0; i < sizeof(values) / sizeof(values[0]); i++) {
+		if (strcmp(values[i].name, word))
+			continue;
+		if (!values[i].parse(o, equals + 1))
+			argp_error(state, "-o %s: '%s' is not a valid value: see --help", word, equals + 1);
+		return;
+	}
+	argp_error(state, "-o %s: no such option: see --help", word);
+}
+
+/* ---- command line ---- */
+
+static void parse_values(struct cow_create_options *o, char *list, struct argp_state *state)
+{
+	char *save = NULL;
+	for (char *word = strtok_r(list, ",", &save); word; word = strtok_r(NULL, ",", &save))
+		parse_value(o, word, state);
+}
+
+static error_t parse_argument(struct arguments *a, const char *arg, struct argp_state *state)
+{
+	unsigned long long bytes;
+	if (state->arg_num == 0) {
+		a->image = arg;
+		return 0;
+	}
+	if (state->arg_num > 1)
+		return ARGP_ERR_UNKNOWN;
+	if (cow_cmd_parse_size(arg, &bytes))
+		argp_error(state, "size %s: must be a number with an optional k, M, G, T, P or E", arg);
+	a->options.size_bytes = bytes;
+	a->options.has_size = true;
+	return 0;
+}
+
+static error_t parse_option(int key, char *arg, struct argp_state *state)
+{
+	struct arguments *a = state->input;
+	switch (key) {
+	case 'b':
+		a->options.backing_file = arg;
+		return 0;
+	case 'F':
+		a->options.backing_format = arg;
+		return 0;
+	case 'u':
+		a->options.unsafe = true;
+		return 0;
+	case 'o':
+		parse_values(&a->options, arg, state);
+		return 0;
+	case 'f':
+		a->options.overwrite = true;
+		return 0;
+	case ARGP_KEY_ARG:
+		return parse_argument(a, arg, state);
+	case ARGP_KEY_END:
+		if (!a->image)
+			argp_error(state, "IMAGE is missing");
+		return 0;
+	default:
+		return ARGP_ERR_UNKNOWN;
+	}
+}
+
+int cow_cmd_create(int argc, char **argv)
+{
+	static const struct argp argp = {
+		.options = options,
+		.parser = parse_option,
+		.args_doc = "IMAGE [SIZE]",
+		.doc = "Make a new qcow2 image of SIZE bytes (k, M, G, T: powers of 1024); with a backing file SIZE "
+		       "defaults to the backing file's.",
+	};
+	struct arguments a = {0};
+	struct cow_error err = {0};
+	struct cow_loop *loop;
+	argp_err_exit_status = 1;
+	if (argp_parse(&argp, argc, argv, 0, NULL, &a))
+		return 1;
+	if (cow_loop_sync_new(&loop))
+		return cow_cmd_fail("out of memory");
+	int ret = cow_create(cow_host_system(), loop, a.image, &a.options, &err);
+	cow_loop_free(loop);
+	return ret ? cow_cmd_fail("%s", err.text) : 0;
+}
