@@ -1,0 +1,42 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * /dev/ublk-control: one blocking call per command, on a ring of its own. One thread at a time.
+ * All return 0 or -errno; calls about a device that does not exist return -ENODEV.
+ */
+#ifndef COW_CTRL_H
+#define COW_CTRL_H
+
+#include <liburing.h>
+#include <sched.h>
+#include <stdint.h>
+
+#include "engine/base/error.h"
+#include "uapi/ublk.h"
+
+struct cow_ctrl {
+	int fd;
+	struct io_uring ring;
+	uint64_t features; /* UB_F_* of the kernel; 0 on kernels that cannot be asked */
+};
+
+/* err says what to do: no module, not root, io_uring forbidden. */
+int cow_ctrl_open(struct cow_ctrl *ctrl, struct cow_error *err);
+void cow_ctrl_close(struct cow_ctrl *ctrl);
+
+/* info: in and out. dev_id UB_ANY_ID: the kernel chooses. -EEXIST: the id is taken. */
+int cow_ctrl_add(struct cow_ctrl *ctrl, struct ub_dev_info *info);
+/* Waits until /dev/ublkcN is closed. */
+int cow_ctrl_delete(struct cow_ctrl *ctrl, uint32_t id);
+int cow_ctrl_set_params(struct cow_ctrl *ctrl, uint32_t id, const struct ub_params *params);
+int cow_ctrl_get_params(struct cow_ctrl *ctrl, uint32_t id, struct ub_params *params);
+int cow_ctrl_get_info(struct cow_ctrl *ctrl, uint32_t id, struct ub_dev_info *info);
+/* The CPUs that submit to a queue. */
+int cow_ctrl_queue_cpus(struct cow_ctrl *ctrl, uint32_t id, unsigned queue, cpu_set_t *cpus);
+/* Every tag of every queue must be fetched, or this waits for ever. */
+int cow_ctrl_start(struct cow_ctrl *ctrl, uint32_t id);
+/* Flushes, waits for requests in flight (the queues must serve), aborts the fetches. */
+int cow_ctrl_stop(struct cow_ctrl *ctrl, uint32_t id);
+/* The same, but -EBUSY while somebody has the block device open; -EOPNOTSUPP without UB_F_SAFE_STOP_DEV. */
+int cow_ctrl_try_stop(struct cow_ctrl *ctrl, uint32_t id);
+
+#endif
