@@ -288,20 +288,36 @@ static void remove_file(struct cow_host *host, const char *path)
 		unlink(path);
 }
 
+static int open_new(struct cow_host *host, const char *path, bool overwrite, struct cow_file **file, bool *existed,
+		    struct cow_error *err)
+{
+	struct cow_error first = {0};
+	int ret = host->ops->open(host, path, COW_OPEN_CREATE | COW_OPEN_BUFFERED, file, &first);
+	if (ret == -EEXIST && !overwrite)
+		return cow_error_set(err, ret, "%s: exists already: use --force to overwrite it", path);
+	if (ret == -EEXIST) {
+		*existed = true;
+		first = (struct cow_error){0};
+		ret = host->ops->open(host, path, COW_OPEN_CREATE | COW_OPEN_TRUNCATE | COW_OPEN_BUFFERED, file,
+				      &first);
+	}
+	if (ret && first.code)
+		return cow_error_set(err, ret, "%s", first.text);
+	return ret ? cow_error_set(err, ret, "%s: cannot create: %s", path, strerror(-ret)) : 0;
+}
+
 static int create_file(struct cow_host *host, struct cow_loop *loop, const char *path,
 		       const struct cow_create_layout *l, const struct cow_create_options *o,
 		       const uint8_t *first_cluster, struct cow_error *err)
 {
 	struct cow_file *file;
 	bool existed = false;
-	int ret = host->ops->open(host, path, COW_OPEN_CREATE | COW_OPEN_BUFFERED, &file, o->overwrite ? NULL : err);
-	if (ret == -EEXIST && o->overwrite) {
-		existed = true;
-		ret = host->ops->open(host, path, COW_OPEN_CREATE | COW_OPEN_TRUNCATE | COW_OPEN_BUFFERED, &file, err);
-	}
+	int ret = open_new(host, path, o->overwrite, &file, &existed, err);
 	if (ret)
-		return cow_error_set(err, ret, "cannot create: %s", strerror(-ret));
+		return ret;
 	ret = create_in_file(loop, file, l, o, first_cluster, err);
+	if (ret)
+		cow_error_prefix(err, "%s", path);
 	host->ops->close(file);
 	if (ret && !existed)
 		remove_file(host, path);
@@ -324,10 +340,10 @@ int cow_create(struct cow_host *host, struct cow_loop *loop, const char *path,
 	}
 	if (!ret)
 		ret = cow_create_first_cluster(&l, options, first_cluster, err);
-	if (!ret)
-		ret = create_file(host, loop, path, &l, options, first_cluster, err);
-	free(first_cluster);
 	if (ret)
 		cow_error_prefix(err, "%s", path);
+	else
+		ret = create_file(host, loop, path, &l, options, first_cluster, err);
+	free(first_cluster);
 	return ret;
 }

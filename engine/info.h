@@ -5,6 +5,7 @@
 
 #include "engine/base/error.h"
 #include "engine/format.h"
+#include "engine/format_bitmap.h"
 #include "engine/loop.h"
 
 struct cow_info {
@@ -14,7 +15,7 @@ struct cow_info {
 	struct cow_snapshot *snapshots; /* header.nr_snapshots */
 	uint64_t file_bytes;            /* host file's length */
 	uint64_t allocated_bytes;       /* host space in use (st_blocks * 512) */
-	/* bitmaps' directory is read by the bitmap code when it exists */
+	struct cow_bitmap *bitmaps;     /* ext.nr_bitmaps, NULL if there are none */
 };
 
 int cow_info_load(struct cow_host *host, struct cow_loop *loop, const char *path, struct cow_info *info,

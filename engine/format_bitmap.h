@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The directory of persistent dirty bitmaps: pure decode and verify (QEMU docs/interop/qcow2, "Bitmaps").
+ *
+ * offset  entry                      offset  entry
+ *  0      u64 bitmap table offset     16      u8  type (1: dirty tracking)
+ *  8      u32 table entries           17      u8  granularity bits
+ * 12      u32 flags                   18      u16 name length
+ *                                     20      u32 extra data length; then extra data, name, padding to 8
+ */
+#ifndef COW_FORMAT_BITMAP_H
+#define COW_FORMAT_BITMAP_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "engine/base/error.h"
+#include "engine/format.h"
+
+#define COW_BITMAP_IN_USE (1u << 0)
+#define COW_BITMAP_AUTO (1u << 1)
+#define COW_MAX_BITMAP_NAME_BYTES 1023u
+
+/* Bitmap table entries: bits 9..55 an offset, or without one bit 0: all ones. */
+#define COW_BITMAP_TABLE_OFFSET_MASK QCOW2_OFFSET_MASK
+#define COW_BITMAP_TABLE_RESERVED 0xff000000000001feull
+#define COW_BITMAP_TABLE_ALL_ONES (1ull << 0)
+
+struct cow_bitmap {
+	uint64_t table_off;
+	uint32_t table_entries;
+	uint32_t flags;
+	uint8_t granularity_bits; /* 9..31 */
+	char name[COW_MAX_BITMAP_NAME_BYTES + 1];
+};
+
+/*
+ * Decode the nr_bitmaps entries of dir (ext->bitmap_directory_bytes long). *out: an array of nr_bitmaps, free() it.
+ * -EINVAL with rule and offset.
+ */
+int cow_bitmaps_decode(const uint8_t *dir, const struct cow_header *h, const struct cow_extensions *ext,
+		       struct cow_bitmap **out, struct cow_error *err);
+
+#endif
