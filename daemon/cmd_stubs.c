@@ -8,9 +8,6 @@
 		return cow_cmd_fail("%s: not built in", argv[0]);    \
 	}
 
-STUB(attach)
 STUB(check)
 STUB(create)
-STUB(detach)
 STUB(info)
-STUB(list)

@@ -1,0 +1,207 @@
+/* SPDX-License-Identifier: MIT */
+/* cowblk detach: asks the daemon, or cleans up after one that died. */
+#include <argp.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "daemon/cmd.h"
+#include "daemon/control.h"
+#include "daemon/ctrl.h"
+#include "daemon/record.h"
+
+#define MAX_DEVICES 4096
+
+struct detach {
+	bool all, force;
+	int nr_targets;
+	char **targets;
+};
+
+static const struct argp_option options[] = {
+	{ "all", 'a', NULL, 0, "Detach every device", 0 },
+	{ "force", 'f', NULL, 0, "Detach a device that is in use or cannot be flushed: its users get errors", 0 },
+	{ 0 },
+};
+
+static error_t parse_option(int key, char *arg, struct argp_state *state)
+{
+	struct detach *detach = state->input;
+	switch (key) {
+	case 'a':
+		detach->all = true;
+		return 0;
+	case 'f':
+		detach->force = true;
+		return 0;
+	case ARGP_KEY_ARGS:
+		detach->targets = state->argv + state->next;
+		detach->nr_targets = state->argc - state->next;
+		return 0;
+	case ARGP_KEY_END:
+		if (detach->all == (detach->nr_targets > 0))
+			argp_error(state, "name devices or images, or say --all");
+		return 0;
+	default:
+		return ARGP_ERR_UNKNOWN;
+	}
+}
+
+static const struct argp argp = {
+	.options = options,
+	.parser = parse_option,
+	.args_doc = "DEVICE|IMAGE...",
+	.doc = "Flush and detach devices, named by path (/dev/ublkb0) or by their image.\v"
+	       "A device that is mounted or open is refused. The command returns when the image is closed.",
+};
+
+/* ---- a daemon that died ---- */
+
+/* The kernel may have given the id to somebody else since. */
+static bool is_still_theirs(struct cow_ctrl *ctrl, const struct cow_record *record)
+{
+	struct ub_dev_info info;
+	return !cow_ctrl_get_info(ctrl, record->id, &info) && info.ublksrv_pid == record->pid;
+}
+
+static int clean_up(const struct cow_record *record)
+{
+	struct cow_ctrl ctrl;
+	struct cow_error err = { 0 };
+	int ret = 0;
+	if (!cow_ctrl_open(&ctrl, &err)) {
+		if (is_still_theirs(&ctrl, record)) {
+			cow_ctrl_stop(&ctrl, record->id);
+			ret = cow_ctrl_delete(&ctrl, record->id);
+		}
+		cow_ctrl_close(&ctrl);
+	} else if (err.code != -ENODEV) {
+		return cow_cmd_fail("%s", err.text);
+	}
+	if (ret && ret != -ENODEV)
+		return cow_cmd_fail("/dev/ublkb%u: cannot delete: %s", record->id, strerror(-ret));
+	cow_record_remove(record->id);
+	fprintf(stderr,
+		"cowblk: /dev/ublkb%u: its daemon (process %d) had died: what was not flushed is lost: run `cowblk check %s`\n",
+		record->id, record->pid, record->image);
+	return 0;
+}
+
+/* ---- a daemon that lives ---- */
+
+static int ask(int fd, uint32_t id, bool force)
+{
+	struct json_object *request = json_object_new_object();
+	json_object_object_add(request, "cmd", json_object_new_string("detach"));
+	json_object_object_add(request, "force", json_object_new_boolean(force));
+	int error = cow_control_send(fd, request);
+	struct json_object *reply = error ? NULL : cow_control_receive(fd, -1, &error);
+	if (!reply)
+		return cow_cmd_fail("/dev/ublkb%u: no answer from its daemon: %s", id, strerror(-error));
+	const char *text = cow_control_reply_error(reply);
+	int status = text ? cow_cmd_fail("%s", text) : 0;
+	json_object_put(reply);
+	cow_control_wait_end(fd);
+	return status;
+}
+
+static int detach_id(uint32_t id, bool force)
+{
+	struct cow_record record;
+	int ret = cow_record_read(id, &record);
+	if (ret == -ENOENT)
+		return cow_cmd_fail("/dev/ublkb%u: not attached by cowblk: see `cowblk list`", id);
+	if (ret)
+		return cow_cmd_fail("/dev/ublkb%u: cannot read its record: %s", id, strerror(-ret));
+	int fd = cow_control_connect(id), status;
+	if (fd >= 0) {
+		status = ask(fd, id, force);
+		close(fd);
+	} else if (fd == -ECONNREFUSED || fd == -ENOENT) {
+		status = clean_up(&record);
+	} else {
+		status = cow_cmd_fail("/dev/ublkb%u: %s%s", id, strerror(-fd), fd == -EACCES ? ": run as root" : "");
+	}
+	cow_record_fini(&record);
+	return status;
+}
+
+/* ---- names ---- */
+
+/* "/dev/ublkb0" or "ublkb0". False: no such name. */
+static bool parse_device(const char *name, uint32_t *id)
+{
+	int end = 0;
+	if (!strncmp(name, "/dev/", 5))
+		name += 5;
+	return sscanf(name, "ublkb%u%n", id, &end) == 1 && !name[end];
+}
+
+static bool same_file(const char *a, const char *b)
+{
+	struct stat x, y;
+	return !strcmp(a, b) || (!stat(a, &x) && !stat(b, &y) && x.st_dev == y.st_dev && x.st_ino == y.st_ino);
+}
+
+/* All devices of an image: read-only it may have several. Their number, or -errno. */
+static int find_image(const char *image, uint32_t *ids, int max)
+{
+	static uint32_t all[MAX_DEVICES];
+	char *real = realpath(image, NULL);
+	int nr = cow_record_list(all, MAX_DEVICES), found = 0;
+	for (int i = 0; i < nr && found < max; i++) {
+		struct cow_record record;
+		if (cow_record_read(all[i], &record))
+			continue;
+		if (same_file(record.image, real ? real : image))
+			ids[found++] = all[i];
+		cow_record_fini(&record);
+	}
+	free(real);
+	return nr < 0 ? nr : found;
+}
+
+static int detach_target(const char *target, bool force)
+{
+	uint32_t id;
+	static uint32_t ids[MAX_DEVICES];
+	if (parse_device(target, &id))
+		return detach_id(id, force);
+	char *real = realpath(target, NULL); /* a symbolic link to the device */
+	bool device = real && parse_device(real, &id);
+	free(real);
+	if (device)
+		return detach_id(id, force);
+	int nr = find_image(target, ids, MAX_DEVICES), status = 0;
+	if (nr <= 0)
+		return cow_cmd_fail("%s: neither an attached image nor its device: see `cowblk list`", target);
+	for (int i = 0; i < nr; i++)
+		status |= detach_id(ids[i], force);
+	return status;
+}
+
+static int detach_all(bool force)
+{
+	static uint32_t ids[MAX_DEVICES];
+	int nr = cow_record_list(ids, MAX_DEVICES), status = 0;
+	if (nr < 0)
+		return cow_cmd_fail(COW_RUN_DIR ": %s", strerror(-nr));
+	for (int i = 0; i < nr; i++)
+		status |= detach_id(ids[i], force);
+	return status;
+}
+
+int cow_cmd_detach(int argc, char **argv)
+{
+	struct detach detach = { 0 };
+	argp_parse(&argp, argc, argv, 0, NULL, &detach);
+	if (detach.all)
+		return detach_all(detach.force);
+	int status = 0;
+	for (int i = 0; i < detach.nr_targets; i++)
+		status |= detach_target(detach.targets[i], detach.force);
+	return status;
+}

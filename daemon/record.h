@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What is known of an attached device outside its daemon: COW_RUN_DIR/ublkbN.json, beside it the daemon's control socket
+ * ublkbN.sock and its log ublkbN.log. Written when the device is ready, removed by a daemon that ends cleanly.
+ */
+#ifndef COW_RECORD_H
+#define COW_RECORD_H
+
+#include <json-c/json.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#define COW_RUN_DIR "/run/cowblk"
+
+struct cow_record {
+	uint32_t id;
+	char *image; /* absolute, owned */
+	uint64_t size_bytes;
+	bool read_only;
+	unsigned queues, depth;
+	pid_t pid;
+};
+
+/* "/run/cowblk/ublkbN.SUFFIX" */
+void cow_record_path(uint32_t id, const char *suffix, char *path, size_t len);
+
+/* Makes COW_RUN_DIR. 0 or -errno. */
+int cow_record_make_dir(void);
+
+int cow_record_write(const struct cow_record *record);
+/* 0 or -errno; -EINVAL for a file that is no record. */
+int cow_record_read(uint32_t id, struct cow_record *record);
+void cow_record_fini(struct cow_record *record);
+/* The record and what lies beside it. */
+void cow_record_remove(uint32_t id);
+
+/* Ids with a record, ascending, at most max; the number of them or -errno. No directory: none. */
+int cow_record_list(uint32_t *ids, unsigned max);
+
+/* The record as JSON, for files, replies and `list --json`. */
+struct json_object *cow_record_to_json(const struct cow_record *record);
+
+#endif
