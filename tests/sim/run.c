@@ -1,0 +1,287 @@
+/* SPDX-License-Identifier: MIT */
+#include "tests/sim/run.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/base/assert.h"
+#include "engine/base/log.h"
+
+static struct sim_run *current; /* for sim_fail() */
+
+/* ---- failing ---- */
+
+#define NR_LOG_LINES 16
+static char log_lines[NR_LOG_LINES][256];
+static unsigned nr_log;
+
+static void keep_line(enum cow_log_level level, const char *line)
+{
+	snprintf(log_lines[nr_log++ % NR_LOG_LINES], sizeof(log_lines[0]), "%s", line);
+}
+
+static void dump_file(const char *dir, const struct sim_file *f)
+{
+	char path[512];
+	static uint8_t buf[65536];
+	snprintf(path, sizeof(path), "%s/%s", dir, strrchr(f->path, '/') + 1);
+	FILE *out = fopen(path, "w");
+	for (uint64_t at = 0; out && at < f->now.size_bytes; at += sizeof(buf)) {
+		uint64_t n = f->now.size_bytes - at < sizeof(buf) ? f->now.size_bytes - at : sizeof(buf);
+		sim_store_read(&f->now, at, buf, n);
+		fwrite(buf, 1, n, out);
+	}
+	if (out)
+		fclose(out);
+}
+
+_Noreturn void sim_fail(const char *fmt, ...)
+{
+	va_list ap;
+	fflush(stdout);
+	fprintf(stderr, "FAIL");
+	if (current) {
+		fprintf(stderr, " at action %u, step %llu", current->action_idx, (unsigned long long)current->world.steps);
+		for (struct sim_file *f = current->world.disk.files; f && current->dump_dir; f = f->next)
+			dump_file(current->dump_dir, f);
+	}
+	fprintf(stderr, ": ");
+	va_start(ap, fmt);
+	vfprintf(stderr, fmt, ap);
+	va_end(ap);
+	fprintf(stderr, "\n");
+	for (unsigned i = nr_log < NR_LOG_LINES ? 0 : nr_log - NR_LOG_LINES; i < nr_log; i++)
+		fprintf(stderr, "  log: %s\n", log_lines[i % NR_LOG_LINES]);
+	exit(1);
+}
+
+/* ---- crashes ---- */
+
+static void clear_faults(struct sim_run *run)
+{
+	struct sim_faults *f = &run->world.faults;
+	f->countdown = 0;
+	f->full = false;
+	f->permille = 0;
+}
+
+static void start_faults(struct sim_run *run)
+{
+	run->world.faults.permille = (unsigned)run->script->config.permille;
+	run->injected_at_open = run->world.faults.nr_injected + run->world.faults.nr_full;
+}
+
+/* The moment itself, noticed as soon as the scheduler is back here. */
+static void notice_power_off(struct sim_run *run)
+{
+	if (!run->world.powered_off || run->seen_power_off)
+		return;
+	run->seen_power_off = true;
+	if (run->world.crash_kind == SIM_CRASH_KILL)
+		run->stats.kills++;
+	else
+		run->stats.crashes++;
+}
+
+/* Runs until no request is in flight. */
+static void drain(struct sim_run *run)
+{
+	while (sim_guest_busy(run)) {
+		if (!sim_world_step(&run->world) || run->world.steps % 65536 == 0)
+			sim_guest_check_hang(run);
+	}
+}
+
+/* Power is off: lets the old process run into the wall, then looks at what is left, perhaps through another crash. */
+static void recover(struct sim_run *run)
+{
+	bool first = true;
+	notice_power_off(run);
+	if (run->image) {
+		drain(run);
+		sim_image_close(run);
+	}
+	do {
+		bool was_power = run->world.crash_kind == SIM_CRASH_POWER;
+		sim_world_power_on(&run->world);
+		run->seen_power_off = false;
+		clear_faults(run);
+		start_faults(run);
+		run->world.faults.permille = 0;
+		if (!run->script->config.lazy)
+			sim_image_check(run, false);
+		if (first && sim_chance(&run->random, 20)) {
+			run->world.power_off_at = run->world.events + 1 + sim_below(&run->random, 30);
+			run->world.crash_kind = SIM_CRASH_POWER;
+		}
+		first = false;
+		if (sim_image_open(run) == 0) {
+			sim_guest_verify(run);
+			if (run->world.powered_off)
+				sim_image_close(run);
+			else if (was_power)
+				sim_model_flushed(&run->model, sim_model_tick(&run->model));
+		}
+		notice_power_off(run);
+	} while (run->world.powered_off);
+	run->world.power_off_at = 0;
+	run->leaks = UINT64_MAX; /* unknown until the next check */
+	start_faults(run);
+}
+
+static void reopen(struct sim_run *run, const struct sim_action *a)
+{
+	struct sim_world *world = &run->world;
+	drain(run);
+	if (world->powered_off)
+		return;
+	run->stats.reopens++;
+	if (a->offset) {
+		world->power_off_at = world->events + a->offset;
+		world->crash_kind = SIM_CRASH_POWER;
+	}
+	bool excused = sim_guest_excused(run);
+	sim_image_close(run);
+	if (world->powered_off)
+		return;
+	excused |= sim_guest_excused(run);
+	world->power_off_at = 0;
+	clear_faults(run);
+	if (sim_chance(&run->random, 50)) { /* what a clean close left must stand by itself */
+		world->crash_kind = SIM_CRASH_POWER;
+		sim_world_power_off(world);
+		sim_world_power_on(world);
+	}
+	start_faults(run);
+	world->faults.permille = 0;
+	sim_image_check(run, !excused);
+	if (sim_image_open(run))
+		sim_fail("cannot reopen");
+	sim_guest_verify(run);
+	start_faults(run);
+}
+
+/* ---- actions ---- */
+
+static void arm_crash(struct sim_run *run, const struct sim_action *a)
+{
+	if (run->world.power_off_at)
+		return;
+	run->world.crash_kind = a->flags & SIM_KILL ? SIM_CRASH_KILL : SIM_CRASH_POWER;
+	run->world.power_off_at = run->world.events + a->offset;
+}
+
+static void set_full(struct sim_run *run, bool full)
+{
+	run->world.faults.full = full;
+	run->world.faults.full_at = 0;
+	for (struct sim_file *f = run->world.disk.files; f; f = f->next)
+		if (!strcmp(f->path, "/sim/top"))
+			run->world.faults.full_at = f->now.size_bytes;
+}
+
+static void act(struct sim_run *run, const struct sim_action *a)
+{
+	switch (a->kind) {
+	case SIM_CRASH:
+		arm_crash(run, a);
+		break;
+	case SIM_REOPEN:
+		reopen(run, a);
+		break;
+	case SIM_FAULT:
+		run->world.faults.countdown = a->offset;
+		break;
+	case SIM_FULL:
+		set_full(run, a->offset);
+		break;
+	case SIM_DRAIN:
+		drain(run);
+		break;
+	default:
+		sim_guest_submit(run, a);
+		break;
+	}
+}
+
+static void linger(struct sim_run *run, const struct sim_action *a)
+{
+	uint64_t steps = a->flags & SIM_EAGER ? 0 : sim_below(&run->random, 40);
+	while (steps-- && !run->world.powered_off)
+		sim_world_step(&run->world);
+}
+
+static void run_actions(struct sim_run *run)
+{
+	for (; run->action_idx < run->script->nr; run->action_idx++) {
+		const struct sim_action *a = &run->script->actions[run->action_idx];
+		act(run, a);
+		linger(run, a);
+		if (run->world.powered_off)
+			recover(run);
+		else if (cow_image_failure(run->image) && sim_chance(&run->random, 10))
+			reopen(run, &(struct sim_action){ .kind = SIM_REOPEN });
+	}
+}
+
+/* ---- life ---- */
+
+static void power_off_hook(struct sim_world *world)
+{
+	struct sim_run *run = current;
+	sim_model_crash(&run->model);
+	sim_guest_abandon(run);
+}
+
+static void setup(struct sim_run *run, const struct sim_script *script, bool trace)
+{
+	const struct sim_config *c = &script->config;
+	run->script = script;
+	sim_world_init(&run->world, c->seed);
+	run->world.on_power_off = power_off_hook;
+	run->random.state = sim_mix(c->seed);
+	run->control = sim_loop_new(&run->world);
+	for (unsigned q = 0; q < c->queues; q++)
+		run->queue_loops[q] = sim_loop_new(&run->world);
+	sim_model_init(&run->model, c->size_bytes / SIM_SECTOR);
+	sim_image_create(run);
+	run->world.trace = trace;
+	run->world.faults.short_percent = c->noise ? 10 : 0;
+	run->world.faults.again_percent = c->noise ? 3 : 0;
+	if (sim_image_open(run))
+		sim_fail("cannot open the new image");
+	sim_guest_verify(run);
+	start_faults(run);
+}
+
+static void finish(struct sim_run *run, struct sim_stats *stats)
+{
+	run->world.power_off_at = 0;
+	reopen(run, &(struct sim_action){ .kind = SIM_REOPEN });
+	sim_image_close(run);
+	run->stats.injected = run->world.faults.nr_injected;
+	run->stats.full = run->world.faults.nr_full;
+	run->stats.events = run->world.events;
+	*stats = run->stats;
+	sim_model_fini(&run->model);
+	sim_world_fini(&run->world);
+}
+
+void sim_run_script(const struct sim_script *script, struct sim_stats *stats, bool trace, const char *dump_dir)
+{
+	struct sim_run *run = calloc(1, sizeof(*run));
+	cow_assert(run);
+	current = run;
+	run->dump_dir = dump_dir;
+	cow_log_set_sink(trace ? NULL : keep_line, COW_LOG_INFO);
+	setup(run, script, trace);
+	run_actions(run);
+	drain(run);
+	if (run->world.powered_off)
+		recover(run);
+	finish(run, stats);
+	current = NULL;
+	free(run);
+}

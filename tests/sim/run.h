@@ -1,0 +1,65 @@
+/* SPDX-License-Identifier: MIT */
+/* One run: an image on the simulated host, its guest, its crashes. Fails by sim_fail(), which ends the process. */
+#ifndef SIM_RUN_H
+#define SIM_RUN_H
+
+#include "engine/image.h"
+#include "tests/sim/model.h"
+#include "tests/sim/script.h"
+#include "tests/sim/world.h"
+
+#define SIM_MAX_QUEUES 6
+#define SIM_MAX_DEPTH 16
+
+struct sim_run;
+
+struct sim_op {
+	struct sim_run *run;
+	const struct sim_action *action;
+	bool busy, stale; /* stale: power was lost while it ran, its result means nothing */
+	uint64_t start;   /* model clock */
+	uint64_t first_step;
+	uint8_t *buf;
+};
+
+struct sim_stats {
+	uint64_t ops, crashes, kills, reopens, failed_ops, injected, full, events, repairs;
+};
+
+struct sim_run {
+	const struct sim_script *script;
+	struct sim_world world;
+	struct sim_model model;
+	struct sim_loop *control, *queue_loops[SIM_MAX_QUEUES];
+	struct cow_image *image;
+	struct cow_queue *queues[SIM_MAX_QUEUES];
+	struct sim_op ops[SIM_MAX_QUEUES][SIM_MAX_DEPTH];
+	struct sim_random random;
+	uint64_t next_id;
+	uint64_t injected_at_open; /* faults before this image was opened */
+	uint64_t leaks;            /* known ones: crashes and faults leave some */
+	unsigned action_idx;
+	bool seen_power_off;
+	struct sim_stats stats;
+	const char *dump_dir;      /* where a failing run leaves the host's files; may be NULL */
+};
+
+void sim_run_script(const struct sim_script *script, struct sim_stats *stats, bool trace, const char *dump_dir);
+
+/* guest.c */
+void sim_guest_submit(struct sim_run *run, const struct sim_action *action);
+bool sim_guest_busy(const struct sim_run *run);
+void sim_guest_check_hang(struct sim_run *run);
+void sim_guest_verify(struct sim_run *run); /* reads everything */
+/* Power was lost: what is in flight is judged no more. */
+void sim_guest_abandon(struct sim_run *run);
+/* True if a request may fail: something was put in its way since the image was opened. */
+bool sim_guest_excused(const struct sim_run *run);
+
+/* image.c */
+void sim_image_create(struct sim_run *run);
+int sim_image_open(struct sim_run *run);
+void sim_image_close(struct sim_run *run);
+void sim_image_check(struct sim_run *run, bool clean);
+
+#endif

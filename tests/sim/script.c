@@ -1,0 +1,276 @@
+/* SPDX-License-Identifier: MIT */
+#include "tests/sim/script.h"
+
+#include <errno.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/base/assert.h"
+#include "tests/sim/random.h"
+
+#define SECTOR 512u
+
+void sim_script_add(struct sim_script *script, const struct sim_action *action)
+{
+	if (script->nr == script->max) {
+		script->max = script->max * 2 + 64;
+		script->actions = realloc(script->actions, script->max * sizeof(*script->actions));
+		cow_assert(script->actions);
+	}
+	script->actions[script->nr++] = *action;
+}
+
+void sim_script_fini(struct sim_script *script)
+{
+	free(script->actions);
+	memset(script, 0, sizeof(*script));
+}
+
+/* ---- making ---- */
+
+static uint64_t pick_size(struct sim_random *r, uint64_t cluster_bits)
+{
+	uint64_t clusters = cluster_bits <= 12 ? 64 + sim_below(r, 1024) : 8 + sim_below(r, 100);
+	if (cluster_bits == 21)
+		clusters = 2 + sim_below(r, 12);
+	uint64_t size = clusters << cluster_bits;
+	if (sim_chance(r, 30))
+		size -= SECTOR * sim_below(r, 1 + (1u << cluster_bits) / SECTOR / 2);
+	return size;
+}
+
+static void make_config(struct sim_config *c, struct sim_random *r, const struct sim_plan *plan)
+{
+	static const uint8_t bits[] = { 9, 9, 10, 11, 12, 12, 14, 16, 16, 16, 18, 21 };
+	static const uint32_t caches[] = { 0, 1, 4096, 16384, 65536, 262144 };
+	c->seed = sim_random_next(r);
+	c->cluster_bits = bits[sim_below(r, sizeof(bits))];
+	c->size_bytes = pick_size(r, c->cluster_bits);
+	c->version = sim_chance(r, 15) ? 2 : 3;
+	c->refcount_bits = c->version == 2 || sim_chance(r, 40) ? 16 : 1u << sim_below(r, 7);
+	c->lazy = c->version == 3 && sim_chance(r, 10);
+	c->backing = sim_chance(r, 50) ? SIM_BACKING_NONE : 1 + sim_below(r, 2);
+	c->backing_bytes = c->size_bytes;
+	if (sim_chance(r, 50))
+		c->backing_bytes = SECTOR * (1 + sim_below(r, c->size_bytes / SECTOR * 3 / 2));
+	c->queues = 1 + sim_below(r, 4);
+	c->depth = 1 + sim_below(r, 12);
+	c->cache_bytes = caches[sim_below(r, sizeof(caches) / sizeof(caches[0]))];
+	c->buffered = sim_chance(r, 30);
+	c->no_discard = sim_chance(r, 15);
+	c->detect_zeroes = sim_chance(r, 70) ? 0 : 1 + sim_below(r, 2);
+	c->noise = sim_chance(r, 50);
+	c->permille = plan->faults && sim_chance(r, 10) ? 1 + sim_below(r, 30) : 0;
+}
+
+static uint64_t pick_length(struct sim_random *r, const struct sim_config *c)
+{
+	uint64_t cluster = 1ull << c->cluster_bits;
+	unsigned dice = (unsigned)sim_below(r, 100);
+	if (dice < 50)
+		return SECTOR * (1 + sim_below(r, 8));
+	if (dice < 75)
+		return cluster * (1 + sim_below(r, 3));
+	if (dice < 95)
+		return SECTOR * (1 + sim_below(r, 64));
+	return SECTOR * (1 + sim_below(r, 1024));
+}
+
+static void pick_range(struct sim_random *r, const struct sim_config *c, struct sim_action *a)
+{
+	uint64_t cluster = 1ull << c->cluster_bits, sectors = c->size_bytes / SECTOR;
+	uint64_t hot = sectors / 16 ? sectors / 16 : 1;
+	a->offset = SECTOR * sim_below(r, sim_chance(r, 50) ? hot : sectors);
+	if (sim_chance(r, 40))
+		a->offset &= ~(cluster - 1);
+	a->length = pick_length(r, c);
+	if (a->length > (1u << 20) && a->kind <= SIM_GUEST_WRITE)
+		a->length = 1u << 20;
+	if (a->kind >= SIM_DISCARD && sim_chance(r, 5))
+		a->length = c->size_bytes;
+	if (a->length > c->size_bytes - a->offset)
+		a->length = c->size_bytes - a->offset;
+}
+
+static void guest_action(struct sim_random *r, const struct sim_config *c, struct sim_action *a)
+{
+	static const uint8_t kinds[20] = { SIM_READ, SIM_READ, SIM_READ, SIM_READ, SIM_FLUSH, SIM_FLUSH,
+		SIM_DISCARD, SIM_DISCARD, SIM_DISCARD, SIM_ZEROES, SIM_ZEROES, SIM_GUEST_WRITE, SIM_GUEST_WRITE,
+		SIM_GUEST_WRITE, SIM_GUEST_WRITE, SIM_GUEST_WRITE, SIM_GUEST_WRITE, SIM_GUEST_WRITE,
+		SIM_GUEST_WRITE, SIM_GUEST_WRITE };
+	a->kind = (enum sim_action_kind)kinds[sim_below(r, 20)];
+	a->queue = (unsigned)sim_below(r, c->queues);
+	if ((a->kind == SIM_GUEST_WRITE || a->kind == SIM_ZEROES) && sim_chance(r, 8))
+		a->flags |= SIM_FUA;
+	if (a->kind == SIM_ZEROES && sim_chance(r, 30))
+		a->flags |= SIM_NOUNMAP;
+	if (a->kind == SIM_GUEST_WRITE && sim_chance(r, 6))
+		a->flags |= SIM_ZERO_DATA;
+	if (sim_chance(r, 40))
+		a->flags |= SIM_EAGER;
+	if (a->kind != SIM_FLUSH)
+		pick_range(r, c, a);
+}
+
+/* What is not a guest request; kind stays SIM_READ if it is not the time. */
+static bool host_action(struct sim_random *r, const struct sim_plan *plan, bool *full, struct sim_action *a)
+{
+	if (plan->crash_every && !sim_below(r, plan->crash_every)) {
+		a->kind = SIM_CRASH;
+		a->offset = 1 + sim_below(r, sim_chance(r, 50) ? 8 : 80);
+		a->flags = sim_chance(r, 25) ? SIM_KILL : 0;
+	} else if (!sim_below(r, 250)) {
+		a->kind = SIM_REOPEN;
+		a->offset = plan->crash_every && sim_chance(r, 50) ? 1 + sim_below(r, 20) : 0;
+	} else if (plan->faults && !sim_below(r, 120)) {
+		a->kind = SIM_FAULT;
+		a->offset = 1 + sim_below(r, 60);
+	} else if (plan->faults && !sim_below(r, *full ? 20 : 300)) {
+		*full = !*full;
+		a->kind = SIM_FULL;
+		a->offset = *full;
+	} else if (!sim_below(r, 60)) {
+		a->kind = SIM_DRAIN;
+	} else {
+		return false;
+	}
+	return true;
+}
+
+void sim_script_make(struct sim_script *script, uint64_t seed, const struct sim_plan *plan)
+{
+	struct sim_random r = { .state = sim_mix(seed + 1) };
+	struct sim_plan p = *plan;
+	bool full = false;
+	memset(script, 0, sizeof(*script));
+	p.faults = p.faults && sim_chance(&r, 40);
+	make_config(&script->config, &r, &p);
+	for (uint64_t i = 0; i < p.nr_actions; i++) {
+		struct sim_action a = { 0 };
+		if (!host_action(&r, &p, &full, &a))
+			guest_action(&r, &script->config, &a);
+		sim_script_add(script, &a);
+	}
+}
+
+/* ---- text ---- */
+
+static const char *const names[SIM_NR_ACTIONS] = { "read", "write", "flush", "discard", "zeroes", "crash", "reopen",
+						   "fault", "full", "drain" };
+
+static const struct {
+	const char *name;
+	unsigned flag;
+} flag_names[] = {
+	{ "fua", SIM_FUA }, { "nounmap", SIM_NOUNMAP }, { "zero", SIM_ZERO_DATA }, { "kill", SIM_KILL },
+	{ "eager", SIM_EAGER },
+};
+#define NR_FLAGS (sizeof(flag_names) / sizeof(flag_names[0]))
+
+#define FIELD(f) { #f, offsetof(struct sim_config, f) }
+static const struct {
+	const char *name;
+	size_t at;
+} fields[] = {
+	FIELD(seed), FIELD(size_bytes), FIELD(cluster_bits), FIELD(refcount_bits), FIELD(version), FIELD(lazy),
+	FIELD(backing), FIELD(backing_bytes), FIELD(queues), FIELD(depth), FIELD(cache_bytes), FIELD(buffered),
+	FIELD(no_discard), FIELD(detect_zeroes), FIELD(noise), FIELD(permille),
+};
+#define NR_FIELDS (sizeof(fields) / sizeof(fields[0]))
+
+static uint64_t *field(struct sim_config *c, size_t i)
+{
+	return (uint64_t *)(void *)((char *)c + fields[i].at);
+}
+
+void sim_script_print(const struct sim_script *script, FILE *f)
+{
+	struct sim_config c = script->config;
+	fprintf(f, "config");
+	for (size_t i = 0; i < NR_FIELDS; i++)
+		fprintf(f, " %s=%llu", fields[i].name, (unsigned long long)*field(&c, i));
+	fprintf(f, "\n");
+	for (unsigned i = 0; i < script->nr; i++) {
+		const struct sim_action *a = &script->actions[i];
+		fprintf(f, "%s %u %llu %llu", names[a->kind], a->queue, (unsigned long long)a->offset,
+			(unsigned long long)a->length);
+		for (size_t n = 0; n < NR_FLAGS; n++)
+			if (a->flags & flag_names[n].flag)
+				fprintf(f, " %s", flag_names[n].name);
+		fprintf(f, "\n");
+	}
+}
+
+static int parse_field(struct sim_config *c, char *word)
+{
+	char *value = strchr(word, '=');
+	if (!value)
+		return -EINVAL;
+	*value++ = '\0';
+	for (size_t i = 0; i < NR_FIELDS; i++) {
+		if (!strcmp(word, fields[i].name)) {
+			*field(c, i) = strtoull(value, NULL, 0);
+			return 0;
+		}
+	}
+	return -EINVAL;
+}
+
+static int parse_config(struct sim_config *c, char *save)
+{
+	char *word;
+	while ((word = strtok_r(NULL, " \n", &save)) != NULL)
+		if (parse_field(c, word))
+			return -EINVAL;
+	return 0;
+}
+
+static int parse_flag(struct sim_action *a, const char *word)
+{
+	for (size_t i = 0; i < NR_FLAGS; i++) {
+		if (!strcmp(word, flag_names[i].name)) {
+			a->flags |= flag_names[i].flag;
+			return 0;
+		}
+	}
+	return -EINVAL;
+}
+
+static int parse_action(struct sim_action *a, const char *name, char *save)
+{
+	uint64_t numbers[3] = { 0 };
+	char *word;
+	unsigned kind = 0;
+	while (kind < SIM_NR_ACTIONS && strcmp(names[kind], name))
+		kind++;
+	if (kind == SIM_NR_ACTIONS)
+		return -EINVAL;
+	a->kind = (enum sim_action_kind)kind;
+	for (unsigned i = 0; i < 3 && (word = strtok_r(NULL, " \n", &save)) != NULL; i++)
+		numbers[i] = strtoull(word, NULL, 0);
+	a->queue = (unsigned)numbers[0];
+	a->offset = numbers[1];
+	a->length = numbers[2];
+	while ((word = strtok_r(NULL, " \n", &save)) != NULL)
+		if (parse_flag(a, word))
+			return -EINVAL;
+	return 0;
+}
+
+int sim_script_parse(struct sim_script *script, FILE *f, unsigned *line)
+{
+	char buf[1024];
+	memset(script, 0, sizeof(*script));
+	for (*line = 1; fgets(buf, sizeof(buf), f); ++*line) {
+		char *save = NULL, *word = strtok_r(buf, " \n", &save);
+		struct sim_action a = { 0 };
+		if (!word || word[0] == '#')
+			continue;
+		if (!strcmp(word, "config") ? parse_config(&script->config, save) : parse_action(&a, word, save))
+			return -EINVAL;
+		if (strcmp(word, "config"))
+			sim_script_add(script, &a);
+	}
+	return script->config.size_bytes ? 0 : -EINVAL;
+}

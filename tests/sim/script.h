@@ -1,0 +1,72 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What a run does, fixed before it starts: the image's shape and the list of actions. Made from a seed or read from a
+ * file; a failing script is shrunk by leaving actions out (shrink.c). As text, one line each:
+ *
+ *   config cluster_bits=16 size=1048576 ...
+ *   write 0 4096 512 fua        queue offset length flags
+ *   crash 0 17 0 kill           offset: host operations from here
+ */
+#ifndef SIM_SCRIPT_H
+#define SIM_SCRIPT_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+
+enum sim_backing { SIM_BACKING_NONE, SIM_BACKING_RAW, SIM_BACKING_QCOW2 };
+
+struct sim_config {
+	uint64_t seed;           /* of the scheduler */
+	uint64_t size_bytes;
+	uint64_t cluster_bits, refcount_bits, version, lazy;
+	uint64_t backing, backing_bytes;
+	uint64_t queues, depth;
+	uint64_t cache_bytes, buffered, no_discard, detect_zeroes;
+	uint64_t noise;          /* short transfers, EINTR, EAGAIN */
+	uint64_t permille;       /* chance of each host operation to fail */
+};
+
+enum sim_action_kind {
+	/* guest requests, in the order of enum cow_op_kind */
+	SIM_READ, SIM_GUEST_WRITE, SIM_FLUSH, SIM_DISCARD, SIM_ZEROES,
+	SIM_CRASH,  /* offset: host operations until power is lost; flags: KILL instead */
+	SIM_REOPEN, /* clean close and open; offset: host operations until power is lost, 0: never */
+	SIM_FAULT,  /* offset: host operations until one fails */
+	SIM_FULL,   /* offset: 1 the host is full, 0 it is not */
+	SIM_DRAIN,  /* let everything finish */
+	SIM_NR_ACTIONS
+};
+
+enum sim_flags {
+	SIM_FUA = 1 << 0, SIM_NOUNMAP = 1 << 1, /* values of enum cow_op_flags */
+	SIM_ZERO_DATA = 1 << 2,                 /* write zeros */
+	SIM_KILL = 1 << 3,
+	SIM_EAGER = 1 << 4,                     /* submit the next action before anything else happens */
+};
+
+struct sim_action {
+	enum sim_action_kind kind;
+	unsigned queue, flags;
+	uint64_t offset, length;
+};
+
+struct sim_script {
+	struct sim_config config;
+	struct sim_action *actions;
+	unsigned nr, max;
+};
+
+struct sim_plan {
+	uint64_t nr_actions, crash_every;
+	bool faults;
+};
+
+void sim_script_make(struct sim_script *script, uint64_t seed, const struct sim_plan *plan);
+void sim_script_fini(struct sim_script *script);
+void sim_script_add(struct sim_script *script, const struct sim_action *action);
+void sim_script_print(const struct sim_script *script, FILE *f);
+/* 0 or -EINVAL with the line number in *line. */
+int sim_script_parse(struct sim_script *script, FILE *f, unsigned *line);
+
+#endif

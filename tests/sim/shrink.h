@@ -1,0 +1,20 @@
+/* SPDX-License-Identifier: MIT */
+/* Runs in a child process each, and the search for a shorter script that still fails. */
+#ifndef SIM_SHRINK_H
+#define SIM_SHRINK_H
+
+#include "tests/sim/run.h"
+
+struct sim_child_options {
+	bool quiet, trace;
+	unsigned seconds; /* real time one run may take */
+	const char *dump_dir;
+};
+
+/* 0: passed. Else the exit status or 128 + signal. */
+int sim_run_child(const struct sim_script *script, const struct sim_child_options *options, struct sim_stats *stats);
+
+/* Leaves out what is not needed for failing. */
+void sim_shrink(struct sim_script *script);
+
+#endif

@@ -1,0 +1,284 @@
+/* SPDX-License-Identifier: MIT */
+#include "tests/sim/world.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/base/assert.h"
+
+static const char *const kind_names[] = { "read", "write", "sync", "punch", "resize", "timer" };
+
+static void trace(const struct sim_loop *loop, const char *what, const struct sim_pending *p)
+{
+	const struct sim_world *w = loop->world;
+	if (!w->trace)
+		return;
+	unsigned idx = 0;
+	while (w->loops[idx] != loop)
+		idx++;
+	fprintf(stderr, "%8llu loop %u %s %s %s off=%#llx len=%#llx result=%lld\n", (unsigned long long)w->steps, idx,
+		what, kind_names[p->io->kind], p->io->file ? p->io->file->path : "", (unsigned long long)p->io->offset,
+		(unsigned long long)p->io->length, (long long)p->result);
+}
+
+/* ---- the loop's body ---- */
+
+static struct sim_loop *sim_of(struct cow_loop *loop)
+{
+	return (struct sim_loop *)loop;
+}
+
+/* What is read too early must not look right. */
+static void spoil(struct cow_io *io)
+{
+	for (unsigned i = 0; i < io->nr_vec; i++)
+		memset(io->vec[i].iov_base, 0xa5, io->vec[i].iov_len);
+}
+
+static void loop_start(struct cow_loop *base, struct cow_io *io)
+{
+	struct sim_loop *loop = sim_of(base);
+	struct sim_world *world = loop->world;
+	if (loop->nr_pending == loop->max_pending) {
+		loop->max_pending = loop->max_pending * 2 + 16;
+		loop->pending = realloc(loop->pending, loop->max_pending * sizeof(*loop->pending));
+		cow_assert(loop->pending);
+	}
+	struct sim_pending *p = calloc(1, sizeof(*p));
+	cow_assert(p);
+	p->io = io;
+	if (io->kind == COW_IO_TIMER)
+		p->due_ns = world->now_ns + io->offset;
+	else if (io->kind == COW_IO_SYNC)
+		p->mark = sim_disk_mark(&world->disk);
+	else if (io->kind == COW_IO_WRITE)
+		p->checksum = sim_checksum(io);
+	else if (io->kind == COW_IO_READ)
+		spoil(io);
+	if (sim_chance(&world->random, 4))
+		p->held_until = world->steps + sim_below(&world->random, 1000);
+	loop->pending[loop->nr_pending++] = p;
+	trace(loop, "start", p);
+}
+
+static void deliver(struct sim_loop *loop, unsigned idx)
+{
+	struct sim_pending *p = loop->pending[idx];
+	struct cow_io *io = p->io;
+	int64_t result = p->result;
+	trace(loop, "done ", p);
+	loop->pending[idx] = loop->pending[--loop->nr_pending];
+	if (io->kind != COW_IO_TIMER && io->kind != COW_IO_READ && io->kind != COW_IO_SYNC)
+		sim_file_delivered(&loop->world->disk, sim_file_of(io->file), p);
+	free(p);
+	cow_io_raw_done(io, result);
+}
+
+static bool has_executed(const struct sim_loop *loop)
+{
+	for (unsigned i = 0; i < loop->nr_pending; i++)
+		if (loop->pending[i]->executed)
+			return true;
+	return false;
+}
+
+static bool has_event(const struct sim_loop *loop)
+{
+	return loop->woken || loop->base.ready_head || has_executed(loop);
+}
+
+/* Each executed operation with a good chance, from a random place on. */
+static void deliver_some(struct sim_loop *loop)
+{
+	unsigned nr = loop->nr_pending;
+	unsigned at = nr ? (unsigned)sim_below(&loop->world->random, nr) : 0;
+	for (unsigned tries = nr; tries && loop->nr_pending; tries--, at++) {
+		at %= loop->nr_pending;
+		if (loop->pending[at]->executed && sim_chance(&loop->world->random, 70))
+			deliver(loop, at);
+	}
+}
+
+static int loop_drain(struct cow_loop *base, bool wait)
+{
+	struct sim_loop *loop = sim_of(base);
+	cow_assert(!loop->running);
+	loop->running = true;
+	while (wait && !has_event(loop))
+		if (!sim_world_step(loop->world))
+			sim_fail("a blocking call waits for something that will never happen");
+	loop->running = false;
+	loop->woken = false;
+	deliver_some(loop);
+	return 0;
+}
+
+static void loop_wake(struct cow_loop *base)
+{
+	sim_of(base)->woken = true;
+}
+
+static uint64_t loop_now(struct cow_loop *base)
+{
+	return sim_of(base)->world->now_ns;
+}
+
+static void loop_free(struct cow_loop *base)
+{
+	struct sim_loop *loop = sim_of(base);
+	for (unsigned i = 0; i < loop->nr_pending; i++)
+		free(loop->pending[i]);
+	free(loop->pending);
+	free(loop);
+}
+
+static const struct cow_loop_ops loop_ops = {
+	.start = loop_start,
+	.drain = loop_drain,
+	.wake = loop_wake,
+	.now = loop_now,
+	.free = loop_free,
+};
+
+struct sim_loop *sim_loop_new(struct sim_world *world)
+{
+	struct sim_loop *loop = calloc(1, sizeof(*loop));
+	cow_assert(loop && world->nr_loops < SIM_MAX_LOOPS);
+	cow_loop_init(&loop->base, &loop_ops);
+	loop->world = world;
+	world->loops[world->nr_loops++] = loop;
+	return loop;
+}
+
+/* ---- the scheduler ---- */
+
+static bool is_timer(const struct sim_pending *p)
+{
+	return p->io->kind == COW_IO_TIMER;
+}
+
+static void fire_timers(struct sim_world *world)
+{
+	for (unsigned l = 0; l < world->nr_loops; l++) {
+		struct sim_loop *loop = world->loops[l];
+		for (unsigned i = 0; i < loop->nr_pending; i++)
+			if (is_timer(loop->pending[i]) && loop->pending[i]->due_ns <= world->now_ns)
+				loop->pending[i]->executed = true;
+	}
+}
+
+/* Picks one operation to execute, a held one only if `held`. Reservoir sampling over all loops. */
+static struct sim_pending *pick_operation(struct sim_world *world, bool held)
+{
+	struct sim_pending *choice = NULL;
+	unsigned seen = 0;
+	for (unsigned l = 0; l < world->nr_loops; l++) {
+		struct sim_loop *loop = world->loops[l];
+		for (unsigned i = 0; i < loop->nr_pending; i++) {
+			struct sim_pending *p = loop->pending[i];
+			if (p->executed || is_timer(p) || (!held && p->held_until > world->steps))
+				continue;
+			if (!sim_below(&world->random, ++seen))
+				choice = p;
+		}
+	}
+	return choice;
+}
+
+static struct sim_loop *pick_loop(struct sim_world *world)
+{
+	struct sim_loop *choice = NULL;
+	unsigned seen = 0;
+	for (unsigned l = 0; l < world->nr_loops; l++) {
+		struct sim_loop *loop = world->loops[l];
+		if (loop->running || !has_event(loop))
+			continue;
+		if (l == world->lazy_loop && seen && !sim_chance(&world->random, 5))
+			continue;
+		if (!sim_below(&world->random, ++seen))
+			choice = loop;
+	}
+	return choice;
+}
+
+static bool jump_to_timer(struct sim_world *world)
+{
+	uint64_t next = UINT64_MAX;
+	for (unsigned l = 0; l < world->nr_loops; l++) {
+		struct sim_loop *loop = world->loops[l];
+		for (unsigned i = 0; i < loop->nr_pending; i++)
+			if (is_timer(loop->pending[i]) && loop->pending[i]->due_ns < next)
+				next = loop->pending[i]->due_ns;
+	}
+	if (next == UINT64_MAX)
+		return false;
+	if (next > world->now_ns)
+		world->now_ns = next;
+	fire_timers(world);
+	return true;
+}
+
+bool sim_world_step(struct sim_world *world)
+{
+	world->steps++;
+	world->now_ns += sim_below(&world->random, 20000);
+	if (world->steps % 16 == 0)
+		fire_timers(world);
+	struct sim_pending *p = pick_operation(world, false);
+	struct sim_loop *loop = pick_loop(world);
+	if (!p && !loop)
+		p = pick_operation(world, true);
+	if (p && (!loop || sim_chance(&world->random, world->execute_percent)))
+		sim_execute(world, p);
+	else if (loop)
+		cow_loop_run(&loop->base, false);
+	else
+		return jump_to_timer(world);
+	return true;
+}
+
+/* ---- power ---- */
+
+void sim_world_power_off(struct sim_world *world)
+{
+	cow_assert(!world->powered_off);
+	for (unsigned l = 0; l < world->nr_loops; l++) {
+		struct sim_loop *loop = world->loops[l];
+		for (unsigned i = 0; i < loop->nr_pending; i++)
+			if (!loop->pending[i]->executed && !is_timer(loop->pending[i]))
+				sim_execute_part(world, loop->pending[i]);
+	}
+	sim_disk_crash(&world->disk, world->crash_kind, &world->random);
+	world->powered_off = true;
+	world->power_off_at = 0;
+	if (world->on_power_off)
+		world->on_power_off(world);
+	if (world->trace)
+		fprintf(stderr, "%8llu power off\n", (unsigned long long)world->steps);
+}
+
+void sim_world_power_on(struct sim_world *world)
+{
+	for (unsigned l = 0; l < world->nr_loops; l++)
+		for (unsigned i = 0; i < world->loops[l]->nr_pending; i++)
+			if (!is_timer(world->loops[l]->pending[i]))
+				sim_fail("a host operation outlived the image that started it");
+	world->powered_off = false;
+}
+
+void sim_world_init(struct sim_world *world, uint64_t seed)
+{
+	memset(world, 0, sizeof(*world));
+	world->host.ops = &sim_host_ops;
+	world->random.state = seed;
+	world->lazy_loop = (unsigned)sim_below(&world->random, SIM_MAX_LOOPS * 2);
+	world->execute_percent = 20 + (unsigned)sim_below(&world->random, 70);
+}
+
+void sim_world_fini(struct sim_world *world)
+{
+	for (unsigned l = 0; l < world->nr_loops; l++)
+		cow_loop_free(&world->loops[l]->base);
+	sim_disk_fini(&world->disk);
+}

@@ -1,0 +1,90 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The simulated outside of the engine: a host with files (disk.h), loops, time, faults, all driven by one seeded
+ * scheduler in one thread.
+ *
+ * A host operation lives through three moments that the scheduler picks: started (by the engine), executed (it takes
+ * effect and its result is fixed), delivered (the engine learns of it). Between any two of them anything else may happen.
+ */
+#ifndef SIM_WORLD_H
+#define SIM_WORLD_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "engine/loop.h"
+#include "tests/sim/disk.h"
+#include "tests/sim/random.h"
+
+#define SIM_MAX_LOOPS 8
+
+struct sim_pending {
+	struct cow_io *io;
+	bool executed;
+	int64_t result;
+	uint64_t mark;       /* SYNC: disk clock at start */
+	uint64_t due_ns;     /* TIMER */
+	uint64_t checksum;   /* WRITE: of the buffers at start; they must not change */
+	uint64_t held_until; /* step before which it is left lying, unless nothing else can go on */
+};
+
+struct sim_loop {
+	struct cow_loop base; /* first */
+	struct sim_world *world;
+	struct sim_pending **pending;
+	unsigned nr_pending, max_pending;
+	bool woken;
+	bool running; /* inside its drain: not to be entered again */
+};
+
+struct sim_faults {
+	unsigned short_percent, again_percent; /* harmless: short transfers; EINTR and EAGAIN */
+	uint64_t countdown;    /* host operations until one fails; 0: none does */
+	unsigned permille;     /* every host operation fails with this chance */
+	bool full;             /* files cannot grow beyond full_at and holes cannot be filled */
+	uint64_t full_at;
+	uint64_t nr_injected;  /* errors so far; ENOSPC counts in nr_full */
+	uint64_t nr_full;
+};
+
+struct sim_world {
+	struct cow_host host; /* first */
+	struct sim_disk disk;
+	struct sim_random random;
+	struct sim_loop *loops[SIM_MAX_LOOPS];
+	unsigned nr_loops;
+	unsigned lazy_loop;      /* index of a loop that is rarely let run; nr_loops: none */
+	unsigned execute_percent;/* how eagerly operations are executed compared with loops being run */
+	uint64_t now_ns, steps;
+	uint64_t events;         /* host operations executed */
+	uint64_t power_off_at;   /* events; 0: not armed */
+	enum sim_crash crash_kind;
+	bool powered_off;        /* every operation fails without effect, the disk shows what survived */
+	struct sim_faults faults;
+	void (*on_power_off)(struct sim_world *world);
+	bool trace;
+};
+
+void sim_world_init(struct sim_world *world, uint64_t seed);
+void sim_world_fini(struct sim_world *world);
+struct sim_loop *sim_loop_new(struct sim_world *world);
+
+/* One random step of the world; false if nothing is left that could happen. */
+bool sim_world_step(struct sim_world *world);
+/* Lose power (or be killed) now, operations in flight included. */
+void sim_world_power_off(struct sim_world *world);
+void sim_world_power_on(struct sim_world *world);
+
+/* world_io.c: give a started operation its effect and result. */
+void sim_execute(struct sim_world *world, struct sim_pending *p);
+void sim_execute_part(struct sim_world *world, struct sim_pending *p); /* caught by power loss */
+uint64_t sim_checksum(const struct cow_io *io);
+
+/* host.c */
+extern const struct cow_host_ops sim_host_ops;
+struct sim_file *sim_file_of(const struct cow_file *file);
+
+/* Ends the run as failed: one line. */
+_Noreturn void sim_fail(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+
+#endif

@@ -1,0 +1,251 @@
+/* SPDX-License-Identifier: MIT */
+/* What one host operation does to the simulated disk: its effect, its result, and the errors put in its way. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/base/assert.h"
+#include "tests/sim/world.h"
+
+#define SECTOR 512u
+
+uint64_t sim_checksum(const struct cow_io *io)
+{
+	uint64_t sum = 0;
+	for (unsigned i = 0; i < io->nr_vec; i++) {
+		const uint8_t *p = io->vec[i].iov_base;
+		size_t n = io->vec[i].iov_len;
+		for (; n >= 8; n -= 8, p += 8) {
+			uint64_t word;
+			memcpy(&word, p, 8);
+			sum = (sum ^ word) * 0x9e3779b97f4a7c15ull;
+			sum ^= sum >> 29;
+		}
+		for (; n; n--, p++)
+			sum = (sum ^ *p) * 0x9e3779b97f4a7c15ull;
+	}
+	return sum;
+}
+
+/* The rest of a resumed transfer. */
+static uint64_t rest_offset(const struct cow_io *io)
+{
+	return io->offset + io->progress_bytes;
+}
+
+static uint64_t rest_length(const struct cow_io *io)
+{
+	return io->length - io->progress_bytes;
+}
+
+static void check_alignment(const struct cow_io *io)
+{
+	if (!io->file->direct)
+		return;
+	uint64_t bits = io->offset | io->progress_bytes;
+	for (unsigned i = 0; i < io->nr_vec; i++)
+		bits |= (uintptr_t)io->vec[i].iov_base | io->vec[i].iov_len;
+	if (bits & (SECTOR - 1))
+		sim_fail("direct transfer is not aligned: offset %llu length %llu", (unsigned long long)io->offset,
+			 (unsigned long long)io->length);
+}
+
+static void copy_in(const struct cow_io *io, struct sim_file *f, uint64_t length)
+{
+	uint64_t off = rest_offset(io);
+	for (unsigned i = 0; i < io->nr_vec && length; i++) {
+		uint64_t n = io->vec[i].iov_len < length ? io->vec[i].iov_len : length;
+		sim_store_read(&f->now, off, io->vec[i].iov_base, n);
+		off += n;
+		length -= n;
+	}
+}
+
+/* length bytes of the vector, skipping the first skip ones, as one piece; to be freed. */
+static uint8_t *gather(const struct cow_io *io)
+{
+	uint64_t length = rest_length(io), at = 0;
+	uint8_t *data = malloc(length ? length : 1);
+	cow_assert(data);
+	for (unsigned i = 0; i < io->nr_vec; i++) {
+		cow_assert(at + io->vec[i].iov_len <= length);
+		memcpy(data + at, io->vec[i].iov_base, io->vec[i].iov_len);
+		at += io->vec[i].iov_len;
+	}
+	cow_assert(at == length);
+	return data;
+}
+
+static uint64_t maybe_short(struct sim_world *world, const struct cow_io *io, uint64_t length)
+{
+	if (length <= SECTOR || !sim_chance(&world->random, world->faults.short_percent))
+		return length;
+	if (!io->file->direct && sim_chance(&world->random, 30))
+		return 1 + sim_below(&world->random, length - 1);
+	return SECTOR * (1 + sim_below(&world->random, (length - 1) / SECTOR));
+}
+
+static int64_t do_read(struct sim_world *world, struct sim_pending *p)
+{
+	struct cow_io *io = p->io;
+	struct sim_file *f = sim_file_of(io->file);
+	uint64_t off = rest_offset(io), length = rest_length(io);
+	if (off >= f->now.size_bytes)
+		return 0;
+	uint64_t room = f->now.size_bytes - off;
+	length = maybe_short(world, io, length < room ? length : room);
+	copy_in(io, f, length);
+	return (int64_t)length;
+}
+
+static void check_write(const struct sim_pending *p)
+{
+	if (!p->io->file->writable)
+		sim_fail("write to a file opened read-only: %s", p->io->file->path);
+	if (p->checksum != sim_checksum(p->io))
+		sim_fail("buffer changed while its write was in flight: %s offset %llu length %llu", p->io->file->path,
+			 (unsigned long long)p->io->offset, (unsigned long long)p->io->length);
+}
+
+static int64_t do_write(struct sim_world *world, struct sim_pending *p)
+{
+	struct cow_io *io = p->io;
+	uint64_t length = maybe_short(world, io, rest_length(io));
+	uint8_t *data = gather(io);
+	sim_file_write(sim_file_of(io->file), rest_offset(io), data, length, p);
+	free(data);
+	return (int64_t)length;
+}
+
+/* A write that failed or never ended: some of its sectors. */
+static void write_part(struct sim_world *world, struct sim_pending *p)
+{
+	struct cow_io *io = p->io;
+	uint64_t length = rest_length(io), off = rest_offset(io);
+	unsigned percent = (unsigned)sim_below(&world->random, 101);
+	uint8_t *data = gather(io);
+	for (uint64_t at = 0; at < length; at += SECTOR) {
+		uint64_t n = length - at < SECTOR ? length - at : SECTOR;
+		if (sim_chance(&world->random, percent))
+			sim_file_write(sim_file_of(io->file), off + at, data + at, n, p);
+	}
+	free(data);
+}
+
+static void punch_part(struct sim_world *world, struct sim_pending *p)
+{
+	uint64_t sectors = p->io->length / SECTOR;
+	if (!sectors)
+		return;
+	uint64_t first = sim_below(&world->random, sectors);
+	uint64_t nr = sim_below(&world->random, sectors - first + 1);
+	if (nr)
+		sim_file_punch(sim_file_of(p->io->file), p->io->offset + first * SECTOR, nr * SECTOR, p);
+}
+
+void sim_execute_part(struct sim_world *world, struct sim_pending *p)
+{
+	if (p->io->kind == COW_IO_WRITE)
+		write_part(world, p);
+	else if (p->io->kind == COW_IO_PUNCH)
+		punch_part(world, p);
+	else if (p->io->kind == COW_IO_RESIZE && sim_chance(&world->random, 50))
+		sim_file_resize(sim_file_of(p->io->file), p->io->offset, p);
+}
+
+/* ---- faults ---- */
+
+static bool takes_space(const struct sim_world *world, const struct cow_io *io)
+{
+	struct sim_file *f = sim_file_of(io->file);
+	if (io->kind == COW_IO_RESIZE)
+		return io->offset > f->now.size_bytes && io->offset > world->faults.full_at;
+	if (io->kind != COW_IO_WRITE)
+		return false;
+	uint64_t off = rest_offset(io), end = off + rest_length(io);
+	return end > world->faults.full_at || sim_store_is_hole(&f->now, off) ||
+	       sim_store_is_hole(&f->now, end - 1);
+}
+
+static bool should_fail(struct sim_world *world)
+{
+	struct sim_faults *f = &world->faults;
+	if (f->countdown && !--f->countdown)
+		return true;
+	return f->permille && sim_below(&world->random, 1000) < f->permille;
+}
+
+/* The kinds' failures, with what they leave behind. */
+static int64_t fail_io(struct sim_world *world, struct sim_pending *p)
+{
+	struct cow_io *io = p->io;
+	world->faults.nr_injected++;
+	switch (io->kind) {
+	case COW_IO_WRITE:
+		write_part(world, p);
+		break;
+	case COW_IO_SYNC:
+		sim_file_sync_failed(sim_file_of(io->file), p->mark);
+		break;
+	case COW_IO_PUNCH:
+		if (sim_chance(&world->random, 30))
+			return -EOPNOTSUPP;
+		punch_part(world, p);
+		break;
+	default:
+		break;
+	}
+	return -EIO;
+}
+
+static int64_t do_io(struct sim_world *world, struct sim_pending *p)
+{
+	struct cow_io *io = p->io;
+	struct sim_file *f = sim_file_of(io->file);
+	switch (io->kind) {
+	case COW_IO_READ:
+		return do_read(world, p);
+	case COW_IO_WRITE:
+		return do_write(world, p);
+	case COW_IO_SYNC:
+		sim_file_sync(f, p->mark, &world->random);
+		return 0;
+	case COW_IO_PUNCH:
+		sim_file_punch(f, io->offset, io->length, p);
+		return 0;
+	case COW_IO_RESIZE:
+		sim_file_resize(f, io->offset, p);
+		return 0;
+	case COW_IO_TIMER:
+		break;
+	}
+	return 0;
+}
+
+static int64_t outcome(struct sim_world *world, struct sim_pending *p)
+{
+	struct cow_io *io = p->io;
+	if (io->kind == COW_IO_WRITE)
+		check_write(p);
+	check_alignment(io);
+	if (world->powered_off)
+		return -EIO;
+	if (sim_chance(&world->random, world->faults.again_percent))
+		return sim_chance(&world->random, 50) ? -EINTR : -EAGAIN;
+	if (should_fail(world))
+		return fail_io(world, p);
+	if (world->faults.full && takes_space(world, io)) {
+		world->faults.nr_full++;
+		return -ENOSPC;
+	}
+	return do_io(world, p);
+}
+
+void sim_execute(struct sim_world *world, struct sim_pending *p)
+{
+	world->events++;
+	if (world->power_off_at && world->events >= world->power_off_at && !world->powered_off)
+		sim_world_power_off(world); /* catches p in flight with the others */
+	p->result = outcome(world, p);
+	p->executed = true;
+}
