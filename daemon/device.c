@@ -284,6 +284,7 @@ int cow_device_open(struct cow_device *dev, const struct cow_device_config *conf
 	int ret = cow_ctrl_open(&dev->ctrl, err);
 	if (ret)
 		return ret;
+	cow_harden_memory();
 	ret = open_image(dev, config, err);
 	if (ret)
 		goto close_ctrl;

@@ -17,7 +17,6 @@
 #include <unistd.h>
 
 #include "daemon/control.h"
-#include "daemon/harden.h"
 #include "daemon/record.h"
 #include "daemon/report.h"
 #include "engine/base/log.h"
@@ -208,7 +207,6 @@ static int go(struct server *server, struct cow_error *err)
 	int ret = open_signals(server, err);
 	if (ret)
 		return ret;
-	cow_harden_memory();
 	ret = cow_device_open(&server->device, &server->config->device, err);
 	if (ret)
 		goto close_signals;
