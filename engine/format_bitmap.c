@@ -10,7 +10,7 @@
 
 #define ENTRY_BYTES 24u
 #define TYPE_DIRTY_TRACKING 1
-#define MAX_TABLE_ENTRIES 0x8000000u
+#define MAX_DATA_BYTES (512ull << 20) /* of one bitmap, as in QEMU */
 #define KNOWN_FLAGS (COW_BITMAP_IN_USE | COW_BITMAP_AUTO)
 
 /* The first rule that the fixed part of an entry breaks; NULL: none. */
@@ -21,8 +21,8 @@ static const char *broken_rule(const uint8_t *p, const struct cow_header *h)
 	uint16_t name_bytes = cow_load16_be(p + 18);
 	if (!table_off || table_off & (cow_cluster_bytes(h) - 1) || table_off > INT64_MAX)
 		return "its table is not cluster-aligned";
-	if (!table_entries || table_entries > MAX_TABLE_ENTRIES)
-		return "its table has no valid length";
+	if (!table_entries || table_entries > MAX_DATA_BYTES >> h->cluster_bits)
+		return "its table is empty or maps more than 512 MiB";
 	if (cow_load32_be(p + 12) & ~KNOWN_FLAGS)
 		return "unknown flags";
 	if (p[16] != TYPE_DIRTY_TRACKING)

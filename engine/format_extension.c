@@ -14,6 +14,7 @@
 #include "engine/base/be.h"
 
 #define MAX_BITMAPS 65535u
+#define MAX_CRYPTO_BYTES (64u << 20) /* LUKS 1 takes about 2 MiB */
 #define MAX_BITMAP_DIRECTORY_BYTES (64u << 20)
 
 /* One extension as it stands in the cluster. */
@@ -87,7 +88,7 @@ static int load_crypto(const struct extension *x, const struct cow_header *h, st
 	uint64_t off = cow_load64_be(x->data), bytes = cow_load64_be(x->data + 8);
 	if (!off || off & (cow_cluster_bytes(h) - 1) || off > INT64_MAX)
 		return bad_value(x, "encryption header offset", 0, off, err);
-	if (!bytes || bytes > INT64_MAX - off)
+	if (!bytes || bytes > MAX_CRYPTO_BYTES)
 		return bad_value(x, "encryption header length", 8, bytes, err);
 	ext->has_crypto = true;
 	ext->crypto_off = off;
