@@ -1,0 +1,221 @@
+/* SPDX-License-Identifier: MIT */
+/* The simulator's own parts: what a crash may do to a file, what the model lets pass and what not. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "tests/sim/disk.h"
+#include "tests/sim/model.h"
+
+static uint8_t at(struct sim_file *f, uint64_t offset)
+{
+	uint8_t byte;
+	sim_store_read(&f->now, offset, &byte, 1);
+	return byte;
+}
+
+/* Over many crashes: which values of one byte came out? */
+static unsigned outcomes(void (*scene)(struct sim_disk *, struct sim_file *, struct sim_random *), uint64_t offset)
+{
+	unsigned seen = 0;
+	for (unsigned seed = 0; seed < 300; seed++) {
+		struct sim_disk disk = { 0 };
+		struct sim_random r = { .state = seed };
+		struct sim_file *f = sim_disk_create(&disk, "/sim/f");
+		scene(&disk, f, &r);
+		sim_disk_crash(&disk, SIM_CRASH_POWER, &r);
+		seen |= 1u << at(f, offset);
+		assert_null(f->head);
+		sim_disk_fini(&disk);
+	}
+	return seen;
+}
+
+static void put(struct sim_disk *disk, struct sim_file *f, uint64_t offset, uint8_t value, size_t length)
+{
+	uint8_t *buf = malloc(length);
+	memset(buf, value, length);
+	sim_file_write(f, offset, buf, length, buf);
+	sim_file_delivered(disk, f, buf);
+	free(buf);
+}
+
+static void sync_all(struct sim_disk *disk, struct sim_file *f, struct sim_random *r)
+{
+	sim_file_sync(f, sim_disk_mark(disk), r);
+}
+
+static void scene_plain(struct sim_disk *disk, struct sim_file *f, struct sim_random *r)
+{
+	put(disk, f, 0, 1, 4096);
+	sync_all(disk, f, r);
+	put(disk, f, 0, 2, 4096);
+	put(disk, f, 0, 3, 4096);
+}
+
+static void scene_synced(struct sim_disk *disk, struct sim_file *f, struct sim_random *r)
+{
+	scene_plain(disk, f, r);
+	sync_all(disk, f, r);
+}
+
+/* Delivered after the sync was submitted: not covered. */
+static void scene_late(struct sim_disk *disk, struct sim_file *f, struct sim_random *r)
+{
+	put(disk, f, 0, 1, 512);
+	sync_all(disk, f, r);
+	uint8_t buf[512];
+	memset(buf, 2, sizeof(buf));
+	sim_file_write(f, 0, buf, sizeof(buf), buf);
+	uint64_t mark = sim_disk_mark(disk);
+	sim_file_delivered(disk, f, buf);
+	sim_file_sync(f, mark, r);
+}
+
+static void scene_punch(struct sim_disk *disk, struct sim_file *f, struct sim_random *r)
+{
+	put(disk, f, 0, 1, 4096);
+	sync_all(disk, f, r);
+	sim_file_punch(f, 0, 2048, NULL);
+}
+
+static void scene_failed_sync(struct sim_disk *disk, struct sim_file *f, struct sim_random *r)
+{
+	put(disk, f, 0, 1, 512);
+	sync_all(disk, f, r);
+	put(disk, f, 0, 2, 512);
+	sim_file_sync_failed(f, sim_disk_mark(disk));
+	sync_all(disk, f, r); /* succeeds, and means nothing */
+}
+
+static void scene_shrink(struct sim_disk *disk, struct sim_file *f, struct sim_random *r)
+{
+	put(disk, f, 0, 1, 4096);
+	sync_all(disk, f, r);
+	sim_file_resize(f, 1024, NULL);
+	sim_file_resize(f, 4096, NULL);
+}
+
+static void test_crash(void **state)
+{
+	assert_int_equal(outcomes(scene_plain, 0), 1u << 1 | 1u << 2 | 1u << 3);
+	assert_int_equal(outcomes(scene_synced, 0), 1u << 3);
+	assert_int_equal(outcomes(scene_late, 0), 1u << 1 | 1u << 2);
+	assert_int_equal(outcomes(scene_punch, 0), 1u << 0 | 1u << 1);
+	assert_int_equal(outcomes(scene_punch, 2048), 1u << 1);
+	assert_int_equal(outcomes(scene_failed_sync, 0), 1u << 1 | 1u << 2);
+	assert_int_equal(outcomes(scene_shrink, 2000), 1u << 0 | 1u << 1);
+	assert_int_equal(outcomes(scene_shrink, 100), 1u << 1);
+}
+
+/* Writes tear at sectors, not inside. */
+static void test_torn(void **state)
+{
+	bool torn = false;
+	for (unsigned seed = 0; seed < 300; seed++) {
+		struct sim_disk disk = { 0 };
+		struct sim_random r = { .state = seed };
+		struct sim_file *f = sim_disk_create(&disk, "/sim/f");
+		put(&disk, f, 0, 1, 4096);
+		sync_all(&disk, f, &r);
+		put(&disk, f, 0, 2, 4096);
+		sim_disk_crash(&disk, SIM_CRASH_POWER, &r);
+		for (unsigned s = 0; s < 8; s++)
+			for (unsigned i = 1; i < 512; i++)
+				assert_int_equal(at(f, s * 512 + i), at(f, s * 512));
+		torn |= at(f, 0) != at(f, 4095);
+		sim_disk_fini(&disk);
+	}
+	assert_true(torn);
+}
+
+/* ---- the model ---- */
+
+static bool reads(struct sim_model *m, uint64_t start, uint64_t id, uint64_t of_sector)
+{
+	uint8_t buf[SIM_SECTOR];
+	char text[512];
+	sim_fill(buf, id, of_sector, 1);
+	return sim_model_read_ok(m, start, 0, 1, buf, text, sizeof(text));
+}
+
+static bool may_read(struct sim_model *m, uint64_t id)
+{
+	return reads(m, sim_model_tick(m), id, 0);
+}
+
+static void write_done(struct sim_model *m, uint64_t id, bool sure, bool durable)
+{
+	uint64_t start = sim_model_write_begin(m, id, 0, 1);
+	sim_model_write_end(m, start, 0, 1, sure, durable);
+}
+
+static void test_model_reads(void **state)
+{
+	struct sim_model m;
+	sim_model_init(&m, 1);
+	assert_true(may_read(&m, 0));
+	write_done(&m, 1, true, false);
+	assert_false(may_read(&m, 0));
+	assert_true(may_read(&m, 1));
+	assert_false(reads(&m, sim_model_tick(&m), 1, 7)); /* another sector's */
+	uint64_t before = sim_model_tick(&m);
+	uint64_t a = sim_model_write_begin(&m, 2, 0, 1), b = sim_model_write_begin(&m, 3, 0, 1);
+	assert_true(may_read(&m, 1));
+	assert_true(may_read(&m, 3));
+	assert_true(may_read(&m, 2));
+	sim_model_write_end(&m, a, 0, 1, true, false);
+	sim_model_write_end(&m, b, 0, 1, true, false);
+	assert_true(reads(&m, before, 1, 0)); /* it began before they ended */
+	assert_false(may_read(&m, 1));
+	assert_true(may_read(&m, 3));
+	assert_false(may_read(&m, 2)); /* settled by the reader before */
+	write_done(&m, 4, false, false); /* failed */
+	assert_true(may_read(&m, 3));
+	assert_false(may_read(&m, 4));
+	sim_model_fini(&m);
+}
+
+static unsigned survivors(struct sim_model *m)
+{
+	unsigned set = 0;
+	sim_model_crash(m);
+	for (unsigned i = 0; i < m->cells[0].nr; i++)
+		set |= 1u << m->cells[0].versions[i].id;
+	return set;
+}
+
+static void test_model_crash(void **state)
+{
+	struct sim_model m;
+	sim_model_init(&m, 1);
+	write_done(&m, 1, true, false);
+	assert_int_equal(survivors(&m), 1u << 0 | 1u << 1);
+	assert_true(may_read(&m, 1));
+	write_done(&m, 2, true, false);
+	uint64_t flush = sim_model_tick(&m);
+	write_done(&m, 3, true, false);
+	sim_model_flushed(&m, flush); /* covers 2, not 3 */
+	assert_int_equal(survivors(&m), 1u << 2 | 1u << 3);
+	write_done(&m, 4, true, true);
+	assert_int_equal(survivors(&m), 1u << 4);
+	(void)sim_model_write_begin(&m, 5, 0, 1);
+	assert_int_equal(survivors(&m), 1u << 4 | 1u << 5);
+	sim_model_fini(&m);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_crash),
+		cmocka_unit_test(test_torn),
+		cmocka_unit_test(test_model_reads),
+		cmocka_unit_test(test_model_crash),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
