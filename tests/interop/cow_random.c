@@ -71,7 +71,6 @@ static struct {
 	struct workload load;
 	bool discard_is_definite;
 	struct worker *workers;
-	pthread_mutex_t control; /* cow_queue_new/free are control plane: one at a time */
 	pthread_barrier_t ready;
 	atomic_uint nr_running;
 	atomic_bool failed;
@@ -221,13 +220,11 @@ static void finished(void)
 
 static void worker_open(struct worker *worker)
 {
-	pthread_mutex_lock(&run.control);
 	worker->loop = new_loop(opt.depth);
 	cow_loop_enter(worker->loop);
 	int ret = cow_queue_new(run.image, worker->loop, opt.depth, &worker->queue);
 	if (ret)
 		die("cow_queue_new", strerror(-ret));
-	pthread_mutex_unlock(&run.control);
 	worker->slots = calloc(opt.depth, sizeof(*worker->slots));
 	for (unsigned i = 0; i < opt.depth; i++) {
 		struct slot *slot = &worker->slots[i];
@@ -241,9 +238,7 @@ static void worker_open(struct worker *worker)
 
 static void worker_close(struct worker *worker)
 {
-	pthread_mutex_lock(&run.control);
 	cow_queue_free(worker->queue);
-	pthread_mutex_unlock(&run.control);
 	pthread_barrier_wait(&run.ready); /* no loop goes while another's queue may still post to it */
 	cow_loop_enter(NULL);
 	cow_loop_free(worker->loop);
@@ -531,7 +526,6 @@ int main(int argc, char **argv)
 	struct cow_image_geometry geometry = look_at_image();
 	const uint8_t *initial;
 	int shadow = open_shadow(geometry.size_bytes, &initial);
-	pthread_mutex_init(&run.control, NULL);
 	run.nr_issued = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	if (!opt.no_verify)
 		run.model = model_new(geometry.size_bytes, initial, opt.kill);
