@@ -1,12 +1,15 @@
 /* SPDX-License-Identifier: MIT */
 /* The image's life on the simulated host: made, opened, closed, checked. */
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "engine/base/assert.h"
 #include "engine/check.h"
 #include "engine/create.h"
+#include "tests/sim/prepare.h"
 #include "tests/sim/run.h"
 
 #define TOP "/sim/top"
@@ -55,6 +58,11 @@ static void write_base(struct sim_run *run, uint64_t bytes,
 	}
 }
 
+static void put_file(struct sim_run *run, void *ctx, uint64_t at, uint64_t n, const uint8_t *buf)
+{
+	cow_assert(pwrite(*(int *)ctx, buf, n, (off_t)at) == (ssize_t)n);
+}
+
 static void put_raw(struct sim_run *run, void *ctx, uint64_t at, uint64_t n, const uint8_t *buf)
 {
 	sim_file_write(ctx, at, buf, n, NULL);
@@ -91,10 +99,30 @@ static void make_qcow2_base(struct sim_run *run, uint64_t bytes)
 	must(cow_image_close(image, &run->control->base, &err), &err, "close base");
 }
 
+/* The contents as a raw file of the real host, made into an image there by qemu-img and taken from it. */
+static void create_prepared(struct sim_run *run)
+{
+	char dir[] = "/tmp/cow-sim-XXXXXX", raw[64];
+	cow_assert(mkdtemp(dir));
+	snprintf(raw, sizeof(raw), "%s/raw", dir);
+	int fd = open(raw, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	cow_assert(fd >= 0 && !ftruncate(fd, (off_t)run->script->config.size_bytes));
+	write_base(run, run->script->config.size_bytes, put_file, &fd);
+	close(fd);
+	sim_prepare(&run->script->config, dir, sim_disk_create(&run->world.disk, TOP));
+	if (run->script->config.prepared != SIM_PREPARED_COMPRESSED)
+		run->snapshot = sim_snapshot_remember(&run->model);
+	settle_disk(run);
+}
+
 void sim_image_create(struct sim_run *run)
 {
 	const struct sim_config *c = &run->script->config;
 	struct cow_error err = { 0 };
+	if (c->prepared) {
+		create_prepared(run);
+		return;
+	}
 	struct cow_create_options options = {
 		.size_bytes = c->size_bytes,
 		.has_size = true,
@@ -207,6 +235,8 @@ void sim_image_check(struct sim_run *run, bool clean)
 			 (unsigned long long)result.corruptions, (unsigned long long)result.leaks,
 			 (unsigned long long)run->leaks, (unsigned long long)result.check_errors);
 	}
+	if (run->snapshot)
+		sim_snapshot_verify(sim_disk_find(&run->world.disk, TOP), run->snapshot, run->model.nr_sectors);
 	run->leaks = result.leaks;
 	if (!result.leaks || !sim_chance(&run->random, 50))
 		return;

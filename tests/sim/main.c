@@ -13,6 +13,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "tests/sim/prepare.h"
 #include "tests/sim/shrink.h"
 
 struct arguments {
@@ -97,6 +98,8 @@ static int run_seed(const struct arguments *a, uint64_t seed, struct sim_stats *
 	struct sim_script script;
 	struct sim_stats stats = { 0 };
 	sim_script_make(&script, seed, &a->plan);
+	if (!sim_have_qemu()) /* such a seed means another run then */
+		script.config.prepared = SIM_PREPARED_NO;
 	int status = 0;
 	if (a->print)
 		sim_script_print(&script, stdout);

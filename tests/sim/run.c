@@ -265,6 +265,7 @@ static void finish(struct sim_run *run, struct sim_stats *stats)
 	run->stats.full = run->world.faults.nr_full;
 	run->stats.events = run->world.events;
 	*stats = run->stats;
+	free(run->snapshot);
 	sim_model_fini(&run->model);
 	sim_world_fini(&run->world);
 }

@@ -38,6 +38,7 @@ struct sim_run {
 	uint64_t next_id;
 	uint64_t injected_at_open; /* faults before this image was opened */
 	uint64_t leaks;            /* known ones: crashes and faults leave some */
+	uint64_t *snapshot;        /* what every sector of the prepared image's snapshot holds; NULL: it has none */
 	unsigned action_idx;
 	bool seen_power_off;
 	struct sim_stats stats;

@@ -54,6 +54,11 @@ static void make_config(struct sim_config *c, struct sim_random *r, const struct
 	c->backing_bytes = c->size_bytes;
 	if (sim_chance(r, 50))
 		c->backing_bytes = SECTOR * (1 + sim_below(r, c->size_bytes / SECTOR * 3 / 2));
+	if (sim_chance(r, 20)) { /* sharing and compressed clusters need refcounts above 1 */
+		c->prepared = 1 + sim_below(r, 3);
+		c->backing = SIM_BACKING_NONE;
+		c->refcount_bits = c->version == 2 || sim_chance(r, 70) ? 16 : 32u << sim_below(r, 2);
+	}
 	c->queues = 1 + sim_below(r, 4);
 	c->depth = 1 + sim_below(r, 12);
 	c->cache_bytes = caches[sim_below(r, sizeof(caches) / sizeof(caches[0]))];
@@ -174,7 +179,7 @@ static const struct {
 	size_t at;
 } fields[] = {
 	FIELD(seed), FIELD(size_bytes), FIELD(cluster_bits), FIELD(refcount_bits), FIELD(version), FIELD(lazy),
-	FIELD(backing), FIELD(backing_bytes), FIELD(queues), FIELD(depth), FIELD(cache_bytes), FIELD(buffered),
+	FIELD(backing), FIELD(backing_bytes), FIELD(prepared), FIELD(queues), FIELD(depth), FIELD(cache_bytes), FIELD(buffered),
 	FIELD(no_discard), FIELD(detect_zeroes), FIELD(noise), FIELD(permille),
 };
 #define NR_FIELDS (sizeof(fields) / sizeof(fields[0]))

@@ -16,11 +16,14 @@
 
 enum sim_backing { SIM_BACKING_NONE, SIM_BACKING_RAW, SIM_BACKING_QCOW2 };
 
+enum sim_prepared { SIM_PREPARED_NO, SIM_PREPARED_COMPRESSED, SIM_PREPARED_SNAPSHOT, SIM_PREPARED_BOTH };
+
 struct sim_config {
 	uint64_t seed;           /* of the scheduler */
 	uint64_t size_bytes;
 	uint64_t cluster_bits, refcount_bits, version, lazy;
 	uint64_t backing, backing_bytes;
+	uint64_t prepared;       /* enum sim_prepared: made by qemu-img with contents */
 	uint64_t queues, depth;
 	uint64_t cache_bytes, buffered, no_discard, detect_zeroes;
 	uint64_t noise;          /* short transfers, EINTR, EAGAIN */
