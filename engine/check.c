@@ -35,10 +35,11 @@ static int count_references(struct cow_checker *c)
 /* Refcounts are durable before flags that rely on them. */
 static int fix_refcounts(struct cow_checker *c, struct cow_error *err)
 {
-	int ret;
-	if (c->fix == COW_REPAIR_ALL && c->need_rebuild)
+	int ret = c->fix == COW_REPAIR_ALL ? cow_repair_l2_tables(c) : 0;
+	if (!ret && c->fix == COW_REPAIR_ALL && c->need_rebuild)
 		return cow_repair_rebuild(c, err);
-	ret = cow_check_compare(c, true);
+	if (!ret)
+		ret = cow_check_compare(c, true);
 	if (!ret)
 		ret = cow_loop_sync(c->loop, c->file);
 	return ret;

@@ -89,7 +89,7 @@ static int check_table(struct walk *w, uint64_t off)
 	int ret = cow_checker_read(c, off, c->cluster, bytes);
 	for (uint32_t at = 0; at < bytes && !ret; at += entry_bytes)
 		check_entry(w, at);
-	if (!ret && w->fix)
+	if (!ret && w->fix && !cow_check_map_get(&c->map, off >> c->header.cluster_bits).suspect)
 		ret = cow_checker_write_changed(c, off, c->cluster, w->first, w->end);
 	return ret;
 }

@@ -38,7 +38,7 @@ struct cow_check_cell {
 	uint32_t kind : 4;     /* of the first reference */
 	uint32_t conflict : 1; /* two kinds, or two references to what must have one owner */
 	uint32_t disk : 2;
-	uint32_t unused : 1;
+	uint32_t suspect : 1;  /* an L2 table with entries that cannot be put right: not to be written to */
 };
 _Static_assert(sizeof(struct cow_check_cell) == 4, "the stated memory of a check");
 

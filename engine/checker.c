@@ -109,7 +109,7 @@ static bool may_share(enum cow_check_kind kind)
 static void check_overlap(struct cow_checker *c, struct cow_check_cell *cell, uint64_t cluster,
 			  enum cow_check_kind kind)
 {
-	if (cell->kind == COW_KIND_NONE || (cell->kind == kind && may_share(kind)))
+	if (cell->kind == COW_KIND_NONE || cell->conflict || (cell->kind == kind && may_share(kind)))
 		return;
 	cow_checker_corrupt(c, "ERROR cluster %" PRIu64 " (offset 0x%" PRIx64 ") is used as %s and as %s", cluster,
 			    cluster << c->header.cluster_bits, cow_check_kind_name(cell->kind),

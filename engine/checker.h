@@ -20,6 +20,7 @@
 struct cow_l2_ref {
 	uint64_t off;
 	uint32_t refs; /* paths that lead to this table: each of its entries counts that often */
+	bool fixable;  /* it has entries that cow_repair_l2_tables() can put right */
 };
 
 struct cow_checker {
@@ -82,6 +83,7 @@ int cow_check_mark_fixed(struct cow_checker *c);                /* check_mark.c 
 int cow_check_mark_l1_tables(struct cow_checker *c);
 int cow_check_mark_bitmaps(struct cow_checker *c);              /* check_bitmap.c */
 int cow_check_mark_l2_tables(struct cow_checker *c);            /* check_l2.c */
+int cow_repair_l2_tables(struct cow_checker *c);
 int cow_check_load_reftable(struct cow_checker *c);             /* check_refcount.c */
 int cow_check_compare(struct cow_checker *c, bool fix);
 int cow_check_copied(struct cow_checker *c);                    /* check_copied.c */
