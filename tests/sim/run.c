@@ -110,14 +110,13 @@ static void recover(struct sim_run *run)
 		clear_faults(run);
 		start_faults(run);
 		run->world.faults.permille = 0;
-		if (!run->script->config.lazy)
-			sim_image_check(run, false);
-		if (first && sim_chance(&run->random, 20)) {
-			run->world.power_off_at = run->world.events + 1 + sim_below(&run->random, 30);
+		if (first && sim_chance(&run->random, 25)) {
+			run->world.power_off_at = run->world.events + 1 + sim_below(&run->random, 40);
 			run->world.crash_kind = SIM_CRASH_POWER;
 		}
 		first = false;
-		if (sim_image_open(run) == 0) {
+		sim_image_check(run, false);
+		if (!run->world.powered_off && sim_image_open(run) == 0) {
 			sim_guest_verify(run);
 			if (run->world.powered_off)
 				sim_image_close(run);
