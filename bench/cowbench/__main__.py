@@ -14,22 +14,27 @@ MIB = 1 << 20
 
 
 def arguments():
-    parser = argparse.ArgumentParser(prog="bench/run", description="cowblk side by side with qemu-nbd and a loop device, in one kernel.")
+    parser = argparse.ArgumentParser(
+        prog="bench/run", description="cowblk side by side with qemu-nbd and a loop device, in one kernel.")
     parser.add_argument("--rounds", type=int, help="times everything is measured, interleaved (default 5; quick 3)")
     parser.add_argument("--seconds", type=float, help="length of a run (default 4; quick 2)")
     parser.add_argument("--jobs", default="", metavar="FILTER", help="parts of job names, by commas (see --list)")
     parser.add_argument("--peers", default="cowblk,qemu-nbd,loop", metavar="LIST",
-                        help="by commas; each NAME[@PROGRAM][ OPTION...] (default %(default)s). Ratios are to the first")
+                        help="by commas; each NAME[@PROGRAM][ OPTION...] (default %(default)s); ratios are to the first")
     parser.add_argument("--quick", action="store_true", help="few jobs, short runs, small images")
     parser.add_argument("--fs", default="ext4", choices=["ext4", "xfs", "btrfs", "tmpfs"],
                         help="file system under the images (default %(default)s, on a disk of its own)")
-    parser.add_argument("--kernel", default="auto", choices=["auto", "uml", "running"], help="kernel to measure in (default %(default)s)")
-    parser.add_argument("--cpus", type=int, default=2, help="CPUs of the test kernel (default %(default)s)")
+    parser.add_argument("--kernel", default="auto", choices=["auto", "uml", "running"],
+                        help="kernel to measure in (default %(default)s)")
+    parser.add_argument("--cpus", default="1,2", metavar="LIST",
+                        help="CPUs of the test kernel, one boot for each number (default %(default)s)")
     parser.add_argument("--cowblk", default="", metavar="PATH", help="the program (default: as built)")
-    parser.add_argument("--out", default="", metavar="DIR", help="where results go (default: bench-results in the build folder)")
+    parser.add_argument("--out", default="", metavar="DIR",
+                        help="where results go (default: bench-results in the build folder)")
     parser.add_argument("--build", default="build", metavar="DIR", help=argparse.SUPPRESS)
     parser.add_argument("--no-count", action="store_true", help="leave out the counts of host requests")
-    parser.add_argument("--count-only", action="store_true", help="only the counts of host requests; needs no kernel and no root")
+    parser.add_argument("--count-only", action="store_true",
+                        help="only the counts of host requests; needs no kernel and no root")
     parser.add_argument("--list", action="store_true", help="list the jobs")
     return parser.parse_args()
 
@@ -46,12 +51,18 @@ def make_plan(args):
         "peers": args.peers.split(","),
         "rounds": args.rounds or (3 if args.quick else 5),
         "seconds": args.seconds or (2 if args.quick else 4),
-        "cpus": args.cpus,
+        "cpus": [int(word) for word in args.cpus.split(",")],
         "fs": args.fs,
         "full_bytes": (256 if args.quick else 1024) * MIB,
         "fresh_bytes": 256 * MIB,
         "cowblk": args.cowblk or os.path.join(os.path.abspath(args.build), "cowblk"),
     }
+
+
+def plan_for(plan, cpus):
+    """One boot. With one CPU a job per queue is the same as one job: left out, unless nothing else was asked for."""
+    chosen = [name for name in plan["jobs"] if cpus > 1 or not jobs.BY_NAME[name].per_queue]
+    return dict(plan, cpus=cpus, jobs=chosen or plan["jobs"])
 
 
 def environment(plan):
@@ -82,13 +93,17 @@ def main():
     plan = make_plan(args)
     out = os.path.abspath(args.out or os.path.join(args.build, "bench-results"))
     os.makedirs(out, exist_ok=True)
+    load = os.getloadavg()[0]
     results = {"environment": environment(plan), "plan": plan, "runs": [], "counts": []}
     if not args.no_count:
         results["counts"] = count.run_all(os.path.abspath(args.build), out)
     if not args.count_only:
-        facts, runs = kernel.run_plan(plan, args.kernel, out)
-        results["environment"].update(facts)
-        results["runs"] = runs
+        for cpus in plan["cpus"]:
+            facts, runs = kernel.run_plan(plan_for(plan, cpus), args.kernel, out)
+            facts["complete"] = facts["complete"] and results["environment"].get("complete", True)
+            results["environment"].update(facts)
+            results["runs"] += runs
+    results["environment"]["load"] = [load, os.getloadavg()[0]]
     with open(os.path.join(out, "results.json"), "w", encoding="utf-8") as file:
         json.dump(results, file, indent=1)
     return report.write(results, out)

@@ -4,24 +4,25 @@
 from html import escape
 
 from . import jobs
-
-BY_NAME = {job.name: job for job in jobs.JOBS}
 COLOURS = ("#1f6f8b", "#c8553d", "#9aa5b1", "#6a994e", "#b08968", "#7b5ea7")
 LEFT, BAR, WIDTH, GAP, TOP = 300, 12, 420, 14, 64
 
 
 def draw(results, summary):
     names = results["plan"]["peers"]
-    step = len(names) * BAR + GAP
-    height = TOP + len(summary) * step + 24
-    body = [text(16, 24, "cowblk bench: medians, longer is better", 15, "bold"), *legend(names)]
-    for row, (name, entries) in enumerate(summary.items()):
-        body += group(BY_NAME[name], entries, names, TOP + row * step)
+    body, y = [text(16, 24, "cowblk bench: medians, longer is better", 15, "bold"), *legend(names)], TOP
+    for part in summary:
+        body.append(text(16, y + 12, f"{part['cpus']} CPU{'s' * (part['cpus'] > 1)}", 13, "bold"))
+        y += 24
+        for name, entries in part["jobs"].items():
+            body += group(jobs.BY_NAME[name], entries, names, y)
+            y += len(names) * BAR + GAP
     env = results["environment"]
-    body.append(text(16, height - 8, f"{env.get('kernel', '')[:60]} ({env.get('kernel_kind', '')}), {env['cpu']}, {env['qemu'][:20]}, "
-                     f"{results['plan']['fs']}, {env['date']}", 9))
-    return (f'<svg xmlns="http://www.w3.org/2000/svg" width="{LEFT + WIDTH + 220}" height="{height}" '
-            f'font-family="sans-serif">\n<rect width="100%" height="100%" fill="white"/>\n' + "\n".join(body) + "\n</svg>\n")
+    words = (env.get("kernel", "")[:60], env["cpu"], env["qemu"].partition(" (")[0], results["plan"]["fs"], env["date"])
+    body.append(text(16, y + 14, ", ".join(words), 9))
+    head = (f'<svg xmlns="http://www.w3.org/2000/svg" width="{LEFT + WIDTH + 220}" height="{y + 24}" '
+            'font-family="sans-serif">\n<rect width="100%" height="100%" fill="white"/>')
+    return "\n".join([head, *body, "</svg>\n"])
 
 
 def text(x, y, string, size=10, weight="normal", anchor="start"):
@@ -51,7 +52,8 @@ def group(job, entries, names, y):
         long, low, high = (s[key] / best * WIDTH for key in ("median", "min", "max"))
         ratio = entries[name]["ratio"]
         label = f"{s['median'] / scale:.0f} {job.unit}" + (f", {names[0]} is x{ratio['median']:.2f}" if ratio else "")
-        parts.append(f'<rect x="{LEFT}" y="{top}" width="{long:.1f}" height="{BAR - 2}" fill="{COLOURS[i % len(COLOURS)]}"/>')
+        parts.append(f'<rect x="{LEFT}" y="{top}" width="{long:.1f}" height="{BAR - 2}" '
+                     f'fill="{COLOURS[i % len(COLOURS)]}"/>')
         parts.append(f'<path d="M{LEFT + low:.1f} {top + 5}H{LEFT + high:.1f}" stroke="#222"/>')
         parts.append(text(LEFT + max(long, high) + 6, top + 9, label, 9))
     return parts

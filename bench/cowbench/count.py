@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Host requests for 256 random guest requests and one FLUSH: what does not depend on the machine.
 
-cowblk's engine is counted by bench/count.c before the system calls; QEMU by strace of qemu-io. Both up to the closed image,
-less what opening, one FLUSH and closing cost with no guest request.
+cowblk's engine is counted by bench/count.c before the system calls; QEMU by strace of qemu-io. Both up to the closed
+image, less what opening, one FLUSH and closing cost with no guest request.
 """
 
 import json
@@ -153,8 +153,9 @@ def count_qemu(case, depth, pristine):
 def run_qemu(case, depth, pristine, where):
     with Scratch(pristine) as path, tempfile.NamedTemporaryFile("r", dir="/dev/shm") as trace:
         calls = ",".join(call for call in CALLS if call != "write")
-        subprocess.run(["strace", "-f", "-qq", "-o", trace.name, "-e", f"trace={calls}", "qemu-io", "-f", "qcow2", "-t", "none",
-                        "-i", "threads", "-d", "unmap", *qemu_io_commands(case, depth, where), path],
+        subprocess.run(["strace", "-f", "-qq", "-o", trace.name, "-e", f"trace={calls}",
+                        "qemu-io", "-f", "qcow2", "-t", "none", "-i", "threads", "-d", "unmap",
+                        *qemu_io_commands(case, depth, where), path],
                        check=True, capture_output=True, text=True, timeout=300)
         check(path)
         return parse_trace(trace)

@@ -49,7 +49,7 @@ class Images:
             os.unlink(path)
 
     def _copy_of(self, state, fmt, path):
-        """A private copy of the pristine file, bytes written (no shared extents), on the host's disk before the run starts."""
+        """A private copy of the pristine file: bytes written, no shared extents, on disk before the run starts."""
         pristine = self._pristine(state, fmt)
         shutil.copyfile(pristine, path)
         self._sync(path)

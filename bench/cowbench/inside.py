@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""Runs in the kernel under test: python3 -m cowbench.inside PLAN RESULTS. Appends one JSON object a line to RESULTS, so that
-what was measured before a kernel died is kept."""
+"""Runs in the kernel under test: python3 -m cowbench.inside PLAN. Prints a line for each result as it comes, so that what
+was measured before a kernel died is kept; MARK tells these lines from a console's other words."""
 
 import json
 import os
@@ -9,6 +9,7 @@ import sys
 
 from . import images, jobs, peers
 
+MARK = "cowbench: "
 FIO_KINDS = ("read", "write", "trim")
 
 
@@ -44,7 +45,8 @@ def measure(job, peer, store, plan, round_nr):
 
 def fio(command, seconds):
     before = cpu_seconds()
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120 + 10 * seconds)
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
+                          timeout=120 + 10 * seconds)
     busy = cpu_seconds() - before
     if done.returncode:
         raise ValueError(f"fio: status {done.returncode}: {(done.stderr or done.stdout).strip()[-300:]}")
@@ -76,7 +78,7 @@ def check(peer, path, job):
     """A fast engine that breaks the image has no result. Not after each read."""
     if peer.format != "qcow2" or job.rw in ("read", "randread"):
         return {}
-    done = subprocess.run(["qemu-img", "check", "-q", "-f", "qcow2", path], capture_output=True, text=True)
+    done = subprocess.run(["qemu-img", "check", "-q", "-f", "qcow2", path], capture_output=True, text=True, check=False)
     return {} if done.returncode == 0 else {"error": f"qemu-img check: status {done.returncode}: {done.stderr[-300:]}"}
 
 
@@ -85,23 +87,26 @@ def facts():
     return {"kernel": f"{name.sysname} {name.release} {name.version}", "cpus_online": os.cpu_count()}
 
 
-def main(plan_path, results_path):
+def main(plan_path):
     with open(plan_path, encoding="utf-8") as file:
         plan = json.load(file)
-    subprocess.run(["modprobe", "-q", "-a", "ublk_drv", "nbd", "loop"], stderr=subprocess.DEVNULL)
+    subprocess.run(["modprobe", "-q", "-a", "ublk_drv", "nbd", "loop"], check=False, stderr=subprocess.DEVNULL)
     store = images.Images(prepare_directory(plan), plan["full_bytes"], plan["fresh_bytes"])
     todo = [job for job in jobs.JOBS if job.name in plan["jobs"]]
     runners = [peers.make(spec, plan["cowblk"]) for spec in plan["peers"]]
-    with open(results_path, "a", encoding="utf-8", buffering=1) as results:
-        emit(results, {"facts": facts()})
-        for round_nr in range(plan["rounds"]):
-            for job in todo:
-                for peer in runners[round_nr % len(runners):] + runners[:round_nr % len(runners)]:
-                    line = {"round": round_nr, "job": job.name, "peer": peer.spec}
-                    line.update(measure(job, peer, store, plan, round_nr))
-                    emit(results, line)
-                    clean(peer)
-    return 0
+    emit({"facts": facts()})
+    for round_nr in range(plan["rounds"]):
+        for job in todo:
+            for peer in rotated(runners, round_nr):
+                result = measure(job, peer, store, plan, round_nr)
+                emit({"cpus": plan["cpus"], "round": round_nr, "job": job.name, "peer": peer.spec, **result})
+                clean(peer)
+
+
+def rotated(items, count):
+    """Nobody is always first."""
+    count %= len(items)
+    return items[count:] + items[:count]
 
 
 def clean(peer):
@@ -112,13 +117,9 @@ def clean(peer):
         peer.device = None
 
 
-def emit(results, line):
-    results.write(json.dumps(line) + "\n")
-    results.flush()
-    if "job" in line:
-        shown = line.get("error") or line.get("skipped") or f"{line['iops']:.0f} IOPS, {line['bytes_per_second'] / 1e6:.1f} MB/s"
-        print(f"round {line['round'] + 1}  {line['job']:28} {line['peer']:12} {shown}", flush=True)
+def emit(line):
+    print("\n" + MARK + json.dumps(line), flush=True)
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    main(sys.argv[1])

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 """The table of fio jobs. A job is what fio does, on an image in a given state.
 
-Two kinds of work. Where the image stays as it is (reads, writes in place), a job runs for a time. Where the work uses the
-image up (first writes, copies after a snapshot, discards) every peer gets the same fixed work on a fresh image: otherwise
-the faster peer would run out of it, and do the easier rest.
+Two kinds of work. Where the image stays as it is (reads, writes in place), a job runs for a time. Where the work uses
+the image up (first writes, copies after a snapshot, discards) every peer gets the same fixed work on a fresh image:
+otherwise the faster peer would run out of it, and do the easier rest.
 """
 
 from dataclasses import dataclass
@@ -38,7 +38,8 @@ class Job:
         jobs = self.jobs(cpus)
         args = ["fio", "--output-format=json", f"--name={self.name}", f"--filename={device}", "--direct=1",
                 "--ioengine=io_uring", f"--rw={self.rw}", f"--bs={self.block_bytes}", f"--iodepth={self.depth}",
-                f"--numjobs={jobs}", "--group_reporting=1", "--randrepeat=1", f"--randseed={seed}", "--allow_file_create=0"]
+                f"--numjobs={jobs}", "--group_reporting=1", "--randrepeat=1", f"--randseed={seed}",
+                "--allow_file_create=0"]
         if self.rw == "randrw":
             args.append("--rwmixread=70")
         if self.sync_every:
@@ -79,6 +80,8 @@ JOBS = [
     Job("discard-64k", "64 KiB random discard", "fresh", "randtrim", 64 * KIB, numjobs=4, work=512, quick=True),
     Job("discard-1m", "1 MiB sequential discard", "fresh", "trim", MIB, numjobs=4, work=64),
 ]
+
+BY_NAME = {job.name: job for job in JOBS}
 
 
 def select(patterns, quick):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Has a plan run in the kernel to be measured: the running one, or a User-Mode Linux one booted by tests/kernel/boot."""
+"""Has a plan run in the kernel to be measured: the running one, or a User-Mode Linux kernel that a script boots."""
 
 import json
 import os
@@ -7,10 +7,14 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
+
+from . import inside
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
 MINUTE = 60
+VERBOSE = bool(os.environ.get("COWBENCH_VERBOSE"))
 
 
 class KernelError(Exception):
@@ -43,20 +47,20 @@ def run_plan(plan, which, out):
     if which == "auto":
         which = "running" if running_kernel_will_do() else "uml"
     with tempfile.TemporaryDirectory(prefix="cowbench-") as work:
-        plan_path, results_path = os.path.join(work, "plan.json"), os.path.join(work, "results")
-        plan = dict(plan, directory=os.path.join(work, "mnt") if which == "running" else "/mnt/cowbench",
-                    disk="/dev/ubda")
-        if which == "running" and plan["fs"] != "tmpfs":
-            plan.update(fs="here", directory=os.path.join(out, "images"))
+        plan = dict(plan, directory="/mnt/cowbench", disk="/dev/ubda")
+        if which == "running":
+            plan["directory"] = os.path.join(work, "mnt") if plan["fs"] == "tmpfs" else os.path.join(out, "images")
+            plan["fs"] = "tmpfs" if plan["fs"] == "tmpfs" else "here"
+        plan_path = os.path.join(work, "plan.json")
         with open(plan_path, "w", encoding="utf-8") as file:
             json.dump(plan, file)
-        inside = ["/usr/bin/env", "PYTHONDONTWRITEBYTECODE=1", f"PYTHONPATH={os.path.dirname(HERE)}", "/usr/bin/python3", "-m",
-                  "cowbench.inside", plan_path, results_path]
-        command = inside if which == "running" else boot(plan, work) + inside
-        status = supervise(command, limit_seconds(plan))
-        lines = read_lines(results_path)
+        command = ["/usr/bin/env", "PYTHONDONTWRITEBYTECODE=1", f"PYTHONPATH={os.path.dirname(HERE)}",
+                   "/usr/bin/python3", "-m", "cowbench.inside", plan_path]
+        if which != "running":
+            command = boot(plan, work) + command
+        status, lines = supervise(command, limit_seconds(plan))
     if not lines:
-        raise KernelError(f"nothing was measured: status {status} of {' '.join(command[:8])} ...")
+        raise KernelError(f"nothing was measured: status {status} of {' '.join(command)}: COWBENCH_VERBOSE=1 shows why")
     if status:
         print(f"bench: stopped early: status {status}: results are partial", file=sys.stderr)
     facts = dict(lines[0].get("facts", {}), kernel_kind=which, complete=status == 0)
@@ -77,24 +81,44 @@ def limit_seconds(plan):
 
 
 def supervise(command, seconds):
-    """Runs it with progress on standard error if that is a terminal. A kernel that hangs is ended."""
-    verbose = sys.stderr.isatty() or os.environ.get("COWBENCH_VERBOSE")
-    sink = sys.stderr if verbose else subprocess.DEVNULL
-    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=sink, stderr=sink, start_new_session=True) as child:
+    """Runs it; returns its status and the results that it printed. A kernel that hangs is ended."""
+    lines = []
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                          text=True, errors="replace", start_new_session=True) as child:
+        alarm = threading.Timer(seconds, end, [child])
+        alarm.start()
         try:
-            return child.wait(seconds)
-        except (subprocess.TimeoutExpired, KeyboardInterrupt):
-            os.killpg(child.pid, signal.SIGTERM)
-            try:
-                child.wait(20)
-            except subprocess.TimeoutExpired:
-                os.killpg(child.pid, signal.SIGKILL)
-            return 124
+            for text in child.stdout:
+                take(text.rstrip(), lines)
+        except KeyboardInterrupt:
+            end(child)
+        finally:
+            alarm.cancel()
+    return child.returncode, lines
 
 
-def read_lines(path):
+def take(text, lines):
+    """A line of the console: a result, or somebody's words."""
+    before, mark, rest = text.partition(inside.MARK)
     try:
-        with open(path, encoding="utf-8") as file:
-            return [json.loads(line) for line in file if line.endswith("\n")]
-    except FileNotFoundError:
-        return []
+        line = json.loads(rest) if mark else None
+    except ValueError:
+        line = None
+    if line is None:
+        if VERBOSE and text:
+            print(text, file=sys.stderr)
+        return
+    lines.append(line)
+    if "job" in line and (VERBOSE or sys.stderr.isatty()):
+        shown = line.get("error") or line.get("skipped") or f"{line['iops']:.0f} IOPS"
+        where = f"{line['cpus']} CPUs, round {line['round'] + 1}"
+        print(f"{where}  {line['job']:28} {line['peer']:12} {shown}", file=sys.stderr)
+
+
+def end(child):
+    """The boot script takes its kernel along when it is told to stop."""
+    os.killpg(child.pid, signal.SIGTERM)
+    try:
+        child.wait(20)
+    except subprocess.TimeoutExpired:
+        os.killpg(child.pid, signal.SIGKILL)

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
 """What is compared: programs that turn a host file into a block device.
 
-A peer is named `NAME[@PROGRAM][ ARGUMENT...]`: another build (cowblk@/tmp/old/cowblk), other options (qemu-nbd --aio=native).
+A peer is named `NAME[@PROGRAM][ ARGUMENT...]`: another build (cowblk@/tmp/old/cowblk), other options
+(qemu-nbd --aio=native).
 """
 
 import os
@@ -16,7 +17,7 @@ class PeerError(Exception):
 
 
 def run(args):
-    """Output of a command, or PeerError with its last words. Not through a pipe: a daemon it leaves behind would hold it open."""
+    """Output of a command, or PeerError with its last words. Not through a pipe: a daemon would hold it open."""
     with tempfile.TemporaryFile("w+", dir="/dev/shm") as out:
         try:
             code = subprocess.run(args, stdin=subprocess.DEVNULL, stdout=out, stderr=out, timeout=60).returncode
@@ -89,7 +90,7 @@ class Cowblk(Peer):
 
 
 class QemuNbd(Peer):
-    """Its fastest fair options: direct I/O, no detection of zeros, discards passed on. The aio mode is the caller's choice."""
+    """Its fastest fair options: direct I/O, no detection of zeros, discards passed on. io_uring unless told otherwise."""
 
     device_name = "/dev/nbd0"
 

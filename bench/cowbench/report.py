@@ -6,33 +6,35 @@ import os
 
 from . import chart, jobs, stats
 
-BY_NAME = {job.name: job for job in jobs.JOBS}
-
-
 def write(results, out):
     """Prints the report and writes it beside results.json. Status: 1 if a run failed."""
-    summary = stats.summarise(results) if results["runs"] else {}
-    lines = head(results) + (device_table(results, summary) if summary else []) + count_table(results["counts"])
-    text = "\n".join(lines) + "\n"
+    summary = stats.summarise(results) if results["runs"] else []
+    tables = [line for part in summary for line in device_table(results, part)]
+    text = "\n".join(head(results) + tables + count_table(results["counts"])) + "\n"
     print(text, end="")
-    with open(os.path.join(out, "report.txt"), "w", encoding="utf-8") as file:
-        file.write(text)
-    with open(os.path.join(out, "summary.json"), "w", encoding="utf-8") as file:
-        json.dump({"environment": results["environment"], "jobs": summary, "counts": results["counts"]}, file, indent=1)
+    save(out, "report.txt", text)
+    everything = {"environment": results["environment"], "summary": summary, "counts": results["counts"]}
+    save(out, "summary.json", json.dumps(everything, indent=1))
     if summary:
-        with open(os.path.join(out, "results.svg"), "w", encoding="utf-8") as file:
-            file.write(chart.draw(results, summary))
+        save(out, "results.svg", chart.draw(results, summary))
     failed = [entry for entry in results["runs"] + results["counts"] if "error" in entry]
     return 1 if failed or not results["environment"].get("complete", True) else 0
+
+
+def save(out, name, text):
+    with open(os.path.join(out, name), "w", encoding="utf-8") as file:
+        file.write(text)
 
 
 def head(results):
     env, plan = results["environment"], results["plan"]
     lines = [f"cowblk {env['commit']}, {env['qemu']}, {env['fio']}, {env['date']}",
-             f"machine: {env['cpu']}, {env['host_cpus']} CPUs, Linux {env['host_kernel']}"]
+             f"machine: {env['cpu']}, {env['host_cpus']} CPUs, Linux {env['host_kernel']}, "
+             f"load {env['load'][0]:.1f} before, {env['load'][1]:.1f} after"]
     if results["runs"]:
-        lines.append(f"kernel:  {env.get('kernel', '?')} ({env.get('kernel_kind', '?')}), {env.get('cpus_online', '?')} CPUs, images on {plan['fs']}")
-        lines.append(f"runs:    {plan['rounds']} rounds of {plan['seconds']} s, interleaved; median (min..max)")
+        lines += [f"kernel:  {env.get('kernel', '?')} ({env.get('kernel_kind', '?')}), images on {plan['fs']}",
+                  f"runs:    {plan['rounds']} rounds of {plan['seconds']} s, interleaved; median (min..max); "
+                  "ratios are medians of each round's"]
     return lines + [""]
 
 
@@ -44,14 +46,14 @@ def cell(job, entry):
     return f"{s['median'] / scale:.0f} ({s['min'] / scale:.0f}..{s['max'] / scale:.0f})"
 
 
-def device_table(results, summary):
-    names = results["plan"]["peers"]
-    rows = [["job", "unit", *names, *[f"{names[0]} / {name}" for name in names[1:]]]]
-    for name, entries in summary.items():
-        job = BY_NAME[name]
+def device_table(results, part):
+    names, cpus = results["plan"]["peers"], part["cpus"]
+    rows = [[f"{cpus} CPU{'s' * (cpus > 1)}", "unit", *names, *[f"{names[0]} / {name}" for name in names[1:]]]]
+    for name, entries in part["jobs"].items():
+        job = jobs.BY_NAME[name]
         ratios = [f"{entries[peer]['ratio']['median']:.2f}" if entries[peer]["ratio"] else "-" for peer in names[1:]]
         rows.append([name, job.unit, *[cell(job, entries[peer]) for peer in names], *ratios])
-    notes = sorted({f"failed: {job}, {peer}: {entry['errors'][0]}" for job, entries in summary.items()
+    notes = sorted({f"failed: {job}, {peer}: {entry['errors'][0]}" for job, entries in part["jobs"].items()
                     for peer, entry in entries.items() if entry["errors"]})
     return align(rows) + notes + [""]
 
@@ -59,11 +61,13 @@ def device_table(results, summary):
 def count_table(counts):
     if not counts:
         return []
-    rows = [["256 guest requests, one FLUSH at the end", "depth", "program", "writes", "flushes", "KiB written", "reads", "punches"]]
+    rows = [["256 guest requests, one FLUSH at the end", "depth", "program", "writes", "flushes", "KiB written",
+             "reads", "punches"]]
     for entry in counts:
         row = [entry["title"], str(entry["depth"]), entry["program"]]
         if "writes" in entry:
-            row += [str(n) for n in (entry["writes"], entry["flushes"], entry["bytes_written"] // 1024, entry["reads"], entry["punches"])]
+            kib = entry["bytes_written"] // 1024
+            row += [str(n) for n in (entry["writes"], entry["flushes"], kib, entry["reads"], entry["punches"])]
         else:
             row += ["refused" if "refused" in entry else "failed", "-", "-", "-", "-"]
         rows.append(row)

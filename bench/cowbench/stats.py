@@ -3,6 +3,8 @@
 
 from statistics import median
 
+FIELDS = ("iops", "bytes_per_second", "p50_us", "p99_us", "cpu_us_per_io")
+
 
 def spread(values):
     return {"median": median(values), "min": min(values), "max": max(values), "n": len(values)} if values else None
@@ -24,16 +26,18 @@ def errors(runs, job, peer):
 
 
 def summarise(results):
-    """job -> peer -> {value, p99_us, cpu_us_per_io, ratio, error}; ratio is first peer / this peer."""
-    runs, names = results["runs"], results["plan"]["peers"]
-    table = {}
-    for job in results["plan"]["jobs"]:
-        table[job] = {peer: {
-            "iops": spread(list(values(runs, job, peer, "iops").values())),
-            "bytes_per_second": spread(list(values(runs, job, peer, "bytes_per_second").values())),
-            "p99_us": spread(list(values(runs, job, peer, "p99_us").values())),
-            "cpu_us_per_io": spread(list(values(runs, job, peer, "cpu_us_per_io").values())),
-            "ratio": ratio(runs, job, names[0], peer, "iops") if peer != names[0] else None,
-            "errors": errors(runs, job, peer),
-        } for peer in names}
+    """List of {cpus, jobs: job -> peer -> {iops, ..., ratio, errors}}; ratio is first peer / this peer."""
+    names, table = results["plan"]["peers"], []
+    for cpus in results["plan"]["cpus"]:
+        runs = [run for run in results["runs"] if run["cpus"] == cpus]
+        measured = {run["job"] for run in runs}
+        table.append({"cpus": cpus, "jobs": {
+            job: {peer: entry(runs, job, peer, names[0]) for peer in names}
+            for job in results["plan"]["jobs"] if job in measured}})
     return table
+
+
+def entry(runs, job, peer, first):
+    figures = {field: spread(list(values(runs, job, peer, field).values())) for field in FIELDS}
+    compared = ratio(runs, job, first, peer, "iops") if peer != first else None
+    return {**figures, "ratio": compared, "errors": errors(runs, job, peer)}
