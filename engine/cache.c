@@ -145,17 +145,18 @@ static void load_done(struct cow_io *io)
 	struct cow_slot *slot = (struct cow_slot *)((char *)io - offsetof(struct cow_slot, io));
 	struct cow_shard *shard = slot->shard;
 	struct cow_waitlist wake, starved;
+	int result = io->result; /* once unlocked, the slot may be loading something else */
 	cow_waitlist_init(&wake);
 	cow_waitlist_init(&starved);
 	cow_mutex_lock(&shard->lock);
-	if (io->result)
+	if (result)
 		unhash_locked(shard, slot);
 	else
 		slot->state = COW_SLOT_READY;
 	cow_waitlist_take(&slot->waiters, &wake);
 	cow_waitlist_take(&shard->starved, &starved);
 	cow_mutex_unlock(&shard->lock);
-	cow_waitlist_wake(&wake, io->result);
+	cow_waitlist_wake(&wake, result);
 	cow_waitlist_wake(&starved, 0);
 }
 
@@ -229,11 +230,8 @@ bool cow_cache_may_dirty(struct cow_slot *slot, struct cow_task *task)
 	cow_mutex_lock(&cache->limit_lock);
 	bool room = atomic_load(&cache->nr_dirty) < cache->max_dirty;
 	if (room) {
-		struct cow_waitlist again;
-		cow_waitlist_init(&again);
-		cow_waitlist_park(&again, task);
 		cow_mutex_unlock(&cache->limit_lock);
-		cow_waitlist_wake(&again, 0);
+		cow_task_yield(task);
 		return false;
 	}
 	cow_waitlist_park(&cache->limited, task);
@@ -300,14 +298,14 @@ static void copy_slot(struct cow_cache *cache, struct cow_captured *c, uint8_t *
 	cow_mutex_unlock(&c->slot->shard->lock);
 }
 
-static void wake_limited(struct cow_cache *cache)
+static void wake_limited(struct cow_cache *cache, int error)
 {
 	struct cow_waitlist wake;
 	cow_waitlist_init(&wake);
 	cow_mutex_lock(&cache->limit_lock);
 	cow_waitlist_take(&cache->limited, &wake);
 	cow_mutex_unlock(&cache->limit_lock);
-	cow_waitlist_wake(&wake, 0);
+	cow_waitlist_wake(&wake, error);
 }
 
 unsigned cow_cache_capture(struct cow_cache *cache, uint8_t *buf, struct cow_captured *out)
@@ -334,10 +332,10 @@ static void complete_slot(struct cow_cache *cache, struct cow_slot *slot, bool o
 	cow_mutex_unlock(&slot->shard->lock);
 }
 
-void cow_cache_complete(struct cow_cache *cache, struct cow_captured *captured, unsigned nr, bool ok)
+void cow_cache_complete(struct cow_cache *cache, struct cow_captured *captured, unsigned nr, int error)
 {
 	for (unsigned i = 0; i < nr; i++)
-		complete_slot(cache, captured[i].slot, ok);
+		complete_slot(cache, captured[i].slot, !error);
 	for (unsigned i = 0; i < cache->nr_shards; i++) {
 		struct cow_shard *shard = &cache->shards[i];
 		struct cow_waitlist wake;
@@ -345,7 +343,7 @@ void cow_cache_complete(struct cow_cache *cache, struct cow_captured *captured, 
 		cow_mutex_lock(&shard->lock);
 		cow_waitlist_take(&shard->starved, &wake);
 		cow_mutex_unlock(&shard->lock);
-		cow_waitlist_wake(&wake, 0);
+		cow_waitlist_wake(&wake, error);
 	}
-	wake_limited(cache);
+	wake_limited(cache, error);
 }

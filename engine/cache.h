@@ -109,8 +109,8 @@ struct cow_captured {
  * (max_dirty entries). Returns their number. The slots are clean and `writing` from then on.
  */
 unsigned cow_cache_capture(struct cow_cache *cache, uint8_t *buf, struct cow_captured *out);
-/* The pass is over: written, or (ok false) to be dirty again. Wakes who waited for room. */
-void cow_cache_complete(struct cow_cache *cache, struct cow_captured *captured, unsigned nr, bool ok);
+/* The pass is over: written, or (error) to be dirty again. Wakes who waited for room, with the error. */
+void cow_cache_complete(struct cow_cache *cache, struct cow_captured *captured, unsigned nr, int error);
 
 static inline bool cow_cache_is_dirty(struct cow_cache *cache)
 {

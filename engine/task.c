@@ -87,6 +87,11 @@ void cow_task_post(struct cow_task *task, struct cow_loop *loop, const struct co
 	cow_loop_post(loop, &task->msg);
 }
 
+void cow_task_yield(struct cow_task *task)
+{
+	cow_loop_post(task->loop, &task->msg);
+}
+
 void cow_task_io_done(struct cow_task *task, int result)
 {
 	cow_assert(task->pending > 0);

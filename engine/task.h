@@ -95,6 +95,9 @@ static inline enum cow_next cow_task_wait_io(struct cow_task *task)
 	return COW_WAIT;
 }
 
+/* Post the task's own wake-up: its step is run again soon. Return COW_WAIT after it. Owner thread only. */
+void cow_task_yield(struct cow_task *task);
+
 /* To be called by the done function of each of the task's I/Os. */
 void cow_task_io_done(struct cow_task *task, int result);
 

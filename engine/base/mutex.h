@@ -11,6 +11,7 @@
 #include "engine/base/assert.h"
 
 enum cow_lock_rank {
+	COW_RANK_QUEUES = 0,     /* list of queues; control plane */
 	COW_RANK_L2_SHARD = 1,   /* one shard of the L2 slice cache */
 	COW_RANK_REF_SHARD = 2,  /* one shard of the refcount cache */
 	COW_RANK_INFLIGHT = 3,   /* claims on guest ranges */
@@ -19,7 +20,8 @@ enum cow_lock_rank {
 	COW_RANK_L1 = 6,         /* dirty blocks of the L1 table and the refcount table, header */
 	COW_RANK_CACHE_LIMIT = 7,/* tasks waiting for room in a cache */
 	COW_RANK_COMMIT = 8,     /* who waits for which writeback pass */
-	COW_RANK_FAIL = 9,       /* the sticky failure's text */
+	COW_RANK_HEADER = 9,     /* header fields */
+	COW_RANK_FAIL = 10,      /* the sticky failure's text */
 };
 
 #if defined(__clang__)

@@ -1,0 +1,280 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Copy on write, and all other writes that must fill a whole new cluster: claim -> look -> fill -> write -> publish.
+ *
+ * Until publish the guest's mapping is the old one and readers follow it. The new clusters become visible when all of their bytes are
+ * written; ordered_data makes the next writeback pass put a barrier between them and the L2 entries (data | L2). What the old
+ * entries pointed to goes to the quarantine in the same step.
+ *
+ * Small clusters: head and tail are read into one bounce buffer and written together with the data, in one host write. Large ones: head
+ * and tail are copied in chunks, then the data is written.
+ *
+ * A preallocated zero cluster that is ours alone is filled in place in the same way.
+ */
+#include <errno.h>
+
+#include "engine/op.h"
+
+static const struct cow_step step_look, step_fill, step_read_head, step_read_tail, step_write_merged, step_chunk,
+	step_chunk_read, step_chunk_write, step_write_data, step_written, step_publish;
+
+static enum cow_next claim(struct cow_task *task)
+{
+	struct cow_op *op = cow_op_of(task);
+	struct cow_image *image = cow_op_image(op);
+	unsigned bits = image->g.cluster_bits;
+	/* Room first: who holds a claim must not wait for the release of freed clusters (see op.h). */
+	enum cow_next next = cow_op_room_to_free(op, (unsigned)((op->copy.end - op->copy.start) >> bits));
+	if (next != COW_AGAIN || task->error)
+		return next;
+	if (!cow_inflight_claim(&image->inflight, &op->claim, COW_CLAIM_CLUSTERS, op->copy.start >> bits,
+				op->copy.end >> bits, task))
+		return COW_WAIT;
+	return cow_task_goto(task, &step_look);
+}
+
+static enum cow_next give_up(struct cow_op *op)
+{
+	cow_op_put_room(op);
+	cow_inflight_drop(&cow_op_image(op)->inflight, &op->claim);
+	return cow_task_goto(&op->task, op->map);
+}
+
+/* The mapping as it is under the claim: from now on nobody else changes it. */
+static enum cow_next look(struct cow_task *task)
+{
+	struct cow_op *op = cow_op_of(task);
+	const struct cow_geometry *g = &cow_op_image(op)->g;
+	struct cow_copy *copy = &op->copy;
+	enum cow_next next;
+	uint64_t table = cow_op_writable_table(op, op->cursor, &next);
+	if (!table)
+		return give_up(op);
+	struct cow_slot *slot = cow_op_slot(op, table, op->cursor);
+	if (!slot)
+		return COW_WAIT;
+	uint32_t claimed = (uint32_t)(op->claim.end - op->claim.start);
+	struct cow_run run = cow_map_run(g, slot->data, cow_l2_slice_idx(g, (struct cow_goff){ op->cursor }), claimed);
+	cow_cache_put(slot);
+	struct cow_entry *e = &run.first;
+	if (e->kind == COW_BAD || (e->kind == COW_NORMAL && e->copied))
+		return give_up(op);
+	uint32_t nr = run.nr;
+	copy->allocated = !(e->kind == COW_ZERO_ALLOC && e->copied);
+	copy->host = e->host;
+	if (copy->allocated) {
+		bool zero;
+		nr = cow_alloc_take(&op->queue->reserve, run.nr, &copy->host, &zero, task);
+		if (!nr)
+			return COW_WAIT;
+	} else if (cow_overlap_fixed(cow_op_image(op), e->host.v, (uint64_t)nr << g->cluster_bits)) {
+		cow_task_fail(task, cow_image_corrupt(cow_op_image(op), task->loop, e->host.v,
+						      "a data cluster lies in metadata"));
+		return COW_AGAIN;
+	}
+	copy->end = copy->start + ((uint64_t)nr << g->cluster_bits);
+	copy->holds_host = copy->allocated;
+	copy->data_start = op->cursor;
+	copy->data_end = cow_min(op->limit, copy->end);
+	return cow_task_goto(task, &step_fill);
+}
+
+/* ---- filling ---- */
+
+static uint64_t head_bytes(const struct cow_copy *copy)
+{
+	return copy->data_start - copy->start;
+}
+
+static uint64_t tail_bytes(const struct cow_copy *copy)
+{
+	return copy->end - copy->data_end;
+}
+
+static enum cow_next fill(struct cow_task *task)
+{
+	struct cow_op *op = cow_op_of(task);
+	struct cow_copy *copy = &op->copy;
+	uint64_t rest = head_bytes(copy) + tail_bytes(copy);
+	if (!rest)
+		return cow_task_goto(task, &step_write_data);
+	if (!cow_op_get_bounce(op))
+		return COW_WAIT;
+	if (rest <= COW_BOUNCE_BYTES) {
+		op->reader = (struct cow_reader){ .pos = copy->start, .end = copy->data_start, .buf = op->bounce };
+		return cow_task_goto(task, &step_read_head);
+	}
+	copy->chunk = copy->start;
+	copy->chunk_end = copy->start;
+	return cow_task_goto(task, &step_chunk);
+}
+
+static enum cow_next read_head(struct cow_task *task)
+{
+	struct cow_op *op = cow_op_of(task);
+	struct cow_copy *copy = &op->copy;
+	enum cow_next next = cow_op_read(op, &op->reader);
+	if (next != COW_AGAIN || task->error)
+		return next;
+	op->reader = (struct cow_reader){
+		.pos = copy->data_end,
+		.end = copy->end,
+		.buf = op->bounce + head_bytes(copy),
+	};
+	return cow_task_goto(task, &step_read_tail);
+}
+
+static enum cow_next read_tail(struct cow_task *task)
+{
+	struct cow_op *op = cow_op_of(task);
+	enum cow_next next = cow_op_read(op, &op->reader);
+	if (next != COW_AGAIN || task->error)
+		return next;
+	return cow_task_goto(task, &step_write_merged);
+}
+
+static void add_vec(struct cow_io *io, void *base, uint64_t bytes)
+{
+	if (bytes)
+		io->vec[io->nr_vec++] = (struct iovec){ .iov_base = base, .iov_len = bytes };
+}
+
+/* The request's bytes of a copy; WRITE_ZEROES writes within one cluster, so that image->zeros is long enough. */
+static enum cow_next write_merged(struct cow_task *task)
+{
+	struct cow_op *op = cow_op_of(task);
+	struct cow_copy *copy = &op->copy;
+	struct cow_piece *piece = cow_op_piece(op);
+	if (!piece)
+		return cow_task_wait_io(task);
+	cow_io_prep(&piece->io, COW_IO_WRITE, cow_op_image(op)->file, copy->host.v, copy->end - copy->start,
+		    cow_op_piece_done);
+	add_vec(&piece->io, op->bounce, head_bytes(copy));
+	add_vec(&piece->io, cow_op_data(op, copy->data_start), copy->data_end - copy->data_start);
+	add_vec(&piece->io, op->bounce + head_bytes(copy), tail_bytes(copy));
+	task->step = &step_written;
+	cow_op_submit_piece(op, piece);
+	return cow_task_wait_io(task);
+}
+
+/* ---- chunks, for clusters larger than the bounce buffer ---- */
+
+static enum cow_next chunk(struct cow_task *task)
+{
+	struct cow_op *op = cow_op_of(task);
+	struct cow_copy *copy = &op->copy;
+	copy->chunk = copy->chunk_end;
+	if (copy->chunk >= copy->data_start && copy->chunk < copy->data_end)
+		copy->chunk = copy->data_end;
+	if (copy->chunk == copy->end)
+		return cow_task_goto(task, &step_write_data);
+	uint64_t stop = copy->chunk < copy->data_start ? copy->data_start : copy->end;
+	copy->chunk_end = cow_min(stop, copy->chunk + COW_BOUNCE_BYTES);
+	op->reader = (struct cow_reader){ .pos = copy->chunk, .end = copy->chunk_end, .buf = op->bounce };
+	return cow_task_goto(task, &step_chunk_read);
+}
+
+static enum cow_next chunk_read(struct cow_task *task)
+{
+	struct cow_op *op = cow_op_of(task);
+	struct cow_copy *copy = &op->copy;
+	enum cow_next next = cow_op_read(op, &op->reader);
+	if (next != COW_AGAIN || task->error)
+		return next;
+	cow_op_submit_rw(op, cow_op_piece(op), COW_IO_WRITE, cow_op_image(op)->file,
+			 copy->host.v + (copy->chunk - copy->start), op->bounce, copy->chunk_end - copy->chunk);
+	task->step = &step_chunk_write;
+	return cow_task_wait_io(task);
+}
+
+static enum cow_next chunk_write(struct cow_task *task)
+{
+	return task->pending ? cow_task_wait_io(task) : cow_task_goto(task, &step_chunk);
+}
+
+static enum cow_next write_data(struct cow_task *task)
+{
+	struct cow_op *op = cow_op_of(task);
+	struct cow_copy *copy = &op->copy;
+	struct cow_piece *piece = cow_op_piece(op);
+	if (!piece)
+		return cow_task_wait_io(task);
+	cow_op_submit_rw(op, piece, COW_IO_WRITE, cow_op_image(op)->file, copy->host.v + head_bytes(copy),
+			 cow_op_data(op, copy->data_start), copy->data_end - copy->data_start);
+	task->step = &step_written;
+	return cow_task_wait_io(task);
+}
+
+/* ---- publishing ---- */
+
+static enum cow_next written(struct cow_task *task)
+{
+	struct cow_op *op = cow_op_of(task);
+	if (task->pending)
+		return cow_task_wait_io(task);
+	cow_op_put_bounce(op);
+	return cow_task_goto(task, &step_publish);
+}
+
+void cow_free_entry(struct cow_image *image, const struct cow_entry *e)
+{
+	unsigned bits = image->g.cluster_bits;
+	if (e->kind == COW_NORMAL || e->kind == COW_ZERO_ALLOC) {
+		cow_quarantine_add(&image->quarantine, e->host.v >> bits, 1);
+	} else if (e->kind == COW_COMPRESSED) {
+		struct cow_compressed c = cow_compressed_decode(e->raw, bits);
+		uint64_t first = c.off >> bits, last = (c.off + c.bytes - 1) >> bits;
+		cow_quarantine_add(&image->quarantine, first, (uint32_t)(last - first + 1));
+	}
+}
+
+static void switch_entries(struct cow_op *op, struct cow_slot *slot)
+{
+	struct cow_image *image = cow_op_image(op);
+	const struct cow_geometry *g = &image->g;
+	struct cow_copy *copy = &op->copy;
+	uint32_t idx = cow_l2_slice_idx(g, (struct cow_goff){ copy->start });
+	uint32_t nr = (uint32_t)((copy->end - copy->start) >> g->cluster_bits);
+	for (uint32_t i = 0; i < nr; i++) {
+		struct cow_entry old = cow_entry_decode(g, cow_slice_entry(slot->data, idx + i));
+		if (copy->allocated)
+			cow_free_entry(image, &old);
+		cow_slice_set_entry(slot->data, idx + i,
+				    (copy->host.v + ((uint64_t)i << g->cluster_bits)) | QCOW2_COPIED);
+	}
+}
+
+static enum cow_next publish(struct cow_task *task)
+{
+	struct cow_op *op = cow_op_of(task);
+	struct cow_image *image = cow_op_image(op);
+	struct cow_copy *copy = &op->copy;
+	enum cow_next next;
+	uint64_t table = cow_op_writable_table(op, copy->start, &next);
+	cow_assert(table); /* was writable under look, and tables stay so until a freeze */
+	struct cow_slot *slot = cow_op_slot(op, table, copy->start);
+	if (!slot || !cow_cache_may_dirty(slot, task))
+		return COW_WAIT;
+	atomic_store(&image->commit.ordered_data, true); /* before the entry can be captured */
+	switch_entries(op, slot);
+	cow_cache_put_dirty(slot);
+	copy->holds_host = false;
+	op->cursor = copy->data_end;
+	cow_op_put_room(op);
+	cow_inflight_drop(&image->inflight, &op->claim);
+	cow_quarantine_kick(&image->quarantine, task->loop);
+	return cow_task_goto(task, op->map);
+}
+
+const struct cow_step cow_step_copy = { "copy: claim", claim };
+static const struct cow_step step_look = { "copy: look", look };
+static const struct cow_step step_fill = { "copy: fill", fill };
+static const struct cow_step step_read_head = { "copy: read head", read_head };
+static const struct cow_step step_read_tail = { "copy: read tail", read_tail };
+static const struct cow_step step_write_merged = { "copy: write merged", write_merged };
+static const struct cow_step step_chunk = { "copy: chunk", chunk };
+static const struct cow_step step_chunk_read = { "copy: read chunk", chunk_read };
+static const struct cow_step step_chunk_write = { "copy: write chunk", chunk_write };
+static const struct cow_step step_write_data = { "copy: write data", write_data };
+static const struct cow_step step_written = { "copy: written", written };
+static const struct cow_step step_publish = { "copy: publish", publish };

@@ -1,0 +1,337 @@
+/* SPDX-License-Identifier: MIT */
+/* Opening an image and what its state is; closing it is close.c. */
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/backing.h"
+#include "engine/base/log.h"
+#include "engine/check.h"
+#include "engine/format_load.h"
+
+#define CACHE_MAX_BYTES (32ull << 20)
+#define CACHE_MIN_BYTES (1ull << 20)
+
+/* ---- the sticky failure ---- */
+
+int cow_image_fail(struct cow_image *image, struct cow_loop *loop, const char *fmt, ...)
+{
+	va_list ap;
+	cow_mutex_lock(&image->fail_lock);
+	bool first = !atomic_load(&image->failed);
+	if (first) {
+		va_start(ap, fmt);
+		vsnprintf(image->failure, sizeof(image->failure), fmt, ap);
+		va_end(ap);
+		atomic_store(&image->failed, true);
+	}
+	cow_mutex_unlock(&image->fail_lock);
+	if (first)
+		cow_log(COW_LOG_ERR, "%s: %s; %s", image->path, image->failure,
+			image->writable ? "no more writing, reads go on" : "reads of sound clusters go on");
+	return -EIO;
+}
+
+int cow_image_corrupt(struct cow_image *image, struct cow_loop *loop, uint64_t off, const char *rule)
+{
+	cow_image_fail(image, loop, "corrupt at offset %llu: %s", (unsigned long long)off, rule);
+	if (!image->writable || image->header.version < 3)
+		return -EIO;
+	cow_mutex_lock(&image->header_lock);
+	bool first = !image->mark_corrupt;
+	image->mark_corrupt = true;
+	image->header.incompatible |= QCOW2_INCOMPAT_CORRUPT;
+	cow_mutex_unlock(&image->header_lock);
+	if (first) {
+		atomic_store(&image->commit.header_dirty, true);
+		cow_writeback_kick(&image->commit, loop);
+	}
+	return -EIO;
+}
+
+const char *cow_image_failure(const struct cow_image *image)
+{
+	return atomic_load(&image->failed) ? image->failure : NULL;
+}
+
+const struct cow_image_geometry *cow_image_geometry(const struct cow_image *image)
+{
+	return &image->public_geometry;
+}
+
+/* ---- header ---- */
+
+void cow_image_header_encode(struct cow_image *image, uint8_t sector[512])
+{
+	cow_mutex_lock(&image->header_lock);
+	memcpy(sector, image->header_sector, 512);
+	cow_header_encode(&image->header, sector, 512);
+	cow_mutex_unlock(&image->header_lock);
+}
+
+/* Autoclear features that we do not keep true are switched off before anything is written. */
+void cow_image_prepare_write(struct cow_image *image, struct cow_task *task)
+{
+	cow_mutex_lock(&image->header_lock);
+	image->header.autoclear = 0;
+	cow_mutex_unlock(&image->header_lock);
+	atomic_store(&image->commit.header_dirty, true);
+	cow_writeback_join(&image->commit, task);
+}
+
+static int load_header(struct cow_image *image, struct cow_chain *chain, uint8_t **cluster, struct cow_error *err)
+{
+	int ret = cow_load_header(chain->loop, image->file, false, &image->header, cluster, err);
+	if (ret)
+		return ret;
+	memcpy(image->header_sector, *cluster, 512);
+	return cow_extensions_decode(*cluster, &image->header, &image->ext, err);
+}
+
+static int refuse_unsupported(struct cow_image *image, struct cow_error *err)
+{
+	const struct cow_header *h = &image->header;
+	if (h->crypt_method)
+		return cow_error_set(err, -ENOTSUP, "encryption (%s) is not supported yet",
+				     h->crypt_method == QCOW2_CRYPT_LUKS ? "LUKS" : "AES");
+	if (h->incompatible & QCOW2_INCOMPAT_DATA_FILE)
+		return cow_error_set(err, -ENOTSUP, "an external data file is not supported yet");
+	if (h->incompatible & QCOW2_INCOMPAT_EXTL2)
+		return cow_error_set(err, -ENOTSUP, "extended L2 entries (subclusters) are not supported yet");
+	if ((h->incompatible & QCOW2_INCOMPAT_CORRUPT) && image->writable)
+		return cow_error_set(err, -EROFS, "the image is marked corrupt: repair it with cowblk check --repair all, "
+				     "or use it read-only");
+	return 0;
+}
+
+/* ---- repair of an image that was not closed ---- */
+
+static int repair_dirty(struct cow_image *image, struct cow_chain *chain, uint8_t **cluster, struct cow_error *err)
+{
+	if (!image->writable || !(image->header.incompatible & QCOW2_INCOMPAT_DIRTY))
+		return 0;
+	cow_log(COW_LOG_INFO, "%s: was not closed properly: rebuilding refcounts", image->path);
+	struct cow_check_options options = { .repair = COW_REPAIR_ALL };
+	struct cow_check_result result = { 0 };
+	int ret = cow_check_file(chain->loop, image->file, &options, &result, err);
+	if (ret)
+		return ret;
+	free(*cluster);
+	*cluster = NULL;
+	ret = load_header(image, chain, cluster, err);
+	if (!ret && (image->header.incompatible & QCOW2_INCOMPAT_DIRTY))
+		ret = cow_error_set(err, -EROFS, "the image is dirty and could not be repaired: see cowblk check");
+	return ret;
+}
+
+/* ---- tables and caches ---- */
+
+static void need_writeback(void *ctx, struct cow_loop *loop)
+{
+	cow_writeback_kick(&((struct cow_image *)ctx)->commit, loop);
+}
+
+static int load_table(struct cow_image *image, struct cow_chain *chain, struct cow_table *table, uint64_t off,
+		      uint64_t nr, uint64_t capacity, const char *what, struct cow_error *err)
+{
+	int ret = cow_table_init(table, off, nr, capacity, need_writeback, image);
+	uint8_t *be = ret ? NULL : cow_buf_alloc(nr * 8);
+	if (ret || !be)
+		return cow_error_set(err, -ENOMEM, "out of memory for the %s", what);
+	ret = cow_loop_read(chain->loop, image->file, off, be, nr * 8);
+	if (!ret)
+		cow_table_load(table, be, nr);
+	else
+		cow_error_set(err, ret, "cannot read the %s: %s", what, strerror(-ret));
+	free(be);
+	return ret;
+}
+
+/* By default the L2 cache holds the whole mapping, up to a limit; refcounts need a quarter of that. */
+static int init_caches(struct cow_image *image, const struct cow_open_options *options)
+{
+	const struct cow_geometry *g = &image->g;
+	uint64_t all = (g->size_bytes >> g->cluster_bits) * 8 + g->slice_bytes * 64ull;
+	uint64_t bytes = options->cache_bytes;
+	if (!bytes)
+		bytes = cow_min(cow_max(all, CACHE_MIN_BYTES), CACHE_MAX_BYTES);
+	int ret = cow_cache_init(&image->l2, image->file, g->slice_bytes, bytes, COW_RANK_L2_SHARD, need_writeback,
+				 image);
+	if (!ret && image->writable)
+		ret = cow_cache_init(&image->refs, image->file, g->slice_bytes, bytes / 4, COW_RANK_REF_SHARD,
+				     need_writeback, image);
+	return ret;
+}
+
+static int init_writing(struct cow_image *image, struct cow_chain *chain, struct cow_error *err)
+{
+	const struct cow_header *h = &image->header;
+	uint64_t nr = (uint64_t)h->reftable_clusters << h->cluster_bits >> 3;
+	int ret = load_table(image, chain, &image->reftable, h->reftable_off, nr, QCOW2_MAX_REFTABLE_BYTES / 8,
+			     "refcount table", err);
+	if (!ret)
+		ret = cow_writeback_init(&image->commit, image);
+	if (!ret)
+		ret = cow_alloc_init(image);
+	if (!ret)
+		ret = cow_quarantine_init(&image->quarantine, image);
+	image->zeros = cow_buf_alloc(image->g.cluster_bytes);
+	if (!ret && !image->zeros)
+		ret = -ENOMEM;
+	atomic_store(&image->ready_for_write, h->autoclear == 0);
+	return ret;
+}
+
+/* Length of the snapshot table, so that nothing is written over it. */
+static int measure_snapshots(struct cow_image *image, struct cow_chain *chain, struct cow_error *err)
+{
+	const struct cow_header *h = &image->header;
+	struct cow_snapshot *snapshots = NULL;
+	if (!h->nr_snapshots)
+		return 0;
+	int ret = cow_load_snapshots(chain->loop, image->file, h, &snapshots, &image->snapshots_bytes, err);
+	if (!ret)
+		cow_snapshots_free(snapshots, h->nr_snapshots);
+	return ret;
+}
+
+static void init_locks(struct cow_image *image)
+{
+	cow_mutex_init(&image->header_lock, COW_RANK_HEADER);
+	cow_mutex_init(&image->fail_lock, COW_RANK_FAIL);
+	cow_mutex_init(&image->queues_lock, COW_RANK_QUEUES);
+	cow_epoch_init(&image->epoch);
+}
+
+/* ---- open ---- */
+
+static void publish_geometry(struct cow_image *image)
+{
+	image->public_geometry = (struct cow_image_geometry){
+		.size_bytes = image->g.size_bytes,
+		.cluster_bytes = image->g.cluster_bytes,
+		.version = image->g.version,
+		.writable = image->writable,
+	};
+}
+
+static void open_raw(struct cow_image *image)
+{
+	image->raw = true;
+	image->g.size_bytes = cow_round_up(image->file->size_bytes, 512);
+	image->g.cluster_bytes = 65536;
+	image->g.cluster_bits = 16;
+	publish_geometry(image);
+}
+
+static int open_qcow2(struct cow_image *image, struct cow_chain *chain, struct cow_error *err)
+{
+	uint8_t *cluster = NULL;
+	int ret = load_header(image, chain, &cluster, err);
+	if (!ret)
+		ret = refuse_unsupported(image, err);
+	if (!ret)
+		ret = repair_dirty(image, chain, &cluster, err);
+	if (!ret)
+		ret = measure_snapshots(image, chain, err);
+	if (ret)
+		goto out;
+	cow_geometry_init(&image->g, &image->header);
+	cow_inflight_init(&image->inflight, image->g.slice_entries);
+	ret = load_table(image, chain, &image->l1, image->header.l1_off, image->header.l1_entries,
+			 image->header.l1_entries, "L1 table", err);
+	if (!ret)
+		ret = init_caches(image, chain->options);
+	if (!ret && image->writable)
+		ret = init_writing(image, chain, err);
+	publish_geometry(image);
+	if (!ret)
+		ret = cow_backing_open(image, chain, cluster, err);
+out:
+	free(cluster);
+	return ret;
+}
+
+int cow_image_open_in_chain(struct cow_chain *chain, const char *path, bool raw, bool top, struct cow_image **out,
+			    struct cow_error *err)
+{
+	const struct cow_open_options *options = chain->options;
+	struct cow_image *image = calloc(1, sizeof(*image));
+	if (!image)
+		return -ENOMEM;
+	init_locks(image);
+	image->host = chain->host;
+	image->writable = top && options->writable;
+	image->no_discard = options->no_discard;
+	image->detect_zeroes = options->detect_zeroes;
+	unsigned flags = (image->writable ? COW_OPEN_WRITE : 0) | (options->no_lock ? COW_OPEN_NO_LOCK : 0) |
+			 (options->buffered ? COW_OPEN_BUFFERED : 0);
+	image->path = strdup(path);
+	int ret = image->path ? chain->host->ops->open(chain->host, path, flags, &image->file, err) : -ENOMEM;
+	if (!ret)
+		ret = cow_chain_enter(chain, image->file, err);
+	if (!ret && raw) {
+		open_raw(image);
+	} else if (!ret) {
+		struct cow_error own = { 0 };
+		ret = open_qcow2(image, chain, &own);
+		if (own.code && strncmp(own.text, path, strlen(path)))
+			cow_error_prefix(&own, "%s", path);
+		if (own.code)
+			cow_error_set(err, own.code, "%s", own.text);
+	}
+	if (ret) {
+		cow_image_free(image);
+		return cow_error_set(err, ret, "%s: %s", path, strerror(-ret));
+	}
+	*out = image;
+	return 0;
+}
+
+static char *directory_of(char *path)
+{
+	char *slash = strrchr(path, '/');
+	if (slash)
+		slash[slash == path] = '\0';
+	return path;
+}
+
+int cow_image_open(struct cow_host *host, struct cow_loop *loop, const char *path,
+		   const struct cow_open_options *options, struct cow_image **out, struct cow_error *err)
+{
+	struct cow_chain chain = { .host = host, .loop = loop, .options = options };
+	char *real;
+	int ret = host->ops->realpath(host, path, &real);
+	if (ret)
+		return cow_error_set(err, ret, "%s: %s", path, strerror(-ret));
+	chain.top_dir = strdup(real);
+	if (chain.top_dir)
+		directory_of(chain.top_dir);
+	ret = chain.top_dir ? cow_image_open_in_chain(&chain, real, false, true, out, err) : -ENOMEM;
+	free(chain.top_dir);
+	free(real);
+	return ret;
+}
+
+void cow_image_free(struct cow_image *image)
+{
+	if (!image)
+		return;
+	if (image->backing)
+		cow_image_free(image->backing);
+	cow_cache_fini(&image->l2);
+	cow_cache_fini(&image->refs);
+	cow_table_fini(&image->l1);
+	cow_table_fini(&image->reftable);
+	cow_writeback_fini(&image->commit);
+	cow_alloc_fini(image);
+	cow_quarantine_fini(&image->quarantine);
+	free(image->zeros);
+	free(image->left);
+	if (image->file)
+		image->host->ops->close(image->file);
+	free(image->path);
+	free(image);
+}

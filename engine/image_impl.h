@@ -1,0 +1,91 @@
+/* SPDX-License-Identifier: MIT */
+/* The inside of an opened image, for the engine's own files. */
+#ifndef COW_IMAGE_IMPL_H
+#define COW_IMAGE_IMPL_H
+
+#include <stdatomic.h>
+
+#include "engine/alloc.h"
+#include "engine/cache.h"
+#include "engine/epoch.h"
+#include "engine/format.h"
+#include "engine/geometry.h"
+#include "engine/image.h"
+#include "engine/inflight.h"
+#include "engine/quarantine.h"
+#include "engine/table.h"
+#include "engine/writeback.h"
+
+struct cow_image {
+	/* constant after open */
+	struct cow_host *host;
+	struct cow_file *file;
+	char *path;
+	bool raw;                        /* a raw file in a backing chain: file offset = guest offset */
+	bool writable;
+	bool no_discard;
+	enum cow_detect_zeroes detect_zeroes;
+	struct cow_image_geometry public_geometry;
+	struct cow_geometry g;
+	struct cow_extensions ext;
+	struct cow_image *backing;       /* NULL: unallocated reads as zeros */
+	uint64_t backing_bytes;          /* highest guest offset at which the chain below may hold data */
+	uint8_t *zeros;                  /* cluster_bytes of zeros */
+	uint64_t snapshots_bytes;        /* length of the snapshot table in the file */
+
+	/* header_lock */
+	struct cow_mutex header_lock;
+	struct cow_header header;        /* as to be written; see also cow_image_header_encode() */
+	uint8_t header_sector[512];      /* the first 512 bytes as read: what the header's fields do not cover is kept */
+
+	/* own locks inside */
+	struct cow_table l1, reftable;
+	struct cow_cache l2, refs;
+	struct cow_inflight inflight;
+	struct cow_commit commit;
+	struct cow_alloc alloc;
+	struct cow_quarantine quarantine;
+	struct cow_epoch epoch;
+
+	/* any thread */
+	atomic_bool failed;              /* sticky: no more writing */
+	atomic_bool ready_for_write;     /* the header tells that somebody writes (autoclear bits) */
+
+	/* fail_lock */
+	struct cow_mutex fail_lock;
+	char failure[256];
+	bool mark_corrupt;               /* the corrupt bit is to be set */
+
+	/* queues_lock */
+	struct cow_mutex queues_lock;
+	struct cow_queue *queues[COW_MAX_QUEUES];
+	struct cow_reserved *left;       /* reservations of queues that are gone */
+	unsigned nr_left, cap_left;
+};
+
+/* The image is in doubt: no more writing. Logs and keeps the first reason. Returns -EIO. No shard lock held. */
+int cow_image_fail(struct cow_image *image, struct cow_loop *loop, const char *fmt, ...)
+	__attribute__((format(printf, 3, 4)));
+/* The image breaks a rule at a host offset: fails it and sets the corrupt bit. Returns -EIO. No shard lock held. */
+int cow_image_corrupt(struct cow_image *image, struct cow_loop *loop, uint64_t off, const char *rule);
+
+static inline bool cow_image_is_failed(struct cow_image *image)
+{
+	return atomic_load_explicit(&image->failed, memory_order_acquire);
+}
+
+/* Have the header say that somebody writes; the task runs its step again when that is durable. */
+void cow_image_prepare_write(struct cow_image *image, struct cow_task *task);
+
+/* The first 512 bytes as they should stand on disk now. */
+void cow_image_header_encode(struct cow_image *image, uint8_t sector[512]);
+
+/*
+ * Does [off, off+bytes) of the host file overlap live metadata (header, L1, refcount table, snapshot table, active L2 tables, refcount
+ * blocks)? Returns what, or NULL. engine/overlap.c
+ */
+/* The structures that every image has once, only: cheap. */
+const char *cow_overlap_fixed(struct cow_image *image, uint64_t off, uint64_t bytes);
+const char *cow_overlap(struct cow_image *image, uint64_t off, uint64_t bytes);
+
+#endif

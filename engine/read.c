@@ -1,0 +1,121 @@
+/* SPDX-License-Identifier: MIT */
+/* READ, and the reader that copy on write uses as well: guest range -> buffer through the backing chain. */
+#include <errno.h>
+#include <string.h>
+
+#include "engine/base/log.h"
+#include "engine/op.h"
+
+static void advance(struct cow_reader *r, uint64_t bytes)
+{
+	r->pos += bytes;
+	r->buf += bytes;
+}
+
+/* ---- compressed clusters ---- */
+
+static bool unpacked_is(const struct cow_queue *queue, const struct cow_source *s)
+{
+	return queue->unpacked_image == s->image && queue->unpacked_entry == s->entry;
+}
+
+static void copy_out(struct cow_op *op, struct cow_reader *r)
+{
+	struct cow_queue *queue = op->queue;
+	memcpy(r->buf, queue->unpacked + r->source.in_cluster, r->source.bytes);
+	advance(r, r->source.bytes);
+	queue->inflate_owner = NULL;
+	cow_waitlist_wake(&queue->inflate_waiters, 0);
+}
+
+static enum cow_next start_inflate(struct cow_op *op, struct cow_reader *r)
+{
+	struct cow_queue *queue = op->queue;
+	struct cow_image *image = r->source.image;
+	if (queue->inflate_owner) {
+		cow_waitlist_park(&queue->inflate_waiters, &op->task);
+		return COW_WAIT;
+	}
+	queue->inflate_owner = op;
+	if (unpacked_is(queue, &r->source)) {
+		copy_out(op, r);
+		return COW_AGAIN;
+	}
+	struct cow_compressed c = cow_compressed_decode(r->source.entry, image->g.cluster_bits);
+	uint64_t start = cow_round_down(c.off, 512), end = cow_round_up(c.off + c.bytes, 512);
+	struct cow_piece *piece = cow_op_piece(op);
+	cow_assert(piece);
+	queue->unpacked_image = NULL;
+	r->inflating = true;
+	cow_op_submit_rw(op, piece, COW_IO_READ, image->file, start, queue->packed, end - start);
+	return cow_task_wait_io(&op->task);
+}
+
+static enum cow_next finish_inflate(struct cow_op *op, struct cow_reader *r)
+{
+	struct cow_queue *queue = op->queue;
+	struct cow_image *image = r->source.image;
+	struct cow_compressed c = cow_compressed_decode(r->source.entry, image->g.cluster_bits);
+	if (op->task.pending)
+		return cow_task_wait_io(&op->task);
+	r->inflating = false;
+	int ret = cow_inflate_cluster(queue->inflate, image->header.compression_type, queue->packed + (c.off & 511),
+				      c.bytes, queue->unpacked, image->g.cluster_bytes);
+	if (ret) {
+		cow_log(COW_LOG_ERR, "%s: compressed cluster at offset %llu cannot be decompressed", image->path,
+			(unsigned long long)c.off);
+		cow_task_fail(&op->task, ret);
+		return COW_AGAIN;
+	}
+	queue->unpacked_image = image;
+	queue->unpacked_entry = r->source.entry;
+	copy_out(op, r);
+	return COW_AGAIN;
+}
+
+/* ---- the reader ---- */
+
+static enum cow_next read_run(struct cow_op *op, struct cow_reader *r)
+{
+	struct cow_source *s = &r->source;
+	struct cow_piece *piece = cow_op_piece(op);
+	if (!piece)
+		return cow_task_wait_io(&op->task);
+	if (!cow_source_find(cow_op_image(op), r->pos, r->end - r->pos, s, &op->task))
+		return COW_WAIT;
+	switch (s->kind) {
+	case COW_SOURCE_ZERO:
+		memset(r->buf, 0, s->bytes);
+		break;
+	case COW_SOURCE_DATA:
+		cow_op_submit_rw(op, piece, COW_IO_READ, s->image->file, s->host_off, r->buf, s->bytes);
+		break;
+	case COW_SOURCE_COMPRESSED:
+		return start_inflate(op, r);
+	}
+	advance(r, s->bytes);
+	return COW_AGAIN;
+}
+
+enum cow_next cow_op_read(struct cow_op *op, struct cow_reader *r)
+{
+	while (r->pos < r->end) {
+		enum cow_next next = r->inflating ? finish_inflate(op, r) : read_run(op, r);
+		if (next != COW_AGAIN || op->task.error)
+			return next;
+	}
+	return op->task.pending ? cow_task_wait_io(&op->task) : COW_AGAIN;
+}
+
+/* ---- READ ---- */
+
+static enum cow_next read_map(struct cow_task *task)
+{
+	struct cow_op *op = cow_op_of(task);
+	enum cow_next next = cow_op_read(op, &op->reader);
+	if (next == COW_AGAIN && !task->error)
+		return COW_END;
+	return next;
+}
+
+const struct cow_step cow_step_read = { "read", read_map };

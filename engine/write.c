@@ -1,0 +1,143 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * WRITE, and the explicit zeros of WRITE_ZEROES. Run by run from op->cursor to op->limit:
+ *   in place        the cluster is ours alone (COPIED): submit, no claim
+ *   fresh hole      nothing to copy and a cluster at hand that reads as zeros: the mapping is published in this very step, then the
+ *                   data is submitted; later writers to the cluster need not wait
+ *   anything else   copy.c, under a claim
+ */
+#include <errno.h>
+
+#include "engine/op.h"
+
+static enum cow_next begin(struct cow_task *task)
+{
+	enum cow_next next = cow_op_begin_write(cow_op_of(task));
+	if (next == COW_AGAIN && !task->error)
+		task->step = &cow_step_write_map;
+	return next;
+}
+
+static enum cow_next submit_data(struct cow_op *op, uint64_t host, uint64_t bytes)
+{
+	struct cow_image *image = cow_op_image(op);
+	cow_op_submit_rw(op, cow_op_piece(op), COW_IO_WRITE, image->file, host, cow_op_data(op, op->cursor), bytes);
+	op->cursor += bytes;
+	return COW_AGAIN;
+}
+
+/* Bytes from cursor to the end of a run of nr clusters, or to the limit. */
+static uint64_t run_bytes(const struct cow_op *op, uint32_t nr)
+{
+	const struct cow_geometry *g = &op->queue->image->g;
+	uint64_t run = ((uint64_t)nr << g->cluster_bits) - cow_in_cluster(g, op->cursor);
+	return cow_min(run, op->limit - op->cursor);
+}
+
+static enum cow_next write_in_place(struct cow_op *op, struct cow_slot *slot, const struct cow_run *run)
+{
+	struct cow_image *image = cow_op_image(op);
+	uint64_t host = run->first.host.v + cow_in_cluster(&image->g, op->cursor);
+	uint64_t bytes = run_bytes(op, run->nr);
+	cow_cache_put(slot);
+	const char *what = cow_overlap_fixed(image, host, bytes);
+	if (what) {
+		cow_task_fail(&op->task, cow_image_corrupt(image, op->task.loop, host, "a data cluster lies in metadata"));
+		return COW_AGAIN;
+	}
+	return submit_data(op, host, bytes);
+}
+
+/* Does the run read as zeros without a look at a backing file? */
+static bool reads_zero(const struct cow_image *image, const struct cow_entry *e, uint64_t off)
+{
+	return cow_kind_is_zero(e->kind) || (e->kind == COW_UNALLOCATED && cow_nothing_below(image, off));
+}
+
+static bool hole_possible(struct cow_op *op, const struct cow_run *run)
+{
+	bool zero;
+	return run->first.kind != COW_ZERO_ALLOC && reads_zero(cow_op_image(op), &run->first, op->cursor) &&
+	       cow_alloc_peek(&op->queue->reserve, &zero) && zero;
+}
+
+/* The slot is held; *table: where it is, for the error message. */
+static enum cow_next write_hole(struct cow_op *op, struct cow_slot *slot, const struct cow_run *run)
+{
+	struct cow_image *image = cow_op_image(op);
+	const struct cow_geometry *g = &image->g;
+	uint64_t first = op->cursor >> g->cluster_bits;
+	if (cow_inflight_overlaps(&image->inflight, COW_CLAIM_CLUSTERS, first, first + run->nr)) {
+		cow_cache_put(slot);
+		if (!cow_inflight_busy(&image->inflight, COW_CLAIM_CLUSTERS, first, first + run->nr, &op->task))
+			return COW_AGAIN;
+		return COW_WAIT;
+	}
+	if (!cow_cache_may_dirty(slot, &op->task))
+		return COW_WAIT;
+	struct cow_hoff host;
+	bool zero;
+	uint32_t nr = cow_alloc_take(&op->queue->reserve, run->nr, &host, &zero, &op->task);
+	cow_assert(nr && zero); /* cow_alloc_peek() said so */
+	uint32_t idx = cow_l2_slice_idx(g, (struct cow_goff){ op->cursor });
+	for (uint32_t i = 0; i < nr; i++)
+		cow_slice_set_entry(slot->data, idx + i, (host.v + ((uint64_t)i << g->cluster_bits)) | QCOW2_COPIED);
+	cow_cache_put_dirty(slot);
+	return submit_data(op, host.v + cow_in_cluster(g, op->cursor), run_bytes(op, nr));
+}
+
+static enum cow_next write_run(struct cow_op *op, struct cow_slot *slot, uint64_t table)
+{
+	struct cow_image *image = cow_op_image(op);
+	const struct cow_geometry *g = &image->g;
+	uint32_t idx = cow_l2_slice_idx(g, (struct cow_goff){ op->cursor });
+	uint64_t clusters = (cow_in_cluster(g, op->cursor) + op->limit - op->cursor + g->cluster_bytes - 1) >>
+			    g->cluster_bits;
+	struct cow_run run = cow_map_run(g, slot->data, idx, (uint32_t)cow_min(clusters, g->slice_entries));
+	if (run.first.kind == COW_NORMAL && run.first.copied)
+		return write_in_place(op, slot, &run);
+	if (op->kind == COW_OP_WRITE_ZEROES && reads_zero(image, &run.first, op->cursor)) {
+		cow_cache_put(slot);
+		op->cursor += run_bytes(op, run.nr);
+		return COW_AGAIN;
+	}
+	if (hole_possible(op, &run))
+		return write_hole(op, slot, &run);
+	cow_cache_put(slot);
+	if (run.first.kind == COW_BAD)
+		return cow_op_bad_entry(op, image, run.first.raw,
+					table + cow_l2_slice_off(g, (struct cow_goff){ op->cursor }) + idx * 8ull);
+	op->copy.start = cow_round_down(op->cursor, g->cluster_bytes);
+	op->copy.end = op->copy.start + ((uint64_t)run.nr << g->cluster_bits);
+	return cow_task_goto(&op->task, &cow_step_copy);
+}
+
+static enum cow_next map(struct cow_task *task)
+{
+	struct cow_op *op = cow_op_of(task);
+	enum cow_next next;
+	op->map = &cow_step_write_map;
+	if (op->cursor >= op->limit)
+		return cow_task_goto(task, op->kind == COW_OP_WRITE ? &cow_step_write_drain : &cow_step_zero_map);
+	if (!cow_op_piece(op))
+		return cow_task_wait_io(task);
+	uint64_t table = cow_op_writable_table(op, op->cursor, &next);
+	if (!table)
+		return next;
+	struct cow_slot *slot = cow_op_slot(op, table, op->cursor);
+	return slot ? write_run(op, slot, table) : COW_WAIT;
+}
+
+static enum cow_next drain(struct cow_task *task)
+{
+	struct cow_op *op = cow_op_of(task);
+	if (task->pending)
+		return cow_task_wait_io(task);
+	if (op->flags & COW_OP_FUA)
+		return cow_task_goto(task, &cow_step_flush);
+	return COW_END;
+}
+
+const struct cow_step cow_step_write_begin = { "write: begin", begin };
+const struct cow_step cow_step_write_map = { "write: map", map };
+const struct cow_step cow_step_write_drain = { "write: drain", drain };
