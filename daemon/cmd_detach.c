@@ -64,7 +64,7 @@ static const struct argp argp = {
 static bool is_still_theirs(struct cow_ctrl *ctrl, const struct cow_record *record)
 {
 	struct ub_dev_info info;
-	return !cow_ctrl_get_info(ctrl, record->id, &info) && info.ublksrv_pid == record->pid;
+	return !cow_ctrl_get_info(ctrl, record->id, &info) && info.ublksrv_flags == record->cookie;
 }
 
 static int clean_up(const struct cow_record *record)
@@ -75,7 +75,7 @@ static int clean_up(const struct cow_record *record)
 	if (!cow_ctrl_open(&ctrl, &err)) {
 		if (is_still_theirs(&ctrl, record)) {
 			cow_ctrl_stop(&ctrl, record->id);
-			ret = cow_ctrl_delete(&ctrl, record->id);
+			ret = cow_ctrl_delete(&ctrl, record->id, false);
 		}
 		cow_ctrl_close(&ctrl);
 	} else if (err.code != -ENODEV) {

@@ -115,9 +115,10 @@ int cow_ctrl_add(struct cow_ctrl *ctrl, struct ub_dev_info *info)
 	return run_with_buffer(ctrl, UB_CMD_ADD_DEV, info->dev_id, info, sizeof(*info));
 }
 
-int cow_ctrl_delete(struct cow_ctrl *ctrl, uint32_t id)
+int cow_ctrl_delete(struct cow_ctrl *ctrl, uint32_t id, bool wait)
 {
-	return run_plain(ctrl, UB_CMD_DEL_DEV, id, 0);
+	int ret = wait ? -EOPNOTSUPP : run_plain(ctrl, UB_CMD_DEL_DEV_ASYNC, id, 0);
+	return ret == -EOPNOTSUPP ? run_plain(ctrl, UB_CMD_DEL_DEV, id, 0) : ret;
 }
 
 int cow_ctrl_set_params(struct cow_ctrl *ctrl, uint32_t id, const struct ub_params *params)

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/random.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <time.h>
@@ -101,6 +102,8 @@ static uint64_t wanted_flags(const struct cow_device *dev, const struct cow_devi
 static int add_device(struct cow_device *dev, const struct cow_device_config *config, struct cow_error *err)
 {
 	dev->buffer_bytes = cow_params_buffer_bytes(config->queues, config->depth);
+	if (getrandom(&dev->cookie, sizeof(dev->cookie), 0) != sizeof(dev->cookie))
+		return cow_error_set(err, -EIO, "getrandom: %s", strerror(errno));
 	struct ub_dev_info info = {
 		.nr_hw_queues = (uint16_t)config->queues,
 		.queue_depth = (uint16_t)config->depth,
@@ -108,6 +111,7 @@ static int add_device(struct cow_device *dev, const struct cow_device_config *co
 		.dev_id = config->id,
 		.ublksrv_pid = -1,
 		.flags = wanted_flags(dev, config),
+		.ublksrv_flags = dev->cookie,
 	};
 	int ret = cow_ctrl_add(&dev->ctrl, &info);
 	if (ret)
@@ -119,7 +123,7 @@ static int add_device(struct cow_device *dev, const struct cow_device_config *co
 	snprintf(dev->disk, sizeof(dev->disk), "ublkb%u", dev->id);
 	snprintf(dev->path, sizeof(dev->path), "/dev/%s", dev->disk);
 	if (config->transfer->device_flags & ~dev->flags) {
-		cow_ctrl_delete(&dev->ctrl, dev->id);
+		cow_ctrl_delete(&dev->ctrl, dev->id, true);
 		return cow_error_set(err, -EOPNOTSUPP, "--transfer %s: this kernel cannot do that: use copy",
 				     config->transfer->name);
 	}
@@ -311,7 +315,7 @@ end_service:
 close_char:
 	close(dev->char_fd);
 delete_device:
-	cow_ctrl_delete(&dev->ctrl, dev->id);
+	cow_ctrl_delete(&dev->ctrl, dev->id, false);
 close_image:
 	close_image(dev, err);
 close_ctrl:
@@ -390,6 +394,7 @@ int cow_device_stop(struct cow_device *dev, bool force, struct cow_error *err)
 			cow_error_set(err, ret, "%s: cannot stop: %s", dev->path, strerror(-ret));
 	} else {
 		ret = stop_unused(dev, err);
+		dev->unused = !ret;
 	}
 	if (!ret)
 		enter_state(dev, COW_DEVICE_STOPPED);
@@ -416,7 +421,7 @@ int cow_device_close(struct cow_device *dev, struct cow_error *err)
 	end_service(dev);
 	int ret = close_image(dev, err);
 	close(dev->char_fd);
-	int deleted = cow_ctrl_delete(&dev->ctrl, dev->id);
+	int deleted = cow_ctrl_delete(&dev->ctrl, dev->id, dev->unused);
 	if (deleted && deleted != -ENODEV)
 		cow_log(COW_LOG_WARNING, "%s: cannot delete the device: %s", dev->path, strerror(-deleted));
 	cow_ctrl_close(&dev->ctrl);

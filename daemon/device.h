@@ -54,8 +54,10 @@ struct cow_device {
 	char disk[16];  /* "ublkb0" */
 	char path[24];  /* "/dev/ublkb0" */
 	uint64_t flags; /* UB_F_* that the kernel granted */
+	uint64_t cookie; /* random, in the kernel's device info: whose device it is when the daemon is dead */
 	unsigned nr_queues, depth;
 	uint32_t buffer_bytes;
+	bool unused;    /* at the stop; else some user may hold on to the remains */
 	int char_fd;
 	int event_fd; /* readable when a queue has drained */
 	struct cow_uqueue *queues;

@@ -37,6 +37,7 @@ struct json_object *cow_record_to_json(const struct cow_record *record)
 	json_object_object_add(o, "queues", json_object_new_int64(record->queues));
 	json_object_object_add(o, "depth", json_object_new_int64(record->depth));
 	json_object_object_add(o, "pid", json_object_new_int64(record->pid));
+	json_object_object_add(o, "cookie", json_object_new_uint64(record->cookie));
 	return o;
 }
 
@@ -57,6 +58,7 @@ static int from_json(struct json_object *o, struct cow_record *record)
 	record->queues = (unsigned)get_number(o, "queues");
 	record->depth = (unsigned)get_number(o, "depth");
 	record->pid = (pid_t)get_number(o, "pid");
+	record->cookie = get_number(o, "cookie");
 	if (json_object_object_get_ex(o, "read-only", &read_only))
 		record->read_only = json_object_get_boolean(read_only);
 	record->image = strdup(json_object_get_string(image));

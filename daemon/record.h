@@ -20,6 +20,7 @@ struct cow_record {
 	bool read_only;
 	unsigned queues, depth;
 	pid_t pid;
+	uint64_t cookie; /* of the kernel's device, cow_device.cookie: ids are used again */
 };
 
 /* "/run/cowblk/ublkbN.SUFFIX" */

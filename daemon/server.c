@@ -59,6 +59,7 @@ static void fill_record(struct server *server)
 		.queues = dev->nr_queues,
 		.depth = dev->depth,
 		.pid = getpid(),
+		.cookie = dev->cookie,
 	};
 }
 
