@@ -124,7 +124,9 @@ static int find_size(struct cow_host *host, struct cow_loop *loop, const char *p
 		return cow_error_set(err, -EINVAL, "size: missing: give it, or a backing file to take it from");
 	if (o->size_bytes > INT64_MAX)
 		return cow_error_set(err, -EFBIG, "size %" PRIu64 ": more than 2^63-1 bytes", o->size_bytes);
-	*size_bytes = o->has_size ? (o->size_bytes + 511) & ~511ull : from_backing;
+	if (o->has_size && o->size_bytes % 512)
+		return cow_error_set(err, -EINVAL, "size %" PRIu64 ": must be a multiple of 512 bytes", o->size_bytes);
+	*size_bytes = o->has_size ? o->size_bytes : from_backing;
 	return 0;
 }
 
