@@ -57,7 +57,9 @@ static bool reads_zero(const struct cow_image *image, const struct cow_entry *e,
 static bool hole_possible(struct cow_op *op, const struct cow_run *run)
 {
 	bool zero;
-	return run->first.kind != COW_ZERO_ALLOC && reads_zero(cow_op_image(op), &run->first, op->cursor) &&
+	/* The whole cluster: a backing file may end between its start and the cursor. */
+	uint64_t start = cow_round_down(op->cursor, cow_op_image(op)->g.cluster_bytes);
+	return run->first.kind != COW_ZERO_ALLOC && reads_zero(cow_op_image(op), &run->first, start) &&
 	       cow_alloc_peek(&op->queue->reserve, &zero) && zero;
 }
 

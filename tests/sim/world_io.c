@@ -80,8 +80,7 @@ static uint64_t maybe_short(struct sim_world *world, const struct cow_io *io, ui
 {
 	if (length <= SECTOR || !sim_chance(&world->random, world->faults.short_percent))
 		return length;
-	if (!io->file->direct && sim_chance(&world->random, 30))
-		return 1 + sim_below(&world->random, length - 1);
+	/* Never inside a sector: that would tear it, for a reader or in a crash. */
 	return SECTOR * (1 + sim_below(&world->random, (length - 1) / SECTOR));
 }
 
