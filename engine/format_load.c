@@ -41,6 +41,8 @@ int cow_load_header(struct cow_loop *loop, struct cow_file *file, bool lenient, 
 	ret = lenient ? cow_header_decode_lenient(probe, PROBE_BYTES, h, err)
 		      : cow_header_decode(probe, PROBE_BYTES, h, err);
 	free(probe);
+	if (!ret && !lenient)
+		ret = cow_header_verify_file(h, file->size_bytes, err);
 	if (ret)
 		return ret;
 	return load_bytes(loop, file, 0, cow_cluster_bytes(h), "first cluster", cluster, err);

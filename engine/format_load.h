@@ -7,7 +7,10 @@
 #include "engine/format_bitmap.h"
 #include "engine/loop.h"
 
-/* The first cluster, zero-padded where the file is shorter; *cluster is free()d by the caller. lenient: see format.h. */
+/*
+ * The header, verified against the file's length too unless lenient (see format.h), and the first cluster, zero-padded where the
+ * file is shorter; *cluster is free()d by the caller.
+ */
 int cow_load_header(struct cow_loop *loop, struct cow_file *file, bool lenient, struct cow_header *h,
 		    uint8_t **cluster, struct cow_error *err);
 

@@ -24,9 +24,7 @@ static int load(struct cow_loop *loop, struct cow_file *file, struct cow_info *i
 	int ret = cow_load_header(loop, file, false, &info->header, &cluster, err);
 	if (ret)
 		return ret;
-	ret = cow_header_verify_file(&info->header, file->size_bytes, err);
-	if (!ret)
-		ret = cow_extensions_decode(cluster, &info->header, &info->ext, err);
+	ret = cow_extensions_decode(cluster, &info->header, &info->ext, err);
 	if (!ret)
 		ret = cow_backing_name(cluster, &info->header, info->backing_name, err);
 	free(cluster);
