@@ -3,6 +3,7 @@
  * uapi/ublk.h against the system's <linux/ublk_cmd.h>, which may be older: what it does not have is not compared, and the
  * test says how much was. Layouts are compared field by field, so that a swap of two fields of one size is found.
  */
+#include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
