@@ -98,10 +98,22 @@ static int mark_snapshot_l1(struct cow_checker *c, const struct cow_snapshot *s,
 	return mark_l1_table(c, s->l1_off, s->l1_entries, usable);
 }
 
+static int mark_active_l1(struct cow_checker *c, bool *usable)
+{
+	struct cow_error err = {0};
+	*usable = false;
+	if (cow_header_verify_l1_inside(&c->header, c->file->size_bytes, &err)) {
+		cow_checker_corrupt(c, "ERROR %s", err.text);
+		c->incomplete = true;
+		return 0;
+	}
+	return mark_l1_table(c, c->header.l1_off, c->header.l1_entries, usable);
+}
+
 /* First all tables' own clusters, so that what overlaps an L1 table is known before any is walked. */
 static int mark_tables(struct cow_checker *c, bool *usable)
 {
-	int ret = mark_l1_table(c, c->header.l1_off, c->header.l1_entries, &usable[0]);
+	int ret = mark_active_l1(c, &usable[0]);
 	for (uint32_t i = 0; i < c->nr_snapshots && !ret; i++)
 		ret = mark_snapshot_l1(c, &c->snapshots[i], &usable[i + 1]);
 	return ret;

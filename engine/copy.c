@@ -67,7 +67,7 @@ static enum cow_next look(struct cow_task *task)
 		nr = cow_alloc_take(&op->queue->reserve, run.nr, &copy->host, &zero, task);
 		if (!nr)
 			return COW_WAIT;
-	} else if (cow_overlap_fixed(cow_op_image(op), e->host.v, (uint64_t)nr << g->cluster_bits)) {
+	} else if (cow_overlap(cow_op_image(op), e->host.v, (uint64_t)nr << g->cluster_bits)) {
 		cow_task_fail(task, cow_image_corrupt(cow_op_image(op), task->loop, e->host.v,
 						      "a data cluster lies in metadata"));
 		return COW_AGAIN;

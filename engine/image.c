@@ -172,6 +172,8 @@ static int init_writing(struct cow_image *image, struct cow_chain *chain, struct
 	int ret = load_table(image, chain, &image->reftable, h->reftable_off, nr, QCOW2_MAX_REFTABLE_BYTES / 8,
 			     "refcount table", err);
 	if (!ret)
+		ret = cow_overlap_init(image, err);
+	if (!ret)
 		ret = cow_writeback_init(&image->commit, image);
 	if (!ret)
 		ret = cow_alloc_init(image);
@@ -326,6 +328,7 @@ void cow_image_free(struct cow_image *image)
 	cow_table_fini(&image->l1);
 	cow_table_fini(&image->reftable);
 	cow_writeback_fini(&image->commit);
+	cow_overlap_fini(image);
 	cow_alloc_fini(image);
 	cow_quarantine_fini(&image->quarantine);
 	free(image->zeros);

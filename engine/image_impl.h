@@ -12,6 +12,7 @@
 #include "engine/geometry.h"
 #include "engine/image.h"
 #include "engine/inflight.h"
+#include "engine/overlap.h"
 #include "engine/quarantine.h"
 #include "engine/table.h"
 #include "engine/writeback.h"
@@ -42,6 +43,7 @@ struct cow_image {
 	struct cow_table l1, reftable;
 	struct cow_cache l2, refs;
 	struct cow_inflight inflight;
+	struct cow_overlap_filter overlap; /* writable images */
 	struct cow_commit commit;
 	struct cow_alloc alloc;
 	struct cow_quarantine quarantine;
@@ -79,13 +81,5 @@ void cow_image_prepare_write(struct cow_image *image, struct cow_task *task);
 
 /* The first 512 bytes as they should stand on disk now. */
 void cow_image_header_encode(struct cow_image *image, uint8_t sector[512]);
-
-/*
- * Does [off, off+bytes) of the host file overlap live metadata (header, L1, refcount table, snapshot table, active L2 tables, refcount
- * blocks)? Returns what, or NULL. engine/overlap.c
- */
-/* The structures that every image has once, only: cheap. */
-const char *cow_overlap_fixed(struct cow_image *image, uint64_t off, uint64_t bytes);
-const char *cow_overlap(struct cow_image *image, uint64_t off, uint64_t bytes);
 
 #endif

@@ -119,6 +119,7 @@ static enum cow_next publish(struct cow_task *task)
 	struct cow_new_table *t = &op->table;
 	if (!cow_table_may_set(&image->l1, t->l1_idx, task))
 		return COW_WAIT;
+	cow_overlap_add(image, t->host.v);
 	cow_table_set(&image->l1, t->l1_idx, t->host.v | QCOW2_COPIED);
 	t->holds_host = false;
 	if (t->old)

@@ -204,6 +204,7 @@ static enum cow_next block_link(struct cow_task *task)
 	}
 	cow_refcount_set(slot->data, g->refcount_order, 0, 1);
 	cow_cache_put_dirty(slot);
+	cow_overlap_add(image, off);
 	/* After the slot: a pass that captures the entry captures the refcount as well. */
 	cow_table_set(&image->reftable, r->new_block, off);
 	image->alloc.file_bytes = cow_max(image->alloc.file_bytes, off + g->cluster_bytes);

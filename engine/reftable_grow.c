@@ -160,8 +160,11 @@ static enum cow_next done(struct cow_task *task)
 		cow_image_fail(image, task->loop, "cannot switch to a larger refcount table (error %d)", -task->error);
 		return cow_task_goto(task, task->unwind);
 	}
-	for (uint64_t i = 0; i < r->grow.blocks; i++)
-		atomic_store(&image->reftable.entries[old + i], new_entry(r, old + i));
+	for (uint64_t i = 0; i < r->grow.blocks; i++) {
+		uint64_t off = new_entry(r, old + i);
+		cow_overlap_add(image, off);
+		atomic_store(&image->reftable.entries[old + i], off);
+	}
 	cow_table_move(&image->reftable, (r->grow.at + r->grow.blocks) << image->g.cluster_bits,
 		       r->grow.clusters * entries_per_cluster(image));
 	uint64_t old_clusters = (old * 8 + image->g.cluster_bytes - 1) / image->g.cluster_bytes;

@@ -40,7 +40,7 @@ static enum cow_next write_in_place(struct cow_op *op, struct cow_slot *slot, co
 	uint64_t host = run->first.host.v + cow_in_cluster(&image->g, op->cursor);
 	uint64_t bytes = run_bytes(op, run->nr);
 	cow_cache_put(slot);
-	const char *what = cow_overlap_fixed(image, host, bytes);
+	const char *what = cow_overlap(image, host, bytes);
 	if (what) {
 		cow_task_fail(&op->task, cow_image_corrupt(image, op->task.loop, host, "a data cluster lies in metadata"));
 		return COW_AGAIN;
