@@ -13,7 +13,8 @@
 #include "engine/base/assert.h"
 
 #define MAX_FILES 4
-#define FILE_ROOM_BYTES (64ull << 30) /* address space, not memory */
+#define FILE_ROOM_BYTES                                                                            \
+	(4ull << 30) /* address space, not memory; more is too much under valgrind */
 
 struct memory_file {
 	struct cow_file base; /* first */

@@ -8,7 +8,7 @@ import platform
 import sys
 import time
 
-from . import count, jobs, kernel, peers, report
+from . import count, jobs, kernel, micro, peers, report
 
 MIB = 1 << 20
 
@@ -20,7 +20,7 @@ def arguments():
     parser.add_argument("--seconds", type=float, help="length of a run (default 4; quick 2)")
     parser.add_argument("--jobs", default="", metavar="FILTER", help="parts of job names, by commas (see --list)")
     parser.add_argument("--peers", default="cowblk,qemu-nbd,loop", metavar="LIST",
-                        help="by commas; each NAME[@PROGRAM][ OPTION...] (default %(default)s); ratios are to the first")
+                        help="by commas; each NAME[@PROGRAM][ OPTION...]; ratios are the first's (default %(default)s)")
     parser.add_argument("--quick", action="store_true", help="few jobs, short runs, small images")
     parser.add_argument("--fs", default="ext4", choices=["ext4", "xfs", "btrfs", "tmpfs"],
                         help="file system under the images (default %(default)s, on a disk of its own)")
@@ -35,6 +35,7 @@ def arguments():
     parser.add_argument("--no-count", action="store_true", help="leave out the counts of host requests")
     parser.add_argument("--count-only", action="store_true",
                         help="only the counts of host requests; needs no kernel and no root")
+    parser.add_argument("--micro", action="store_true", help="the engine's own cost of a request, too")
     parser.add_argument("--list", action="store_true", help="list the jobs")
     return parser.parse_args()
 
@@ -94,9 +95,11 @@ def main():
     out = os.path.abspath(args.out or os.path.join(args.build, "bench-results"))
     os.makedirs(out, exist_ok=True)
     load = os.getloadavg()[0]
-    results = {"environment": environment(plan), "plan": plan, "runs": [], "counts": []}
+    results = {"environment": environment(plan), "plan": plan, "runs": [], "counts": [], "micro": []}
     if not args.no_count:
         results["counts"] = count.run_all(os.path.abspath(args.build), out)
+    if args.micro:
+        results["micro"] = micro.run_all(os.path.abspath(args.build))
     if not args.count_only:
         for cpus in plan["cpus"]:
             facts, runs = kernel.run_plan(plan_for(plan, cpus), args.kernel, out)

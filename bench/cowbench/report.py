@@ -10,14 +10,15 @@ def write(results, out):
     """Prints the report and writes it beside results.json. Status: 1 if a run failed."""
     summary = stats.summarise(results) if results["runs"] else []
     tables = [line for part in summary for line in device_table(results, part)]
-    text = "\n".join(head(results) + tables + count_table(results["counts"])) + "\n"
+    text = "\n".join(head(results) + tables + count_table(results["counts"]) + micro_table(results["micro"])) + "\n"
     print(text, end="")
     save(out, "report.txt", text)
-    everything = {"environment": results["environment"], "summary": summary, "counts": results["counts"]}
+    everything = {"environment": results["environment"], "summary": summary, "counts": results["counts"],
+                  "micro": results["micro"]}
     save(out, "summary.json", json.dumps(everything, indent=1))
     if summary:
         save(out, "results.svg", chart.draw(results, summary))
-    failed = [entry for entry in results["runs"] + results["counts"] if "error" in entry]
+    failed = [entry for entry in results["runs"] + results["counts"] + results["micro"] if "error" in entry]
     return 1 if failed or not results["environment"].get("complete", True) else 0
 
 
@@ -61,18 +62,32 @@ def device_table(results, part):
 def count_table(counts):
     if not counts:
         return []
-    rows = [["256 guest requests, one FLUSH at the end", "depth", "program", "writes", "flushes", "KiB written",
+    rows = [["256 guest requests, FLUSH, close", "depth", "program", "writes", "flushes", "at FLUSH", "KiB written",
              "reads", "punches"]]
     for entry in counts:
         row = [entry["title"], str(entry["depth"]), entry["program"]]
         if "writes" in entry:
             kib = entry["bytes_written"] // 1024
-            row += [str(n) for n in (entry["writes"], entry["flushes"], kib, entry["reads"], entry["punches"])]
+            first = entry["at_flush"]["flushes"] if "at_flush" in entry else "-"
+            row += [str(n) for n in (entry["writes"], entry["flushes"], first, kib, entry["reads"], entry["punches"])]
         else:
-            row += ["refused" if "refused" in entry else "failed", "-", "-", "-", "-"]
+            row += ["refused" if "refused" in entry else "failed", *["-"] * 5]
         rows.append(row)
     words = {entry[key] for entry in counts for key in ("refused", "error") if key in entry}
     return align(rows) + sorted(words)
+
+
+def micro_table(entries):
+    if not entries:
+        return []
+    rows = [["engine alone", "ns a request", "instructions", "host I/Os"]]
+    for entry in entries:
+        if "error" in entry:
+            rows.append([entry["case"], "failed", "-", "-"])
+        else:
+            rows.append([entry["case"], f"{entry['ns_per_request']:.0f}", str(entry["instructions_per_request"] or "-"),
+                         f"{entry['host_ios_per_request']:.2f}"])
+    return ["", *align(rows), *sorted({entry["error"] for entry in entries if "error" in entry})]
 
 
 def align(rows):
