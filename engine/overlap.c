@@ -5,6 +5,7 @@
 #include <stdlib.h>
 
 #include "engine/image_impl.h"
+#include "engine/map.h"
 
 /* ---- the filter ---- */
 
