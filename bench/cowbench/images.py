@@ -52,7 +52,7 @@ class Images:
         """A private copy of the pristine file: bytes written, no shared extents, on disk before the run starts."""
         pristine = self._pristine(state, fmt)
         shutil.copyfile(pristine, path)
-        self._sync(path)
+        self._settle(path)
 
     def _pristine(self, state, fmt):
         size = self.size(state)
@@ -75,7 +75,9 @@ class Images:
                 file.write(os.urandom(1 << 20))
 
     @staticmethod
-    def _sync(path):
+    def _settle(path):
+        """On disk and out of the page cache: a direct write over cached pages cannot be done without blocking, for any peer."""
         fd = os.open(path, os.O_RDWR)
         os.fsync(fd)
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
         os.close(fd)
