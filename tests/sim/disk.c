@@ -199,6 +199,15 @@ void sim_file_sync_failed(struct sim_file *f, uint64_t mark)
 	mark_covered(f, mark);
 	for (struct sim_change *c = f->head; c; c = c->next)
 		c->doubtful |= c->covered;
+	f->in_doubt = true;
+}
+
+bool sim_disk_in_doubt(const struct sim_disk *disk)
+{
+	for (const struct sim_file *f = disk->files; f; f = f->next)
+		if (f->in_doubt)
+			return true;
+	return false;
 }
 
 /* ---- power loss ---- */
@@ -243,6 +252,7 @@ void sim_disk_crash(struct sim_disk *disk, enum sim_crash kind, struct sim_rando
 		for (struct sim_change *c = f->head; c; c = c->next)
 			survive(&f->durable, c, percent, r);
 		drop_changes(f);
+		f->in_doubt = false;
 		sim_store_copy(&f->now, &f->durable);
 	}
 	/* Whoever owned a change is gone with the process. */

@@ -38,6 +38,7 @@ struct sim_file {
 	struct sim_store now, durable;
 	struct sim_change *head, **tail;
 	unsigned readers, writers; /* open handles */
+	bool in_doubt;             /* a sync failed */
 };
 
 struct sim_disk {
@@ -62,6 +63,12 @@ void sim_file_sync(struct sim_file *f, uint64_t mark, struct sim_random *r);
 void sim_file_sync_failed(struct sim_file *f, uint64_t mark);
 
 enum sim_crash { SIM_CRASH_POWER, SIM_CRASH_KILL };
+
+/*
+ * Has a sync failed over changes that are still only in `now`? After that no reader can know what is on disk: what is read back is what the
+ * host remembers. Only a power cycle tells, so a run that goes on from here goes through one.
+ */
+bool sim_disk_in_doubt(const struct sim_disk *disk);
 
 /* POWER: what survives becomes both contents. KILL: the process is gone, the host is not: all changes stay. */
 void sim_disk_crash(struct sim_disk *disk, enum sim_crash kind, struct sim_random *r);

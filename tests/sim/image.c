@@ -202,6 +202,8 @@ void sim_image_close(struct sim_run *run)
 		sim_fail("close: %s (%s)", err.text, strerror(-ret));
 	if (!ret && !run->world.powered_off)
 		sim_model_flushed(&run->model, sim_model_tick(&run->model));
+	else if (!run->world.powered_off)
+		sim_model_crash(&run->model); /* what was not flushed may be gone */
 	check_left_behind(run);
 }
 

@@ -148,7 +148,7 @@ static void reopen(struct sim_run *run, const struct sim_action *a)
 	excused |= sim_guest_excused(run);
 	world->power_off_at = 0;
 	clear_faults(run);
-	if (sim_chance(&run->random, 50)) { /* what a clean close left must stand by itself */
+	if (sim_disk_in_doubt(&world->disk) || sim_chance(&run->random, 50)) { /* what a clean close left must stand by itself */
 		world->crash_kind = SIM_CRASH_POWER;
 		sim_world_power_off(world);
 		sim_world_power_on(world);

@@ -249,6 +249,8 @@ void sim_world_power_off(struct sim_world *world)
 			if (!loop->pending[i]->executed && !is_timer(loop->pending[i]))
 				sim_execute_part(world, loop->pending[i]);
 	}
+	if (sim_disk_in_doubt(&world->disk))
+		world->crash_kind = SIM_CRASH_POWER;
 	sim_disk_crash(&world->disk, world->crash_kind, &world->random);
 	world->powered_off = true;
 	world->power_off_at = 0;
