@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "daemon/cmd.h"
+#include "daemon/control.h"
 #include "daemon/record.h"
 #include "daemon/report.h"
 #include "daemon/server.h"
@@ -236,6 +237,14 @@ static int run_in_background(struct cow_server_config *server)
 	_exit(cow_server_run(server));
 }
 
+static bool daemon_answers(uint32_t id)
+{
+	int fd = cow_control_connect(id);
+	if (fd >= 0)
+		close(fd);
+	return fd >= 0;
+}
+
 /* Only to say it better than the image lock can: which device has the image. */
 static bool attached_already(const char *image)
 {
@@ -246,7 +255,7 @@ static bool attached_already(const char *image)
 		struct cow_record record;
 		if (cow_record_read(ids[i], &record))
 			continue;
-		found = !strcmp(record.image, image) && !kill(record.pid, 0);
+		found = !strcmp(record.image, image) && daemon_answers(record.id);
 		if (found)
 			cow_cmd_fail("%s: is attached as /dev/ublkb%u (process %d): `cowblk detach` it first", image,
 				     record.id, record.pid);
