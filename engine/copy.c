@@ -9,7 +9,7 @@
  * Small clusters: head and tail are read into one bounce buffer and written together with the data, in one host write. Large ones: head
  * and tail are copied in chunks, then the data is written.
  *
- * A preallocated zero cluster that is ours alone is filled in place in the same way.
+ * A cluster of ours that does not hold valid bytes there yet (preallocated zeros, subclusters) is filled in place in the same way.
  */
 #include <errno.h>
 
@@ -40,6 +40,46 @@ static enum cow_next give_up(struct cow_op *op)
 	return cow_task_goto(&op->task, op->map);
 }
 
+/*
+ * What to fill. A new cluster that takes the place of data of another one is filled whole; with extended L2 entries a cluster of ours, or
+ * the first cluster for this place, gets just the subclusters that the request touches.
+ */
+static void plan_fill(struct cow_op *op, const struct cow_run *run, bool whole)
+{
+	struct cow_copy *copy = &op->copy;
+	uint32_t sub = cow_op_image(op)->g.sub_bytes;
+	copy->data_start = op->cursor;
+	copy->data_end = cow_min(op->limit, copy->end);
+	copy->fill_start = copy->start;
+	copy->fill_end = copy->end;
+	if (whole)
+		return;
+	copy->data_end = cow_min(copy->data_end, op->cursor + run->bytes);
+	copy->fill_start = cow_round_down(copy->data_start, sub);
+	copy->fill_end = cow_round_up(copy->data_end, sub);
+}
+
+/* Host clusters for the copy: new ones, or the one that is there. COW_AGAIN when copy->host and copy->end are set. */
+static enum cow_next find_host(struct cow_op *op, const struct cow_entry *e, uint32_t nr)
+{
+	struct cow_image *image = cow_op_image(op);
+	struct cow_copy *copy = &op->copy;
+	bool zero;
+	copy->allocated = !(e->host.v && e->copied);
+	copy->host = e->host;
+	if (copy->allocated) {
+		nr = cow_alloc_take(&op->queue->reserve, nr, &copy->host, &zero, &op->task);
+		if (!nr)
+			return COW_WAIT;
+	} else if (cow_overlap(image, e->host.v, (uint64_t)nr << image->g.cluster_bits)) {
+		cow_task_fail(&op->task, cow_image_corrupt(image, op->task.loop, e->host.v,
+							   "a data cluster lies in metadata"));
+	}
+	copy->holds_host = copy->allocated;
+	copy->end = copy->start + ((uint64_t)nr << image->g.cluster_bits);
+	return COW_AGAIN;
+}
+
 /* The mapping as it is under the claim: from now on nobody else changes it. */
 static enum cow_next look(struct cow_task *task)
 {
@@ -53,29 +93,18 @@ static enum cow_next look(struct cow_task *task)
 	struct cow_slot *slot = cow_op_slot(op, table, op->cursor);
 	if (!slot)
 		return COW_WAIT;
-	uint32_t claimed = (uint32_t)(op->claim.end - op->claim.start);
-	struct cow_run run = cow_map_run(g, slot->data, cow_l2_slice_idx(g, (struct cow_goff){ op->cursor }), claimed);
+	uint64_t claimed = (op->claim.end << g->cluster_bits) - op->cursor;
+	struct cow_run run = cow_map_run(g, slot->data, (struct cow_goff){ op->cursor }, claimed);
 	cow_cache_put(slot);
 	struct cow_entry *e = &run.first;
 	if (e->kind == COW_BAD || (e->kind == COW_NORMAL && e->copied))
 		return give_up(op);
-	uint32_t nr = run.nr;
-	copy->allocated = !(e->kind == COW_ZERO_ALLOC && e->copied);
-	copy->host = e->host;
-	if (copy->allocated) {
-		bool zero;
-		nr = cow_alloc_take(&op->queue->reserve, run.nr, &copy->host, &zero, task);
-		if (!nr)
-			return COW_WAIT;
-	} else if (cow_overlap(cow_op_image(op), e->host.v, (uint64_t)nr << g->cluster_bits)) {
-		cow_task_fail(task, cow_image_corrupt(cow_op_image(op), task->loop, e->host.v,
-						      "a data cluster lies in metadata"));
-		return COW_AGAIN;
-	}
-	copy->end = copy->start + ((uint64_t)nr << g->cluster_bits);
-	copy->holds_host = copy->allocated;
-	copy->data_start = op->cursor;
-	copy->data_end = cow_min(op->limit, copy->end);
+	uint64_t touched = op->cursor + run.bytes - copy->start + g->cluster_bytes - 1;
+	next = find_host(op, e, g->extended_l2 ? 1 : (uint32_t)(touched >> g->cluster_bits));
+	if (next != COW_AGAIN || task->error)
+		return next;
+	bool replaces = e->kind == COW_COMPRESSED || (e->host.v && !e->copied);
+	plan_fill(op, &run, !g->extended_l2 || replaces);
 	return cow_task_goto(task, &step_fill);
 }
 
@@ -83,12 +112,18 @@ static enum cow_next look(struct cow_task *task)
 
 static uint64_t head_bytes(const struct cow_copy *copy)
 {
-	return copy->data_start - copy->start;
+	return copy->data_start - copy->fill_start;
 }
 
 static uint64_t tail_bytes(const struct cow_copy *copy)
 {
-	return copy->end - copy->data_end;
+	return copy->fill_end - copy->data_end;
+}
+
+/* Where guest offset off lands. */
+static uint64_t host_of(const struct cow_copy *copy, uint64_t off)
+{
+	return copy->host.v + (off - copy->start);
 }
 
 static enum cow_next fill(struct cow_task *task)
@@ -101,11 +136,11 @@ static enum cow_next fill(struct cow_task *task)
 	if (!cow_op_get_bounce(op))
 		return COW_WAIT;
 	if (rest <= COW_BOUNCE_BYTES) {
-		op->reader = (struct cow_reader){ .pos = copy->start, .end = copy->data_start, .buf = op->bounce };
+		op->reader = (struct cow_reader){ .pos = copy->fill_start, .end = copy->data_start, .buf = op->bounce };
 		return cow_task_goto(task, &step_read_head);
 	}
-	copy->chunk = copy->start;
-	copy->chunk_end = copy->start;
+	copy->chunk = copy->fill_start;
+	copy->chunk_end = copy->fill_start;
 	return cow_task_goto(task, &step_chunk);
 }
 
@@ -118,7 +153,7 @@ static enum cow_next read_head(struct cow_task *task)
 		return next;
 	op->reader = (struct cow_reader){
 		.pos = copy->data_end,
-		.end = copy->end,
+		.end = copy->fill_end,
 		.buf = op->bounce + head_bytes(copy),
 	};
 	return cow_task_goto(task, &step_read_tail);
@@ -147,8 +182,8 @@ static enum cow_next write_merged(struct cow_task *task)
 	struct cow_piece *piece = cow_op_piece(op);
 	if (!piece)
 		return cow_task_wait_io(task);
-	cow_io_prep(&piece->io, COW_IO_WRITE, cow_op_image(op)->file, copy->host.v, copy->end - copy->start,
-		    cow_op_piece_done);
+	cow_io_prep(&piece->io, COW_IO_WRITE, cow_op_image(op)->file, host_of(copy, copy->fill_start),
+		    copy->fill_end - copy->fill_start, cow_op_piece_done);
 	add_vec(&piece->io, op->bounce, head_bytes(copy));
 	add_vec(&piece->io, cow_op_data(op, copy->data_start), copy->data_end - copy->data_start);
 	add_vec(&piece->io, op->bounce + head_bytes(copy), tail_bytes(copy));
@@ -166,9 +201,9 @@ static enum cow_next chunk(struct cow_task *task)
 	copy->chunk = copy->chunk_end;
 	if (copy->chunk >= copy->data_start && copy->chunk < copy->data_end)
 		copy->chunk = copy->data_end;
-	if (copy->chunk == copy->end)
+	if (copy->chunk == copy->fill_end)
 		return cow_task_goto(task, &step_write_data);
-	uint64_t stop = copy->chunk < copy->data_start ? copy->data_start : copy->end;
+	uint64_t stop = copy->chunk < copy->data_start ? copy->data_start : copy->fill_end;
 	copy->chunk_end = cow_min(stop, copy->chunk + COW_BOUNCE_BYTES);
 	op->reader = (struct cow_reader){ .pos = copy->chunk, .end = copy->chunk_end, .buf = op->bounce };
 	return cow_task_goto(task, &step_chunk_read);
@@ -182,7 +217,7 @@ static enum cow_next chunk_read(struct cow_task *task)
 	if (next != COW_AGAIN || task->error)
 		return next;
 	cow_op_submit_rw(op, cow_op_piece(op), COW_IO_WRITE, cow_op_image(op)->file,
-			 copy->host.v + (copy->chunk - copy->start), op->bounce, copy->chunk_end - copy->chunk);
+			 host_of(copy, copy->chunk), op->bounce, copy->chunk_end - copy->chunk);
 	task->step = &step_chunk_write;
 	return cow_task_wait_io(task);
 }
@@ -199,7 +234,7 @@ static enum cow_next write_data(struct cow_task *task)
 	struct cow_piece *piece = cow_op_piece(op);
 	if (!piece)
 		return cow_task_wait_io(task);
-	cow_op_submit_rw(op, piece, COW_IO_WRITE, cow_op_image(op)->file, copy->host.v + head_bytes(copy),
+	cow_op_submit_rw(op, piece, COW_IO_WRITE, cow_op_image(op)->file, host_of(copy, copy->data_start),
 			 cow_op_data(op, copy->data_start), copy->data_end - copy->data_start);
 	task->step = &step_written;
 	return cow_task_wait_io(task);
@@ -219,13 +254,25 @@ static enum cow_next written(struct cow_task *task)
 void cow_free_entry(struct cow_image *image, const struct cow_entry *e)
 {
 	unsigned bits = image->g.cluster_bits;
-	if (e->kind == COW_NORMAL || e->kind == COW_ZERO_ALLOC) {
-		cow_quarantine_add(&image->quarantine, e->host.v >> bits, 1);
-	} else if (e->kind == COW_COMPRESSED) {
+	if (e->kind == COW_COMPRESSED) {
 		struct cow_compressed c = cow_compressed_decode(e->raw, bits);
 		uint64_t first = c.off >> bits, last = (c.off + c.bytes - 1) >> bits;
 		cow_quarantine_add(&image->quarantine, first, (uint32_t)(last - first + 1));
+	} else if (e->kind != COW_BAD && e->host.v) {
+		cow_quarantine_add(&image->quarantine, e->host.v >> bits, 1);
 	}
+}
+
+/* The entry of the i-th cluster of the copy, instead of old. */
+static struct cow_l2_entry new_entry(const struct cow_geometry *g, const struct cow_copy *copy,
+				     const struct cow_entry *old, uint32_t i)
+{
+	struct cow_l2_entry e = cow_entry_full(g, copy->host.v + ((uint64_t)i << g->cluster_bits));
+	if (copy->fill_end - copy->fill_start < g->cluster_bytes) {
+		uint64_t filled = cow_subs_of(g, copy->fill_start, copy->fill_end - copy->fill_start);
+		e.subs = (old->subs | filled) & ~(filled << 32);
+	}
+	return e;
 }
 
 static void switch_entries(struct cow_op *op, struct cow_slot *slot)
@@ -236,11 +283,10 @@ static void switch_entries(struct cow_op *op, struct cow_slot *slot)
 	uint32_t idx = cow_l2_slice_idx(g, (struct cow_goff){ copy->start });
 	uint32_t nr = (uint32_t)((copy->end - copy->start) >> g->cluster_bits);
 	for (uint32_t i = 0; i < nr; i++) {
-		struct cow_entry old = cow_entry_decode(g, cow_slice_entry(slot->data, idx + i));
+		struct cow_entry old = cow_entry_decode(g, cow_slice_get(g, slot->data, idx + i), 0);
 		if (copy->allocated)
 			cow_free_entry(image, &old);
-		cow_slice_set_entry(slot->data, idx + i,
-				    (copy->host.v + ((uint64_t)i << g->cluster_bits)) | QCOW2_COPIED);
+		cow_slice_set(g, slot->data, idx + i, new_entry(g, copy, &old, i));
 	}
 }
 

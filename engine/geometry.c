@@ -11,6 +11,10 @@ void cow_geometry_init(struct cow_geometry *g, const struct cow_header *h)
 	g->l2_bits = h->cluster_bits - (entry_bytes == 16 ? 4 : 3);
 	g->slice_bytes = (uint32_t)cow_min(g->cluster_bytes, COW_SLICE_MAX_BYTES);
 	g->slice_entries = g->slice_bytes / entry_bytes;
+	g->entry_bytes = entry_bytes;
+	g->extended_l2 = entry_bytes == 16;
+	g->sub_bits = g->cluster_bits - (g->extended_l2 ? 5 : 0);
+	g->sub_bytes = 1u << g->sub_bits;
 	g->refcount_order = h->refcount_order;
 	g->refs_per_slice = ((uint64_t)g->slice_bytes * 8) >> h->refcount_order;
 	g->refs_per_block = ((uint64_t)g->cluster_bytes * 8) >> h->refcount_order;

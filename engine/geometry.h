@@ -8,6 +8,7 @@
 #ifndef COW_GEOMETRY_H
 #define COW_GEOMETRY_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "engine/format.h"
@@ -29,6 +30,9 @@ struct cow_geometry {
 	uint32_t l2_bits;            /* log2 of the entries per L2 table */
 	uint32_t slice_bytes;        /* unit of the metadata caches: a piece of an L2 table or refcount block */
 	uint32_t slice_entries;      /* L2 entries per slice */
+	uint32_t entry_bytes;        /* 8; 16 with extended L2 entries */
+	bool extended_l2;
+	uint32_t sub_bits, sub_bytes;/* subcluster: 1/32 of a cluster with extended L2 entries, else the cluster */
 	uint32_t refcount_order;
 	uint64_t refs_per_slice;     /* refcounts per slice */
 	uint64_t refs_per_block;     /* refcounts per refcount block (one cluster) */

@@ -98,8 +98,6 @@ static int refuse_unsupported(struct cow_image *image, struct cow_error *err)
 				     h->crypt_method == QCOW2_CRYPT_LUKS ? "LUKS" : "AES");
 	if (h->incompatible & QCOW2_INCOMPAT_DATA_FILE)
 		return cow_error_set(err, -ENOTSUP, "an external data file is not supported yet");
-	if (h->incompatible & QCOW2_INCOMPAT_EXTL2)
-		return cow_error_set(err, -ENOTSUP, "extended L2 entries (subclusters) are not supported yet");
 	if ((h->incompatible & QCOW2_INCOMPAT_CORRUPT) && image->writable)
 		return cow_error_set(err, -EROFS, "the image is marked corrupt: repair it with cowblk check --repair all, "
 				     "or use it read-only");

@@ -3,22 +3,38 @@
 
 #include "engine/base/be.h"
 
-uint64_t cow_slice_entry(const uint8_t *slice, uint32_t idx)
+struct cow_l2_entry cow_slice_get(const struct cow_geometry *g, const uint8_t *slice, uint32_t idx)
 {
-	return cow_load64_be(slice + (size_t)idx * 8);
+	const uint8_t *p = slice + (size_t)idx * g->entry_bytes;
+	return (struct cow_l2_entry){ .raw = cow_load64_be(p), .subs = g->extended_l2 ? cow_load64_be(p + 8) : 0 };
 }
 
-void cow_slice_set_entry(uint8_t *slice, uint32_t idx, uint64_t raw)
+void cow_slice_set(const struct cow_geometry *g, uint8_t *slice, uint32_t idx, struct cow_l2_entry entry)
 {
-	cow_store64_be(slice + (size_t)idx * 8, raw);
+	uint8_t *p = slice + (size_t)idx * g->entry_bytes;
+	cow_store64_be(p, entry.raw);
+	if (g->extended_l2)
+		cow_store64_be(p + 8, entry.subs);
 }
 
-const char *cow_entry_fault(const struct cow_geometry *g, uint64_t raw)
+static const char *subs_fault(struct cow_l2_entry entry, uint64_t off)
 {
-	uint64_t off = raw & QCOW2_OFFSET_MASK;
-	if (raw & QCOW2_COMPRESSED)
-		return (raw & QCOW2_COPIED) ? "L2 entry is compressed and has the COPIED flag" : NULL;
-	if (raw & QCOW2_L2_RESERVED)
+	if ((entry.subs >> 32) & entry.subs)
+		return "L2 entry has a subcluster that is both allocated and zero";
+	if (!off && (entry.subs & COW_SUBS_ALLOCATED))
+		return "L2 entry has an allocated subcluster without a cluster";
+	return NULL;
+}
+
+const char *cow_entry_fault(const struct cow_geometry *g, struct cow_l2_entry entry)
+{
+	uint64_t raw = entry.raw, off = raw & QCOW2_OFFSET_MASK;
+	if (raw & QCOW2_COMPRESSED) {
+		if (raw & QCOW2_COPIED)
+			return "L2 entry is compressed and has the COPIED flag";
+		return entry.subs ? "L2 entry is compressed and has subclusters" : NULL;
+	}
+	if (raw & (QCOW2_L2_RESERVED | (g->extended_l2 ? QCOW2_ZERO : 0)))
 		return "L2 entry has reserved bits set";
 	if ((raw & QCOW2_ZERO) && g->version < 3)
 		return "L2 entry has the zero flag in a version 2 image";
@@ -26,53 +42,95 @@ const char *cow_entry_fault(const struct cow_geometry *g, uint64_t raw)
 		return "L2 entry's cluster offset is not cluster-aligned";
 	if (!off && (raw & QCOW2_COPIED))
 		return "L2 entry has the COPIED flag without a cluster";
-	return NULL;
+	return g->extended_l2 ? subs_fault(entry, off) : NULL;
 }
 
-struct cow_entry cow_entry_decode(const struct cow_geometry *g, uint64_t raw)
+static enum cow_kind plain_kind(const struct cow_entry *e)
 {
-	struct cow_entry e = { .raw = raw };
-	if (raw == 0) {
+	if (e->raw & QCOW2_ZERO)
+		return e->host.v ? COW_ZERO_ALLOC : COW_ZERO_PLAIN;
+	return e->host.v ? COW_NORMAL : COW_UNALLOCATED;
+}
+
+static enum cow_kind sub_kind(const struct cow_entry *e, uint32_t sub)
+{
+	if (e->subs >> (32 + sub) & 1)
+		return e->host.v ? COW_ZERO_ALLOC : COW_ZERO_PLAIN;
+	return e->subs >> sub & 1 ? COW_NORMAL : COW_UNALLOCATED;
+}
+
+struct cow_entry cow_entry_decode(const struct cow_geometry *g, struct cow_l2_entry entry, uint32_t sub)
+{
+	struct cow_entry e = { .raw = entry.raw, .subs = entry.subs };
+	if (!entry.raw && !entry.subs) {
 		e.kind = COW_UNALLOCATED;
 		return e;
 	}
-	if (cow_entry_fault(g, raw)) {
+	if (cow_entry_fault(g, entry)) {
 		e.kind = COW_BAD;
 		return e;
 	}
-	if (raw & QCOW2_COMPRESSED) {
+	if (entry.raw & QCOW2_COMPRESSED) {
 		e.kind = COW_COMPRESSED;
 		return e;
 	}
-	e.copied = raw & QCOW2_COPIED;
-	e.host.v = raw & QCOW2_OFFSET_MASK;
-	if (raw & QCOW2_ZERO)
-		e.kind = e.host.v ? COW_ZERO_ALLOC : COW_ZERO_PLAIN;
-	else
-		e.kind = COW_NORMAL;
+	e.copied = entry.raw & QCOW2_COPIED;
+	e.host.v = entry.raw & QCOW2_OFFSET_MASK;
+	e.kind = g->extended_l2 ? sub_kind(&e, sub) : plain_kind(&e);
 	return e;
 }
 
+/* clusters: how many clusters e's lies behind first's. */
 static bool continues(const struct cow_geometry *g, const struct cow_entry *first, const struct cow_entry *e,
-		      uint32_t distance)
+		      uint32_t clusters)
 {
 	if (e->kind != first->kind || e->copied != first->copied)
 		return false;
-	if (first->kind == COW_NORMAL || first->kind == COW_ZERO_ALLOC)
-		return e->host.v == first->host.v + ((uint64_t)distance << g->cluster_bits);
-	return first->kind == COW_UNALLOCATED || first->kind == COW_ZERO_PLAIN;
+	if (first->kind == COW_COMPRESSED || first->kind == COW_BAD)
+		return false;
+	if (!first->host.v)
+		return !e->host.v;
+	return e->host.v == first->host.v + ((uint64_t)clusters << g->cluster_bits);
 }
 
-struct cow_run cow_map_run(const struct cow_geometry *g, const uint8_t *slice, uint32_t idx, uint32_t max)
+/* Bytes of one cluster, from its offset `in` on, whose subclusters are of e's kind. */
+static uint64_t same_in_cluster(const struct cow_geometry *g, const struct cow_entry *e, uint64_t in)
 {
-	struct cow_run run = { .first = cow_entry_decode(g, cow_slice_entry(slice, idx)), .nr = 1 };
-	while (run.nr < max && idx + run.nr < g->slice_entries) {
-		struct cow_entry e = cow_entry_decode(g, cow_slice_entry(slice, idx + run.nr));
-		if (!continues(g, &run.first, &e, run.nr))
+	if (!g->extended_l2 || e->kind == COW_COMPRESSED || e->kind == COW_BAD)
+		return g->cluster_bytes - in;
+	uint32_t sub = (uint32_t)(in >> g->sub_bits) + 1;
+	while (sub < 32 && sub_kind(e, sub) == e->kind)
+		sub++;
+	return ((uint64_t)sub << g->sub_bits) - in;
+}
+
+struct cow_run cow_map_run(const struct cow_geometry *g, const uint8_t *slice, struct cow_goff off, uint64_t bytes)
+{
+	uint32_t idx = cow_l2_slice_idx(g, off), clusters = 0;
+	uint64_t in = cow_in_cluster(g, off.v);
+	struct cow_run run = {
+		.first = cow_entry_decode(g, cow_slice_get(g, slice, idx), (uint32_t)(in >> g->sub_bits)),
+	};
+	const struct cow_entry *first = &run.first;
+	run.bytes = same_in_cluster(g, first, in);
+	uint64_t to_cluster_end = g->cluster_bytes - in;
+	while (run.bytes < bytes && run.bytes == to_cluster_end && idx + clusters + 1 < g->slice_entries) {
+		clusters++;
+		struct cow_entry e = cow_entry_decode(g, cow_slice_get(g, slice, idx + clusters), 0);
+		if (!continues(g, first, &e, clusters))
 			break;
-		run.nr++;
+		run.bytes += same_in_cluster(g, &e, 0);
+		to_cluster_end += g->cluster_bytes;
 	}
+	run.bytes = cow_min(run.bytes, bytes);
 	return run;
+}
+
+uint64_t cow_subs_of(const struct cow_geometry *g, uint64_t off, uint64_t bytes)
+{
+	uint64_t in = cow_in_cluster(g, off);
+	uint32_t first = (uint32_t)(in >> g->sub_bits), last = (uint32_t)((in + bytes - 1) >> g->sub_bits);
+	return ((1ull << (last - first + 1)) - 1) << first;
 }
 
 const char *cow_l1_fault(const struct cow_geometry *g, uint64_t raw)

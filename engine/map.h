@@ -22,25 +22,47 @@ enum cow_kind {
 
 struct cow_entry {
 	uint64_t raw;
-	enum cow_kind kind;
+	uint64_t subs;       /* extended L2: low half allocated, high half reads as zeros, a bit per subcluster */
+	enum cow_kind kind;  /* of the subcluster that was asked for */
 	bool copied;         /* refcount is exactly 1: may be written in place */
-	struct cow_hoff host; /* NORMAL, ZERO_ALLOC: the host cluster */
+	struct cow_hoff host; /* the host cluster, if there is one */
 };
 
-/* A run of consecutive entries of one kind; NORMAL and ZERO_ALLOC: of one `copied`, consecutive on the host. */
+/*
+ * A run of guest bytes of one kind; NORMAL and ZERO_ALLOC: of one `copied`, consecutive on the host. UNALLOCATED with extended L2: all
+ * with a host cluster or all without.
+ */
 struct cow_run {
 	struct cow_entry first;
-	uint32_t nr;
+	uint64_t bytes;
 };
 
-struct cow_entry cow_entry_decode(const struct cow_geometry *g, uint64_t raw);
-/* The run that starts at entry idx of the slice, at most max entries long (max >= 1; never past the slice). */
-struct cow_run cow_map_run(const struct cow_geometry *g, const uint8_t *slice, uint32_t idx, uint32_t max);
-/* Which rule a BAD entry breaks. */
-const char *cow_entry_fault(const struct cow_geometry *g, uint64_t raw);
+/* An entry as it stands in a table. */
+struct cow_l2_entry {
+	uint64_t raw, subs;
+};
 
-uint64_t cow_slice_entry(const uint8_t *slice, uint32_t idx);
-void cow_slice_set_entry(uint8_t *slice, uint32_t idx, uint64_t raw);
+struct cow_l2_entry cow_slice_get(const struct cow_geometry *g, const uint8_t *slice, uint32_t idx);
+void cow_slice_set(const struct cow_geometry *g, uint8_t *slice, uint32_t idx, struct cow_l2_entry entry);
+
+/* sub: index of the subcluster; 0 without extended L2 entries. */
+struct cow_entry cow_entry_decode(const struct cow_geometry *g, struct cow_l2_entry entry, uint32_t sub);
+/* The run that starts at guest offset off, whose entry lies in slice: at most bytes long (>= 1), never past the slice. */
+struct cow_run cow_map_run(const struct cow_geometry *g, const uint8_t *slice, struct cow_goff off, uint64_t bytes);
+/* Which rule an entry breaks; NULL if none. */
+const char *cow_entry_fault(const struct cow_geometry *g, struct cow_l2_entry entry);
+
+#define COW_SUBS_ALLOCATED 0x00000000ffffffffull
+#define COW_SUBS_ZERO 0xffffffff00000000ull
+
+/* Bits of the subclusters that [off, off+bytes), within one cluster, touches: in the low half. */
+uint64_t cow_subs_of(const struct cow_geometry *g, uint64_t off, uint64_t bytes);
+
+/* An entry for a cluster of our own with all of its bytes valid. */
+static inline struct cow_l2_entry cow_entry_full(const struct cow_geometry *g, uint64_t host)
+{
+	return (struct cow_l2_entry){ .raw = host | QCOW2_COPIED, .subs = g->extended_l2 ? COW_SUBS_ALLOCATED : 0 };
+}
 
 /* Does the kind read as zeros without looking at a backing file? */
 static inline bool cow_kind_is_zero(enum cow_kind kind)

@@ -130,10 +130,14 @@ struct cow_slot *cow_op_slot(struct cow_op *op, uint64_t table, uint64_t off)
 	return cow_cache_get(&image->l2, table + cow_l2_slice_off(&image->g, (struct cow_goff){ off }), &op->task);
 }
 
-enum cow_next cow_op_bad_entry(struct cow_op *op, struct cow_image *image, uint64_t raw, uint64_t at)
+enum cow_next cow_op_bad_entry(struct cow_op *op, const struct cow_entry *e, uint64_t table, uint64_t off)
 {
-	cow_task_fail(&op->task,
-		      cow_image_corrupt(image, op->task.loop, at, cow_entry_fault(&image->g, raw)));
+	struct cow_image *image = cow_op_image(op);
+	const struct cow_geometry *g = &image->g;
+	struct cow_goff goff = { off };
+	uint64_t at = table + cow_l2_slice_off(g, goff) + (uint64_t)cow_l2_slice_idx(g, goff) * g->entry_bytes;
+	const char *rule = cow_entry_fault(g, (struct cow_l2_entry){ e->raw, e->subs });
+	cow_task_fail(&op->task, cow_image_corrupt(image, op->task.loop, at, rule));
 	return COW_AGAIN;
 }
 

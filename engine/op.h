@@ -38,12 +38,16 @@ struct cow_reader {
 	struct cow_source source;
 };
 
-/* A copy on write under way: clusters [start, end) of the guest get new host clusters from host on. */
+/*
+ * A copy on write under way: clusters [start, end) of the guest get new host clusters from host on. Their bytes [fill_start, fill_end)
+ * are written: all of them, or with extended L2 entries the touched subclusters.
+ */
 struct cow_copy {
 	uint64_t start, end;           /* guest bytes, cluster-aligned */
+	uint64_t fill_start, fill_end; /* subcluster-aligned */
 	uint64_t data_start, data_end; /* the request's own bytes in there */
 	struct cow_hoff host;
-	bool allocated;                /* host is a fresh allocation (else a preallocated zero cluster) */
+	bool allocated;                /* host is a fresh allocation (else a cluster of ours that is filled in place) */
 	bool holds_host;               /* to be given back if the op fails */
 	uint64_t chunk, chunk_end;     /* large clusters: what is in the bounce buffer */
 };
@@ -179,7 +183,7 @@ enum cow_next cow_op_begin_write(struct cow_op *op);
 /* The cluster that the entry points to loses this reference: to the quarantine. The slice is held. copy.c */
 void cow_free_entry(struct cow_image *image, const struct cow_entry *e);
 
-/* The entry breaks a rule: the op fails, and the image for writing. No slot held. */
-enum cow_next cow_op_bad_entry(struct cow_op *op, struct cow_image *image, uint64_t raw, uint64_t at);
+/* The entry (for guest offset off, in the L2 table at `table`) breaks a rule: the op fails, and the image for writing. No slot held. */
+enum cow_next cow_op_bad_entry(struct cow_op *op, const struct cow_entry *e, uint64_t table, uint64_t off);
 
 #endif

@@ -27,7 +27,7 @@ static enum look look_entry(struct cow_image *image, uint64_t off, const struct 
 {
 	const struct cow_geometry *g = &image->g;
 	uint64_t in_cluster = cow_in_cluster(g, off);
-	s->bytes = cow_min(bytes, ((uint64_t)run->nr << g->cluster_bits) - in_cluster);
+	s->bytes = cow_min(bytes, run->bytes);
 	s->image = image;
 	switch (run->first.kind) {
 	case COW_UNALLOCATED:
@@ -67,12 +67,11 @@ static enum look look_qcow2(struct cow_image *image, uint64_t off, uint64_t byte
 	struct cow_slot *slot = cow_cache_get(&image->l2, slice, task);
 	if (!slot)
 		return LOOK_WAIT;
-	uint32_t idx = cow_l2_slice_idx(g, goff);
-	uint64_t clusters = (cow_in_cluster(g, off) + bytes + g->cluster_bytes - 1) >> g->cluster_bits;
-	struct cow_run run = cow_map_run(g, slot->data, idx, (uint32_t)cow_min(clusters, g->slice_entries));
+	struct cow_run run = cow_map_run(g, slot->data, goff, bytes);
 	cow_cache_put(slot);
 	if (run.first.kind == COW_BAD)
-		return bad(image, slice + idx * 8ull, cow_entry_fault(g, run.first.raw), task);
+		return bad(image, slice + (uint64_t)cow_l2_slice_idx(g, goff) * g->entry_bytes,
+			   cow_entry_fault(g, (struct cow_l2_entry){ run.first.raw, run.first.subs }), task);
 	return look_entry(image, off, &run, bytes, s);
 }
 

@@ -26,52 +26,57 @@ static enum cow_next submit_data(struct cow_op *op, uint64_t host, uint64_t byte
 	return COW_AGAIN;
 }
 
-/* Bytes from cursor to the end of a run of nr clusters, or to the limit. */
-static uint64_t run_bytes(const struct cow_op *op, uint32_t nr)
-{
-	const struct cow_geometry *g = &op->queue->image->g;
-	uint64_t run = ((uint64_t)nr << g->cluster_bits) - cow_in_cluster(g, op->cursor);
-	return cow_min(run, op->limit - op->cursor);
-}
-
 static enum cow_next write_in_place(struct cow_op *op, struct cow_slot *slot, const struct cow_run *run)
 {
 	struct cow_image *image = cow_op_image(op);
 	uint64_t host = run->first.host.v + cow_in_cluster(&image->g, op->cursor);
-	uint64_t bytes = run_bytes(op, run->nr);
 	cow_cache_put(slot);
-	const char *what = cow_overlap(image, host, bytes);
-	if (what) {
+	if (cow_overlap(image, host, run->bytes)) {
 		cow_task_fail(&op->task, cow_image_corrupt(image, op->task.loop, host, "a data cluster lies in metadata"));
 		return COW_AGAIN;
 	}
-	return submit_data(op, host, bytes);
+	return submit_data(op, host, run->bytes);
 }
 
-/* Does the run read as zeros without a look at a backing file? */
+/* Does the run, which begins at off, read as zeros without a look at a backing file? */
 static bool reads_zero(const struct cow_image *image, const struct cow_entry *e, uint64_t off)
 {
 	return cow_kind_is_zero(e->kind) || (e->kind == COW_UNALLOCATED && cow_nothing_below(image, off));
 }
 
+/*
+ * Whole clusters that read as zeros and have no host cluster. A backing file may end between a cluster's start and the cursor; subclusters
+ * next to the run may show it as well.
+ */
 static bool hole_possible(struct cow_op *op, const struct cow_run *run)
 {
+	const struct cow_image *image = cow_op_image(op);
+	uint64_t start = cow_round_down(op->cursor, image->g.cluster_bytes);
 	bool zero;
-	/* The whole cluster: a backing file may end between its start and the cursor. */
-	uint64_t start = cow_round_down(op->cursor, cow_op_image(op)->g.cluster_bytes);
-	return run->first.kind != COW_ZERO_ALLOC && reads_zero(cow_op_image(op), &run->first, start) &&
-	       cow_alloc_peek(&op->queue->reserve, &zero) && zero;
+	if (run->first.host.v || !reads_zero(image, &run->first, start))
+		return false;
+	if (image->g.extended_l2 && !cow_nothing_below(image, start))
+		return false;
+	return cow_alloc_peek(&op->queue->reserve, &zero) && zero;
 }
 
-/* The slot is held; *table: where it is, for the error message. */
+/* Clusters that the run touches. */
+static uint32_t run_clusters(const struct cow_op *op, const struct cow_run *run)
+{
+	const struct cow_geometry *g = &op->queue->image->g;
+	return (uint32_t)((cow_in_cluster(g, op->cursor) + run->bytes + g->cluster_bytes - 1) >> g->cluster_bits);
+}
+
+/* The slot is held. */
 static enum cow_next write_hole(struct cow_op *op, struct cow_slot *slot, const struct cow_run *run)
 {
 	struct cow_image *image = cow_op_image(op);
 	const struct cow_geometry *g = &image->g;
-	uint64_t first = op->cursor >> g->cluster_bits;
-	if (cow_inflight_overlaps(&image->inflight, COW_CLAIM_CLUSTERS, first, first + run->nr)) {
+	uint64_t first = op->cursor >> g->cluster_bits, in = cow_in_cluster(g, op->cursor);
+	uint32_t want = run_clusters(op, run);
+	if (cow_inflight_overlaps(&image->inflight, COW_CLAIM_CLUSTERS, first, first + want)) {
 		cow_cache_put(slot);
-		if (!cow_inflight_busy(&image->inflight, COW_CLAIM_CLUSTERS, first, first + run->nr, &op->task))
+		if (!cow_inflight_busy(&image->inflight, COW_CLAIM_CLUSTERS, first, first + want, &op->task))
 			return COW_AGAIN;
 		return COW_WAIT;
 	}
@@ -79,38 +84,34 @@ static enum cow_next write_hole(struct cow_op *op, struct cow_slot *slot, const 
 		return COW_WAIT;
 	struct cow_hoff host;
 	bool zero;
-	uint32_t nr = cow_alloc_take(&op->queue->reserve, run->nr, &host, &zero, &op->task);
+	uint32_t nr = cow_alloc_take(&op->queue->reserve, want, &host, &zero, &op->task);
 	cow_assert(nr && zero); /* cow_alloc_peek() said so */
 	uint32_t idx = cow_l2_slice_idx(g, (struct cow_goff){ op->cursor });
 	for (uint32_t i = 0; i < nr; i++)
-		cow_slice_set_entry(slot->data, idx + i, (host.v + ((uint64_t)i << g->cluster_bits)) | QCOW2_COPIED);
+		cow_slice_set(g, slot->data, idx + i, cow_entry_full(g, host.v + ((uint64_t)i << g->cluster_bits)));
 	cow_cache_put_dirty(slot);
-	return submit_data(op, host.v + cow_in_cluster(g, op->cursor), run_bytes(op, nr));
+	return submit_data(op, host.v + in, cow_min(run->bytes, ((uint64_t)nr << g->cluster_bits) - in));
 }
 
 static enum cow_next write_run(struct cow_op *op, struct cow_slot *slot, uint64_t table)
 {
 	struct cow_image *image = cow_op_image(op);
 	const struct cow_geometry *g = &image->g;
-	uint32_t idx = cow_l2_slice_idx(g, (struct cow_goff){ op->cursor });
-	uint64_t clusters = (cow_in_cluster(g, op->cursor) + op->limit - op->cursor + g->cluster_bytes - 1) >>
-			    g->cluster_bits;
-	struct cow_run run = cow_map_run(g, slot->data, idx, (uint32_t)cow_min(clusters, g->slice_entries));
+	struct cow_run run = cow_map_run(g, slot->data, (struct cow_goff){ op->cursor }, op->limit - op->cursor);
 	if (run.first.kind == COW_NORMAL && run.first.copied)
 		return write_in_place(op, slot, &run);
 	if (op->kind == COW_OP_WRITE_ZEROES && reads_zero(image, &run.first, op->cursor)) {
 		cow_cache_put(slot);
-		op->cursor += run_bytes(op, run.nr);
+		op->cursor += run.bytes;
 		return COW_AGAIN;
 	}
 	if (hole_possible(op, &run))
 		return write_hole(op, slot, &run);
 	cow_cache_put(slot);
 	if (run.first.kind == COW_BAD)
-		return cow_op_bad_entry(op, image, run.first.raw,
-					table + cow_l2_slice_off(g, (struct cow_goff){ op->cursor }) + idx * 8ull);
+		return cow_op_bad_entry(op, &run.first, table, op->cursor);
 	op->copy.start = cow_round_down(op->cursor, g->cluster_bytes);
-	op->copy.end = op->copy.start + ((uint64_t)run.nr << g->cluster_bits);
+	op->copy.end = op->copy.start + ((uint64_t)run_clusters(op, &run) << g->cluster_bits);
 	return cow_task_goto(&op->task, &cow_step_copy);
 }
 

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * DISCARD and WRITE_ZEROES. Whole clusters change their mapping within one step under the slice's lock; what they pointed to goes to the
- * quarantine. The rest of a WRITE_ZEROES (parts of clusters, and what the format cannot express) is written as zeros by the steps
+ * quarantine. With extended L2 entries whole subclusters get their zero bit in the same way; their cluster stays. The rest of a
+ * WRITE_ZEROES (parts of clusters, and what the format cannot express) is written as zeros by the steps
  * of write.c, up to op->limit; the rest of a DISCARD is left alone.
  *
  * What an unmapped cluster becomes: unallocated where nothing lies below, else the zero flag, so that old data of a backing
@@ -33,11 +34,22 @@ static uint32_t whole_clusters(const struct cow_op *op)
 	return (uint32_t)cow_min(nr, g->slice_entries - idx);
 }
 
-/* Write zeros from the cursor to the end of its cluster, or to the op's end. */
+/* Whole subclusters at the cursor, within its cluster, in bytes; 0: the cursor or the end cuts one. */
+static uint64_t whole_subs(const struct cow_op *op)
+{
+	const struct cow_geometry *g = &op->queue->image->g;
+	if (!g->extended_l2 || (op->cursor & (g->sub_bytes - 1)))
+		return 0;
+	uint64_t end = op->end == g->size_bytes ? cow_round_up(op->end, g->sub_bytes) : op->end;
+	uint64_t left = cow_min(end - op->cursor, g->cluster_bytes - cow_in_cluster(g, op->cursor));
+	return cow_round_down(left, g->sub_bytes);
+}
+
+/* Write zeros from the cursor to the end of its subcluster, or to the op's end. */
 static enum cow_next write_zeros(struct cow_op *op)
 {
 	const struct cow_geometry *g = &op->queue->image->g;
-	op->limit = cow_min(op->end, cow_round_down(op->cursor, g->cluster_bytes) + g->cluster_bytes);
+	op->limit = cow_min(op->end, cow_round_down(op->cursor, g->sub_bytes) + g->sub_bytes);
 	return cow_task_goto(&op->task, &cow_step_write_map);
 }
 
@@ -47,24 +59,29 @@ static enum cow_next skip_to(struct cow_op *op, uint64_t off)
 	return COW_AGAIN;
 }
 
-/* New value of an entry; raw itself for no change. */
-static uint64_t zeroed(const struct cow_op *op, const struct cow_entry *e, uint64_t off)
+static bool keeps_clusters(const struct cow_op *op)
+{
+	return op->kind == COW_OP_WRITE_ZEROES && (op->flags & COW_OP_NOUNMAP);
+}
+
+/* Entry for a cluster that reads as zeros, with its host cluster (host != 0, ours) or without one. */
+static struct cow_l2_entry zero_entry(const struct cow_image *image, uint64_t host, uint64_t off)
+{
+	if (!host && cow_nothing_below(image, off))
+		return (struct cow_l2_entry){ 0 };
+	if (image->g.extended_l2)
+		return (struct cow_l2_entry){ .raw = host ? host | QCOW2_COPIED : 0, .subs = COW_SUBS_ZERO };
+	return (struct cow_l2_entry){ .raw = (host ? host | QCOW2_COPIED : 0) | QCOW2_ZERO };
+}
+
+/* New value for a whole cluster. */
+static struct cow_l2_entry zeroed(const struct cow_op *op, const struct cow_entry *e, uint64_t off)
 {
 	const struct cow_image *image = op->queue->image;
-	bool keep = op->kind == COW_OP_WRITE_ZEROES && (op->flags & COW_OP_NOUNMAP);
-	uint64_t gone = cow_nothing_below(image, off) ? 0 : QCOW2_ZERO;
-	switch (e->kind) {
-	case COW_UNALLOCATED:
-		return gone;
-	case COW_NORMAL:
-		return keep && e->copied ? e->raw | QCOW2_ZERO : gone;
-	case COW_ZERO_ALLOC:
-		return keep ? e->raw : gone;
-	case COW_COMPRESSED:
-		return gone;
-	default:
-		return e->raw;
-	}
+	if (e->kind == COW_ZERO_PLAIN && !image->g.extended_l2)
+		return (struct cow_l2_entry){ e->raw, e->subs };
+	bool keep = e->kind != COW_COMPRESSED && e->host.v && e->copied && keeps_clusters(op);
+	return zero_entry(image, keep ? e->host.v : 0, off);
 }
 
 /* Version 2 can neither keep a cluster as zeros nor hide what lies below. */
@@ -73,60 +90,93 @@ static bool expressible(const struct cow_op *op, uint64_t off)
 	const struct cow_image *image = op->queue->image;
 	if (image->g.version >= 3)
 		return true;
-	bool keep = op->kind == COW_OP_WRITE_ZEROES && (op->flags & COW_OP_NOUNMAP);
-	return !keep && cow_nothing_below(image, off);
+	return !keeps_clusters(op) && cow_nothing_below(image, off);
 }
 
-/* Under the slot's lock. Returns false when an entry breaks a rule: *bad is its index. */
-static bool change_entries(struct cow_op *op, struct cow_slot *slot, uint32_t idx, uint32_t nr, uint32_t *bad)
+/* What is to change in one slice: whole clusters, or some subclusters of one. */
+struct change {
+	uint32_t nr;      /* clusters */
+	uint64_t bytes;   /* of the guest */
+	bool subs;
+	struct cow_entry bad;
+	uint64_t bad_off;
+};
+
+/* Under the slot's lock. False when an entry breaks a rule. */
+static bool change_clusters(struct cow_op *op, struct cow_slot *slot, uint32_t idx, struct change *c)
 {
 	struct cow_image *image = cow_op_image(op);
 	const struct cow_geometry *g = &image->g;
-	for (uint32_t i = 0; i < nr; i++) {
-		struct cow_entry e = cow_entry_decode(g, cow_slice_entry(slot->data, idx + i));
+	for (uint32_t i = 0; i < c->nr; i++) {
+		uint64_t off = op->cursor + ((uint64_t)i << g->cluster_bits);
+		struct cow_entry e = cow_entry_decode(g, cow_slice_get(g, slot->data, idx + i), 0);
 		if (e.kind == COW_BAD) {
-			*bad = idx + i;
+			c->bad = e;
+			c->bad_off = off;
 			return false;
 		}
-		uint64_t to = zeroed(op, &e, op->cursor + ((uint64_t)i << g->cluster_bits));
-		if (to == e.raw)
+		struct cow_l2_entry to = zeroed(op, &e, off);
+		if (to.raw == e.raw && to.subs == e.subs)
 			continue;
-		if (!(to & QCOW2_OFFSET_MASK))
+		if (!(to.raw & QCOW2_OFFSET_MASK))
 			cow_free_entry(image, &e);
-		cow_slice_set_entry(slot->data, idx + i, to);
+		cow_slice_set(g, slot->data, idx + i, to);
 	}
 	return true;
 }
 
-static enum cow_next change_slice(struct cow_op *op, uint64_t table, uint32_t nr)
+/* As before, for subclusters of one cluster. A compressed cluster is left to be written to: *compressed. */
+static bool change_subs(struct cow_op *op, struct cow_slot *slot, uint32_t idx, struct change *c, bool *compressed)
+{
+	struct cow_image *image = cow_op_image(op);
+	const struct cow_geometry *g = &image->g;
+	struct cow_entry e = cow_entry_decode(g, cow_slice_get(g, slot->data, idx), 0);
+	*compressed = e.kind == COW_COMPRESSED;
+	if (e.kind == COW_BAD) {
+		c->bad = e;
+		c->bad_off = op->cursor;
+		return false;
+	}
+	if (*compressed || (!e.host.v && cow_nothing_below(image, op->cursor)))
+		return true;
+	uint64_t bits = cow_subs_of(g, op->cursor, c->bytes);
+	cow_slice_set(g, slot->data, idx, (struct cow_l2_entry){ .raw = e.raw, .subs = (e.subs & ~bits) | bits << 32 });
+	return true;
+}
+
+static enum cow_next change_slice(struct cow_op *op, uint64_t table, struct change *c)
 {
 	struct cow_image *image = cow_op_image(op);
 	const struct cow_geometry *g = &image->g;
 	uint64_t first = op->cursor >> g->cluster_bits;
-	uint32_t idx = cow_l2_slice_idx(g, (struct cow_goff){ op->cursor }), bad = 0;
-	enum cow_next next = cow_op_room_to_free(op, nr);
+	uint32_t idx = cow_l2_slice_idx(g, (struct cow_goff){ op->cursor });
+	bool sound, compressed = false;
+	enum cow_next next = cow_op_room_to_free(op, c->nr);
 	if (next != COW_AGAIN || op->task.error)
 		return next;
 	struct cow_slot *slot = cow_op_slot(op, table, op->cursor);
 	if (!slot)
 		return COW_WAIT;
-	if (cow_inflight_overlaps(&image->inflight, COW_CLAIM_CLUSTERS, first, first + nr)) {
+	if (cow_inflight_overlaps(&image->inflight, COW_CLAIM_CLUSTERS, first, first + c->nr)) {
 		cow_cache_put(slot);
-		if (!cow_inflight_busy(&image->inflight, COW_CLAIM_CLUSTERS, first, first + nr, &op->task))
+		if (!cow_inflight_busy(&image->inflight, COW_CLAIM_CLUSTERS, first, first + c->nr, &op->task))
 			return COW_AGAIN;
 		return COW_WAIT;
 	}
 	if (!cow_cache_may_dirty(slot, &op->task))
 		return COW_WAIT;
-	bool sound = change_entries(op, slot, idx, nr, &bad);
-	uint64_t raw = sound ? 0 : cow_slice_entry(slot->data, bad);
-	uint64_t at = table + cow_l2_slice_off(g, (struct cow_goff){ op->cursor }) + bad * 8ull;
+	if (c->subs)
+		sound = change_subs(op, slot, idx, c, &compressed);
+	else
+		sound = change_clusters(op, slot, idx, c);
 	cow_cache_put_dirty(slot);
 	cow_op_put_room(op);
 	cow_quarantine_kick(&image->quarantine, op->task.loop);
 	if (!sound)
-		return cow_op_bad_entry(op, image, raw, at);
-	return skip_to(op, op->cursor + ((uint64_t)nr << g->cluster_bits));
+		return cow_op_bad_entry(op, &c->bad, table, c->bad_off);
+	if (compressed && op->kind == COW_OP_WRITE_ZEROES)
+		return write_zeros(op);
+	return skip_to(op, op->cursor + c->bytes);
 }
 
 static enum cow_next map(struct cow_task *task)
@@ -137,11 +187,17 @@ static enum cow_next map(struct cow_task *task)
 	op->map = &cow_step_zero_map;
 	if (op->cursor >= op->end)
 		return cow_task_goto(task, &cow_step_write_drain);
-	uint32_t nr = whole_clusters(op);
-	if (!nr || !expressible(op, op->cursor)) {
+	struct change c = { .nr = whole_clusters(op) };
+	c.bytes = (uint64_t)c.nr << g->cluster_bits;
+	if (!c.nr) {
+		c.bytes = whole_subs(op);
+		c.subs = c.bytes != 0;
+		c.nr = c.subs;
+	}
+	if (!c.nr || !expressible(op, op->cursor)) {
 		if (op->kind == COW_OP_WRITE_ZEROES)
 			return write_zeros(op);
-		return skip_to(op, cow_round_down(op->cursor, g->cluster_bytes) + g->cluster_bytes);
+		return skip_to(op, cow_round_down(op->cursor, g->sub_bytes) + g->sub_bytes);
 	}
 	uint64_t l1_idx = cow_l1_idx(g, (struct cow_goff){ op->cursor });
 	if (!cow_table_get(&image->l1, l1_idx) && cow_nothing_below(image, op->cursor))
@@ -150,7 +206,7 @@ static enum cow_next map(struct cow_task *task)
 	uint64_t table = cow_op_writable_table(op, op->cursor, &next);
 	if (!table)
 		return next;
-	return change_slice(op, table, nr);
+	return change_slice(op, table, &c);
 }
 
 const struct cow_step cow_step_zero_begin = { "zero: begin", begin };

@@ -14,6 +14,8 @@
 #define CLUSTER 4096u
 #define HOST(n) ((uint64_t)(n) * CLUSTER)
 
+#define RAW(r) ((struct cow_l2_entry){ .raw = (r) })
+
 static struct cow_geometry geometry(uint32_t version)
 {
 	struct cow_header h = { .version = version, .cluster_bits = 12, .size_bytes = 1 << 30, .refcount_order = 4 };
@@ -45,24 +47,24 @@ static void test_kinds(void **state)
 	};
 	struct cow_geometry g3 = geometry(3), g2 = geometry(2);
 	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
-		struct cow_entry e = cow_entry_decode(&g3, cases[i].raw);
+		struct cow_entry e = cow_entry_decode(&g3, RAW(cases[i].raw), 0);
 		assert_int_equal(e.kind, cases[i].v3);
 		assert_int_equal(e.raw, cases[i].raw);
-		assert_int_equal(e.kind == COW_BAD, cow_entry_fault(&g3, cases[i].raw) != NULL);
-		assert_int_equal(cow_entry_decode(&g2, cases[i].raw).kind, cases[i].v2);
+		assert_int_equal(e.kind == COW_BAD, cow_entry_fault(&g3, RAW(cases[i].raw)) != NULL);
+		assert_int_equal(cow_entry_decode(&g2, RAW(cases[i].raw), 0).kind, cases[i].v2);
 	}
 }
 
 static void test_host_and_copied(void **state)
 {
 	struct cow_geometry g = geometry(3);
-	struct cow_entry e = cow_entry_decode(&g, HOST(77) | QCOW2_COPIED);
+	struct cow_entry e = cow_entry_decode(&g, RAW(HOST(77) | QCOW2_COPIED), 0);
 	assert_true(e.copied);
 	assert_int_equal(e.host.v, HOST(77));
-	e = cow_entry_decode(&g, HOST(77) | QCOW2_ZERO);
+	e = cow_entry_decode(&g, RAW(HOST(77) | QCOW2_ZERO), 0);
 	assert_false(e.copied);
 	assert_int_equal(e.host.v, HOST(77));
-	e = cow_entry_decode(&g, (1ull << 56) - CLUSTER);
+	e = cow_entry_decode(&g, RAW((1ull << 56) - CLUSTER), 0);
 	assert_int_equal(e.kind, COW_NORMAL);
 	assert_int_equal(e.host.v, (1ull << 56) - CLUSTER);
 }
@@ -71,14 +73,16 @@ static uint8_t slice[CLUSTER];
 
 static void fill(uint32_t from, uint32_t nr, uint64_t raw, uint64_t step)
 {
+	struct cow_geometry g = geometry(3);
 	for (uint32_t i = 0; i < nr; i++)
-		cow_slice_set_entry(slice, from + i, raw + i * step);
+		cow_slice_set(&g, slice, from + i, RAW(raw + i * step));
 }
 
 static uint32_t run_at(uint32_t idx, uint32_t max)
 {
 	struct cow_geometry g = geometry(3);
-	return cow_map_run(&g, slice, idx, max).nr;
+	struct cow_goff off = { HOST(idx) };
+	return (uint32_t)(cow_map_run(&g, slice, off, HOST(max)).bytes / CLUSTER);
 }
 
 static void test_runs(void **state)
