@@ -1,0 +1,25 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * One file in memory and a loop that does each I/O at the next drain, in order. Small and quick to make: for fuzzing, and for tests
+ * that watch every change (the hook runs after each write, sync and resize).
+ */
+#ifndef COW_TEST_MEMORY_DISK_H
+#define COW_TEST_MEMORY_DISK_H
+
+#include "engine/loop.h"
+
+struct memory_disk {
+	struct cow_file file;
+	struct cow_loop loop;
+	uint8_t *bytes;
+	uint64_t capacity; /* the host is full here */
+	struct cow_io *head, **tail;
+	void (*hook)(void *ctx, const struct cow_io *io); /* may be NULL; io as it was submitted */
+	void *ctx;
+};
+
+/* Holds a copy of bytes[size]; grows up to capacity. */
+int memory_disk_init(struct memory_disk *disk, const uint8_t *bytes, uint64_t size, uint64_t capacity);
+void memory_disk_fini(struct memory_disk *disk);
+
+#endif
