@@ -1,0 +1,45 @@
+#!/usr/bin/env bash
+# The commands around a device: ids, list, --all, --foreground with SIGTERM, the device's limits, one-line failures.
+. "$(dirname "$0")/lib.sh"
+
+"$cowblk" create a.qcow2 64M
+"$cowblk" create -o cluster_size=1M b.qcow2 32M
+attach a a.qcow2 --id 5
+[ "$a" = /dev/ublkb5 ] || fail "--id 5 gave $a"
+attach b b.qcow2 --queues 1 --depth 16
+[ "$("$cowblk" list | wc -l)" = 3 ] || fail "list does not show two devices: $("$cowblk" list)"
+"$cowblk" list --json | grep -q '"image": "'"$PWD"'/b.qcow2"' || fail "list --json has no b.qcow2"
+"$cowblk" create c.qcow2 1M
+must_fail 'ublkb5|5.*use|exists' "$cowblk" attach --id 5 c.qcow2
+
+sys=/sys/block/${b#/dev/}/queue
+[ "$(cat "$sys/write_cache")" = 'write back' ] || fail "no volatile write cache is advertised"
+[ "$(cat "$sys/fua")" = 1 ] || fail "FUA is not advertised"
+[ "$(cat "$sys/logical_block_size")" = 512 ] || fail "logical blocks are not 512 bytes"
+[ "$(cat "$sys/discard_granularity")" = $((1 << 20)) ] || fail "discard granularity is not the cluster size"
+[ "$(blockdev --getsize64 "$b")" = $((32 << 20)) ] || fail "the device's size is not the image's"
+
+"$cowblk" detach --all
+[ ! -b "$a" ] && [ ! -b "$b" ] || fail "detach --all left a device"
+[ "$("$cowblk" list | wc -l)" -le 1 ] || fail "list shows devices that are gone"
+check_clean a.qcow2
+check_clean b.qcow2
+
+"$cowblk" attach --foreground --id 7 a.qcow2 > foreground.log 2>&1 &
+pid=$!
+devices+=(/dev/ublkb7)
+wait_for test -b /dev/ublkb7 || fail "no device in the foreground: $(cat foreground.log)"
+dd if=/dev/urandom of=piece bs=64k count=4 status=none
+dd if=piece of=/dev/ublkb7 bs=64k oflag=direct status=none
+kill -TERM $pid
+wait $pid || fail "SIGTERM in the foreground: status $?"
+[ ! -b /dev/ublkb7 ] || fail "SIGTERM left the device"
+check_clean a.qcow2
+qemu-img convert -O raw a.qcow2 raw
+cmp -n $((256 << 10)) raw piece || fail "SIGTERM lost a write"
+
+must_fail 'no-such' "$cowblk" attach no-such.qcow2
+must_fail 'raw' "$cowblk" attach raw
+must_fail '.' "$cowblk" detach /dev/ublkb9
+must_fail '.' "$cowblk" attach --queues 0 a.qcow2
+say "ids, list, limits, detach --all, SIGTERM, one-line failures"

@@ -1,0 +1,111 @@
+# Sourced by every case: the program under test, what a case may assume, and the checks that all share.
+# A case runs as root in a folder of its own on tmpfs (holes, no O_DIRECT needed), and leaves no device behind.
+# shellcheck shell=bash
+set -eu
+set -o pipefail
+cowblk=${COW_PROGRAM:?}
+devices=()
+mounts=()
+
+say() { echo "  $*"; }
+fail() { echo "  $(basename "$0" .sh): $*" >&2; exit 1; }
+skip() { echo "  $(basename "$0" .sh): skipped: $*" >&2; exit 77; }
+short() { [ "${COW_KERNEL_IS:-}" = vm ]; }
+need() { command -v "$1" >/dev/null || skip "no $1"; }
+
+# The error text of a command that must fail, which must match PATTERN: must_fail PATTERN COMMAND...
+must_fail()
+{
+	local pattern=$1 said
+	shift
+	if said=$("$@" 2>&1); then
+		fail "'$*' did not fail"
+	fi
+	grep -qiE -- "$pattern" <<<"$said" || fail "'$*' said '$said', not /$pattern/"
+	[ "$(wc -l <<<"$said")" = 1 ] || fail "'$*' said more than one line: $said"
+}
+
+# attach NAME IMAGE [OPTION...]: sets the variable NAME to the device.
+attach()
+{
+	local name=$1 image=$2 path
+	shift 2
+	path=$("$cowblk" attach "$@" "$image" 2>attach.log) || fail "attach $image: $(cat attach.log)"
+	[ -b "$path" ] || fail "attach printed '$path', which is no block device"
+	devices+=("$path")
+	printf -v "$name" %s "$path"
+}
+
+detach()
+{
+	"$cowblk" detach "$1" || fail "detach $1"
+	[ ! -b "$1" ] || fail "$1 is still there after detach"
+}
+
+# What qemu-img and our own check say of a closed image: clean, no leaks.
+check_clean()
+{
+	qemu-img check -q "$1" || fail "qemu-img check $1: status $?: $(qemu-img check "$1" 2>&1 | tail -3)"
+	"$cowblk" check "$1" >/dev/null 2>&1 || fail "cowblk check $1: status $?: $("$cowblk" check "$1" 2>&1 | tail -3)"
+}
+
+# No errors; leaks are allowed after a crash.
+check_sound()
+{
+	local status=0
+	qemu-img check -q "$1" >/dev/null 2>&1 || status=$?
+	[ $status = 0 ] || [ $status = 3 ] || fail "qemu-img check $1: status $status: $(qemu-img check "$1" 2>&1 | tail -3)"
+	status=0
+	"$cowblk" check "$1" >/dev/null 2>&1 || status=$?
+	[ $status = 0 ] || [ $status = 3 ] || fail "cowblk check $1: status $status: $("$cowblk" check "$1" 2>&1 | tail -3)"
+}
+
+mount_on() { mkdir -p "$2"; mount "$1" "$2"; mounts+=("$2"); }
+sums() { (cd "$1" && find . -type f -print0 | sort -z | xargs -0 sha256sum); }
+disk_kib() { du -k "$1" | cut -f 1; }
+
+# A real tree of files, some megabytes of them: the parts of /usr/share that are here, up to a limit.
+copy_tree()
+{
+	local to=$1 limit_kib=$2 from size
+	for from in /usr/share/cmake-* /usr/share/perl/5* /usr/share/perl5 /usr/share/doc /usr/share/zoneinfo /usr/share/vim /usr/share/python3; do
+		[ -d "$from" ] || continue
+		size=$(du -sk "$from" | cut -f 1)
+		[ "$size" -le "$limit_kib" ] || continue
+		limit_kib=$((limit_kib - size))
+		cp -a "$from" "$to/"
+	done
+	[ -n "$(ls "$to")" ] || fail "nothing to copy below /usr/share"
+}
+
+wait_for()
+{
+	local _
+	for _ in $(seq 100); do
+		"$@" && return 0
+		sleep 0.1
+	done
+	return 1
+}
+
+# Space goes back to the host in batches, soon after a FLUSH: shrinks_below KIB COMMAND..., which prints a size in KiB.
+shrinks_below()
+{
+	local limit=$1
+	shift
+	below() { [ "$("$@")" -lt "$limit" ]; }
+	wait_for below "$@"
+}
+used_kib() { df -k --output=used "$1" | tail -1; }
+
+# Runs at the end of every case, whatever happened: a case that failed must not hang the kernel's shutdown.
+clean_up()
+{
+	local status=$? mount device
+	for mount in "${mounts[@]}"; do umount "$mount" 2>/dev/null || umount -l "$mount" 2>/dev/null || true; done
+	for device in "${devices[@]}"; do
+		[ ! -b "$device" ] || timeout 20 "$cowblk" detach "$device" >/dev/null 2>&1 || true
+	done
+	exit $status
+}
+trap clean_up EXIT
