@@ -14,8 +14,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
+#include "daemon/show.h"
 #include "engine/info.h"
 
 struct arguments {
@@ -51,42 +51,6 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
 
 /* ---- JSON ---- */
 
-/* Bytes of a well-formed UTF-8 sequence that shows something; 0: none starts here. */
-static unsigned utf8_bytes(const unsigned char *p)
-{
-	unsigned n = p[0] < 0x80 ? 1 : p[0] >= 0xc2 && p[0] < 0xe0 ? 2 : (p[0] & 0xf0) == 0xe0 ? 3
-		     : p[0] >= 0xf0 && p[0] < 0xf5 ? 4 : 0;
-	if (p[0] < 0x20 || p[0] == 0x7f || (p[0] == 0xc2 && p[1] < 0xa0))
-		return 0;
-	for (unsigned i = 1; i < n; i++)
-		if ((p[i] & 0xc0) != 0x80)
-			return 0;
-	if ((p[0] == 0xe0 && p[1] < 0xa0) || (p[0] == 0xed && p[1] > 0x9f) || (p[0] == 0xf0 && p[1] < 0x90) ||
-	    (p[0] == 0xf4 && p[1] > 0x8f))
-		return 0;
-	return n;
-}
-
-static void put_string(struct json_object *to, const char *key, const char *text)
-{
-	char *clean = strdup(text);
-	if (!clean)
-		abort();
-	for (unsigned char *p = (unsigned char *)clean; *p;) {
-		unsigned n = utf8_bytes(p);
-		if (!n)
-			*p = '?';
-		p += n ? n : 1;
-	}
-	json_object_object_add(to, key, json_object_new_string(clean));
-	free(clean);
-}
-
-static void put_u64(struct json_object *to, const char *key, uint64_t value)
-{
-	json_object_object_add(to, key, json_object_new_uint64(value));
-}
-
 static void put_bool(struct json_object *to, const char *key, bool value)
 {
 	json_object_object_add(to, key, json_object_new_boolean(value));
@@ -103,8 +67,8 @@ static void put_bitmaps(struct json_object *to, const struct cow_info *info)
 		if (b->flags & COW_BITMAP_AUTO)
 			json_object_array_add(flags, json_object_new_string("auto"));
 		json_object_object_add(one, "flags", flags);
-		put_string(one, "name", b->name);
-		put_u64(one, "granularity", 1ull << b->granularity_bits);
+		cow_show_string(one, "name", b->name);
+		cow_show_u64(one, "granularity", 1ull << b->granularity_bits);
 		json_object_array_add(list, one);
 	}
 	json_object_object_add(to, "bitmaps", list);
@@ -115,7 +79,7 @@ static void put_encryption(struct json_object *to, const struct cow_header *h)
 	if (h->crypt_method == QCOW2_CRYPT_NONE)
 		return;
 	struct json_object *encrypt = json_object_new_object();
-	put_string(encrypt, "format", h->crypt_method == QCOW2_CRYPT_AES ? "aes" : "luks");
+	cow_show_string(encrypt, "format", h->crypt_method == QCOW2_CRYPT_AES ? "aes" : "luks");
 	json_object_object_add(to, "encrypt", encrypt);
 }
 
@@ -123,15 +87,15 @@ static struct json_object *specific_data(const struct cow_info *info)
 {
 	const struct cow_header *h = &info->header;
 	struct json_object *data = json_object_new_object();
-	put_string(data, "compat", h->version == 2 ? "0.10" : "1.1");
-	put_string(data, "compression-type", h->compression_type == QCOW2_COMPRESSION_ZSTD ? "zstd" : "zlib");
+	cow_show_string(data, "compat", h->version == 2 ? "0.10" : "1.1");
+	cow_show_string(data, "compression-type", h->compression_type == QCOW2_COMPRESSION_ZSTD ? "zstd" : "zlib");
 	if (h->version >= 3)
 		put_bool(data, "lazy-refcounts", h->compatible & QCOW2_COMPAT_LAZY_REFCOUNTS);
-	put_u64(data, "refcount-bits", 1u << h->refcount_order);
+	cow_show_u64(data, "refcount-bits", 1u << h->refcount_order);
 	if (info->bitmaps)
 		put_bitmaps(data, info);
 	if (info->ext.has_data_file && (h->incompatible & QCOW2_INCOMPAT_DATA_FILE)) {
-		put_string(data, "data-file", info->ext.data_file);
+		cow_show_string(data, "data-file", info->ext.data_file);
 		put_bool(data, "data-file-raw", h->autoclear & QCOW2_AUTOCLEAR_DATA_FILE_RAW);
 	}
 	put_encryption(data, h);
@@ -151,48 +115,27 @@ static void put_backing(struct json_object *to, const char *image, const struct 
 	int dir_bytes = name[0] != '/' && slash ? (int)(slash - image) + 1 : 0;
 	if (asprintf(&full, "%.*s%s", dir_bytes, image, name) < 0)
 		abort();
-	put_string(to, "full-backing-filename", full);
+	cow_show_string(to, "full-backing-filename", full);
 	free(full);
-	put_string(to, "backing-filename", name);
+	cow_show_string(to, "backing-filename", name);
 	if (info->ext.has_backing_format)
-		put_string(to, "backing-filename-format", info->ext.backing_format);
-}
-
-static void put_snapshots(struct json_object *to, const struct cow_info *info)
-{
-	if (!info->header.nr_snapshots)
-		return;
-	struct json_object *list = json_object_new_array();
-	for (uint32_t i = 0; i < info->header.nr_snapshots; i++) {
-		const struct cow_snapshot *s = &info->snapshots[i];
-		struct json_object *one = json_object_new_object();
-		put_string(one, "id", s->id);
-		put_string(one, "name", s->name);
-		put_u64(one, "vm-state-size", s->vm_state_bytes);
-		put_u64(one, "date-sec", s->date_sec);
-		put_u64(one, "date-nsec", s->date_nsec);
-		put_u64(one, "vm-clock-sec", s->vm_clock_nsec / 1000000000u);
-		put_u64(one, "vm-clock-nsec", s->vm_clock_nsec % 1000000000u);
-		if (s->icount != UINT64_MAX)
-			put_u64(one, "icount", s->icount);
-		json_object_array_add(list, one);
-	}
-	json_object_object_add(to, "snapshots", list);
+		cow_show_string(to, "backing-filename-format", info->ext.backing_format);
 }
 
 static struct json_object *describe(const char *image, const struct cow_info *info)
 {
 	struct json_object *o = json_object_new_object(), *specific = json_object_new_object();
-	put_u64(o, "virtual-size", info->header.size_bytes);
-	put_string(o, "filename", image);
-	put_u64(o, "cluster-size", cow_cluster_bytes(&info->header));
-	put_string(o, "format", "qcow2");
-	put_u64(o, "actual-size", info->allocated_bytes);
+	cow_show_u64(o, "virtual-size", info->header.size_bytes);
+	cow_show_string(o, "filename", image);
+	cow_show_u64(o, "cluster-size", cow_cluster_bytes(&info->header));
+	cow_show_string(o, "format", "qcow2");
+	cow_show_u64(o, "actual-size", info->allocated_bytes);
 	if (info->header.crypt_method != QCOW2_CRYPT_NONE)
 		put_bool(o, "encrypted", true);
 	put_backing(o, image, info);
-	put_snapshots(o, info);
-	put_string(specific, "type", "qcow2");
+	if (info->header.nr_snapshots)
+		json_object_object_add(o, "snapshots", cow_show_snapshots(info->snapshots, info->header.nr_snapshots));
+	cow_show_string(specific, "type", "qcow2");
 	json_object_object_add(specific, "data", specific_data(info));
 	json_object_object_add(o, "format-specific", specific);
 	put_bool(o, "dirty-flag", info->header.incompatible & QCOW2_INCOMPAT_DIRTY);
@@ -213,44 +156,11 @@ static uint64_t get_u64(struct json_object *o, const char *key)
 	return json_object_object_get_ex(o, key, &value) ? json_object_get_uint64(value) : 0;
 }
 
-static void format_bytes(uint64_t bytes, char out[32])
-{
-	static const char *const units[] = {"B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"};
-	unsigned unit = 0;
-	double value = (double)bytes;
-	for (; value >= 1000 && unit < 6; unit++)
-		value /= 1024;
-	snprintf(out, 32, "%.3g %s", value, units[unit]);
-}
-
 static void print_optional(struct json_object *o, const char *key, const char *label)
 {
 	const char *value = get_string(o, key);
 	if (value)
 		printf("%s: %s\n", label, value);
-}
-
-static void print_snapshot(struct json_object *s)
-{
-	char size[32], date[32] = "?";
-	time_t sec = (time_t)get_u64(s, "date-sec");
-	struct tm tm;
-	uint64_t clock = get_u64(s, "vm-clock-sec");
-	format_bytes(get_u64(s, "vm-state-size"), size);
-	if (localtime_r(&sec, &tm))
-		strftime(date, sizeof(date), "%Y-%m-%d %H:%M:%S", &tm);
-	printf("%-9s %-16s %8s %20s %02" PRIu64 ":%02" PRIu64 ":%02" PRIu64 "\n", get_string(s, "id"),
-	       get_string(s, "name"), size, date, clock / 3600, clock / 60 % 60, clock % 60);
-}
-
-static void print_snapshots(struct json_object *o)
-{
-	struct json_object *list;
-	if (!json_object_object_get_ex(o, "snapshots", &list))
-		return;
-	printf("snapshots:\n%-9s %-16s %8s %20s %8s\n", "ID", "TAG", "VM SIZE", "DATE", "VM CLOCK");
-	for (size_t i = 0; i < json_object_array_length(list); i++)
-		print_snapshot(json_object_array_get_idx(list, i));
 }
 
 static void print_specific(struct json_object *o)
@@ -268,8 +178,8 @@ static void print_specific(struct json_object *o)
 static void print_text(struct json_object *o)
 {
 	char size[32], disk[32];
-	format_bytes(get_u64(o, "virtual-size"), size);
-	format_bytes(get_u64(o, "actual-size"), disk);
+	cow_show_bytes(get_u64(o, "virtual-size"), size);
+	cow_show_bytes(get_u64(o, "actual-size"), disk);
 	printf("image: %s\nfile format: qcow2\nvirtual size: %s (%" PRIu64 " bytes)\ndisk size: %s\n"
 	       "cluster size: %" PRIu64 "\n", get_string(o, "filename"), size, get_u64(o, "virtual-size"), disk,
 	       get_u64(o, "cluster-size"));
@@ -278,7 +188,11 @@ static void print_text(struct json_object *o)
 	print_optional(o, "backing-filename-format", "backing file format");
 	print_specific(o);
 	print_optional(o, "dirty-flag", "dirty");
-	print_snapshots(o);
+	struct json_object *snapshots;
+	if (!json_object_object_get_ex(o, "snapshots", &snapshots))
+		return;
+	puts("snapshots:");
+	cow_show_snapshots_text(snapshots);
 }
 
 int cow_cmd_info(int argc, char **argv)
