@@ -65,27 +65,28 @@ static char *join(const char *image_path, const char *name)
 	return n < 0 ? NULL : path;
 }
 
-static int resolve(struct cow_image *image, struct cow_chain *chain, const char *name, char **out,
+/* what: "backing file" or "data file"; option: what allows it. */
+static int resolve(struct cow_image *image, struct cow_chain *chain, const char *what, const char *name, char **out,
 		   struct cow_error *err)
 {
 	if (!strncmp(name, "file:", 5))
 		name += 5;
 	if (has_protocol(name))
-		return cow_error_set(err, -EPERM, "%s: backing file \"%s\": only plain file names are opened", image->path,
+		return cow_error_set(err, -EPERM, "%s: %s \"%s\": only plain file names are opened", image->path, what,
 				     name);
 	char *path = join(image->path, name);
 	if (!path)
 		return -ENOMEM;
 	int ret = chain->host->ops->realpath(chain->host, path, out);
 	if (ret)
-		cow_error_set(err, ret, "%s: backing file %s: %s", image->path, path, strerror(-ret));
+		cow_error_set(err, ret, "%s: %s %s: %s", image->path, what, path, strerror(-ret));
 	free(path);
 	if (ret)
 		return ret;
 	if (under_a_root(chain, *out))
 		return 0;
-	ret = cow_error_set(err, -EPERM, "%s: backing file %s lies outside the allowed directories: allow it with "
-			    "--backing-root DIR", image->path, *out);
+	ret = cow_error_set(err, -EPERM, "%s: %s %s lies outside the allowed directories: allow it with "
+			    "--backing-root DIR", image->path, what, *out);
 	free(*out);
 	return ret;
 }
@@ -113,7 +114,7 @@ int cow_backing_open(struct cow_image *image, struct cow_chain *chain, const uin
 		return ret;
 	ret = format_is_raw(image, name, &raw, err);
 	if (!ret)
-		ret = resolve(image, chain, name, &path, err);
+		ret = resolve(image, chain, "backing file", name, &path, err);
 	if (ret)
 		return ret;
 	ret = cow_image_open_in_chain(chain, path, raw, false, &image->backing, err);
@@ -121,4 +122,37 @@ int cow_backing_open(struct cow_image *image, struct cow_chain *chain, const uin
 	if (!ret)
 		image->backing_bytes = image->backing->g.size_bytes;
 	return ret;
+}
+
+/* ---- external data file ---- */
+
+static int data_file_path(struct cow_image *image, struct cow_chain *chain, char **path, struct cow_error *err)
+{
+	if (image->depth == 0 && chain->options->data_file)
+		return (*path = strdup(chain->options->data_file)) ? 0 : -ENOMEM;
+	if (!image->ext.has_data_file || !image->ext.data_file[0])
+		return cow_error_set(err, -EINVAL, "%s: the image does not name its external data file: give it with "
+				     "--data-file FILE", image->path);
+	return resolve(image, chain, "data file", image->ext.data_file, path, err);
+}
+
+int cow_data_file_open(struct cow_image *image, struct cow_chain *chain, struct cow_error *err)
+{
+	const struct cow_open_options *options = chain->options;
+	char *path;
+	image->data = image->file;
+	if (!(image->header.incompatible & QCOW2_INCOMPAT_DATA_FILE))
+		return 0;
+	int ret = data_file_path(image, chain, &path, err);
+	if (ret)
+		return ret;
+	unsigned flags = (image->writable ? COW_OPEN_WRITE : 0) | (options->no_lock ? COW_OPEN_NO_LOCK : 0) |
+			 (options->buffered ? COW_OPEN_BUFFERED : 0);
+	struct cow_file *file = NULL;
+	ret = chain->host->ops->open(chain->host, path, flags, &file, err);
+	free(path);
+	if (ret)
+		return ret;
+	image->data = file;
+	return cow_chain_enter(chain, file, err);
 }

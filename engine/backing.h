@@ -26,6 +26,12 @@ int cow_chain_enter(struct cow_chain *chain, const struct cow_file *file, struct
 int cow_backing_open(struct cow_image *image, struct cow_chain *chain, const uint8_t *cluster,
 		     struct cow_error *err);
 
+/*
+ * Opens the external data file, if the image has one, for writing if the image is: the one named in the options (top image only), else the one
+ * that the image names, under the same rules as a backing file. Sets image->data in any case.
+ */
+int cow_data_file_open(struct cow_image *image, struct cow_chain *chain, struct cow_error *err);
+
 /* image.c: one image of a chain and, through cow_backing_open(), those below. */
 int cow_image_open_in_chain(struct cow_chain *chain, const char *path, bool raw, bool top, struct cow_image **out,
 			    struct cow_error *err);

@@ -12,8 +12,9 @@
  * A cluster of ours that does not hold valid bytes there yet (preallocated zeros, subclusters) is filled in place in the same way.
  */
 #include <errno.h>
+#include <string.h>
 
-#include "engine/op.h"
+#include "engine/data.h"
 
 static const struct cow_step step_look, step_fill, step_read_head, step_read_tail, step_write_merged, step_chunk,
 	step_chunk_read, step_chunk_write, step_write_data, step_written, step_publish;
@@ -23,6 +24,7 @@ static enum cow_next claim(struct cow_task *task)
 	struct cow_op *op = cow_op_of(task);
 	struct cow_image *image = cow_op_image(op);
 	unsigned bits = image->g.cluster_bits;
+	cow_op_put_bounce(op); /* whoever waits for a claim holds nothing that the claim's holder may need */
 	/* Room first: who holds a claim must not wait for the release of freed clusters (see op.h). */
 	enum cow_next next = cow_op_room_to_free(op, (unsigned)((op->copy.end - op->copy.start) >> bits));
 	if (next != COW_AGAIN || task->error)
@@ -65,9 +67,11 @@ static enum cow_next find_host(struct cow_op *op, const struct cow_entry *e, uin
 	struct cow_image *image = cow_op_image(op);
 	struct cow_copy *copy = &op->copy;
 	bool zero;
-	copy->allocated = !(e->host.v && e->copied);
+	copy->allocated = !(e->has_host && e->copied);
 	copy->host = e->host;
-	if (copy->allocated) {
+	if (image->g.data_file) { /* each guest cluster has its place */
+		copy->host.v = copy->start;
+	} else if (copy->allocated) {
 		nr = cow_alloc_take(&op->queue->reserve, nr, &copy->host, &zero, &op->task);
 		if (!nr)
 			return COW_WAIT;
@@ -75,9 +79,23 @@ static enum cow_next find_host(struct cow_op *op, const struct cow_entry *e, uin
 		cow_task_fail(&op->task, cow_image_corrupt(image, op->task.loop, e->host.v,
 							   "a data cluster lies in metadata"));
 	}
-	copy->holds_host = copy->allocated;
+	copy->holds_host = copy->allocated && !image->g.data_file;
 	copy->end = copy->start + ((uint64_t)nr << image->g.cluster_bits);
 	return COW_AGAIN;
+}
+
+/* How many clusters of the run to take on at once: encrypted ones must fit into the bounce buffer. */
+static uint32_t max_clusters(const struct cow_op *op, uint64_t run_bytes)
+{
+	const struct cow_image *image = op->queue->image;
+	const struct cow_geometry *g = &image->g;
+	uint64_t touched = op->cursor + run_bytes - op->copy.start;
+	uint64_t nr = (touched + g->cluster_bytes - 1) >> g->cluster_bits;
+	if (g->extended_l2)
+		nr = 1;
+	if (cow_data_is_encrypted(image))
+		nr = cow_min(nr, cow_max(COW_BOUNCE_BYTES >> g->cluster_bits, 1));
+	return (uint32_t)nr;
 }
 
 /* The mapping as it is under the claim: from now on nobody else changes it. */
@@ -85,7 +103,6 @@ static enum cow_next look(struct cow_task *task)
 {
 	struct cow_op *op = cow_op_of(task);
 	const struct cow_geometry *g = &cow_op_image(op)->g;
-	struct cow_copy *copy = &op->copy;
 	enum cow_next next;
 	uint64_t table = cow_op_writable_table(op, op->cursor, &next);
 	if (!table)
@@ -99,11 +116,10 @@ static enum cow_next look(struct cow_task *task)
 	struct cow_entry *e = &run.first;
 	if (e->kind == COW_BAD || (e->kind == COW_NORMAL && e->copied))
 		return give_up(op);
-	uint64_t touched = op->cursor + run.bytes - copy->start + g->cluster_bytes - 1;
-	next = find_host(op, e, g->extended_l2 ? 1 : (uint32_t)(touched >> g->cluster_bits));
+	next = find_host(op, e, max_clusters(op, run.bytes));
 	if (next != COW_AGAIN || task->error)
 		return next;
-	bool replaces = e->kind == COW_COMPRESSED || (e->host.v && !e->copied);
+	bool replaces = e->kind == COW_COMPRESSED || (e->has_host && !e->copied);
 	plan_fill(op, &run, !g->extended_l2 || replaces);
 	return cow_task_goto(task, &step_fill);
 }
@@ -120,6 +136,15 @@ static uint64_t tail_bytes(const struct cow_copy *copy)
 	return copy->fill_end - copy->data_end;
 }
 
+/* The bounce buffer holds head and tail; of encrypted images everything, each byte in its place. */
+static uint8_t *tail_buf(const struct cow_op *op)
+{
+	const struct cow_copy *copy = &op->copy;
+	if (cow_data_is_encrypted(op->queue->image))
+		return op->bounce + (copy->data_end - copy->fill_start);
+	return op->bounce + head_bytes(copy);
+}
+
 /* Where guest offset off lands. */
 static uint64_t host_of(const struct cow_copy *copy, uint64_t off)
 {
@@ -130,12 +155,14 @@ static enum cow_next fill(struct cow_task *task)
 {
 	struct cow_op *op = cow_op_of(task);
 	struct cow_copy *copy = &op->copy;
+	bool encrypted = cow_data_is_encrypted(cow_op_image(op));
 	uint64_t rest = head_bytes(copy) + tail_bytes(copy);
-	if (!rest)
+	copy->chunk = copy->data_start;
+	if (!rest && !encrypted)
 		return cow_task_goto(task, &step_write_data);
 	if (!cow_op_get_bounce(op))
 		return COW_WAIT;
-	if (rest <= COW_BOUNCE_BYTES) {
+	if ((encrypted ? copy->fill_end - copy->fill_start : rest) <= COW_BOUNCE_BYTES) {
 		op->reader = (struct cow_reader){ .pos = copy->fill_start, .end = copy->data_start, .buf = op->bounce };
 		return cow_task_goto(task, &step_read_head);
 	}
@@ -154,7 +181,7 @@ static enum cow_next read_head(struct cow_task *task)
 	op->reader = (struct cow_reader){
 		.pos = copy->data_end,
 		.end = copy->fill_end,
-		.buf = op->bounce + head_bytes(copy),
+		.buf = tail_buf(op),
 	};
 	return cow_task_goto(task, &step_read_tail);
 }
@@ -182,12 +209,18 @@ static enum cow_next write_merged(struct cow_task *task)
 	struct cow_piece *piece = cow_op_piece(op);
 	if (!piece)
 		return cow_task_wait_io(task);
-	cow_io_prep(&piece->io, COW_IO_WRITE, cow_op_image(op)->file, host_of(copy, copy->fill_start),
+	task->step = &step_written;
+	if (cow_data_is_encrypted(cow_op_image(op))) {
+		memcpy(op->bounce + head_bytes(copy), cow_op_data(op, copy->data_start), copy->data_end - copy->data_start);
+		cow_data_write(op, piece, host_of(copy, copy->fill_start), copy->fill_start, op->bounce,
+			       copy->fill_end - copy->fill_start, false);
+		return COW_AGAIN;
+	}
+	cow_io_prep(&piece->io, COW_IO_WRITE, cow_op_image(op)->data, host_of(copy, copy->fill_start),
 		    copy->fill_end - copy->fill_start, cow_op_piece_done);
 	add_vec(&piece->io, op->bounce, head_bytes(copy));
 	add_vec(&piece->io, cow_op_data(op, copy->data_start), copy->data_end - copy->data_start);
-	add_vec(&piece->io, op->bounce + head_bytes(copy), tail_bytes(copy));
-	task->step = &step_written;
+	add_vec(&piece->io, tail_buf(op), tail_bytes(copy));
 	cow_op_submit_piece(op, piece);
 	return cow_task_wait_io(task);
 }
@@ -201,8 +234,10 @@ static enum cow_next chunk(struct cow_task *task)
 	copy->chunk = copy->chunk_end;
 	if (copy->chunk >= copy->data_start && copy->chunk < copy->data_end)
 		copy->chunk = copy->data_end;
-	if (copy->chunk == copy->fill_end)
+	if (copy->chunk == copy->fill_end) {
+		copy->chunk = copy->data_start;
 		return cow_task_goto(task, &step_write_data);
+	}
 	uint64_t stop = copy->chunk < copy->data_start ? copy->data_start : copy->fill_end;
 	copy->chunk_end = cow_min(stop, copy->chunk + COW_BOUNCE_BYTES);
 	op->reader = (struct cow_reader){ .pos = copy->chunk, .end = copy->chunk_end, .buf = op->bounce };
@@ -216,10 +251,10 @@ static enum cow_next chunk_read(struct cow_task *task)
 	enum cow_next next = cow_op_read(op, &op->reader);
 	if (next != COW_AGAIN || task->error)
 		return next;
-	cow_op_submit_rw(op, cow_op_piece(op), COW_IO_WRITE, cow_op_image(op)->file,
-			 host_of(copy, copy->chunk), op->bounce, copy->chunk_end - copy->chunk);
 	task->step = &step_chunk_write;
-	return cow_task_wait_io(task);
+	cow_data_write(op, cow_op_piece(op), host_of(copy, copy->chunk), copy->chunk, op->bounce,
+		       copy->chunk_end - copy->chunk, false);
+	return COW_AGAIN;
 }
 
 static enum cow_next chunk_write(struct cow_task *task)
@@ -232,12 +267,15 @@ static enum cow_next write_data(struct cow_task *task)
 	struct cow_op *op = cow_op_of(task);
 	struct cow_copy *copy = &op->copy;
 	struct cow_piece *piece = cow_op_piece(op);
-	if (!piece)
+	uint64_t max = cow_data_max_bytes(cow_op_image(op));
+	if (!piece || (op->bounce && task->pending)) /* one bounce buffer: one write at a time */
 		return cow_task_wait_io(task);
-	cow_op_submit_rw(op, piece, COW_IO_WRITE, cow_op_image(op)->file, host_of(copy, copy->data_start),
-			 cow_op_data(op, copy->data_start), copy->data_end - copy->data_start);
-	task->step = &step_written;
-	return cow_task_wait_io(task);
+	uint64_t off = copy->chunk, bytes = cow_min(copy->data_end - off, max);
+	copy->chunk += bytes;
+	if (copy->chunk == copy->data_end)
+		task->step = &step_written;
+	cow_data_write(op, piece, host_of(copy, off), off, cow_op_data(op, off), bytes, false);
+	return COW_AGAIN;
 }
 
 /* ---- publishing ---- */
@@ -258,7 +296,7 @@ void cow_free_entry(struct cow_image *image, const struct cow_entry *e)
 		struct cow_compressed c = cow_compressed_decode(e->raw, bits);
 		uint64_t first = c.off >> bits, last = (c.off + c.bytes - 1) >> bits;
 		cow_quarantine_add(&image->quarantine, first, (uint32_t)(last - first + 1));
-	} else if (e->kind != COW_BAD && e->host.v) {
+	} else if (e->kind != COW_BAD && e->has_host && !image->g.data_file) {
 		cow_quarantine_add(&image->quarantine, e->host.v >> bits, 1);
 	}
 }

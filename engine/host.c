@@ -256,6 +256,8 @@ static void system_close(struct cow_file *base)
 	struct cow_host_file *file = (struct cow_host_file *)base;
 	if (!file)
 		return;
+	/* Now, not when the last reference goes: a ring that is being torn down may hold one for a while. */
+	cow_lock_release(file->fd);
 	close(file->fd);
 	free(base->path);
 	free(file);

@@ -9,7 +9,9 @@
 #include "engine/backing.h"
 #include "engine/base/log.h"
 #include "engine/check.h"
+#include "engine/crypt_open.h"
 #include "engine/format_load.h"
+#include "engine/snapshot_open.h"
 
 #define CACHE_MAX_BYTES (32ull << 20)
 #define CACHE_MIN_BYTES (1ull << 20)
@@ -71,11 +73,16 @@ void cow_image_header_encode(struct cow_image *image, uint8_t sector[512])
 	cow_mutex_unlock(&image->header_lock);
 }
 
+static uint64_t kept_autoclear(const struct cow_image *image)
+{
+	return image->g.data_file ? QCOW2_AUTOCLEAR_DATA_FILE_RAW : 0;
+}
+
 /* Autoclear features that we do not keep true are switched off before anything is written. */
 void cow_image_prepare_write(struct cow_image *image, struct cow_task *task)
 {
 	cow_mutex_lock(&image->header_lock);
-	image->header.autoclear = 0;
+	image->header.autoclear &= kept_autoclear(image);
 	cow_mutex_unlock(&image->header_lock);
 	atomic_store(&image->commit.header_dirty, true);
 	cow_writeback_join(&image->commit, task);
@@ -93,11 +100,6 @@ static int load_header(struct cow_image *image, struct cow_chain *chain, uint8_t
 static int refuse_unsupported(struct cow_image *image, struct cow_error *err)
 {
 	const struct cow_header *h = &image->header;
-	if (h->crypt_method)
-		return cow_error_set(err, -ENOTSUP, "encryption (%s) is not supported yet",
-				     h->crypt_method == QCOW2_CRYPT_LUKS ? "LUKS" : "AES");
-	if (h->incompatible & QCOW2_INCOMPAT_DATA_FILE)
-		return cow_error_set(err, -ENOTSUP, "an external data file is not supported yet");
 	if ((h->incompatible & QCOW2_INCOMPAT_CORRUPT) && image->writable)
 		return cow_error_set(err, -EROFS, "the image is marked corrupt: repair it with cowblk check --repair all, "
 				     "or use it read-only");
@@ -176,11 +178,13 @@ static int init_writing(struct cow_image *image, struct cow_chain *chain, struct
 	if (!ret)
 		ret = cow_alloc_init(image);
 	if (!ret)
+		ret = cow_alloc_align_file(image, chain->loop);
+	if (!ret)
 		ret = cow_quarantine_init(&image->quarantine, image);
 	image->zeros = cow_buf_alloc(image->g.cluster_bytes);
 	if (!ret && !image->zeros)
 		ret = -ENOMEM;
-	atomic_store(&image->ready_for_write, h->autoclear == 0);
+	atomic_store(&image->ready_for_write, !(h->autoclear & ~kept_autoclear(image)));
 	return ret;
 }
 
@@ -195,6 +199,22 @@ static int measure_snapshots(struct cow_image *image, struct cow_chain *chain, s
 	if (!ret)
 		cow_snapshots_free(snapshots, h->nr_snapshots);
 	return ret;
+}
+
+/* The top image's snapshot that is asked for instead of its active disk. */
+static const char *snapshot_of(const struct cow_chain *chain, bool top)
+{
+	return top ? chain->options->snapshot : NULL;
+}
+
+static int select_snapshot(struct cow_image *image, struct cow_chain *chain, const char *snapshot,
+			   struct cow_error *err)
+{
+	if (!snapshot)
+		return 0;
+	if (image->writable)
+		return cow_error_set(err, -EROFS, "a snapshot can only be opened read-only");
+	return cow_snapshot_select(chain->loop, image->file, snapshot, &image->header, err);
 }
 
 static void init_locks(struct cow_image *image)
@@ -220,13 +240,14 @@ static void publish_geometry(struct cow_image *image)
 static void open_raw(struct cow_image *image)
 {
 	image->raw = true;
+	image->data = image->file;
 	image->g.size_bytes = cow_round_up(image->file->size_bytes, 512);
 	image->g.cluster_bytes = 65536;
 	image->g.cluster_bits = 16;
 	publish_geometry(image);
 }
 
-static int open_qcow2(struct cow_image *image, struct cow_chain *chain, struct cow_error *err)
+static int open_qcow2(struct cow_image *image, struct cow_chain *chain, const char *snapshot, struct cow_error *err)
 {
 	uint8_t *cluster = NULL;
 	int ret = load_header(image, chain, &cluster, err);
@@ -236,12 +257,19 @@ static int open_qcow2(struct cow_image *image, struct cow_chain *chain, struct c
 		ret = repair_dirty(image, chain, &cluster, err);
 	if (!ret)
 		ret = measure_snapshots(image, chain, err);
+	if (!ret)
+		ret = select_snapshot(image, chain, snapshot, err);
+	if (!ret)
+		ret = cow_data_file_open(image, chain, err);
+	if (!ret)
+		ret = cow_crypt_open(chain->loop, image->file, &image->header, &image->ext, chain->options->secrets,
+				     chain->options->nr_secrets, &image->key, err);
 	if (ret)
 		goto out;
 	cow_geometry_init(&image->g, &image->header);
 	cow_inflight_init(&image->inflight, image->g.slice_entries);
 	ret = load_table(image, chain, &image->l1, image->header.l1_off, image->header.l1_entries,
-			 image->header.l1_entries, "L1 table", err);
+			 cow_l1_entries_for(&image->header, image->header.size_bytes), "L1 table", err);
 	if (!ret)
 		ret = init_caches(image, chain->options);
 	if (!ret && image->writable)
@@ -263,10 +291,11 @@ int cow_image_open_in_chain(struct cow_chain *chain, const char *path, bool raw,
 		return -ENOMEM;
 	init_locks(image);
 	image->host = chain->host;
+	image->depth = chain->depth;
 	image->writable = top && options->writable;
 	image->no_discard = options->no_discard;
 	image->detect_zeroes = options->detect_zeroes;
-	unsigned flags = (image->writable ? COW_OPEN_WRITE : 0) | (options->no_lock ? COW_OPEN_NO_LOCK : 0) |
+	unsigned flags = (image->writable ? COW_OPEN_WRITE : 0) | (options->no_lock || snapshot_of(chain, top) ? COW_OPEN_NO_LOCK : 0) |
 			 (options->buffered ? COW_OPEN_BUFFERED : 0);
 	image->path = strdup(path);
 	int ret = image->path ? chain->host->ops->open(chain->host, path, flags, &image->file, err) : -ENOMEM;
@@ -276,7 +305,7 @@ int cow_image_open_in_chain(struct cow_chain *chain, const char *path, bool raw,
 		open_raw(image);
 	} else if (!ret) {
 		struct cow_error own = { 0 };
-		ret = open_qcow2(image, chain, &own);
+		ret = open_qcow2(image, chain, snapshot_of(chain, top), &own);
 		if (own.code && strncmp(own.text, path, strlen(path)))
 			cow_error_prefix(&own, "%s", path);
 		if (own.code)
@@ -331,6 +360,9 @@ void cow_image_free(struct cow_image *image)
 	cow_quarantine_fini(&image->quarantine);
 	free(image->zeros);
 	free(image->left);
+	cow_crypt_key_free(image->key);
+	if (image->data && image->data != image->file)
+		image->host->ops->close(image->data);
 	if (image->file)
 		image->host->ops->close(image->file);
 	free(image->path);

@@ -13,6 +13,7 @@
 #include <stdint.h>
 
 #include "engine/base/error.h"
+#include "engine/crypt_secret.h"
 #include "engine/loop.h"
 
 struct cow_image;
@@ -34,6 +35,10 @@ struct cow_open_options {
 	bool buffered;                      /* never O_DIRECT */
 	enum cow_detect_zeroes detect_zeroes;
 	uint64_t cache_bytes;               /* metadata cache; 0: sized by the image, at most 32 MiB */
+	const char *data_file;              /* the external data file, instead of the name in the image; allowed anywhere */
+	const struct cow_secret *const *secrets; /* passphrases of encrypted images of the chain, wiped by the caller */
+	size_t nr_secrets;
+	const char *snapshot;               /* read-only: this internal snapshot (id or name) instead of the active disk */
 	const char *const *backing_roots;   /* directories that backing files may lie in, besides the image's own */
 	size_t nr_backing_roots;
 };

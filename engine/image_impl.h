@@ -7,6 +7,7 @@
 
 #include "engine/alloc.h"
 #include "engine/cache.h"
+#include "engine/crypt.h"
 #include "engine/epoch.h"
 #include "engine/format.h"
 #include "engine/geometry.h"
@@ -21,6 +22,9 @@ struct cow_image {
 	/* constant after open */
 	struct cow_host *host;
 	struct cow_file *file;
+	struct cow_file *data;           /* where guest data lies: file, or the external data file */
+	struct cow_crypt_key *key;       /* NULL: in the clear */
+	unsigned depth;                  /* in the chain; 0: the top */
 	char *path;
 	bool raw;                        /* a raw file in a backing chain: file offset = guest offset */
 	bool writable;

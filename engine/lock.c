@@ -155,3 +155,9 @@ int cow_lock_image(int fd, bool writer, const char *path, struct cow_error *err)
 		return cow_error_set(err, ret, "%s: cannot lock the image: %s", path, strerror(-ret));
 	return 0;
 }
+
+void cow_lock_release(int fd)
+{
+	struct flock all = { .l_type = F_UNLCK, .l_whence = SEEK_SET };
+	fcntl(fd, F_OFD_SETLK, &all);
+}

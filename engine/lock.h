@@ -29,4 +29,7 @@ enum cow_lock_perm {
  */
 int cow_lock_image(int fd, bool writer, const char *path, struct cow_error *err);
 
+/* Give up all locks of this open file description. */
+void cow_lock_release(int fd);
+
 #endif

@@ -17,11 +17,16 @@ void cow_slice_set(const struct cow_geometry *g, uint8_t *slice, uint32_t idx, s
 		cow_store64_be(p + 8, entry.subs);
 }
 
-static const char *subs_fault(struct cow_l2_entry entry, uint64_t off)
+static bool has_host(const struct cow_geometry *g, uint64_t raw)
+{
+	return (raw & QCOW2_OFFSET_MASK) || (g->data_file && (raw & QCOW2_COPIED));
+}
+
+static const char *subs_fault(const struct cow_geometry *g, struct cow_l2_entry entry)
 {
 	if ((entry.subs >> 32) & entry.subs)
 		return "L2 entry has a subcluster that is both allocated and zero";
-	if (!off && (entry.subs & COW_SUBS_ALLOCATED))
+	if (!has_host(g, entry.raw) && (entry.subs & COW_SUBS_ALLOCATED))
 		return "L2 entry has an allocated subcluster without a cluster";
 	return NULL;
 }
@@ -32,6 +37,8 @@ const char *cow_entry_fault(const struct cow_geometry *g, struct cow_l2_entry en
 	if (raw & QCOW2_COMPRESSED) {
 		if (raw & QCOW2_COPIED)
 			return "L2 entry is compressed and has the COPIED flag";
+		if (g->data_file)
+			return "L2 entry is compressed in an image with an external data file";
 		return entry.subs ? "L2 entry is compressed and has subclusters" : NULL;
 	}
 	if (raw & (QCOW2_L2_RESERVED | (g->extended_l2 ? QCOW2_ZERO : 0)))
@@ -40,22 +47,22 @@ const char *cow_entry_fault(const struct cow_geometry *g, struct cow_l2_entry en
 		return "L2 entry has the zero flag in a version 2 image";
 	if (off & (g->cluster_bytes - 1))
 		return "L2 entry's cluster offset is not cluster-aligned";
-	if (!off && (raw & QCOW2_COPIED))
+	if (!off && (raw & QCOW2_COPIED) && !g->data_file)
 		return "L2 entry has the COPIED flag without a cluster";
-	return g->extended_l2 ? subs_fault(entry, off) : NULL;
+	return g->extended_l2 ? subs_fault(g, entry) : NULL;
 }
 
 static enum cow_kind plain_kind(const struct cow_entry *e)
 {
 	if (e->raw & QCOW2_ZERO)
-		return e->host.v ? COW_ZERO_ALLOC : COW_ZERO_PLAIN;
-	return e->host.v ? COW_NORMAL : COW_UNALLOCATED;
+		return e->has_host ? COW_ZERO_ALLOC : COW_ZERO_PLAIN;
+	return e->has_host ? COW_NORMAL : COW_UNALLOCATED;
 }
 
 static enum cow_kind sub_kind(const struct cow_entry *e, uint32_t sub)
 {
 	if (e->subs >> (32 + sub) & 1)
-		return e->host.v ? COW_ZERO_ALLOC : COW_ZERO_PLAIN;
+		return e->has_host ? COW_ZERO_ALLOC : COW_ZERO_PLAIN;
 	return e->subs >> sub & 1 ? COW_NORMAL : COW_UNALLOCATED;
 }
 
@@ -76,6 +83,7 @@ struct cow_entry cow_entry_decode(const struct cow_geometry *g, struct cow_l2_en
 	}
 	e.copied = entry.raw & QCOW2_COPIED;
 	e.host.v = entry.raw & QCOW2_OFFSET_MASK;
+	e.has_host = has_host(g, entry.raw);
 	e.kind = g->extended_l2 ? sub_kind(&e, sub) : plain_kind(&e);
 	return e;
 }
@@ -88,8 +96,8 @@ static bool continues(const struct cow_geometry *g, const struct cow_entry *firs
 		return false;
 	if (first->kind == COW_COMPRESSED || first->kind == COW_BAD)
 		return false;
-	if (!first->host.v)
-		return !e->host.v;
+	if (!first->has_host || !e->has_host)
+		return first->has_host == e->has_host;
 	return e->host.v == first->host.v + ((uint64_t)clusters << g->cluster_bits);
 }
 

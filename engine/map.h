@@ -25,7 +25,8 @@ struct cow_entry {
 	uint64_t subs;       /* extended L2: low half allocated, high half reads as zeros, a bit per subcluster */
 	enum cow_kind kind;  /* of the subcluster that was asked for */
 	bool copied;         /* refcount is exactly 1: may be written in place */
-	struct cow_hoff host; /* the host cluster, if there is one */
+	bool has_host;       /* there is a host cluster (with an external data file its offset may be 0) */
+	struct cow_hoff host;
 };
 
 /*

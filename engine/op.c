@@ -6,13 +6,26 @@
 #include <errno.h>
 #include <string.h>
 
+static void give_bounce(struct cow_queue *queue, uint8_t *bounce)
+{
+	queue->bounces[queue->nr_bounces++] = bounce;
+	cow_waitlist_wake(&queue->bounce_waiters, 0);
+}
+
 /* ---- host I/O ---- */
 
 void cow_op_piece_done(struct cow_io *io)
 {
 	struct cow_piece *piece = (struct cow_piece *)io;
+	int result = io->result;
+	if (piece->crypt && !result)
+		result = cow_crypt_decrypt(piece->crypt, piece->crypt_off, piece->crypt_buf, piece->crypt_bytes);
+	piece->crypt = NULL;
+	if (piece->bounce)
+		give_bounce(piece->op->queue, piece->bounce);
+	piece->bounce = NULL;
 	piece->busy = false;
-	cow_task_io_done(&piece->op->task, io->result);
+	cow_task_io_done(&piece->op->task, result);
 }
 
 struct cow_piece *cow_op_piece(struct cow_op *op)
@@ -56,9 +69,8 @@ void cow_op_put_bounce(struct cow_op *op)
 {
 	if (!op->bounce)
 		return;
-	op->queue->bounces[op->queue->nr_bounces++] = op->bounce;
+	give_bounce(op->queue, op->bounce);
 	op->bounce = NULL;
-	cow_waitlist_wake(&op->queue->bounce_waiters, 0);
 }
 
 /* ---- epochs ---- */
@@ -274,6 +286,8 @@ void cow_op_start(struct cow_op *op, uint64_t length)
 	op->copy.holds_host = false;
 	op->table.holds_host = false;
 	op->prepared = false;
+	op->punch_failed = false;
+	op->explicit_zeros = false;
 	enter_epoch(op);
 	cow_task_start(&op->task, op->queue->loop, first_step(op->kind));
 }

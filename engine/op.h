@@ -15,6 +15,7 @@
 #define COW_OP_H
 
 #include "engine/compress.h"
+#include "engine/crypt.h"
 #include "engine/image_impl.h"
 #include "engine/map.h"
 #include "engine/source.h"
@@ -28,6 +29,10 @@ struct cow_piece {
 	struct cow_io io;
 	struct cow_op *op;
 	bool busy;
+	uint8_t *bounce;           /* returned to the queue when the write is through */
+	struct cow_crypt *crypt;   /* to decrypt what was read with; NULL: in the clear */
+	uint64_t crypt_off, crypt_bytes;
+	uint8_t *crypt_buf;
 };
 
 /* Guest range -> buffer, through the chain. */
@@ -49,7 +54,7 @@ struct cow_copy {
 	struct cow_hoff host;
 	bool allocated;                /* host is a fresh allocation (else a cluster of ours that is filled in place) */
 	bool holds_host;               /* to be given back if the op fails */
-	uint64_t chunk, chunk_end;     /* large clusters: what is in the bounce buffer */
+	uint64_t chunk, chunk_end;     /* large clusters: what is in the bounce buffer; how far the data is written */
 };
 
 /* A new L2 table under way. */
@@ -82,6 +87,8 @@ struct cow_op {
 	const struct cow_step *map;   /* the step that a finished copy or table returns to */
 	uint64_t epoch;
 	bool in_epoch;
+	bool punch_failed;       /* DISCARD, WRITE_ZEROES with an external data file: the host cannot punch */
+	bool explicit_zeros;     /* WRITE_ZEROES: by writing, not by mapping */
 	bool prepared;           /* cow_image_prepare_write() was called */
 	struct cow_claim claim;
 	unsigned room;           /* extents reserved in the quarantine */
@@ -104,6 +111,8 @@ struct cow_queue {
 	uint8_t *bounces[COW_QUEUE_BOUNCES];
 	unsigned nr_bounces;
 	struct cow_waitlist bounce_waiters;
+	/* ciphers of the encrypted images of the chain, by their depth in it */
+	struct cow_crypt *crypts[COW_MAX_BACKING_DEPTH];
 	/* inflating: one cluster at a time, the last one is kept */
 	struct cow_inflate *inflate;
 	uint8_t *packed, *unpacked;

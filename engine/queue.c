@@ -41,7 +41,18 @@ static void free_buffers(struct cow_queue *queue)
 	free(queue->unpacked);
 	free(queue->ops);
 	cow_inflate_free(queue->inflate);
+	for (unsigned i = 0; i < COW_MAX_BACKING_DEPTH; i++)
+		cow_crypt_free(queue->crypts[i]);
 	free(queue);
+}
+
+static int make_ciphers(struct cow_queue *queue)
+{
+	int ret = 0;
+	for (struct cow_image *i = queue->image; i && !ret; i = i->backing)
+		if (i->key)
+			ret = cow_crypt_new(i->key, &queue->crypts[i->depth]);
+	return ret;
 }
 
 static int attach(struct cow_queue *queue)
@@ -74,6 +85,8 @@ int cow_queue_new(struct cow_image *image, struct cow_loop *loop, unsigned nr_op
 	cow_waitlist_init(&queue->bounce_waiters);
 	cow_waitlist_init(&queue->inflate_waiters);
 	int ret = alloc_buffers(queue);
+	if (!ret)
+		ret = make_ciphers(queue);
 	if (!ret)
 		ret = attach(queue);
 	if (ret) {

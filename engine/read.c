@@ -4,7 +4,7 @@
 #include <string.h>
 
 #include "engine/base/log.h"
-#include "engine/op.h"
+#include "engine/data.h"
 
 static void advance(struct cow_reader *r, uint64_t bytes)
 {
@@ -88,7 +88,7 @@ static enum cow_next read_run(struct cow_op *op, struct cow_reader *r)
 		memset(r->buf, 0, s->bytes);
 		break;
 	case COW_SOURCE_DATA:
-		cow_op_submit_rw(op, piece, COW_IO_READ, s->image->file, s->host_off, r->buf, s->bytes);
+		cow_data_read(op, piece, s->image, s->host_off, r->pos, r->buf, s->bytes);
 		break;
 	case COW_SOURCE_COMPRESSED:
 		return start_inflate(op, r);

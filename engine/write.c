@@ -8,7 +8,7 @@
  */
 #include <errno.h>
 
-#include "engine/op.h"
+#include "engine/data.h"
 
 static enum cow_next begin(struct cow_task *task)
 {
@@ -20,8 +20,7 @@ static enum cow_next begin(struct cow_task *task)
 
 static enum cow_next submit_data(struct cow_op *op, uint64_t host, uint64_t bytes)
 {
-	struct cow_image *image = cow_op_image(op);
-	cow_op_submit_rw(op, cow_op_piece(op), COW_IO_WRITE, image->file, host, cow_op_data(op, op->cursor), bytes);
+	cow_data_write(op, cow_op_piece(op), host, op->cursor, cow_op_data(op, op->cursor), bytes, true);
 	op->cursor += bytes;
 	return COW_AGAIN;
 }
@@ -31,7 +30,9 @@ static enum cow_next write_in_place(struct cow_op *op, struct cow_slot *slot, co
 	struct cow_image *image = cow_op_image(op);
 	uint64_t host = run->first.host.v + cow_in_cluster(&image->g, op->cursor);
 	cow_cache_put(slot);
-	if (cow_overlap(image, host, run->bytes)) {
+	if (cow_data_is_encrypted(image) && !cow_op_get_bounce(op))
+		return COW_WAIT;
+	if (!image->g.data_file && cow_overlap(image, host, run->bytes)) {
 		cow_task_fail(&op->task, cow_image_corrupt(image, op->task.loop, host, "a data cluster lies in metadata"));
 		return COW_AGAIN;
 	}
@@ -53,7 +54,7 @@ static bool hole_possible(struct cow_op *op, const struct cow_run *run)
 	const struct cow_image *image = cow_op_image(op);
 	uint64_t start = cow_round_down(op->cursor, image->g.cluster_bytes);
 	bool zero;
-	if (run->first.host.v || !reads_zero(image, &run->first, start))
+	if (!cow_data_has_holes(image) || run->first.has_host || !reads_zero(image, &run->first, start))
 		return false;
 	if (image->g.extended_l2 && !cow_nothing_below(image, start))
 		return false;
@@ -97,7 +98,8 @@ static enum cow_next write_run(struct cow_op *op, struct cow_slot *slot, uint64_
 {
 	struct cow_image *image = cow_op_image(op);
 	const struct cow_geometry *g = &image->g;
-	struct cow_run run = cow_map_run(g, slot->data, (struct cow_goff){ op->cursor }, op->limit - op->cursor);
+	struct cow_run run = cow_map_run(g, slot->data, (struct cow_goff){ op->cursor },
+					 cow_min(op->limit - op->cursor, cow_data_max_bytes(image)));
 	if (run.first.kind == COW_NORMAL && run.first.copied)
 		return write_in_place(op, slot, &run);
 	if (op->kind == COW_OP_WRITE_ZEROES && reads_zero(image, &run.first, op->cursor)) {

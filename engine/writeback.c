@@ -183,22 +183,34 @@ static void io_done(struct cow_io *io)
 	cow_task_io_done(&w->commit->task, io->result);
 }
 
-static void submit_sync(struct cow_commit *commit)
+static void submit_sync_of(struct cow_commit *commit, struct cow_writeback_io *w, struct cow_file *file)
 {
-	struct cow_writeback_io *w = &commit->ios[0];
 	cow_assert(!w->busy);
 	w->busy = true;
 	commit->nr_syncs++;
-	cow_io_prep(&w->io, COW_IO_SYNC, commit->image->file, 0, 0, io_done);
+	cow_io_prep(&w->io, COW_IO_SYNC, file, 0, 0, io_done);
 	commit->task.pending++;
 	cow_loop_submit(commit->task.loop, &w->io);
+}
+
+static void submit_sync(struct cow_commit *commit)
+{
+	struct cow_image *image = commit->image;
+	submit_sync_of(commit, &commit->ios[0], image->file);
+	if (image->data != image->file)
+		submit_sync_of(commit, &commit->ios[1], image->data);
+}
+
+static bool sync_broke(const struct cow_commit *commit)
+{
+	return (commit->ios[0].io.kind == COW_IO_SYNC && commit->ios[0].io.result) ||
+	       (commit->ios[1].io.kind == COW_IO_SYNC && commit->ios[1].io.result);
 }
 
 /* A failed fdatasync may have thrown away what it was to write: nothing can be trusted after it. */
 static int sync_failed(struct cow_commit *commit)
 {
-	return cow_image_fail(commit->image, commit->task.loop, "fdatasync failed (error %d)",
-			      -commit->ios[0].io.result);
+	return cow_image_fail(commit->image, commit->task.loop, "fdatasync failed (error %d)", -commit->task.error);
 }
 
 static const struct cow_step step_barrier_done, step_last_sync_done;
@@ -213,6 +225,8 @@ static enum cow_next barrier(struct cow_task *task)
 static enum cow_next barrier_done(struct cow_task *task)
 {
 	struct cow_commit *commit = of(task);
+	if (task->pending)
+		return cow_task_wait_io(task);
 	commit->need_barrier = false;
 	commit->had_ordered = false;
 	return cow_task_goto(task, &step_write);
@@ -267,6 +281,8 @@ static void complete(struct cow_commit *commit, int error)
 static enum cow_next last_sync_done(struct cow_task *task)
 {
 	struct cow_commit *commit = of(task);
+	if (task->pending)
+		return cow_task_wait_io(task);
 	if (cow_image_is_failed(commit->image)) {
 		cow_task_fail(task, -EIO);
 		return COW_AGAIN;
@@ -281,8 +297,7 @@ static enum cow_next unwind(struct cow_task *task)
 	struct cow_image *image = commit->image;
 	if (task->pending)
 		return cow_task_wait_io(task);
-	bool sync = commit->ios[0].io.kind == COW_IO_SYNC && commit->ios[0].io.result;
-	if (sync && !cow_image_is_failed(image))
+	if (sync_broke(commit) && !cow_image_is_failed(image))
 		sync_failed(commit);
 	else if (task->error != -ENOSPC && !cow_image_is_failed(image))
 		cow_image_fail(image, task->loop, "cannot write metadata (error %d)", -task->error);

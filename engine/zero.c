@@ -12,13 +12,88 @@
 
 #include "engine/op.h"
 
+/* ---- external data file: each cluster has its place, so nothing is freed; what holds data is punched in place ---- */
+
+static void punch_done(struct cow_io *io)
+{
+	struct cow_piece *piece = (struct cow_piece *)io;
+	struct cow_op *op = piece->op;
+	piece->busy = false;
+	bool cannot = io->result == -EOPNOTSUPP;
+	op->punch_failed |= cannot;
+	cow_task_io_done(&op->task, cannot ? 0 : io->result);
+}
+
+/* True: the range is to be zeroed by writing, or (DISCARD) left alone. */
+static bool must_not_punch(const struct cow_op *op)
+{
+	const struct cow_image *image = op->queue->image;
+	bool keep = op->kind == COW_OP_WRITE_ZEROES && (op->flags & COW_OP_NOUNMAP);
+	return keep || image->key || image->no_discard || !image->data->can_punch;
+}
+
+static enum cow_next drained(struct cow_task *task)
+{
+	struct cow_op *op = cow_op_of(task);
+	if (task->pending)
+		return cow_task_wait_io(task);
+	if (op->punch_failed && op->kind == COW_OP_WRITE_ZEROES) { /* again, by writing */
+		op->punch_failed = false;
+		op->explicit_zeros = true;
+		op->cursor = op->off;
+		return cow_task_goto(task, &cow_step_zero_map);
+	}
+	return cow_task_goto(task, &cow_step_write_drain);
+}
+
+static const struct cow_step step_drained = { "zero: drained", drained };
+
+/*
+ * Punch the run at the cursor if it holds data. *bytes: length of the run at the cursor, changed or not. COW_AGAIN with *bytes set: no
+ * data there, its mapping is to be looked at.
+ */
+static enum cow_next punch_in_place(struct cow_op *op, uint64_t table, uint64_t *bytes)
+{
+	struct cow_image *image = cow_op_image(op);
+	const struct cow_geometry *g = &image->g;
+	struct cow_slot *slot = cow_op_slot(op, table, op->cursor);
+	if (!slot)
+		return COW_WAIT;
+	struct cow_run run = cow_map_run(g, slot->data, (struct cow_goff){ op->cursor }, op->end - op->cursor);
+	uint64_t first = op->cursor >> g->cluster_bits, end = (op->cursor + run.bytes - 1) >> g->cluster_bits;
+	cow_cache_put(slot);
+	/* A copy on write under way would bring back what is punched; after a look at the mapping, so nothing is missed. */
+	if (cow_inflight_busy(&image->inflight, COW_CLAIM_CLUSTERS, first, end + 1, &op->task))
+		return COW_WAIT;
+	*bytes = run.bytes;
+	if (run.first.kind != COW_NORMAL)
+		return COW_AGAIN;
+	struct cow_piece *piece = cow_op_piece(op);
+	if (!piece)
+		return cow_task_wait_io(&op->task);
+	*bytes = 0;
+	cow_io_prep(&piece->io, COW_IO_PUNCH, image->data, run.first.host.v + cow_in_cluster(g, op->cursor), run.bytes,
+		    punch_done);
+	op->cursor += run.bytes;
+	cow_op_submit_piece(op, piece);
+	return COW_AGAIN;
+}
+
 static enum cow_next begin(struct cow_task *task)
 {
-	enum cow_next next = cow_op_begin_write(cow_op_of(task));
-	if (next == COW_AGAIN && !task->error)
-		task->step = &cow_step_zero_map;
-	return next;
+	struct cow_op *op = cow_op_of(task);
+	enum cow_next next = cow_op_begin_write(op);
+	if (next != COW_AGAIN || task->error)
+		return next;
+	if (cow_op_image(op)->g.data_file && must_not_punch(op)) {
+		if (op->kind == COW_OP_DISCARD)
+			return COW_END;
+		op->explicit_zeros = true;
+	}
+	return cow_task_goto(task, &cow_step_zero_map);
 }
+
+/* ---- ranges ---- */
 
 /* Whole clusters at the cursor, within its slice; 0: the cursor or the end cuts one. The disk's last cluster may be short. */
 static uint32_t whole_clusters(const struct cow_op *op)
@@ -78,9 +153,10 @@ static struct cow_l2_entry zero_entry(const struct cow_image *image, uint64_t ho
 static struct cow_l2_entry zeroed(const struct cow_op *op, const struct cow_entry *e, uint64_t off)
 {
 	const struct cow_image *image = op->queue->image;
-	if (e->kind == COW_ZERO_PLAIN && !image->g.extended_l2)
+	if ((e->kind == COW_ZERO_PLAIN && !image->g.extended_l2))
 		return (struct cow_l2_entry){ e->raw, e->subs };
-	bool keep = e->kind != COW_COMPRESSED && e->host.v && e->copied && keeps_clusters(op);
+	bool keep = e->kind != COW_COMPRESSED && e->has_host && e->copied &&
+		    (keeps_clusters(op) || image->g.data_file);
 	return zero_entry(image, keep ? e->host.v : 0, off);
 }
 
@@ -88,6 +164,8 @@ static struct cow_l2_entry zeroed(const struct cow_op *op, const struct cow_entr
 static bool expressible(const struct cow_op *op, uint64_t off)
 {
 	const struct cow_image *image = op->queue->image;
+	if (op->explicit_zeros)
+		return false;
 	if (image->g.version >= 3)
 		return true;
 	return !keeps_clusters(op) && cow_nothing_below(image, off);
@@ -137,7 +215,7 @@ static bool change_subs(struct cow_op *op, struct cow_slot *slot, uint32_t idx, 
 		c->bad_off = op->cursor;
 		return false;
 	}
-	if (*compressed || (!e.host.v && cow_nothing_below(image, op->cursor)))
+	if (*compressed || (!e.has_host && cow_nothing_below(image, op->cursor)))
 		return true;
 	uint64_t bits = cow_subs_of(g, op->cursor, c->bytes);
 	cow_slice_set(g, slot->data, idx, (struct cow_l2_entry){ .raw = e.raw, .subs = (e.subs & ~bits) | bits << 32 });
@@ -179,6 +257,27 @@ static enum cow_next change_slice(struct cow_op *op, uint64_t table, struct chan
 	return skip_to(op, op->cursor + c->bytes);
 }
 
+static struct change next_change(const struct cow_op *op)
+{
+	struct change c = { .nr = whole_clusters(op) };
+	c.bytes = (uint64_t)c.nr << op->queue->image->g.cluster_bits;
+	if (!c.nr) {
+		c.bytes = whole_subs(op);
+		c.subs = c.bytes != 0;
+		c.nr = c.subs;
+	}
+	return c;
+}
+
+/* What the mapping cannot say is written, or (DISCARD) left alone. */
+static enum cow_next inexpressible(struct cow_op *op)
+{
+	uint32_t unit = op->queue->image->g.sub_bytes;
+	if (op->kind == COW_OP_WRITE_ZEROES)
+		return write_zeros(op);
+	return skip_to(op, cow_round_down(op->cursor, unit) + unit);
+}
+
 static enum cow_next map(struct cow_task *task)
 {
 	struct cow_op *op = cow_op_of(task);
@@ -186,19 +285,11 @@ static enum cow_next map(struct cow_task *task)
 	const struct cow_geometry *g = &image->g;
 	op->map = &cow_step_zero_map;
 	if (op->cursor >= op->end)
-		return cow_task_goto(task, &cow_step_write_drain);
-	struct change c = { .nr = whole_clusters(op) };
-	c.bytes = (uint64_t)c.nr << g->cluster_bits;
-	if (!c.nr) {
-		c.bytes = whole_subs(op);
-		c.subs = c.bytes != 0;
-		c.nr = c.subs;
-	}
-	if (!c.nr || !expressible(op, op->cursor)) {
-		if (op->kind == COW_OP_WRITE_ZEROES)
-			return write_zeros(op);
-		return skip_to(op, cow_round_down(op->cursor, g->sub_bytes) + g->sub_bytes);
-	}
+		return cow_task_goto(task, &step_drained);
+	struct change c = next_change(op);
+	bool in_data_file = g->data_file && !op->explicit_zeros;
+	if (!in_data_file && (!c.nr || !expressible(op, op->cursor)))
+		return inexpressible(op);
 	uint64_t l1_idx = cow_l1_idx(g, (struct cow_goff){ op->cursor });
 	if (!cow_table_get(&image->l1, l1_idx) && cow_nothing_below(image, op->cursor))
 		return skip_to(op, cow_round_down(op->cursor, cow_l1_span_bytes(g)) + cow_l1_span_bytes(g));
@@ -206,6 +297,17 @@ static enum cow_next map(struct cow_task *task)
 	uint64_t table = cow_op_writable_table(op, op->cursor, &next);
 	if (!table)
 		return next;
+	if (in_data_file) {
+		uint64_t bytes;
+		next = punch_in_place(op, table, &bytes);
+		if (next != COW_AGAIN || !bytes)
+			return next;
+		if (!c.nr)
+			return inexpressible(op);
+		if (!c.subs)
+			c.nr = (uint32_t)cow_min(c.nr, cow_max(bytes >> g->cluster_bits, 1));
+		c.bytes = cow_min(c.bytes, c.subs ? UINT64_MAX : (uint64_t)c.nr << g->cluster_bits);
+	}
 	return change_slice(op, table, &c);
 }
 
