@@ -8,10 +8,14 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "daemon/encrypt_options.h"
+#include "daemon/secret.h"
 #include "engine/create.h"
 
 struct arguments {
 	struct cow_create_options options;
+	struct cow_encrypt_options encrypt;
+	struct cow_secrets secrets;
 	const char *image;
 };
 
@@ -22,6 +26,10 @@ static const struct argp_option options[] = {
 	{"option", 'o', "NAME=VALUE[,...]", 0,
 	 "cluster_size= (64K), refcount_bits= (16), compat=0.10|1.1, lazy_refcounts=on|off, "
 	 "preallocation=off|metadata|falloc|full", 0},
+	{"encrypt", 'e', "luks", 0,
+	 "Encrypt the image (the same as -o encrypt.format=luks); name a passphrase. -o: encrypt.cipher-alg=aes-128|aes-256, "
+	 "encrypt.cipher-mode=xts|cbc, encrypt.ivgen-alg=plain64|plain|essiv, encrypt.hash-alg= (sha256), "
+	 "encrypt.iter-time=MILLISECONDS (1000)", 0},
 	{"force", 'f', NULL, 0, "Overwrite an existing file", 0},
 	{0},
 };
@@ -92,12 +100,27 @@ static const struct {
 	{"preallocation", parse_preallocation},
 };
 
+static void parse_encryption(const char *word, const char *value, struct argp_state *state)
+{
+	struct arguments *a = state->input;
+	bool known;
+	if (cow_encrypt_option_parse(&a->encrypt, word + strlen("encrypt."), value, &known))
+		return;
+	if (known)
+		argp_error(state, "-o %s: '%s' is not a valid value: see --help", word, value);
+	argp_error(state, "-o %s: no such option: see --help", word);
+}
+
 static void parse_value(struct cow_create_options *o, char *word, struct argp_state *state)
 {
 	char *equals = strchr(word, '=');
 	if (!equals)
 		argp_error(state, "-o %s: must be NAME=VALUE", word);
 	*equals = '\0';
+	if (!strncmp(word, "encrypt.", strlen("encrypt."))) {
+		parse_encryption(word, equals + 1, state);
+		return;
+	}
 	for (size_t i = 0; i < sizeof(values) / sizeof(values[0]); i++) {
 		if (strcmp(values[i].name, word))
 			continue;
@@ -133,10 +156,35 @@ static error_t parse_argument(struct arguments *a, const char *arg, struct argp_
 	return 0;
 }
 
+static error_t finish_arguments(struct arguments *a, struct argp_state *state)
+{
+	if (!a->image)
+		argp_error(state, "IMAGE is missing");
+	if (!a->encrypt.wanted && a->encrypt.modified)
+		argp_error(state, "-o encrypt....: needs --encrypt luks");
+	if (!a->encrypt.wanted && a->secrets.nr)
+		argp_error(state, "--key-...: needs --encrypt luks");
+	if (a->encrypt.wanted && a->secrets.nr != 1)
+		argp_error(state, "--encrypt: needs one passphrase: --key-file, --key-credential, --key-keyring or --key-prompt");
+	if (a->encrypt.wanted) {
+		cow_encrypt_options_finish(&a->encrypt);
+		a->options.encrypt = &a->encrypt.format;
+	}
+	return 0;
+}
+
 static error_t parse_option(int key, char *arg, struct argp_state *state)
 {
 	struct arguments *a = state->input;
 	switch (key) {
+	case ARGP_KEY_INIT:
+		state->child_inputs[0] = &a->secrets;
+		return 0;
+	case 'e':
+		if (strcmp(arg, "luks"))
+			argp_error(state, "--encrypt %s: only luks can be made", arg);
+		a->encrypt.wanted = true;
+		return 0;
 	case 'b':
 		a->options.backing_file = arg;
 		return 0;
@@ -155,32 +203,42 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
 	case ARGP_KEY_ARG:
 		return parse_argument(a, arg, state);
 	case ARGP_KEY_END:
-		if (!a->image)
-			argp_error(state, "IMAGE is missing");
-		return 0;
+		return finish_arguments(a, state);
 	default:
 		return ARGP_ERR_UNKNOWN;
 	}
 }
 
+static int create(struct arguments *a)
+{
+	struct cow_error err = {0};
+	struct cow_loop *loop;
+	if (cow_loop_sync_new(&loop))
+		return cow_cmd_fail("out of memory");
+	int ret = cow_secrets_load(&a->secrets, a->image, true, &err);
+	a->options.secret = a->secrets.loaded[0];
+	if (!ret)
+		ret = cow_create(cow_host_system(), loop, a->image, &a->options, &err);
+	cow_secrets_free(&a->secrets);
+	cow_loop_free(loop);
+	return ret ? cow_cmd_fail("%s", err.text) : 0;
+}
+
 int cow_cmd_create(int argc, char **argv)
 {
+	static const struct argp_child children[] = {{&cow_secret_argp, 0, "Passphrase:", 0}, {0}};
 	static const struct argp argp = {
 		.options = options,
 		.parser = parse_option,
 		.args_doc = "IMAGE [SIZE]",
 		.doc = "Make a new qcow2 image of SIZE bytes (k, M, G, T: powers of 1024); with a backing file SIZE "
 		       "defaults to the backing file's.",
+		.children = children,
 	};
 	struct arguments a = {0};
-	struct cow_error err = {0};
-	struct cow_loop *loop;
+	cow_encrypt_options_init(&a.encrypt);
 	argp_err_exit_status = 1;
 	if (argp_parse(&argp, argc, argv, 0, NULL, &a))
 		return 1;
-	if (cow_loop_sync_new(&loop))
-		return cow_cmd_fail("out of memory");
-	int ret = cow_create(cow_host_system(), loop, a.image, &a.options, &err);
-	cow_loop_free(loop);
-	return ret ? cow_cmd_fail("%s", err.text) : 0;
+	return create(&a);
 }

@@ -147,7 +147,9 @@ static uint64_t l1_entry(const struct cow_create_layout *l, uint64_t idx)
 
 static uint64_t l2_entry(const struct cow_create_layout *l, uint64_t idx)
 {
-	return idx < l->nr_data_clusters ? (l->data_off + (idx << l->header.cluster_bits)) | QCOW2_COPIED : 0;
+	/* What stands in an encrypted cluster is noise until it is written. */
+	uint64_t flags = QCOW2_COPIED | (l->crypto_bytes ? QCOW2_ZERO : 0);
+	return idx < l->nr_data_clusters ? (l->data_off + (idx << l->header.cluster_bits)) | flags : 0;
 }
 
 static int write_table(struct creation *c, uint64_t off, uint64_t bytes, entry_fn *entry)
@@ -236,14 +238,27 @@ static int write_tables(struct creation *c, enum cow_preallocation preallocation
 	return ret;
 }
 
-static int write_all(struct creation *c, const uint8_t *first_cluster, enum cow_preallocation preallocation)
+/* The whole area first, zeros: what a block device held there before must not be taken for key material. */
+static int write_crypto(struct creation *c, const struct cow_create_options *o, struct cow_error *err)
+{
+	const struct cow_create_layout *l = c->layout;
+	if (!l->crypto_bytes)
+		return 0;
+	int ret = c->file->block_device ? write_zeros(c, l->crypto_off, l->crypto_bytes) : 0;
+	return ret ? ret : cow_luks_format(c->loop, c->file, l->crypto_off, o->encrypt, o->secret, err);
+}
+
+static int write_all(struct creation *c, const uint8_t *first_cluster, const struct cow_create_options *o,
+		     struct cow_error *err)
 {
 	const struct cow_header *h = &c->layout->header;
 	int ret = 0;
 	if (!c->file->block_device)
 		ret = cow_loop_resize(c->loop, c->file, c->layout->nr_clusters << h->cluster_bits);
 	if (!ret)
-		ret = write_tables(c, preallocation);
+		ret = write_tables(c, o->preallocation);
+	if (!ret)
+		ret = write_crypto(c, o, err);
 	if (!ret)
 		ret = cow_loop_sync(c->loop, c->file);
 	if (!ret)
@@ -276,7 +291,7 @@ static int create_in_file(struct cow_loop *loop, struct cow_file *file, const st
 	struct creation c = {.loop = loop, .file = file, .layout = l, .chunk = cow_buf_alloc(CHUNK_BYTES)};
 	if (!c.chunk)
 		return cow_error_set(err, -ENOMEM, "out of memory");
-	ret = write_all(&c, first_cluster, o->preallocation);
+	ret = write_all(&c, first_cluster, o, err);
 	if (ret)
 		cow_error_set(err, ret, "cannot write: %s", strerror(-ret));
 	free(c.chunk);

@@ -8,6 +8,7 @@
 
 #include "engine/base/error.h"
 #include "engine/loop.h"
+#include "engine/luks.h"
 
 enum cow_preallocation { COW_PREALLOC_OFF, COW_PREALLOC_METADATA, COW_PREALLOC_FALLOC, COW_PREALLOC_FULL };
 
@@ -23,6 +24,8 @@ struct cow_create_options {
 	const char *backing_format;   /* "qcow2" or "raw"; needed with backing_file */
 	bool unsafe;                  /* do not look at the backing file (size must be given) */
 	bool overwrite;               /* take an existing file */
+	const struct cow_luks_format *encrypt; /* NULL: not encrypted */
+	const struct cow_secret *secret;       /* with encrypt */
 };
 
 /* Nothing is left behind on failure (unless it was there before). */

@@ -19,6 +19,16 @@ static uint32_t log2_exact(uint32_t v)
 
 /* ---- options ---- */
 
+static int check_encryption(const struct cow_header *h, const struct cow_create_options *o, struct cow_error *err)
+{
+	if (!o->secret || !o->secret->bytes)
+		return cow_error_set(err, -EINVAL, "encryption: no passphrase, or an empty one: name its source (--key-file, ...)");
+	/* Preallocated clusters read as deciphered zeros, which is noise, unless their zero flag is set. */
+	if (h->version == 2 && o->preallocation != COW_PREALLOC_OFF)
+		return cow_error_set(err, -EINVAL, "preallocation: with encryption it needs compat=1.1");
+	return cow_luks_format_check(o->encrypt, err);
+}
+
 static int load_options(struct cow_header *h, const struct cow_create_options *o, struct cow_error *err)
 {
 	uint32_t cluster_bytes = o->cluster_bytes ? o->cluster_bytes : 65536;
@@ -40,6 +50,12 @@ static int load_options(struct cow_header *h, const struct cow_create_options *o
 				     o->lazy_refcounts ? "lazy refcounts" : "refcount bits other than 16");
 	if (o->backing_file && o->preallocation != COW_PREALLOC_OFF)
 		return cow_error_set(err, -EINVAL, "preallocation: would hide the backing file: use one of the two");
+	if (o->encrypt) {
+		int ret = check_encryption(h, o, err);
+		if (ret)
+			return ret;
+		h->crypt_method = QCOW2_CRYPT_LUKS;
+	}
 	if (o->lazy_refcounts)
 		h->compatible |= QCOW2_COMPAT_LAZY_REFCOUNTS;
 	h->header_bytes = h->version == 2 ? QCOW2_V2_HEADER_LENGTH : sizeof(struct qcow2_header_be);
@@ -81,6 +97,8 @@ static void place(struct cow_create_layout *l, uint64_t l1_clusters)
 	at += l1_clusters;
 	l->l2_off = at << h->cluster_bits;
 	at += l->nr_l2_tables;
+	l->crypto_off = at << h->cluster_bits;
+	at += div_up(l->crypto_bytes, cow_cluster_bytes(h));
 	l->data_off = at << h->cluster_bits;
 }
 
@@ -105,7 +123,9 @@ int cow_create_layout_init(struct cow_create_layout *l, const struct cow_create_
 		l->nr_l2_tables = l1_entries;
 	}
 	uint64_t l1_clusters = div_up(l->l1_bytes, cow_cluster_bytes(h));
-	size_refcounts(l, 1 + l1_clusters + l->nr_l2_tables + l->nr_data_clusters);
+	l->crypto_bytes = options->encrypt ? cow_luks_format_bytes(options->encrypt) : 0;
+	size_refcounts(l, 1 + l1_clusters + l->nr_l2_tables + div_up(l->crypto_bytes, cow_cluster_bytes(h)) +
+			  l->nr_data_clusters);
 	if (h->reftable_clusters > QCOW2_MAX_REFTABLE_BYTES >> h->cluster_bits)
 		return cow_error_set(err, -EFBIG, "size %" PRIu64 ": too large to be preallocated: use larger clusters",
 				     size_bytes);
@@ -155,6 +175,16 @@ static size_t put_feature_names(uint8_t *cluster, size_t off)
 	return put_extension(cluster, off, QCOW2_EXT_FEATURE_NAMES, table, sizeof(table));
 }
 
+#define CRYPTO_BYTES 16u
+
+static size_t put_crypto(const struct cow_create_layout *l, uint8_t *cluster, size_t off)
+{
+	uint8_t place[CRYPTO_BYTES];
+	cow_store64_be(place, l->crypto_off);
+	cow_store64_be(place + 8, l->crypto_bytes);
+	return put_extension(cluster, off, QCOW2_EXT_CRYPTO, place, sizeof(place));
+}
+
 int cow_create_first_cluster(struct cow_create_layout *l, const struct cow_create_options *options,
 			     uint8_t *cluster, struct cow_error *err)
 {
@@ -162,13 +192,16 @@ int cow_create_first_cluster(struct cow_create_layout *l, const struct cow_creat
 	const char *format = options->backing_file ? options->backing_format : NULL;
 	size_t name_bytes = options->backing_file ? strlen(options->backing_file) : 0;
 	size_t format_bytes = format ? 8 + ((strlen(format) + 7) & ~(size_t)7) : 0;
-	size_t need = h->header_bytes + format_bytes + 8 + name_bytes;
+	size_t crypto_bytes = l->crypto_bytes ? 8 + CRYPTO_BYTES : 0;
+	size_t need = h->header_bytes + format_bytes + crypto_bytes + 8 + name_bytes;
 	if (name_bytes > QCOW2_MAX_BACKING_NAME_BYTES || need > cow_cluster_bytes(h))
 		return cow_error_set(err, -ENAMETOOLONG, "backing file name: %zu bytes do not fit into the first cluster "
 				     "(1023 at most): use a shorter name or larger clusters", name_bytes);
 	size_t off = h->header_bytes;
 	if (format)
 		off = put_extension(cluster, off, QCOW2_EXT_BACKING_FORMAT, format, strlen(format));
+	if (crypto_bytes)
+		off = put_crypto(l, cluster, off);
 	if (h->version >= 3 && need + 8 + FEATURES_BYTES <= cow_cluster_bytes(h))
 		off = put_feature_names(cluster, off);
 	off = put_extension(cluster, off, QCOW2_EXT_END, NULL, 0);

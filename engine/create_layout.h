@@ -17,6 +17,7 @@ struct cow_create_layout {
 	uint64_t refblocks_off, nr_refblocks;
 	uint64_t l1_bytes;
 	uint64_t l2_off, nr_l2_tables;       /* 0 tables when not preallocated */
+	uint64_t crypto_off, crypto_bytes;   /* 0 bytes when not encrypted; whole clusters are taken */
 	uint64_t data_off, nr_data_clusters;
 	uint64_t nr_clusters;                /* all of them: each has refcount 1 */
 };

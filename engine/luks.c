@@ -119,8 +119,8 @@ static int wrong_passphrase(const struct cow_luks *luks, const struct cow_secret
 	if (!active)
 		return cow_error_set(err, -EACCES, "no key slot is active: this image cannot be unlocked any more");
 	bool newline = secret->bytes && secret->data[secret->bytes - 1] == '\n';
-	return cow_error_set(err, -EACCES, "wrong passphrase: it opens none of the %u key slots in use%s", active,
-			     newline ? " (it ends with a newline, which counts)" : "");
+	return cow_error_set(err, -EACCES, "wrong passphrase: it opens no key slot (%u in use)%s", active,
+			     newline ? "; it ends with a newline, which counts" : "");
 }
 
 static int find_slot(struct cow_loop *loop, struct cow_file *file, uint64_t off, const struct cow_luks *luks,
