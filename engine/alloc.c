@@ -27,6 +27,17 @@ int cow_alloc_init(struct cow_image *image)
 	return alloc->grow_buf ? 0 : -ENOMEM;
 }
 
+int cow_alloc_align_file(struct cow_image *image, struct cow_loop *loop)
+{
+	uint64_t bytes = cow_round_up(image->alloc.file_bytes, COW_FILE_ALIGN_BYTES);
+	if (image->file->block_device || bytes == image->alloc.file_bytes)
+		return 0;
+	int ret = cow_loop_resize(loop, image->file, bytes);
+	if (!ret)
+		image->alloc.file_bytes = bytes;
+	return ret;
+}
+
 void cow_alloc_fini(struct cow_image *image)
 {
 	free(image->alloc.grow_buf);

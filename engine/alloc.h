@@ -31,6 +31,9 @@ struct cow_reserved {
 	bool zero; /* reads as zeros on the host */
 };
 
+/* The host file's length is a multiple of this while the image is open for writing (see refill.c). */
+#define COW_FILE_ALIGN_BYTES (64u << 10)
+
 #define COW_RESERVE_EXTENTS 64u
 #define COW_RESERVE_MAX_BYTES (16u << 20)
 
@@ -50,6 +53,7 @@ struct cow_reserve {
 	uint32_t fresh_clusters;
 	uint64_t scan;              /* next host cluster to look at */
 	uint64_t new_block;         /* index of a refcount block being made */
+	const struct cow_step *after_extend;
 	struct cow_io io;
 	/* a larger refcount table being made (reftable_grow.c) */
 	struct {
@@ -77,6 +81,8 @@ struct cow_alloc {
 
 int cow_alloc_init(struct cow_image *image);
 void cow_alloc_fini(struct cow_image *image);
+/* Control plane, before the first request: rounds the file's length up. Closing cuts it again. */
+int cow_alloc_align_file(struct cow_image *image, struct cow_loop *loop);
 void cow_reserve_init(struct cow_reserve *reserve, struct cow_image *image);
 
 /*

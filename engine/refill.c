@@ -16,7 +16,7 @@
 #define EXTEND_MIN_BYTES (8ull << 20)
 #define EXTEND_MAX_BYTES (256ull << 20)
 
-static const struct cow_step step_baton, step_scan, step_block_zero, step_block_link, step_extend, step_extended,
+static const struct cow_step step_baton, step_scan, step_block, step_block_zero, step_block_link, step_extend, step_extended,
 	step_punch, step_punched, step_finish;
 
 static struct cow_reserve *of(struct cow_task *task)
@@ -148,7 +148,7 @@ static enum cow_next scan(struct cow_task *task)
 			return COW_WAIT;
 		case COW_REFS_NONE:
 			r->new_block = r->scan / r->image->g.refs_per_block;
-			return cow_task_goto(task, &step_block_zero);
+			return cow_task_goto(task, &step_block);
 		case COW_REFS_BEYOND:
 			if (r->nr_fresh)
 				return cow_task_goto(task, &step_extend);
@@ -171,11 +171,49 @@ enum cow_next cow_refill_scan_again(struct cow_reserve *r)
 
 /* ---- a new refcount block ---- */
 
+/*
+ * The file is made longer before anything is written there, so that it always ends on a multiple of COW_FILE_ALIGN_BYTES: a host
+ * file system zeroes the rest of a last, partial block through the page cache when the file grows on, which
+ * collides with our direct writes to that block (Linux warns, and fails the next fdatasync).
+ */
+enum cow_next cow_refill_extend(struct cow_reserve *r, uint64_t end, const struct cow_step *next)
+{
+	struct cow_image *image = r->image;
+	r->after_extend = next;
+	if (end <= image->alloc.file_bytes)
+		return cow_task_goto(&r->task, next);
+	uint64_t ahead = cow_min(cow_max(end / 8, EXTEND_MIN_BYTES), EXTEND_MAX_BYTES);
+	uint64_t size = cow_round_up(end + ahead, cow_max(image->g.cluster_bytes, COW_FILE_ALIGN_BYTES));
+	cow_io_prep(&r->io, COW_IO_RESIZE, image->file, size, 0, io_done);
+	r->task.pending++;
+	r->task.step = &step_extended;
+	cow_loop_submit(r->task.loop, &r->io);
+	return cow_task_wait_io(&r->task);
+}
+
+static enum cow_next extended(struct cow_task *task)
+{
+	struct cow_reserve *r = of(task);
+	r->image->alloc.file_bytes = r->io.offset;
+	return cow_task_goto(task, r->after_extend);
+}
+
+static uint64_t new_block_off(const struct cow_reserve *r)
+{
+	return r->new_block * r->image->g.refs_per_block << r->image->g.cluster_bits;
+}
+
+static enum cow_next block(struct cow_task *task)
+{
+	struct cow_reserve *r = of(task);
+	return cow_refill_extend(r, new_block_off(r) + r->image->g.cluster_bytes, &step_block_zero);
+}
+
 static enum cow_next block_zero(struct cow_task *task)
 {
 	struct cow_reserve *r = of(task);
 	struct cow_image *image = r->image;
-	uint64_t off = r->new_block * image->g.refs_per_block << image->g.cluster_bits;
+	uint64_t off = new_block_off(r);
 	const char *what = cow_overlap(image, off, image->g.cluster_bytes);
 	if (!off || what || !cow_cache_drop(&image->refs, off, image->g.cluster_bytes)) {
 		cow_task_fail(task, cow_image_corrupt(image, task->loop, off,
@@ -194,7 +232,7 @@ static enum cow_next block_link(struct cow_task *task)
 	struct cow_reserve *r = of(task);
 	struct cow_image *image = r->image;
 	const struct cow_geometry *g = &image->g;
-	uint64_t off = r->new_block * g->refs_per_block << g->cluster_bits;
+	uint64_t off = new_block_off(r);
 	struct cow_slot *slot = cow_cache_get(&image->refs, off, task);
 	if (!slot || !cow_cache_may_dirty(slot, task))
 		return COW_WAIT;
@@ -207,7 +245,6 @@ static enum cow_next block_link(struct cow_task *task)
 	cow_overlap_add(image, off);
 	/* After the slot: a pass that captures the entry captures the refcount as well. */
 	cow_table_set(&image->reftable, r->new_block, off);
-	image->alloc.file_bytes = cow_max(image->alloc.file_bytes, off + g->cluster_bytes);
 	return cow_task_goto(task, &step_scan);
 }
 
@@ -222,7 +259,6 @@ static uint64_t fresh_end(const struct cow_reserve *r)
 static enum cow_next extend(struct cow_task *task)
 {
 	struct cow_reserve *r = of(task);
-	struct cow_alloc *alloc = &r->image->alloc;
 	unsigned bits = r->image->g.cluster_bits;
 	for (unsigned i = 0; i < r->nr_fresh; i++) {
 		uint64_t off = r->fresh[i].cluster << bits;
@@ -231,24 +267,8 @@ static enum cow_next extend(struct cow_task *task)
 		cow_task_fail(task, cow_image_corrupt(r->image, task->loop, off, "live metadata has refcount 0"));
 		return COW_AGAIN;
 	}
-	uint64_t end = fresh_end(r);
 	r->fresh_idx = 0;
-	if (end <= alloc->file_bytes)
-		return cow_task_goto(task, &step_punch);
-	uint64_t ahead = cow_min(cow_max(end / 8, EXTEND_MIN_BYTES), EXTEND_MAX_BYTES);
-	uint64_t size = cow_round_up(end + ahead, r->image->g.cluster_bytes);
-	cow_io_prep(&r->io, COW_IO_RESIZE, r->image->file, size, 0, io_done);
-	task->pending++;
-	task->step = &step_extended;
-	cow_loop_submit(task->loop, &r->io);
-	return cow_task_wait_io(task);
-}
-
-static enum cow_next extended(struct cow_task *task)
-{
-	struct cow_reserve *r = of(task);
-	r->image->alloc.file_bytes = r->io.offset;
-	return cow_task_goto(task, &step_punch);
+	return cow_refill_extend(r, fresh_end(r), &step_punch);
 }
 
 /* Clusters never used are holes. Used ones are made holes now, if the host can and may. */
@@ -347,6 +367,7 @@ static void end(struct cow_task *task)
 
 static const struct cow_step step_baton = { "refill: baton", baton };
 static const struct cow_step step_scan = { "refill: scan", scan };
+static const struct cow_step step_block = { "refill: room for a refcount block", block };
 static const struct cow_step step_block_zero = { "refill: new refcount block", block_zero };
 static const struct cow_step step_block_link = { "refill: link refcount block", block_link };
 static const struct cow_step step_extend = { "refill: extend", extend };

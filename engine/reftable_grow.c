@@ -13,7 +13,7 @@
 #include "engine/image_impl.h"
 #include "engine/refill.h"
 
-static const struct cow_step step_write, step_switch, step_done;
+static const struct cow_step step_extend, step_write, step_switch, step_done;
 
 static struct cow_reserve *of(struct cow_task *task)
 {
@@ -77,7 +77,7 @@ enum cow_next cow_reftable_grow(struct cow_reserve *r)
 		return COW_AGAIN;
 	}
 	r->grow.done = 0;
-	r->task.step = &step_write;
+	r->task.step = &step_extend;
 	cow_writeback_join(&image->commit, &r->task);
 	return COW_WAIT;
 }
@@ -109,6 +109,17 @@ static void encode_table(struct cow_reserve *r, uint64_t cluster, uint8_t *buf)
 		cow_store64_be(buf + i * 8, new_entry(r, cluster * per + i));
 }
 
+static uint64_t grown_end(const struct cow_reserve *r)
+{
+	return (r->grow.at + r->grow.blocks + r->grow.clusters) << r->image->g.cluster_bits;
+}
+
+static enum cow_next extend(struct cow_task *task)
+{
+	struct cow_reserve *r = of(task);
+	return cow_refill_extend(r, grown_end(r), &step_write);
+}
+
 static enum cow_next write_next(struct cow_task *task)
 {
 	struct cow_reserve *r = of(task);
@@ -134,8 +145,7 @@ static enum cow_next switch_header(struct cow_task *task)
 {
 	struct cow_reserve *r = of(task);
 	struct cow_image *image = r->image;
-	uint64_t end = (r->grow.at + r->grow.blocks + r->grow.clusters) << image->g.cluster_bits;
-	image->alloc.file_bytes = cow_max(image->alloc.file_bytes, end);
+	uint64_t end = grown_end(r);
 	if (image->alloc.virgin_cluster != UINT64_MAX)
 		image->alloc.virgin_cluster = cow_max(image->alloc.virgin_cluster, end >> image->g.cluster_bits);
 	cow_mutex_lock(&image->header_lock);
@@ -172,6 +182,7 @@ static enum cow_next done(struct cow_task *task)
 	return cow_refill_scan_again(r);
 }
 
+static const struct cow_step step_extend = { "reftable: extend", extend };
 static const struct cow_step step_write = { "reftable: write", write_next };
 static const struct cow_step step_switch = { "reftable: switch header", switch_header };
 static const struct cow_step step_done = { "reftable: done", done };
