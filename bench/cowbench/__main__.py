@@ -5,6 +5,7 @@ import argparse
 import json
 import os
 import platform
+import signal
 import sys
 import time
 
@@ -24,7 +25,7 @@ def arguments():
     parser.add_argument("--quick", action="store_true", help="few jobs, short runs, small images")
     parser.add_argument("--fs", default="ext4", choices=["ext4", "xfs", "btrfs", "tmpfs"],
                         help="file system under the images (default %(default)s, on a disk of its own)")
-    parser.add_argument("--kernel", default="auto", choices=["auto", "uml", "running"],
+    parser.add_argument("--kernel", default="auto", choices=["auto", "uml", "vm", "running"],
                         help="kernel to measure in (default %(default)s)")
     parser.add_argument("--cpus", default="1,2", metavar="LIST",
                         help="CPUs of the test kernel, one boot for each number (default %(default)s)")
@@ -87,7 +88,12 @@ def list_jobs():
     return 0
 
 
+def interrupt(*unused):
+    raise KeyboardInterrupt
+
+
 def main():
+    signal.signal(signal.SIGTERM, interrupt)   # what was measured by then is reported
     args = arguments()
     if args.list:
         return list_jobs()
@@ -106,6 +112,8 @@ def main():
             facts["complete"] = facts["complete"] and results["environment"].get("complete", True)
             results["environment"].update(facts)
             results["runs"] += runs
+            if not facts["complete"]:
+                break
     results["environment"]["load"] = [load, os.getloadavg()[0]]
     with open(os.path.join(out, "results.json"), "w", encoding="utf-8") as file:
         json.dump(results, file, indent=1)

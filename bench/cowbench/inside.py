@@ -21,8 +21,9 @@ def prepare_directory(plan):
         subprocess.run(["mount", "-t", "tmpfs", "-o", "size=90%", "cowbench", directory], check=True)
     elif plan["fs"] != "here":
         options = {"ext4": ["-q", "-E", "lazy_itable_init=0,lazy_journal_init=0"], "xfs": ["-q"], "btrfs": ["-q"]}
-        subprocess.run([f"mkfs.{plan['fs']}", *options[plan["fs"]], plan["disk"]], check=True)
-        subprocess.run(["mount", plan["disk"], directory], check=True)
+        disk = os.environ["COW_DISKS"].split()[0]
+        subprocess.run([f"mkfs.{plan['fs']}", *options[plan["fs"]], disk], check=True)
+        subprocess.run(["mount", disk, directory], check=True)
     return directory
 
 

@@ -1,18 +1,20 @@
 # SPDX-License-Identifier: MIT
-"""Has a plan run in the kernel to be measured: the running one, or a User-Mode Linux kernel that a script boots."""
+"""Has a plan run in the kernel to be measured, which tests/kernel/boot chooses and boots."""
 
 import json
 import os
 import signal
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import threading
 
 from . import inside
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-ROOT = os.path.dirname(os.path.dirname(HERE))
+BOOT = os.path.join(os.path.dirname(os.path.dirname(HERE)), "tests/kernel/boot")
+PYTHON = "/usr/bin/python3"
 MINUTE = 60
 VERBOSE = bool(os.environ.get("COWBENCH_VERBOSE"))
 
@@ -29,50 +31,39 @@ def first_line(command):
     return done.stdout.splitlines()[0] if done.stdout else ""
 
 
-def boot_script():
-    """The script that boots a kernel. COWBLK_BOOT names another."""
-    for path in (os.environ.get("COWBLK_BOOT"), os.path.join(ROOT, "tests/kernel/boot"),
-                 os.path.join(ROOT, "../shared/uml/boot")):
-        if path and os.access(path, os.X_OK):
-            return path
-    raise KernelError("no kernel to boot: tests/kernel/boot is missing: use --kernel running on a kernel with ublk")
-
-
-def running_kernel_will_do():
-    return os.geteuid() == 0 and os.path.exists("/dev/ublk-control")
-
-
 def run_plan(plan, which, out):
     """Returns (facts, runs). What was measured before a failure is returned too, with a word on standard error."""
-    if which == "auto":
-        which = "running" if running_kernel_will_do() else "uml"
-    with tempfile.TemporaryDirectory(prefix="cowbench-") as work:
-        plan = dict(plan, directory="/mnt/cowbench", disk="/dev/ubda")
-        if which == "running":
-            plan["directory"] = os.path.join(work, "mnt") if plan["fs"] == "tmpfs" else os.path.join(out, "images")
-            plan["fs"] = "tmpfs" if plan["fs"] == "tmpfs" else "here"
+    environment = dict(os.environ) if which == "auto" else dict(os.environ, COW_KERNEL=which)
+    running = environment.get("COW_KERNEL") == "running"
+    kind = subprocess.run([BOOT, "-w"], env=environment, capture_output=True, text=True, check=True).stdout.strip()
+    with tempfile.TemporaryDirectory(prefix="boot-", dir=out) as work:
+        plan = dict(plan, directory=os.path.join(work, "images") if running else "/mnt/cowbench")
+        if running and plan["fs"] != "tmpfs":
+            plan["fs"] = "here"
         plan_path = os.path.join(work, "plan.json")
         with open(plan_path, "w", encoding="utf-8") as file:
             json.dump(plan, file)
-        command = ["/usr/bin/env", "PYTHONDONTWRITEBYTECODE=1", f"PYTHONPATH={os.path.dirname(HERE)}",
-                   "/usr/bin/python3", "-m", "cowbench.inside", plan_path]
-        if which != "running":
-            command = boot(plan, work) + command
-        status, lines = supervise(command, limit_seconds(plan))
+        command = boot(plan, plan_path, None if running else os.path.join(work, "disk"))
+        status, lines = supervise(command, environment, limit_seconds(plan))
     if not lines:
         raise KernelError(f"nothing was measured: status {status} of {' '.join(command)}: COWBENCH_VERBOSE=1 shows why")
     if status:
         print(f"bench: stopped early: status {status}: results are partial", file=sys.stderr)
-    facts = dict(lines[0].get("facts", {}), kernel_kind=which, complete=status == 0)
+    facts = dict(lines[0].get("facts", {}), kernel_kind=kind, complete=status == 0)
     return facts, [line for line in lines if "job" in line]
 
 
-def boot(plan, work):
-    disk = os.path.join(work, "disk")
-    with open(disk, "wb") as file:
-        file.truncate(8 * plan["full_bytes"] + (1 << 30))
-    memory = "6G" if plan["fs"] == "tmpfs" else "2G"
-    return [boot_script(), "-c", str(plan["cpus"]), "-m", memory, "-d", disk, "--"]
+def boot(plan, plan_path, disk):
+    """The command. A VM has only the files that it is given: Python and this program among them."""
+    options = ["-c", str(plan["cpus"]), "-m", "6G" if plan["fs"] == "tmpfs" else "2G"]
+    if disk:
+        with open(disk, "wb") as file:
+            file.truncate(8 * plan["full_bytes"] + (1 << 30))
+        options += ["-d", disk]
+    for path in (PYTHON, sysconfig.get_path("stdlib"), HERE, plan_path, plan["cowblk"]):
+        options += ["-f", path]
+    return [BOOT, *options, "--", "/usr/bin/env", "PYTHONDONTWRITEBYTECODE=1", f"PYTHONPATH={os.path.dirname(HERE)}",
+            PYTHON, "-m", "cowbench.inside", plan_path]
 
 
 def limit_seconds(plan):
@@ -80,11 +71,11 @@ def limit_seconds(plan):
     return 5 * MINUTE + runs * (20 + 5 * plan["seconds"])
 
 
-def supervise(command, seconds):
+def supervise(command, environment, seconds):
     """Runs it; returns its status and the results that it printed. A kernel that hangs is ended."""
     lines = []
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                          text=True, errors="replace", start_new_session=True) as child:
+                          text=True, errors="replace", env=environment, start_new_session=True) as child:
         alarm = threading.Timer(seconds, end, [child])
         alarm.start()
         try:
