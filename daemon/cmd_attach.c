@@ -38,6 +38,7 @@ enum {
 	OPT_AFFINITY,
 	OPT_TRANSFER,
 	OPT_BUFFERED,
+	OPT_SNAPSHOT,
 };
 
 static const struct argp_option options[] = {
@@ -56,6 +57,8 @@ static const struct argp_option options[] = {
 	{ "affinity", OPT_AFFINITY, "POLICY", 0,
 	  "CPUs of the queue threads: float (default), queue, other, or a list like 0-3", 0 },
 	{ "transfer", OPT_TRANSFER, "copy|user-copy", 0, "How data is moved (default: copy)", 0 },
+	{ "snapshot", OPT_SNAPSHOT, "SNAPSHOT", 0,
+	  "With --read-only: attach this internal snapshot (id or name), beside the live image if that is attached", 0 },
 	{ "buffered", OPT_BUFFERED, NULL, 0, "Use the host's page cache (default: O_DIRECT where possible)", 0 },
 	{ 0 },
 };
@@ -155,6 +158,9 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
 	case OPT_BUFFERED:
 		config->open.buffered = true;
 		return 0;
+	case OPT_SNAPSHOT:
+		config->open.snapshot = arg;
+		return 0;
 	case ARGP_KEY_ARG:
 		if (attach->image)
 			argp_error(state, "%s: one image at a time", arg);
@@ -163,6 +169,10 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
 	case ARGP_KEY_NO_ARGS:
 		argp_error(state, "which image?");
 		return EINVAL;
+	case ARGP_KEY_END:
+		if (config->open.snapshot && config->open.writable)
+			argp_error(state, "--snapshot: a snapshot can only be attached with --read-only");
+		return 0;
 	default:
 		return parse_policy(key, arg, state, config);
 	}

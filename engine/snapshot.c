@@ -8,8 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/base/be.h"
 #include "engine/snapshot_edit.h"
+#include "engine/snapshot_open.h"
 
 #define EXTRA_BYTES 24u     /* VM state size, disk size, instruction count: what QEMU writes */
 #define EXTRA_SIZES_BYTES 16u
@@ -257,6 +257,8 @@ static int delete(struct cow_edit *e, const struct cow_snapshot_key *key)
 	uint32_t idx;
 	int ret = cow_snapshot_find(e->snapshots, e->header.nr_snapshots, key, &idx, e->err);
 	if (!ret)
+		ret = cow_snapshot_lock(e->file, &e->snapshots[idx], true, e->err);
+	if (!ret)
 		ret = cow_edit_share(e, e->l1, e->header.l1_entries, 0);
 	if (!ret)
 		ret = drop_references(e, &e->snapshots[idx]);
@@ -281,28 +283,4 @@ int cow_snapshot_delete(struct cow_loop *loop, struct cow_file *file, const stru
 	ret = delete(&e, key);
 	cow_edit_close(&e);
 	return ret;
-}
-
-/* ---- reading one ---- */
-
-int cow_snapshot_load_l1(struct cow_loop *loop, struct cow_file *file, const struct cow_header *h,
-			 const struct cow_snapshot *s, uint8_t **l1, uint64_t *nr, struct cow_error *err)
-{
-	uint64_t need = cow_l1_entries_for(h, s->disk_bytes);
-	int ret = cow_snapshot_verify_l1(s, h, file->size_bytes, err);
-	if (ret)
-		return ret;
-	if (s->disk_bytes % 512 || s->disk_bytes > INT64_MAX || need > QCOW2_MAX_L1_BYTES / 8)
-		return cow_error_set(err, -EINVAL, "snapshot '%s': its disk size %" PRIu64 " is impossible", s->name,
-				     s->disk_bytes);
-	*nr = s->l1_entries > need ? s->l1_entries : need;
-	*l1 = cow_buf_alloc(*nr * 8 + 8);
-	if (!*l1)
-		return cow_error_set(err, -ENOMEM, "out of memory for the snapshot's L1 table");
-	ret = s->l1_entries ? cow_loop_read(loop, file, s->l1_off, *l1, s->l1_entries * 8ull) : 0;
-	if (ret) {
-		free(*l1);
-		return cow_error_set(err, ret, "cannot read the snapshot's L1 table: %s", strerror(-ret));
-	}
-	return 0;
 }

@@ -47,11 +47,4 @@ int cow_snapshot_apply(struct cow_loop *loop, struct cow_file *file, const struc
 int cow_snapshot_delete(struct cow_loop *loop, struct cow_file *file, const struct cow_snapshot_key *key,
 			struct cow_error *err);
 
-/*
- * For readers of one snapshot: its L1 table, verified, big-endian, with *nr entries, enough for its disk_bytes; free() it.
- * -EINVAL with the rule.
- */
-int cow_snapshot_load_l1(struct cow_loop *loop, struct cow_file *file, const struct cow_header *h,
-			 const struct cow_snapshot *snapshot, uint8_t **l1, uint64_t *nr, struct cow_error *err);
-
 #endif

@@ -13,6 +13,7 @@
  *     size                         prints the disk's size in bytes
  *     die                          SIGKILL to itself: nothing is closed
  *   Options: --read-only --sync-loop --no-discard --detect-zeroes MODE --backing-root DIR --no-backing
+ *     --snapshot SNAPSHOT (with --read-only)
  * Numbers take k, M, G suffixes.
  */
 #include <errno.h>
@@ -250,6 +251,8 @@ static int parse_options(int argc, char **argv, struct cow_open_options *o, bool
 			o->no_discard = true;
 		else if (!strcmp(argv[i], "--no-backing"))
 			o->no_backing = true;
+		else if (!strcmp(argv[i], "--snapshot") && i + 1 < argc)
+			o->snapshot = argv[++i];
 		else if (!strcmp(argv[i], "--backing-root") && i + 1 < argc && o->nr_backing_roots < MAX_ROOTS)
 			roots[o->nr_backing_roots++] = argv[++i];
 		else if (!strcmp(argv[i], "--detect-zeroes") && i + 1 < argc)
