@@ -139,11 +139,16 @@ static int write_table(struct cow_loop *loop, struct cow_file *file, struct salv
 static int salvage_table(struct cow_loop *loop, struct cow_file *file, const struct cow_header *h,
 			 struct cow_error *err)
 {
-	struct salvage s = {.h = h, .max_bytes = QCOW2_MAX_SNAPSHOT_TABLE_BYTES};
+	struct salvage s = {.h = h};
 	if (!(h->snapshots_off & (cow_cluster_bytes(h) - 1)) && h->snapshots_off &&
 	    h->snapshots_off < file->size_bytes)
 		s.old_bytes = file->size_bytes - h->snapshots_off;
-	s.old_bytes = s.old_bytes < s.max_bytes ? s.old_bytes : s.max_bytes;
+	if (s.old_bytes > QCOW2_MAX_SNAPSHOT_TABLE_BYTES)
+		s.old_bytes = QCOW2_MAX_SNAPSHOT_TABLE_BYTES;
+	/* An entry grows by the extra data that it lacks, and padding. */
+	s.max_bytes = s.old_bytes + (s.old_bytes / FIXED_BYTES + 1) * (V3_EXTRA_BYTES + 8);
+	if (s.max_bytes > QCOW2_MAX_SNAPSHOT_TABLE_BYTES)
+		s.max_bytes = QCOW2_MAX_SNAPSHOT_TABLE_BYTES;
 	uint8_t *old = cow_buf_alloc(s.old_bytes);
 	s.table = cow_buf_alloc(s.max_bytes);
 	s.old = old;

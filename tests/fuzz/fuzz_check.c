@@ -12,7 +12,7 @@
 #include "tests/fuzz/memory_disk.h"
 
 #define MAX_BYTES (1u << 20)
-#define ROOM_BYTES (8u << 20) /* for new refcount structures */
+#define ROOM_BYTES (1u << 20) /* for new refcount structures */
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 

@@ -65,7 +65,7 @@ static const struct broken broken_headers[] = {
 	B32(cluster_bits, 8, "cluster_bits at offset 20"),
 	B32(cluster_bits, 22, "cluster_bits at offset 20"),
 	B32(cluster_bits, 0xffffffff, "cluster_bits at offset 20"),
-	B64(size, 511, "size at offset 24"),
+	B64(size, (1 << 20) + 256, "size at offset 24"),
 	B64(size, (1ull << 63), "size at offset 24"),
 	B64(size, 1ull << 40, "l1_size at offset 36"),
 	{AT(crypt_method), 4, 3, -ENOTSUP, "crypt_method at offset 32"},
