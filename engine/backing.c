@@ -154,5 +154,6 @@ int cow_data_file_open(struct cow_image *image, struct cow_chain *chain, struct 
 	if (ret)
 		return ret;
 	image->data = file;
+	image->raw_data_file = image->header.autoclear & QCOW2_AUTOCLEAR_DATA_FILE_RAW;
 	return cow_chain_enter(chain, file, err);
 }

@@ -23,6 +23,7 @@ struct cow_image {
 	struct cow_host *host;
 	struct cow_file *file;
 	struct cow_file *data;           /* where guest data lies: file, or the external data file */
+	bool raw_data_file;              /* the external data file is to be readable as a raw image at any time */
 	struct cow_crypt_key *key;       /* NULL: in the clear */
 	unsigned depth;                  /* in the chain; 0: the top */
 	char *path;

@@ -287,6 +287,7 @@ void cow_op_start(struct cow_op *op, uint64_t length)
 	op->table.holds_host = false;
 	op->prepared = false;
 	op->punch_failed = false;
+	op->no_punch = false;
 	op->explicit_zeros = false;
 	enter_epoch(op);
 	cow_task_start(&op->task, op->queue->loop, first_step(op->kind));

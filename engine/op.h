@@ -88,6 +88,7 @@ struct cow_op {
 	uint64_t epoch;
 	bool in_epoch;
 	bool punch_failed;       /* DISCARD, WRITE_ZEROES with an external data file: the host cannot punch */
+	bool no_punch;           /* then by mapping or writing */
 	bool explicit_zeros;     /* WRITE_ZEROES: by writing, not by mapping */
 	bool prepared;           /* cow_image_prepare_write() was called */
 	struct cow_claim claim;

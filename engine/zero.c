@@ -24,7 +24,6 @@ static void punch_done(struct cow_io *io)
 	cow_task_io_done(&op->task, cannot ? 0 : io->result);
 }
 
-/* True: the range is to be zeroed by writing, or (DISCARD) left alone. */
 static bool must_not_punch(const struct cow_op *op)
 {
 	const struct cow_image *image = op->queue->image;
@@ -32,18 +31,28 @@ static bool must_not_punch(const struct cow_op *op)
 	return keep || image->key || image->no_discard || !image->data->can_punch;
 }
 
+/* By the mapping; but what is readable as a raw file must hold the zeros itself, or (DISCARD) is left alone. */
+static enum cow_next without_punching(struct cow_op *op)
+{
+	op->no_punch = true;
+	if (cow_op_image(op)->raw_data_file) {
+		if (op->kind == COW_OP_DISCARD)
+			return cow_task_goto(&op->task, &cow_step_write_drain);
+		op->explicit_zeros = true;
+	}
+	return cow_task_goto(&op->task, &cow_step_zero_map);
+}
+
 static enum cow_next drained(struct cow_task *task)
 {
 	struct cow_op *op = cow_op_of(task);
 	if (task->pending)
 		return cow_task_wait_io(task);
-	if (op->punch_failed && op->kind == COW_OP_WRITE_ZEROES) { /* again, by writing */
-		op->punch_failed = false;
-		op->explicit_zeros = true;
-		op->cursor = op->off;
-		return cow_task_goto(task, &cow_step_zero_map);
-	}
-	return cow_task_goto(task, &cow_step_write_drain);
+	if (!op->punch_failed)
+		return cow_task_goto(task, &cow_step_write_drain);
+	op->punch_failed = false; /* again, in another way */
+	op->cursor = op->off;
+	return without_punching(op);
 }
 
 static const struct cow_step step_drained = { "zero: drained", drained };
@@ -85,11 +94,8 @@ static enum cow_next begin(struct cow_task *task)
 	enum cow_next next = cow_op_begin_write(op);
 	if (next != COW_AGAIN || task->error)
 		return next;
-	if (cow_op_image(op)->g.data_file && must_not_punch(op)) {
-		if (op->kind == COW_OP_DISCARD)
-			return COW_END;
-		op->explicit_zeros = true;
-	}
+	if (cow_op_image(op)->g.data_file && must_not_punch(op))
+		return without_punching(op);
 	return cow_task_goto(task, &cow_step_zero_map);
 }
 
@@ -287,7 +293,7 @@ static enum cow_next map(struct cow_task *task)
 	if (op->cursor >= op->end)
 		return cow_task_goto(task, &step_drained);
 	struct change c = next_change(op);
-	bool in_data_file = g->data_file && !op->explicit_zeros;
+	bool in_data_file = g->data_file && !op->no_punch;
 	if (!in_data_file && (!c.nr || !expressible(op, op->cursor)))
 		return inexpressible(op);
 	uint64_t l1_idx = cow_l1_idx(g, (struct cow_goff){ op->cursor });
