@@ -457,7 +457,8 @@ static const struct option long_options[] = {
 	{ "zero-percent", required_argument, NULL, 'Z' }, { "backing-root", required_argument, NULL, 'R' },
 	{ "sync-loop", no_argument, NULL, 'y' },        { "no-verify", no_argument, NULL, 'V' },
 	{ "kill", no_argument, NULL, 'k' },             { "no-discard", no_argument, NULL, 'D' },
-	{ "buffered", no_argument, NULL, 'B' },         { NULL, 0, NULL, 0 },
+	{ "buffered", no_argument, NULL, 'B' },         { "key-file", required_argument, NULL, 'K' },
+	{ NULL, 0, NULL, 0 },
 };
 
 static uint64_t number(const char *text)
@@ -474,6 +475,21 @@ static enum cow_detect_zeroes detect_zeroes(const char *text)
 	if (!strcmp(text, "unmap"))
 		return COW_DETECT_ZEROES_UNMAP;
 	return strcmp(text, "on") ? COW_DETECT_ZEROES_OFF : COW_DETECT_ZEROES_ON;
+}
+
+/* The file's whole content is the passphrase, as QEMU's secret objects take it. */
+static void read_key(const char *path)
+{
+	static const struct cow_secret *secret;
+	struct cow_secret *s = cow_secret_new();
+	FILE *f = fopen(path, "r");
+	if (!s || !f)
+		die(path, "cannot read the key");
+	s->bytes = fread(s->data, 1, sizeof(s->data), f);
+	fclose(f);
+	secret = s;
+	opt.open.secrets = &secret;
+	opt.open.nr_secrets = 1;
 }
 
 static void parse_one(int c, const char *arg)
@@ -499,6 +515,7 @@ static void parse_one(int c, const char *arg)
 	case 'k': opt.kill = true; break;
 	case 'D': opt.open.no_discard = true; break;
 	case 'B': opt.open.buffered = true; break;
+	case 'K': read_key(arg); break;
 	default: exit(2);
 	}
 }
