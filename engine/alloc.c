@@ -27,14 +27,21 @@ int cow_alloc_init(struct cow_image *image)
 	return alloc->grow_buf ? 0 : -ENOMEM;
 }
 
-int cow_alloc_align_file(struct cow_image *image, struct cow_loop *loop)
+int cow_alloc_prepare_file(struct cow_image *image, struct cow_loop *loop)
 {
+	struct cow_file *file = image->file;
 	uint64_t bytes = cow_round_up(image->alloc.file_bytes, COW_FILE_ALIGN_BYTES);
-	if (image->file->block_device || bytes == image->alloc.file_bytes)
+	int ret = 0;
+	if (!file->block_device && bytes != image->alloc.file_bytes)
+		ret = cow_loop_resize(loop, file, bytes);
+	if (ret || file->block_device)
+		return ret;
+	image->alloc.file_bytes = bytes;
+	if (!file->direct || !file->host->ops->drop_cache)
 		return 0;
-	int ret = cow_loop_resize(loop, image->file, bytes);
+	ret = cow_loop_sync(loop, file);
 	if (!ret)
-		image->alloc.file_bytes = bytes;
+		file->host->ops->drop_cache(file);
 	return ret;
 }
 

@@ -33,6 +33,10 @@ struct cow_reserved {
 
 /* The host file's length is a multiple of this while the image is open for writing (see refill.c). */
 #define COW_FILE_ALIGN_BYTES (64u << 10)
+/*
+ * Punches keep to whole blocks of host file systems for the same reason: what is less is zeroed through the page cache.
+ */
+#define COW_PUNCH_ALIGN_BYTES 4096u
 
 #define COW_RESERVE_EXTENTS 64u
 #define COW_RESERVE_MAX_BYTES (16u << 20)
@@ -81,8 +85,8 @@ struct cow_alloc {
 
 int cow_alloc_init(struct cow_image *image);
 void cow_alloc_fini(struct cow_image *image);
-/* Control plane, before the first request: rounds the file's length up. Closing cuts it again. */
-int cow_alloc_align_file(struct cow_image *image, struct cow_loop *loop);
+/* Control plane, before the first request: rounds the file's length up (closing cuts it again), empties the page cache of it. */
+int cow_alloc_prepare_file(struct cow_image *image, struct cow_loop *loop);
 void cow_reserve_init(struct cow_reserve *reserve, struct cow_image *image);
 
 /*

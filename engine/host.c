@@ -269,12 +269,19 @@ static int system_realpath(struct cow_host *host, const char *path, char **out)
 	return *out ? 0 : -errno;
 }
 
+static void system_drop_cache(struct cow_file *file)
+{
+	if (file->direct && !file->block_device)
+		posix_fadvise(cow_host_fd(file), 0, 0, POSIX_FADV_DONTNEED);
+}
+
 struct cow_host *cow_host_system(void)
 {
 	static const struct cow_host_ops ops = {
 		.open = system_open,
 		.close = system_close,
 		.realpath = system_realpath,
+		.drop_cache = system_drop_cache,
 	};
 	static struct cow_host host = { .ops = &ops };
 	return &host;

@@ -178,7 +178,7 @@ static int init_writing(struct cow_image *image, struct cow_chain *chain, struct
 	if (!ret)
 		ret = cow_alloc_init(image);
 	if (!ret)
-		ret = cow_alloc_align_file(image, chain->loop);
+		ret = cow_alloc_prepare_file(image, chain->loop);
 	if (!ret)
 		ret = cow_quarantine_init(&image->quarantine, image);
 	image->zeros = cow_buf_alloc(image->g.cluster_bytes);
@@ -295,7 +295,8 @@ int cow_image_open_in_chain(struct cow_chain *chain, const char *path, bool raw,
 	image->writable = top && options->writable;
 	image->no_discard = options->no_discard;
 	image->detect_zeroes = options->detect_zeroes;
-	unsigned flags = (image->writable ? COW_OPEN_WRITE : 0) | (options->no_lock || snapshot_of(chain, top) ? COW_OPEN_NO_LOCK : 0) |
+	bool no_lock = options->no_lock || snapshot_of(chain, top);
+	unsigned flags = (image->writable ? COW_OPEN_WRITE : 0) | (no_lock ? COW_OPEN_NO_LOCK : 0) |
 			 (options->buffered ? COW_OPEN_BUFFERED : 0);
 	image->path = strdup(path);
 	int ret = image->path ? chain->host->ops->open(chain->host, path, flags, &image->file, err) : -ENOMEM;

@@ -55,6 +55,12 @@ struct cow_host_ops {
 	void (*close)(struct cow_file *file);
 	/* Absolute path with symbolic links resolved, malloc'ed into *out. 0 or -errno. */
 	int (*realpath)(struct cow_host *host, const char *path, char **out);
+	/*
+	 * May be NULL. A direct file that was synced just now: let the page cache forget it. What others left there (who wrote the
+	 * image before us) collides with direct writes: Linux then takes the way through the cache for some of them, and fails
+	 * the next fdatasync.
+	 */
+	void (*drop_cache)(struct cow_file *file);
 };
 
 struct cow_host {

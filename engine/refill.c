@@ -271,6 +271,13 @@ static enum cow_next extend(struct cow_task *task)
 	return cow_refill_extend(r, fresh_end(r), &step_punch);
 }
 
+static bool may_punch(const struct cow_reserve *r, const struct cow_reserved *e)
+{
+	unsigned bits = r->image->g.cluster_bits;
+	uint64_t off = e->cluster << bits, bytes = (uint64_t)e->nr << bits;
+	return !r->image->alloc.cannot_punch && !r->image->no_discard && !((off | bytes) & (COW_PUNCH_ALIGN_BYTES - 1));
+}
+
 /* Clusters never used are holes. Used ones are made holes now, if the host can and may. */
 static enum cow_next punch(struct cow_task *task)
 {
@@ -280,7 +287,7 @@ static enum cow_next punch(struct cow_task *task)
 	for (; r->fresh_idx < r->nr_fresh; r->fresh_idx++) {
 		struct cow_reserved *e = &r->fresh[r->fresh_idx];
 		e->zero = e->cluster >= alloc->virgin_cluster;
-		if (e->zero || alloc->cannot_punch || r->image->no_discard)
+		if (e->zero || !may_punch(r, e))
 			continue;
 		cow_io_prep(&r->io, COW_IO_PUNCH, r->image->file, e->cluster << bits, (uint64_t)e->nr << bits, io_done);
 		task->pending++;

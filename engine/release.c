@@ -210,8 +210,12 @@ static enum cow_next punch(struct cow_task *task)
 		if (p->busy)
 			continue;
 		struct cow_host_run *run = &q->punch[q->punch_idx++];
+		uint64_t off = cow_round_up(run->cluster << bits, COW_PUNCH_ALIGN_BYTES);
+		uint64_t end = cow_round_down((run->cluster + run->nr) << bits, COW_PUNCH_ALIGN_BYTES);
+		if (off >= end)
+			continue;
 		p->busy = true;
-		cow_io_prep(&p->io, COW_IO_PUNCH, q->image->file, run->cluster << bits, run->nr << bits, punch_done);
+		cow_io_prep(&p->io, COW_IO_PUNCH, q->image->file, off, end - off, punch_done);
 		task->pending++;
 		cow_loop_submit(task->loop, &p->io);
 	}
