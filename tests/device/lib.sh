@@ -22,7 +22,7 @@ must_fail()
 		fail "'$*' did not fail"
 	fi
 	grep -qiE -- "$pattern" <<<"$said" || fail "'$*' said '$said', not /$pattern/"
-	[ "$(wc -l <<<"$said")" = 1 ] || fail "'$*' said more than one line: $said"
+	[ "$1" != "$cowblk" ] || [ "$(wc -l <<<"$said")" = 1 ] || fail "'$*' said more than one line: $said"
 }
 
 # attach NAME IMAGE [OPTION...]: sets the variable NAME to the device.
