@@ -16,7 +16,7 @@ attach dev disk.qcow2 --read-only
 mkdir mnt
 mount -o ro "$dev" mnt
 mounts+=(mnt)
-ls mnt | grep -q lost+found || fail "not the file system that was written"
+[ -d mnt/lost+found ] || fail "not the file system that was written"
 umount mnt
 attach second disk.qcow2 --read-only
 cmp "$dev" "$second" || fail "two readers of an image differ"
