@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Looks, in this order, for mounts, holders (device mapper, MD), swap and open files. Only for the text of an error: whether
- * the device is in use is for the kernel to say (O_EXCL, TRY_STOP_DEV).
+ * Looks, in this order, for mounts, holders (device mapper, MD), swap and open files. Whether the device is in use is for
+ * the kernel to say (O_EXCL, TRY_STOP_DEV); this finds who, and those whom old kernels overlook.
  */
 #include "daemon/busy.h"
 
@@ -168,11 +168,9 @@ static bool search_processes(const struct search *s)
 	return found;
 }
 
-void cow_busy_describe(const char *disk, char *text, size_t len)
+bool cow_busy_find(const char *disk, char *text, size_t len)
 {
 	struct search s = { disk, text, len };
-	if (search_lines(&s, "/proc/self/mountinfo", check_mount) || search_holders(&s) ||
-	    search_lines(&s, "/proc/swaps", check_swap) || search_processes(&s))
-		return;
-	snprintf(text, len, "it is open somewhere");
+	return search_lines(&s, "/proc/self/mountinfo", check_mount) || search_holders(&s) ||
+	       search_lines(&s, "/proc/swaps", check_swap) || search_processes(&s);
 }

@@ -6,14 +6,20 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
+#include "daemon/busy.h"
 #include "daemon/cmd.h"
 #include "daemon/control.h"
 #include "daemon/ctrl.h"
 #include "daemon/record.h"
 
 #define MAX_DEVICES 4096
+/* For those who still hold the remains of a dead device; then it goes when they let go. */
+#define DELETE_WAIT_MS 500
+#define LOOKER_WAIT_MS 1000
+#define POLL_MS 50
 
 struct detach {
 	bool all, force;
@@ -75,7 +81,7 @@ static int clean_up(const struct cow_record *record)
 	if (!cow_ctrl_open(&ctrl, &err)) {
 		if (is_still_theirs(&ctrl, record)) {
 			cow_ctrl_stop(&ctrl, record->id);
-			ret = cow_ctrl_delete(&ctrl, record->id, false);
+			ret = cow_ctrl_delete(&ctrl, record->id, DELETE_WAIT_MS);
 		}
 		cow_ctrl_close(&ctrl);
 	} else if (err.code != -ENODEV) {
@@ -91,6 +97,19 @@ static int clean_up(const struct cow_record *record)
 }
 
 /* ---- a daemon that lives ---- */
+
+/* Those who just look (udev) get time to finish. */
+static bool is_in_use(uint32_t id, char *who, size_t len)
+{
+	char disk[24];
+	snprintf(disk, sizeof(disk), "ublkb%u", id);
+	for (unsigned ms = 0; cow_busy_find(disk, who, len); ms += POLL_MS) {
+		if (ms >= LOOKER_WAIT_MS)
+			return true;
+		nanosleep(&(struct timespec){ .tv_nsec = POLL_MS * 1000000 }, NULL);
+	}
+	return false;
+}
 
 static int ask(int fd, uint32_t id, bool force)
 {
@@ -116,8 +135,12 @@ static int detach_id(uint32_t id, bool force)
 		return cow_cmd_fail("/dev/ublkb%u: not attached by cowblk: see `cowblk list`", id);
 	if (ret)
 		return cow_cmd_fail("/dev/ublkb%u: cannot read its record: %s", id, strerror(-ret));
+	char who[256];
 	int fd = cow_control_connect(id), status;
-	if (fd >= 0) {
+	if (fd >= 0 && !force && is_in_use(id, who, sizeof(who))) {
+		status = cow_cmd_fail("/dev/ublkb%u: in use: %s: unmount or close it first", id, who);
+		close(fd);
+	} else if (fd >= 0) {
 		status = ask(fd, id, force);
 		close(fd);
 	} else if (fd == -ECONNREFUSED || fd == -ENOENT) {

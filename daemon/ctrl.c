@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 static int run_command(struct cow_ctrl *ctrl, uint32_t op, const struct ub_ctrl_cmd *cmd)
@@ -115,10 +116,15 @@ int cow_ctrl_add(struct cow_ctrl *ctrl, struct ub_dev_info *info)
 	return run_with_buffer(ctrl, UB_CMD_ADD_DEV, info->dev_id, info, sizeof(*info));
 }
 
-int cow_ctrl_delete(struct cow_ctrl *ctrl, uint32_t id, bool wait)
+int cow_ctrl_delete(struct cow_ctrl *ctrl, uint32_t id, unsigned wait_ms)
 {
-	int ret = wait ? -EOPNOTSUPP : run_plain(ctrl, UB_CMD_DEL_DEV_ASYNC, id, 0);
-	return ret == -EOPNOTSUPP ? run_plain(ctrl, UB_CMD_DEL_DEV, id, 0) : ret;
+	struct ub_dev_info info;
+	int ret = run_plain(ctrl, UB_CMD_DEL_DEV_ASYNC, id, 0);
+	if (ret == -EOPNOTSUPP)
+		return run_plain(ctrl, UB_CMD_DEL_DEV, id, 0);
+	for (unsigned ms = 0; !ret && ms < wait_ms && !cow_ctrl_get_info(ctrl, id, &info); ms++)
+		nanosleep(&(struct timespec){ .tv_nsec = 1000000 }, NULL);
+	return ret;
 }
 
 int cow_ctrl_set_params(struct cow_ctrl *ctrl, uint32_t id, const struct ub_params *params)

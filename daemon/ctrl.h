@@ -27,10 +27,10 @@ void cow_ctrl_close(struct cow_ctrl *ctrl);
 /* info: in and out. dev_id UB_ANY_ID: the kernel chooses. -EEXIST: the id is taken. */
 int cow_ctrl_add(struct cow_ctrl *ctrl, struct ub_dev_info *info);
 /*
- * The device goes when /dev/ublkcN and the block device are closed everywhere (unmounted too). wait: until then, and the id
- * is free; else at once, where the kernel can.
+ * The device goes, and its id is free, when /dev/ublkcN and the block device are closed everywhere (unmounted too). Waits
+ * at most wait_ms for that, or without limit on kernels that cannot do otherwise.
  */
-int cow_ctrl_delete(struct cow_ctrl *ctrl, uint32_t id, bool wait);
+int cow_ctrl_delete(struct cow_ctrl *ctrl, uint32_t id, unsigned wait_ms);
 int cow_ctrl_set_params(struct cow_ctrl *ctrl, uint32_t id, const struct ub_params *params);
 int cow_ctrl_get_params(struct cow_ctrl *ctrl, uint32_t id, struct ub_params *params);
 int cow_ctrl_get_info(struct cow_ctrl *ctrl, uint32_t id, struct ub_dev_info *info);

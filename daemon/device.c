@@ -25,6 +25,8 @@
 #define NODE_WAIT_MS 10000
 /* How long somebody who just looks (udev) may keep the device open before it counts as in use. */
 #define OPENER_WAIT_MS 2000
+/* For the last of the kernel to let go, so that the id can be used again. */
+#define DELETE_WAIT_MS 2000
 
 const char *cow_device_state_name(enum cow_device_state state)
 {
@@ -123,7 +125,7 @@ static int add_device(struct cow_device *dev, const struct cow_device_config *co
 	snprintf(dev->disk, sizeof(dev->disk), "ublkb%u", dev->id);
 	snprintf(dev->path, sizeof(dev->path), "/dev/%s", dev->disk);
 	if (config->transfer->device_flags & ~dev->flags) {
-		cow_ctrl_delete(&dev->ctrl, dev->id, true);
+		cow_ctrl_delete(&dev->ctrl, dev->id, DELETE_WAIT_MS);
 		return cow_error_set(err, -EOPNOTSUPP, "--transfer %s: this kernel cannot do that: use copy",
 				     config->transfer->name);
 	}
@@ -315,7 +317,7 @@ end_service:
 close_char:
 	close(dev->char_fd);
 delete_device:
-	cow_ctrl_delete(&dev->ctrl, dev->id, false);
+	cow_ctrl_delete(&dev->ctrl, dev->id, DELETE_WAIT_MS);
 close_image:
 	close_image(dev, err);
 close_ctrl:
@@ -327,12 +329,15 @@ close_ctrl:
 
 static int busy_error(const struct cow_device *dev, struct cow_error *err)
 {
-	char who[256];
-	cow_busy_describe(dev->disk, who, sizeof(who));
+	char who[256] = "it is open somewhere";
+	cow_busy_find(dev->disk, who, sizeof(who));
 	return cow_error_set(err, -EBUSY, "%s: in use: %s: unmount or close it first", dev->path, who);
 }
 
-/* Kernels with TRY_STOP_DEV refuse by themselves while anybody has it open, even without a claim. */
+/*
+ * Kernels with TRY_STOP_DEV refuse by themselves while anybody has it open, even without a claim. On older ones only
+ * `cowblk detach` can look for such: this process may not look into others' files any more.
+ */
 static int stop_if_closed(struct cow_device *dev)
 {
 	int ret;
@@ -421,7 +426,7 @@ int cow_device_close(struct cow_device *dev, struct cow_error *err)
 	end_service(dev);
 	int ret = close_image(dev, err);
 	close(dev->char_fd);
-	int deleted = cow_ctrl_delete(&dev->ctrl, dev->id, dev->unused);
+	int deleted = cow_ctrl_delete(&dev->ctrl, dev->id, dev->unused ? DELETE_WAIT_MS : 0);
 	if (deleted && deleted != -ENODEV)
 		cow_log(COW_LOG_WARNING, "%s: cannot delete the device: %s", dev->path, strerror(-deleted));
 	cow_ctrl_close(&dev->ctrl);
