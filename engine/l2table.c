@@ -3,7 +3,7 @@
  * An L2 table of our own for the guest range around op->cursor: a new one where there is none, a copy where it is shared with a
  * snapshot: claim the L1 entry -> look -> fill -> publish.
  *
- * Order on disk: refcounts | table | L1 entry. The table is written here (or is a hole), before the L1 entry is set in memory; a writeback
+ * Order on disk: refcounts | table | L1 entry. The table is written here before the L1 entry is set in memory; a writeback
  * pass has a barrier before its L1 writes. A shared old table is unreferenced by the quarantine, after the L1 entry is durable.
  */
 #include <errno.h>
@@ -62,8 +62,7 @@ static enum cow_next fill(struct cow_task *task)
 			return COW_WAIT;
 		return cow_task_goto(task, &step_copy_read);
 	}
-	if (t->zero)
-		return cow_task_goto(task, &step_publish);
+	/* Written even if it is a hole already: so a full host fails this request, and never a FLUSH that comes to write entries. */
 	struct cow_piece *piece = cow_op_piece(op);
 	if (!piece)
 		return cow_task_wait_io(task);

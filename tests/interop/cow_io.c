@@ -12,7 +12,8 @@
  *     load FILE                    a raw file onto the disk
  *     size                         prints the disk's size in bytes
  *     die                          SIGKILL to itself: nothing is closed
- *   Options: --read-only --sync-loop --no-discard --detect-zeroes MODE --backing-root DIR --no-backing
+ *   Options: --read-only --sync-loop --no-discard --detect-zeroes MODE --backing-root DIR --no-backing --key-file FILE
+ *            --write-legacy-aes
  *     --snapshot SNAPSHOT (with --read-only)
  * Numbers take k, M, G suffixes.
  */
@@ -29,6 +30,7 @@
 
 #define CHUNK_BYTES (1u << 20)
 #define MAX_ROOTS 8
+#define MAX_SECRETS 8
 
 struct session {
 	struct cow_queue *queue;
@@ -236,12 +238,27 @@ static int run(struct cow_loop *loop, const char *path, const struct cow_open_op
 	return failed;
 }
 
+/* The file's whole content is the passphrase, as QEMU's secret objects take it. */
+static const struct cow_secret *read_key(const char *path)
+{
+	struct cow_secret *s = cow_secret_new();
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	ssize_t n = s && fd >= 0 ? read(fd, s->data, sizeof(s->data)) : -1;
+	if (n < 0)
+		exit(complain(path, "cannot read the key"));
+	s->bytes = (size_t)n;
+	close(fd);
+	return s;
+}
+
 static int parse_options(int argc, char **argv, struct cow_open_options *o, bool *sync_loop)
 {
 	static const char *roots[MAX_ROOTS];
+	static const struct cow_secret *secrets[MAX_SECRETS];
 	int i = 1;
 	o->writable = true;
 	o->backing_roots = roots;
+	o->secrets = secrets;
 	for (; i < argc && !strncmp(argv[i], "--", 2); i++) {
 		if (!strcmp(argv[i], "--read-only"))
 			o->writable = false;
@@ -249,6 +266,10 @@ static int parse_options(int argc, char **argv, struct cow_open_options *o, bool
 			*sync_loop = true;
 		else if (!strcmp(argv[i], "--no-discard"))
 			o->no_discard = true;
+		else if (!strcmp(argv[i], "--write-legacy-aes"))
+			o->write_legacy_aes = true;
+		else if (!strcmp(argv[i], "--key-file") && i + 1 < argc && o->nr_secrets < MAX_SECRETS)
+			secrets[o->nr_secrets++] = read_key(argv[++i]);
 		else if (!strcmp(argv[i], "--no-backing"))
 			o->no_backing = true;
 		else if (!strcmp(argv[i], "--snapshot") && i + 1 < argc)

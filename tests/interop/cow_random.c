@@ -25,6 +25,7 @@
 #include <unistd.h>
 
 #include "engine/image.h"
+#include "tests/interop/live.h"
 #include "tests/interop/model.h"
 #include "tests/interop/workload.h"
 
@@ -32,6 +33,7 @@
 
 static struct {
 	const char *image, *shadow, *mix;
+	unsigned live_snapshots; /* how many to keep; 0: none are taken */
 	uint64_t seed, ops, max_bytes;
 	unsigned queues, depth, rounds, timeout_seconds, zero_percent;
 	bool sync_loop, no_verify, kill, full_sweep;
@@ -311,7 +313,11 @@ static void work(struct rng *rng)
 		worker->nr_left = opt.ops / opt.queues / opt.rounds;
 		pthread_create(&worker->thread, NULL, worker_main, worker);
 	}
+	if (opt.live_snapshots)
+		live_start(run.image, opt.live_snapshots);
 	join_workers();
+	if (opt.live_snapshots && live_stop() < 0)
+		fail("live snapshot", -EIO);
 	pthread_barrier_destroy(&run.ready);
 	free(run.workers);
 }
@@ -458,6 +464,7 @@ static const struct option long_options[] = {
 	{ "sync-loop", no_argument, NULL, 'y' },        { "no-verify", no_argument, NULL, 'V' },
 	{ "kill", no_argument, NULL, 'k' },             { "no-discard", no_argument, NULL, 'D' },
 	{ "buffered", no_argument, NULL, 'B' },         { "key-file", required_argument, NULL, 'K' },
+	{ "live-snapshots", required_argument, NULL, 'L' },
 	{ NULL, 0, NULL, 0 },
 };
 
@@ -516,6 +523,7 @@ static void parse_one(int c, const char *arg)
 	case 'D': opt.open.no_discard = true; break;
 	case 'B': opt.open.buffered = true; break;
 	case 'K': read_key(arg); break;
+	case 'L': opt.live_snapshots = (unsigned)number(arg); break;
 	default: exit(2);
 	}
 }

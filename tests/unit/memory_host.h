@@ -13,6 +13,7 @@
 #include "engine/loop.h"
 
 #define MEMORY_MAX_BYTES (64u << 20)
+#define MEMORY_BLOCK_BYTES 4096u
 #define MEMORY_MAX_TRACE 65536u
 
 struct memory_event {
@@ -25,7 +26,9 @@ struct memory_host {
 	struct cow_loop loop;
 	uint8_t *bytes;
 	uint64_t size;
-	uint64_t limit;     /* the host is full beyond this offset */
+	uint64_t limit;     /* the host is full when this many bytes are in use */
+	uint64_t used;
+	uint8_t *in_use;    /* per block */
 	bool block_device;  /* of `size` bytes */
 	struct memory_event *trace;
 	unsigned nr_trace;
@@ -72,7 +75,11 @@ static int memory_realpath(struct cow_host *host, const char *path, char **out)
 	return *out ? 0 : -ENOMEM;
 }
 
-static const struct cow_host_ops memory_host_ops = { memory_open, memory_close, memory_realpath };
+static const struct cow_host_ops memory_host_ops = {
+	.open = memory_open,
+	.close = memory_close,
+	.realpath = memory_realpath,
+};
 
 /* ---- the loop ---- */
 
@@ -84,12 +91,37 @@ static void memory_start(struct cow_loop *loop, struct cow_io *io)
 	m->tail = &io->next;
 }
 
+/* Space in use for [at, end), as a sparse file takes it. False: the host is full. */
+static bool memory_take(struct memory_host *m, uint64_t at, uint64_t end)
+{
+	for (uint64_t b = at / MEMORY_BLOCK_BYTES; b * MEMORY_BLOCK_BYTES < end; b++) {
+		if (m->in_use[b])
+			continue;
+		if (m->used + MEMORY_BLOCK_BYTES > m->limit)
+			return false;
+		m->in_use[b] = 1;
+		m->used += MEMORY_BLOCK_BYTES;
+	}
+	return true;
+}
+
+static void memory_give(struct memory_host *m, uint64_t at, uint64_t end)
+{
+	for (uint64_t b = at / MEMORY_BLOCK_BYTES; b < end / MEMORY_BLOCK_BYTES; b++) {
+		m->used -= m->in_use[b] ? MEMORY_BLOCK_BYTES : 0;
+		m->in_use[b] = 0;
+	}
+	memset(m->bytes + at, 0, end - at);
+}
+
 static int64_t memory_transfer(struct memory_host *m, struct cow_io *io)
 {
 	uint64_t at = io->offset;
 	if (at + io->length > MEMORY_MAX_BYTES && io->kind == COW_IO_READ)
 		return 0;
-	if (at + io->length > (m->block_device ? m->size : m->limit) && io->kind == COW_IO_WRITE)
+	if (io->kind == COW_IO_WRITE && at + io->length > (m->block_device ? m->size : MEMORY_MAX_BYTES))
+		return -ENOSPC;
+	if (io->kind == COW_IO_WRITE && !m->block_device && !memory_take(m, at, at + io->length))
 		return -ENOSPC;
 	for (unsigned i = 0; i < io->nr_vec; i++) {
 		if (io->kind == COW_IO_READ)
@@ -117,15 +149,15 @@ static int64_t memory_do(struct memory_host *m, struct cow_io *io)
 	case COW_IO_WRITE:
 		return memory_transfer(m, io);
 	case COW_IO_PUNCH:
-		memset(m->bytes + io->offset, 0, io->length);
+		memory_give(m, io->offset, io->offset + io->length);
 		return 0;
 	case COW_IO_RESIZE:
 		if (m->block_device)
 			return -ENOTSUP;
-		if (io->offset > m->limit)
-			return -ENOSPC;
+		if (io->offset > MEMORY_MAX_BYTES)
+			return -EFBIG;
 		if (io->offset < m->size)
-			memset(m->bytes + io->offset, 0, m->size - io->offset);
+			memory_give(m, io->offset, m->size);
 		m->size = io->offset;
 		return 0;
 	case COW_IO_TIMER:
@@ -173,6 +205,7 @@ static struct memory_host *memory_host_new(void)
 	m->trace = calloc(MEMORY_MAX_TRACE, sizeof(*m->trace));
 	m->tail = &m->head;
 	m->limit = MEMORY_MAX_BYTES;
+	m->in_use = calloc(MEMORY_MAX_BYTES / MEMORY_BLOCK_BYTES, 1);
 	cow_loop_init(&m->loop, &memory_loop_ops);
 	return m;
 }
@@ -180,6 +213,7 @@ static struct memory_host *memory_host_new(void)
 static void memory_host_free(struct memory_host *m)
 {
 	free(m->trace);
+	free(m->in_use);
 	free(m->bytes);
 	free(m);
 }

@@ -179,6 +179,8 @@ static void full_host(struct fixture *f)
 {
 	uint64_t offset = 0;
 	int ret = 0;
+	do_op(f, COW_OP_WRITE, 0, 512);
+	do_op(f, COW_OP_FLUSH, 0, 0); /* the L1 table has its space from here on */
 	while (!ret && offset < 32u << 20) {
 		ret = try_op(f, COW_OP_WRITE, offset, 1u << 18);
 		offset += 1u << 18;
