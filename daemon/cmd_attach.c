@@ -17,6 +17,7 @@
 #include "daemon/control.h"
 #include "daemon/record.h"
 #include "daemon/report.h"
+#include "daemon/secret.h"
 #include "daemon/server.h"
 
 #define DEFAULT_DEPTH 64
@@ -38,6 +39,7 @@ enum {
 	OPT_AFFINITY,
 	OPT_TRANSFER,
 	OPT_BUFFERED,
+	OPT_WRITE_LEGACY_AES,
 	OPT_SNAPSHOT,
 };
 
@@ -59,6 +61,7 @@ static const struct argp_option options[] = {
 	{ "transfer", OPT_TRANSFER, "copy|user-copy", 0, "How data is moved (default: copy)", 0 },
 	{ "snapshot", OPT_SNAPSHOT, "SNAPSHOT", 0,
 	  "With --read-only: attach this internal snapshot (id or name), beside the live image if that is attached", 0 },
+	{ "write-legacy-aes", OPT_WRITE_LEGACY_AES, NULL, 0, "Write images with the old AES encryption, which is weak", 0 },
 	{ "buffered", OPT_BUFFERED, NULL, 0, "Use the host's page cache (default: O_DIRECT where possible)", 0 },
 	{ 0 },
 };
@@ -67,6 +70,8 @@ struct attach {
 	struct cow_server_config server;
 	const char *image;
 	const char *roots[MAX_BACKING_ROOTS];
+	struct cow_secrets secrets;
+	int news; /* the parent's pipe */
 };
 
 static unsigned long parse_number(struct argp_state *state, const char *option, const char *text,
@@ -158,6 +163,12 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
 	case OPT_BUFFERED:
 		config->open.buffered = true;
 		return 0;
+	case OPT_WRITE_LEGACY_AES:
+		config->open.write_legacy_aes = true;
+		return 0;
+	case ARGP_KEY_INIT:
+		state->child_inputs[0] = &attach->secrets;
+		return 0;
 	case OPT_SNAPSHOT:
 		config->open.snapshot = arg;
 		return 0;
@@ -178,8 +189,11 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
 	}
 }
 
+static const struct argp_child children[] = { { &cow_secret_argp, 0, "Passphrase of an encrypted image:", 0 }, { 0 } };
+
 static const struct argp argp = {
 	.options = options,
+	.children = children,
 	.parser = parse_option,
 	.args_doc = "IMAGE",
 	.doc = "Attach the qcow2 image IMAGE as a block device and print the device's path.\v"
@@ -188,9 +202,13 @@ static const struct argp argp = {
 
 /* ---- news from the daemon: one line through a pipe, '+' and the device or '-' and the error ---- */
 
+/* Whether it went well or not, the images are not opened again: from here on no passphrase is needed. */
+
 static bool announce_to_parent(void *ctx, const char *device, const char *error)
 {
-	int fd = *(int *)ctx;
+	struct attach *attach = ctx;
+	int fd = attach->news;
+	cow_secrets_free(&attach->secrets);
 	bool heard = dprintf(fd, "%c%s\n", error ? '-' : '+', error ? error : device) > 0;
 	close(fd);
 	return heard;
@@ -198,6 +216,7 @@ static bool announce_to_parent(void *ctx, const char *device, const char *error)
 
 static bool announce_here(void *ctx, const char *device, const char *error)
 {
+	cow_secrets_free(&((struct attach *)ctx)->secrets);
 	if (error) {
 		cow_cmd_fail("%s", error);
 		return true;
@@ -227,8 +246,9 @@ static int hear_from_child(int fd, pid_t child)
 	return 0;
 }
 
-static int run_in_background(struct cow_server_config *server)
+static int run_in_background(struct attach *attach)
 {
+	struct cow_server_config *server = &attach->server;
 	int fds[2];
 	if (pipe2(fds, O_CLOEXEC))
 		return cow_cmd_fail("pipe: %s", strerror(errno));
@@ -237,13 +257,15 @@ static int run_in_background(struct cow_server_config *server)
 	if (child < 0)
 		return cow_cmd_fail("fork: %s", strerror(errno));
 	if (child) {
+		cow_secrets_free(&attach->secrets);
 		close(fds[1]);
 		return hear_from_child(fds[0], child);
 	}
 	close(fds[0]);
 	setsid();
 	server->announce = announce_to_parent;
-	server->ctx = &fds[1];
+	server->ctx = attach;
+	attach->news = fds[1];
 	_exit(cow_server_run(server));
 }
 
@@ -286,11 +308,13 @@ static void set_defaults(struct attach *attach)
 	config->transfer = &cow_transfer_copy;
 	config->open.writable = true;
 	config->open.backing_roots = attach->roots;
+	config->open.secrets = attach->secrets.loaded;
 }
 
 int cow_cmd_attach(int argc, char **argv)
 {
 	struct attach attach = { 0 };
+	struct cow_error err = { 0 };
 	set_defaults(&attach);
 	argp_parse(&argp, argc, argv, 0, NULL, &attach);
 	char *image = realpath(attach.image, NULL);
@@ -301,12 +325,19 @@ int cow_cmd_attach(int argc, char **argv)
 		goto free_image;
 	attach.server.image_path = attach.server.device.image_path = image;
 	cow_report_init();
+	if (cow_secrets_load(&attach.secrets, image, false, &err)) {
+		cow_cmd_fail("%s", err.text);
+		goto free_image;
+	}
+	attach.server.device.open.nr_secrets = attach.secrets.nr;
 	if (attach.server.foreground) {
 		attach.server.announce = announce_here;
+		attach.server.ctx = &attach;
 		status = cow_server_run(&attach.server);
 	} else {
-		status = run_in_background(&attach.server);
+		status = run_in_background(&attach);
 	}
+	cow_secrets_free(&attach.secrets);
 free_image:
 	free(image);
 	return status;

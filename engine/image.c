@@ -97,9 +97,12 @@ static int load_header(struct cow_image *image, struct cow_chain *chain, uint8_t
 	return cow_extensions_decode(*cluster, &image->header, &image->ext, err);
 }
 
-static int refuse_unsupported(struct cow_image *image, struct cow_error *err)
+static int refuse_unsupported(struct cow_image *image, struct cow_chain *chain, struct cow_error *err)
 {
 	const struct cow_header *h = &image->header;
+	if (h->crypt_method == QCOW2_CRYPT_AES && image->writable && !chain->options->write_legacy_aes)
+		return cow_error_set(err, -EROFS, "legacy AES encryption is weak: use it read-only, convert it to LUKS, or insist "
+				     "with --write-legacy-aes");
 	if ((h->incompatible & QCOW2_INCOMPAT_CORRUPT) && image->writable)
 		return cow_error_set(err, -EROFS, "the image is marked corrupt: repair it with cowblk check --repair all, "
 				     "or use it read-only");
@@ -252,7 +255,7 @@ static int open_qcow2(struct cow_image *image, struct cow_chain *chain, const ch
 	uint8_t *cluster = NULL;
 	int ret = load_header(image, chain, &cluster, err);
 	if (!ret)
-		ret = refuse_unsupported(image, err);
+		ret = refuse_unsupported(image, chain, err);
 	if (!ret)
 		ret = repair_dirty(image, chain, &cluster, err);
 	if (!ret)

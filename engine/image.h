@@ -38,6 +38,7 @@ struct cow_open_options {
 	const char *data_file;              /* the external data file, instead of the name in the image; allowed anywhere */
 	const struct cow_secret *const *secrets; /* passphrases of encrypted images of the chain, wiped by the caller */
 	size_t nr_secrets;
+	bool write_legacy_aes;              /* writable although encrypted by crypt_method 1, which is weak */
 	const char *snapshot;               /* read-only: this internal snapshot (id or name) instead of the active disk */
 	const char *const *backing_roots;   /* directories that backing files may lie in, besides the image's own */
 	size_t nr_backing_roots;

@@ -53,6 +53,8 @@ static const char *fixed(struct cow_image *image, uint64_t off, uint64_t bytes)
 		return "the refcount table";
 	if (meets(off, bytes, image->header.snapshots_off, image->snapshots_bytes))
 		return "the snapshot table";
+	if (meets(off, bytes, image->ext.crypto_off, image->ext.crypto_bytes))
+		return "the encryption header";
 	return NULL;
 }
 
