@@ -4,7 +4,7 @@
 need fio
 queues=$1
 size=192
-! short || size=24
+! short || size=8
 
 # run_fio NAME OPTION...
 run_fio()
