@@ -45,6 +45,18 @@ int cow_alloc_prepare_file(struct cow_image *image, struct cow_loop *loop)
 	return ret;
 }
 
+void cow_alloc_restart(struct cow_image *image, uint64_t bytes)
+{
+	struct cow_alloc *alloc = &image->alloc;
+	uint64_t end = (bytes + image->g.cluster_bytes - 1) >> image->g.cluster_bits;
+	cow_mutex_lock(&alloc->lock);
+	alloc->file_bytes = bytes;
+	alloc->first_free = 1;
+	if (alloc->virgin_cluster != UINT64_MAX)
+		alloc->virgin_cluster = cow_max(alloc->virgin_cluster, end);
+	cow_mutex_unlock(&alloc->lock);
+}
+
 void cow_alloc_fini(struct cow_image *image)
 {
 	free(image->alloc.grow_buf);

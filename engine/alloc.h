@@ -51,7 +51,8 @@ struct cow_reserve {
 
 	/* the refill (refill.c) */
 	struct cow_task task;
-	bool refilling, has_baton;
+	atomic_bool refilling;      /* written by the owner only */
+	bool has_baton;
 	struct cow_reserved fresh[COW_RESERVE_EXTENTS];
 	unsigned nr_fresh, fresh_idx;
 	uint32_t fresh_clusters;
@@ -87,6 +88,8 @@ int cow_alloc_init(struct cow_image *image);
 void cow_alloc_fini(struct cow_image *image);
 /* Control plane, before the first request: rounds the file's length up (closing cuts it again), empties the page cache of it. */
 int cow_alloc_prepare_file(struct cow_image *image, struct cow_loop *loop);
+/* The file was changed behind our back, under a freeze: its length is bytes now. */
+void cow_alloc_restart(struct cow_image *image, uint64_t bytes);
 void cow_reserve_init(struct cow_reserve *reserve, struct cow_image *image);
 
 /*

@@ -262,6 +262,21 @@ bool cow_cache_drop(struct cow_cache *cache, uint64_t off, uint64_t bytes)
 	return ok;
 }
 
+void cow_cache_drop_all(struct cow_cache *cache)
+{
+	for (unsigned i = 0; i < cache->nr_shards; i++) {
+		struct cow_shard *shard = &cache->shards[i];
+		cow_mutex_lock(&shard->lock);
+		for (unsigned j = 0; j < shard->nr_slots; j++) {
+			struct cow_slot *slot = &shard->slots[j];
+			cow_assert(slot->state != COW_SLOT_LOADING && !slot->dirty && !slot->writing);
+			if (slot->state == COW_SLOT_READY)
+				unhash_locked(shard, slot);
+		}
+		cow_mutex_unlock(&shard->lock);
+	}
+}
+
 /* ---- writeback ---- */
 
 static int captured_cmp(const void *a, const void *b)

@@ -96,6 +96,9 @@ void cow_cache_put_dirty(struct cow_slot *slot);
  */
 bool cow_cache_drop(struct cow_cache *cache, uint64_t off, uint64_t bytes);
 
+/* Forget everything. Nothing is dirty, nobody uses the cache. */
+void cow_cache_drop_all(struct cow_cache *cache);
+
 /* ---- for writeback, one pass at a time ---- */
 
 struct cow_captured {

@@ -38,7 +38,7 @@ static void join_end(struct cow_task *task)
 	((struct joiner *)task)->done = true;
 }
 
-static int write_back(struct cow_image *image, struct cow_loop *loop)
+int cow_image_write_back(struct cow_image *image, struct cow_loop *loop)
 {
 	struct joiner j = { .image = image };
 	cow_task_init(&j.task, &step_joined, join_end);
@@ -115,11 +115,11 @@ static int finish(struct cow_image *image, struct cow_loop *loop)
 		return -EIO;
 	}
 	return_reservations(image);
-	int ret = write_back(image, loop);
+	int ret = cow_image_write_back(image, loop);
 	if (!ret)
 		ret = release_all(image, loop);
 	if (!ret)
-		ret = write_back(image, loop);
+		ret = cow_image_write_back(image, loop);
 	if (!ret)
 		ret = cut_file(image, loop);
 	return cow_image_is_failed(image) ? -EIO : ret;

@@ -226,6 +226,8 @@ static void init_locks(struct cow_image *image)
 	cow_mutex_init(&image->fail_lock, COW_RANK_FAIL);
 	cow_mutex_init(&image->queues_lock, COW_RANK_QUEUES);
 	cow_epoch_init(&image->epoch);
+	cow_mutex_init(&image->freeze.lock, COW_RANK_FREEZE);
+	cow_waitlist_init(&image->freeze.parked);
 }
 
 /* ---- open ---- */
@@ -345,6 +347,57 @@ int cow_image_open(struct cow_host *host, struct cow_loop *loop, const char *pat
 	ret = chain.top_dir ? cow_image_open_in_chain(&chain, real, false, true, out, err) : -ENOMEM;
 	free(chain.top_dir);
 	free(real);
+	return ret;
+}
+
+/* ---- after a change of the file under a freeze ---- */
+
+static int reload_table(struct cow_image *image, struct cow_loop *loop, struct cow_table *table, uint64_t off,
+			uint64_t nr)
+{
+	uint8_t *be = nr <= table->capacity ? cow_buf_alloc(nr * 8) : NULL;
+	if (!be)
+		return -ENOMEM;
+	int ret = cow_loop_read(loop, image->file, off, be, nr * 8);
+	if (!ret) {
+		cow_table_load(table, be, nr);
+		cow_table_move(table, off, nr);
+	}
+	free(be);
+	return ret;
+}
+
+static void forget_unpacked(struct cow_image *image)
+{
+	cow_mutex_lock(&image->queues_lock);
+	for (unsigned i = 0; i < COW_MAX_QUEUES; i++)
+		if (image->queues[i])
+			cow_queue_forget_unpacked(image->queues[i]);
+	cow_mutex_unlock(&image->queues_lock);
+}
+
+int cow_image_reload(struct cow_image *image, struct cow_loop *loop, struct cow_error *err)
+{
+	struct cow_chain chain = { .loop = loop };
+	const struct cow_header *h = &image->header;
+	uint8_t *cluster = NULL;
+	int ret = load_header(image, &chain, &cluster, err);
+	free(cluster);
+	image->snapshots_bytes = 0;
+	if (!ret)
+		ret = measure_snapshots(image, &chain, err);
+	if (!ret)
+		ret = reload_table(image, loop, &image->l1, h->l1_off, h->l1_entries);
+	if (!ret)
+		ret = reload_table(image, loop, &image->reftable, h->reftable_off,
+				   (uint64_t)h->reftable_clusters << h->cluster_bits >> 3);
+	cow_cache_drop_all(&image->l2);
+	cow_cache_drop_all(&image->refs);
+	forget_unpacked(image);
+	cow_overlap_fini(image);
+	if (!ret)
+		ret = cow_overlap_init(image, err);
+	cow_alloc_restart(image, image->file->size_bytes);
 	return ret;
 }
 

@@ -10,6 +10,7 @@
 #include "engine/crypt.h"
 #include "engine/epoch.h"
 #include "engine/format.h"
+#include "engine/freeze.h"
 #include "engine/geometry.h"
 #include "engine/image.h"
 #include "engine/inflight.h"
@@ -53,6 +54,7 @@ struct cow_image {
 	struct cow_alloc alloc;
 	struct cow_quarantine quarantine;
 	struct cow_epoch epoch;
+	struct cow_freeze freeze;
 
 	/* any thread */
 	atomic_bool failed;              /* sticky: no more writing */
@@ -86,5 +88,12 @@ void cow_image_prepare_write(struct cow_image *image, struct cow_task *task);
 
 /* The first 512 bytes as they should stand on disk now. */
 void cow_image_header_encode(struct cow_image *image, uint8_t sector[512]);
+
+/* Header, L1, refcount table anew; caches dropped; the allocator starts over. Frozen: all queues idle, nothing dirty. */
+int cow_image_reload(struct cow_image *image, struct cow_loop *loop, struct cow_error *err);
+/* queue.c: what it keeps of an inflated cluster may be of another one by now. */
+void cow_queue_forget_unpacked(struct cow_queue *queue);
+/* One writeback pass, waited for. close.c */
+int cow_image_write_back(struct cow_image *image, struct cow_loop *loop);
 
 #endif

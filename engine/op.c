@@ -213,6 +213,7 @@ static void end(struct cow_task *task)
 	cow_inflight_drop(&cow_op_image(op)->inflight, &op->claim);
 	leave_epoch(op);
 	op->active = false;
+	atomic_fetch_sub(&op->queue->running, 1);
 	op->done(op->ctx, task->error);
 }
 
@@ -256,6 +257,27 @@ static const struct cow_step *first_step(enum cow_op_kind kind)
 	}
 }
 
+/* In while the image is not frozen. The count first, then the look: the freeze sets its flag first, then looks at the count. */
+static enum cow_next admit(struct cow_task *task)
+{
+	struct cow_op *op = cow_op_of(task);
+	struct cow_freeze *f = &cow_op_image(op)->freeze;
+	atomic_fetch_add(&op->queue->running, 1);
+	if (!atomic_load(&f->frozen)) {
+		enter_epoch(op);
+		return cow_task_goto(task, first_step(op->kind));
+	}
+	atomic_fetch_sub(&op->queue->running, 1);
+	cow_mutex_lock(&f->lock);
+	bool park = atomic_load(&f->frozen);
+	if (park)
+		cow_waitlist_park(&f->parked, task);
+	cow_mutex_unlock(&f->lock);
+	return park ? COW_WAIT : COW_AGAIN;
+}
+
+static const struct cow_step step_admit = { "admit", admit };
+
 static bool valid(const struct cow_op *op, uint64_t length)
 {
 	uint64_t size = op->queue->image->g.size_bytes;
@@ -289,6 +311,5 @@ void cow_op_start(struct cow_op *op, uint64_t length)
 	op->punch_failed = false;
 	op->no_punch = false;
 	op->explicit_zeros = false;
-	enter_epoch(op);
-	cow_task_start(&op->task, op->queue->loop, first_step(op->kind));
+	cow_task_start(&op->task, op->queue->loop, &step_admit);
 }

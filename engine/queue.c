@@ -137,6 +137,11 @@ void cow_queue_free(struct cow_queue *queue)
 	free_buffers(queue);
 }
 
+void cow_queue_forget_unpacked(struct cow_queue *queue)
+{
+	queue->unpacked_image = NULL;
+}
+
 static void start(struct cow_op *op, enum cow_op_kind kind, unsigned flags, uint64_t offset, uint64_t length,
 		  void *buf, cow_op_done_fn *done, void *ctx)
 {

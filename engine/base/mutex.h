@@ -21,7 +21,8 @@ enum cow_lock_rank {
 	COW_RANK_CACHE_LIMIT = 7,/* tasks waiting for room in a cache */
 	COW_RANK_COMMIT = 8,     /* who waits for which writeback pass */
 	COW_RANK_HEADER = 9,     /* header fields */
-	COW_RANK_FAIL = 10,      /* the sticky failure's text */
+	COW_RANK_FREEZE = 10,    /* requests parked by a freeze */
+	COW_RANK_FAIL = 11,      /* the sticky failure's text */
 };
 
 #if defined(__clang__)

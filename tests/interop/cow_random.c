@@ -497,6 +497,7 @@ static void read_key(const char *path)
 	secret = s;
 	opt.open.secrets = &secret;
 	opt.open.nr_secrets = 1;
+	opt.open.write_legacy_aes = true;
 }
 
 static void parse_one(int c, const char *arg)

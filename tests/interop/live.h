@@ -1,0 +1,13 @@
+/* SPDX-License-Identifier: MIT */
+/* Snapshots created and deleted under running requests. */
+#ifndef COW_TEST_LIVE_H
+#define COW_TEST_LIVE_H
+
+#include "engine/image.h"
+
+/* A thread that takes a snapshot and deletes an older one every now and then, until live_stop(). keep: how many stay. */
+void live_start(struct cow_image *image, unsigned keep);
+/* Returns the number of snapshots taken; the last `keep` are left in the image. -errno if one failed. */
+int live_stop(void);
+
+#endif
