@@ -73,8 +73,14 @@ static bool is_still_theirs(struct cow_ctrl *ctrl, const struct cow_record *reco
 	return !cow_ctrl_get_info(ctrl, record->id, &info) && info.ublksrv_flags == record->cookie;
 }
 
-static int clean_up(const struct cow_record *record)
+static int clean_up(struct cow_record *record)
 {
+	/* Or did it just end as it should, while we were looking? */
+	uint32_t id = record->id;
+	cow_record_fini(record);
+	if (cow_record_read(id, record))
+		return 0;
+
 	struct cow_ctrl ctrl;
 	struct cow_error err = { 0 };
 	int ret = 0;

@@ -26,7 +26,7 @@ int cow_control_listen(uint32_t id)
 {
 	struct sockaddr_un addr;
 	make_addr(id, &addr);
-	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 	if (fd < 0)
 		return -errno;
 	unlink(addr.sun_path); /* the id is ours, so whoever left it is gone */
@@ -141,10 +141,18 @@ struct json_object *cow_control_error(const char *text)
 	return reply;
 }
 
+const char *cow_control_text(struct json_object *line, const char *key, const char *otherwise)
+{
+	struct json_object *v;
+	if (!json_object_object_get_ex(line, key, &v) || !json_object_is_type(v, json_type_string))
+		return otherwise;
+	return json_object_get_string(v);
+}
+
 const char *cow_control_reply_error(struct json_object *reply)
 {
 	struct json_object *v;
 	if (json_object_object_get_ex(reply, "ok", &v) && json_object_get_boolean(v))
 		return NULL;
-	return json_object_object_get_ex(reply, "error", &v) ? json_object_get_string(v) : "no reason given";
+	return cow_control_text(reply, "error", "no reason given");
 }

@@ -26,6 +26,8 @@ void cow_control_wait_end(int fd);
 
 struct json_object *cow_control_ok(void);
 struct json_object *cow_control_error(const char *text);
+/* The string at key; otherwise if there is none. Valid as long as line. */
+const char *cow_control_text(struct json_object *line, const char *key, const char *otherwise);
 /* NULL if reply says ok; else its text, valid as long as reply. */
 const char *cow_control_reply_error(struct json_object *reply);
 

@@ -101,13 +101,20 @@ static uint64_t wanted_flags(const struct cow_device *dev, const struct cow_devi
 	return dev->ctrl.features ? flags & (dev->ctrl.features | config->transfer->device_flags) : flags;
 }
 
+/* The kernel gives no more queues than there are CPUs. */
+static unsigned possible_queues(const struct cow_device_config *config)
+{
+	long cpus = sysconf(_SC_NPROCESSORS_CONF);
+	return cpus > 0 && (unsigned long)cpus < config->queues ? (unsigned)cpus : config->queues;
+}
+
 static int add_device(struct cow_device *dev, const struct cow_device_config *config, struct cow_error *err)
 {
-	dev->buffer_bytes = cow_params_buffer_bytes(config->queues, config->depth);
+	dev->buffer_bytes = cow_params_buffer_bytes(possible_queues(config), config->depth);
 	if (getrandom(&dev->cookie, sizeof(dev->cookie), 0) != sizeof(dev->cookie))
 		return cow_error_set(err, -EIO, "getrandom: %s", strerror(errno));
 	struct ub_dev_info info = {
-		.nr_hw_queues = (uint16_t)config->queues,
+		.nr_hw_queues = (uint16_t)possible_queues(config),
 		.queue_depth = (uint16_t)config->depth,
 		.max_io_buf_bytes = dev->buffer_bytes,
 		.dev_id = config->id,

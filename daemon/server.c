@@ -109,10 +109,8 @@ static void handle_detach(struct server *server, int client, struct json_object 
 static void handle_client(struct server *server, int client)
 {
 	int error;
-	struct json_object *request = cow_control_receive(client, CLIENT_TIMEOUT_MS, &error), *v;
-	const char *cmd = "";
-	if (request && json_object_object_get_ex(request, "cmd", &v))
-		cmd = json_object_get_string(v);
+	struct json_object *request = cow_control_receive(client, CLIENT_TIMEOUT_MS, &error);
+	const char *cmd = request ? cow_control_text(request, "cmd", "") : "";
 	if (!strcmp(cmd, "detach")) {
 		handle_detach(server, client, request);
 	} else {
@@ -123,11 +121,9 @@ static void handle_client(struct server *server, int client)
 	json_object_put(request);
 }
 
-static void accept_client(struct server *server)
+static int next_client(const struct server *server)
 {
-	int client = accept4(server->listen_fd, NULL, NULL, SOCK_CLOEXEC);
-	if (client >= 0)
-		handle_client(server, client);
+	return accept4(server->listen_fd, NULL, NULL, SOCK_CLOEXEC);
 }
 
 /* ---- signals ---- */
@@ -182,12 +178,31 @@ static void serve(struct server *server)
 			handle_queues(server);
 		if (!server->ending && fds[0].revents)
 			handle_signal(server);
-		if (!server->ending && fds[1].revents)
-			accept_client(server);
+		int client = !server->ending && fds[1].revents ? next_client(server) : -1;
+		if (client >= 0)
+			handle_client(server, client);
 	}
 }
 
 /* ---- the end ---- */
+
+/* The connection itself ends with the process. */
+static void tell_end(int client, const char *error)
+{
+	if (client < 0)
+		return;
+	cow_control_send(client, error ? cow_control_error(error) : cow_control_ok());
+}
+
+/* Those who came while we were at it; most of them want a detach as well. */
+static void answer_late_clients(const struct server *server, const char *error)
+{
+	int client, ignored;
+	while ((client = next_client(server)) >= 0) {
+		json_object_put(cow_control_receive(client, CLIENT_TIMEOUT_MS, &ignored));
+		tell_end(client, error);
+	}
+}
 
 /* The detacher hears last: when it does, everything is gone but this process. */
 static int finish(struct server *server)
@@ -195,11 +210,11 @@ static int finish(struct server *server)
 	struct cow_error err = { 0 };
 	int ret = cow_device_close(&server->device, &err);
 	cow_record_remove(server->device.id);
-	close(server->listen_fd);
 	if (ret)
 		cow_log(COW_LOG_ERR, "%s: %s", server->config->image_path, err.text);
-	if (server->detacher >= 0)
-		cow_control_send(server->detacher, ret ? cow_control_error(err.text) : cow_control_ok());
+	tell_end(server->detacher, ret ? err.text : NULL);
+	answer_late_clients(server, ret ? err.text : NULL);
+	close(server->listen_fd);
 	return ret ? 1 : 0;
 }
 
@@ -241,5 +256,5 @@ int cow_server_run(const struct cow_server_config *config)
 	serve(&server);
 	int status = finish(&server);
 	close(server.signal_fd);
-	return status; /* the detacher's connection ends with the process */
+	return status;
 }
