@@ -27,7 +27,7 @@ static int64_t do_write(struct memory_disk *disk, const struct cow_io *io)
 {
 	uint64_t off = io->offset;
 	if (off > disk->capacity || io->length > disk->capacity - off)
-		return -ENOSPC;
+		return -EFBIG;
 	for (unsigned i = 0; i < io->nr_vec; off += io->vec[i++].iov_len)
 		memcpy(disk->bytes + off, io->vec[i].iov_base, io->vec[i].iov_len);
 	if (off > disk->file.size_bytes)
@@ -38,7 +38,7 @@ static int64_t do_write(struct memory_disk *disk, const struct cow_io *io)
 static int64_t do_resize(struct memory_disk *disk, uint64_t size)
 {
 	if (size > disk->capacity)
-		return -ENOSPC;
+		return -EFBIG;
 	if (size < disk->file.size_bytes)
 		memset(disk->bytes + size, 0, disk->file.size_bytes - size);
 	disk->file.size_bytes = size;
@@ -54,6 +54,9 @@ static int64_t execute(struct memory_disk *disk, const struct cow_io *io)
 		return do_write(disk, io);
 	case COW_IO_RESIZE:
 		return do_resize(disk, io->offset);
+	case COW_IO_TIMER:
+		disk->clock_ns += io->offset;
+		return 0;
 	default:
 		return 0;
 	}
@@ -89,7 +92,7 @@ static void wake(struct cow_loop *loop)
 
 static uint64_t now(struct cow_loop *loop)
 {
-	return 0;
+	return disk_of(loop)->clock_ns;
 }
 
 static void no_free(struct cow_loop *loop)

@@ -12,8 +12,9 @@ struct memory_disk {
 	struct cow_file file;
 	struct cow_loop loop;
 	uint8_t *bytes;
-	uint64_t capacity; /* the host is full here */
+	uint64_t capacity; /* the largest file that the host takes: -EFBIG beyond */
 	struct cow_io *head, **tail;
+	uint64_t clock_ns; /* a timer moves it on and is done at once */
 	void (*hook)(void *ctx, const struct cow_io *io); /* may be NULL; io as it was submitted */
 	void *ctx;
 };
