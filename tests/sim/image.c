@@ -10,6 +10,7 @@
 #include "engine/check.h"
 #include "engine/create.h"
 #include "tests/sim/prepare.h"
+#include "tests/sim/snapshot.h"
 #include "tests/sim/run.h"
 
 #define TOP "/sim/top"
@@ -268,6 +269,7 @@ void sim_image_check(struct sim_run *run, bool clean)
 			 (unsigned long long)result.corruptions, (unsigned long long)result.leaks,
 			 (unsigned long long)run->leaks, (unsigned long long)result.check_errors);
 	}
+	sim_snapshots_verify(run);
 	if (run->snapshot)
 		sim_snapshot_verify(sim_disk_find(&run->world.disk, TOP), run->snapshot, run->model.nr_sectors);
 	run->leaks = result.leaks;

@@ -8,6 +8,7 @@
 
 #include "engine/base/assert.h"
 #include "engine/base/log.h"
+#include "tests/sim/snapshot.h"
 
 static struct sim_run *current; /* for sim_fail() */
 
@@ -162,6 +163,24 @@ static void reopen(struct sim_run *run, const struct sim_action *a)
 	start_faults(run);
 }
 
+/* Between two openings: everything settled, closed, the command, opened again. */
+static void snapshot(struct sim_run *run, const struct sim_action *a)
+{
+	reopen(run, &(struct sim_action){ .kind = SIM_REOPEN });
+	if (run->world.powered_off || cow_image_failure(run->image))
+		return;
+	clear_faults(run);
+	sim_image_close(run);
+	sim_image_check(run, true);
+	sim_snapshot_command(run, a);
+	start_faults(run);
+	run->world.faults.permille = 0;
+	if (sim_image_open(run))
+		sim_fail("cannot reopen after a snapshot command");
+	sim_guest_verify(run);
+	start_faults(run);
+}
+
 /* ---- actions ---- */
 
 static void arm_crash(struct sim_run *run, const struct sim_action *a)
@@ -195,6 +214,9 @@ static void act(struct sim_run *run, const struct sim_action *a)
 		break;
 	case SIM_FULL:
 		set_full(run, a->offset);
+		break;
+	case SIM_SNAPSHOT:
+		snapshot(run, a);
 		break;
 	case SIM_DRAIN:
 		drain(run);
@@ -265,6 +287,7 @@ static void finish(struct sim_run *run, struct sim_stats *stats)
 	run->stats.events = run->world.events;
 	*stats = run->stats;
 	free(run->snapshot);
+	sim_snapshots_fini(run);
 	sim_model_fini(&run->model);
 	sim_world_fini(&run->world);
 }

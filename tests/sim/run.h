@@ -23,7 +23,14 @@ struct sim_op {
 };
 
 struct sim_stats {
+	uint64_t snapshots, snapshots_lost; /* commands that took effect; that power was lost in */
 	uint64_t ops, crashes, kills, reopens, failed_ops, injected, full, events, repairs;
+};
+
+/* A snapshot made during the run. */
+struct sim_taken {
+	char name[16];
+	uint64_t *ids; /* what every sector of it holds */
 };
 
 struct sim_run {
@@ -39,6 +46,8 @@ struct sim_run {
 	uint64_t injected_at_open; /* faults before this image was opened */
 	uint64_t leaks;            /* known ones: crashes and faults leave some */
 	uint64_t *snapshot;        /* what every sector of the prepared image's snapshot holds; NULL: it has none */
+	struct sim_taken taken[SIM_MAX_TAKEN];
+	unsigned nr_taken;
 	unsigned action_idx;
 	bool seen_power_off;
 	struct sim_stats stats;

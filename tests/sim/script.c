@@ -137,6 +137,12 @@ static bool host_action(struct sim_random *r, const struct sim_plan *plan, bool 
 		a->offset = *full;
 	} else if (!sim_below(r, 60)) {
 		a->kind = SIM_DRAIN;
+	} else if (!sim_below(r, 120)) {
+		a->kind = SIM_SNAPSHOT;
+		a->length = sim_below(r, 3);
+		a->queue = (unsigned)sim_below(r, SIM_MAX_TAKEN);
+		a->offset = plan->crash_every && sim_chance(r, 60) ? 1 + sim_below(r, sim_chance(r, 50) ? 40 : 400) : 0;
+		a->flags = sim_chance(r, 25) ? SIM_KILL : 0;
 	} else {
 		return false;
 	}
@@ -162,7 +168,7 @@ void sim_script_make(struct sim_script *script, uint64_t seed, const struct sim_
 /* ---- text ---- */
 
 static const char *const names[SIM_NR_ACTIONS] = { "read", "write", "flush", "discard", "zeroes", "crash", "reopen",
-						   "fault", "full", "drain" };
+						   "fault", "full", "drain", "snapshot" };
 
 static const struct {
 	const char *name;

@@ -38,6 +38,7 @@ enum sim_action_kind {
 	SIM_FAULT,  /* offset: host operations until one fails */
 	SIM_FULL,   /* offset: 1 the host is full, 0 it is not */
 	SIM_DRAIN,  /* let everything finish */
+	SIM_SNAPSHOT, /* close, snapshot command (length), open; offset: as for REOPEN, flags: KILL instead */
 	SIM_NR_ACTIONS
 };
 
@@ -53,6 +54,8 @@ struct sim_action {
 	unsigned queue, flags;
 	uint64_t offset, length;
 };
+
+#define SIM_MAX_TAKEN 4u
 
 struct sim_script {
 	struct sim_config config;
