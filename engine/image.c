@@ -103,6 +103,9 @@ static int refuse_unsupported(struct cow_image *image, struct cow_chain *chain, 
 	if (h->crypt_method == QCOW2_CRYPT_AES && image->writable && !chain->options->write_legacy_aes)
 		return cow_error_set(err, -EROFS, "legacy AES encryption is weak: use it read-only, convert it to LUKS, or insist "
 				     "with --write-legacy-aes");
+	if (image->compress && (h->crypt_method || (h->incompatible & QCOW2_INCOMPAT_DATA_FILE)))
+		return cow_error_set(err, -ENOTSUP, "compressed clusters cannot be written to an image that is encrypted or "
+				     "has an external data file: leave out --compress");
 	if ((h->incompatible & QCOW2_INCOMPAT_CORRUPT) && image->writable)
 		return cow_error_set(err, -EROFS, "the image is marked corrupt: repair it with cowblk check --repair all, "
 				     "or use it read-only");
@@ -299,6 +302,8 @@ int cow_image_open_in_chain(struct cow_chain *chain, const char *path, bool raw,
 	image->depth = chain->depth;
 	image->writable = top && options->writable;
 	image->no_discard = options->no_discard;
+	image->reserve_bytes = options->reserve_bytes;
+	image->compress = image->writable && options->compress;
 	image->detect_zeroes = options->detect_zeroes;
 	bool no_lock = options->no_lock || snapshot_of(chain, top);
 	unsigned flags = (image->writable ? COW_OPEN_WRITE : 0) | (no_lock ? COW_OPEN_NO_LOCK : 0) |

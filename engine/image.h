@@ -33,8 +33,10 @@ struct cow_open_options {
 	bool no_backing;                    /* do not open the backing file (check, info) */
 	bool no_discard;                    /* freed clusters stay allocated on the host (no punching) */
 	bool buffered;                      /* never O_DIRECT */
+	bool compress;                      /* store new full clusters compressed where that saves space */
 	enum cow_detect_zeroes detect_zeroes;
 	uint64_t cache_bytes;               /* metadata cache; 0: sized by the image, at most 32 MiB */
+	uint64_t reserve_bytes;             /* a queue's largest reservation of host clusters; 0: 16 MiB */
 	const char *data_file;              /* the external data file, instead of the name in the image; allowed anywhere */
 	const struct cow_secret *const *secrets; /* passphrases of encrypted images of the chain, wiped by the caller */
 	size_t nr_secrets;

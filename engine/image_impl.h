@@ -31,6 +31,8 @@ struct cow_image {
 	bool raw;                        /* a raw file in a backing chain: file offset = guest offset */
 	bool writable;
 	bool no_discard;
+	bool compress;                   /* new full clusters are written compressed */
+	uint64_t reserve_bytes;          /* a queue's largest reservation; 0: the default */
 	enum cow_detect_zeroes detect_zeroes;
 	struct cow_image_geometry public_geometry;
 	struct cow_geometry g;

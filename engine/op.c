@@ -192,6 +192,8 @@ static void give_back_hosts(struct cow_op *op)
 		cow_alloc_return(reserve, op->table.host, 1);
 	op->copy.holds_host = false;
 	op->table.holds_host = false;
+	cow_pack_give_back(op);
+	cow_packer_put(op);
 }
 
 static void put_inflate(struct cow_op *op)
@@ -308,6 +310,8 @@ void cow_op_start(struct cow_op *op, uint64_t length)
 	op->copy.holds_host = false;
 	op->table.holds_host = false;
 	op->prepared = false;
+	op->holds_packing = false;
+	op->packing.plain_until = 0;
 	op->punch_failed = false;
 	op->no_punch = false;
 	op->explicit_zeros = false;

@@ -18,6 +18,7 @@
 #include "engine/crypt.h"
 #include "engine/image_impl.h"
 #include "engine/map.h"
+#include "engine/pack.h"
 #include "engine/source.h"
 
 #define COW_OP_PIECES 8u
@@ -97,6 +98,8 @@ struct cow_op {
 	struct cow_reader reader;
 	struct cow_copy copy;
 	struct cow_new_table table;
+	struct cow_packing packing;
+	bool holds_packing;      /* packing's references are to be given back if the op fails */
 	struct cow_piece pieces[COW_OP_PIECES];
 };
 
@@ -122,6 +125,9 @@ struct cow_queue {
 	struct cow_image *unpacked_image; /* what unpacked holds: (image, entry); NULL: nothing */
 	uint64_t unpacked_entry;
 	struct cow_waitlist inflate_waiters;
+	/* compressing, with attach --compress */
+	struct cow_packer packer;
+	struct cow_waitlist packer_waiters;
 };
 
 static inline struct cow_op *cow_op_of(struct cow_task *task)
@@ -186,7 +192,11 @@ extern const struct cow_step cow_step_zero_begin;    /* zero.c */
 extern const struct cow_step cow_step_zero_map;
 extern const struct cow_step cow_step_flush;         /* flush.c */
 extern const struct cow_step cow_step_copy;          /* copy.c: copy on write at op->cursor */
+extern const struct cow_step cow_step_pack;          /* pack.c: the cluster at op->cursor, compressed */
 extern const struct cow_step cow_step_new_table;     /* l2table.c: table for op->cursor */
+
+/* pack.c: references of a packing that failed. */
+void cow_pack_give_back(struct cow_op *op);
 
 /* First step of all that changes the image: the header tells that somebody writes. COW_AGAIN: go on. */
 enum cow_next cow_op_begin_write(struct cow_op *op);

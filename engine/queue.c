@@ -41,6 +41,7 @@ static void free_buffers(struct cow_queue *queue)
 	free(queue->unpacked);
 	free(queue->ops);
 	cow_inflate_free(queue->inflate);
+	cow_packer_fini(queue);
 	for (unsigned i = 0; i < COW_MAX_BACKING_DEPTH; i++)
 		cow_crypt_free(queue->crypts[i]);
 	free(queue);
@@ -84,9 +85,12 @@ int cow_queue_new(struct cow_image *image, struct cow_loop *loop, unsigned nr_op
 	queue->nr_ops = nr_ops;
 	cow_waitlist_init(&queue->bounce_waiters);
 	cow_waitlist_init(&queue->inflate_waiters);
+	cow_waitlist_init(&queue->packer_waiters);
 	int ret = alloc_buffers(queue);
 	if (!ret)
 		ret = make_ciphers(queue);
+	if (!ret)
+		ret = cow_packer_init(queue);
 	if (!ret)
 		ret = attach(queue);
 	if (ret) {
@@ -128,6 +132,7 @@ void cow_queue_free(struct cow_queue *queue)
 	if (!queue)
 		return;
 	struct cow_image *image = queue->image;
+	cow_packer_close(queue);
 	if (!image->raw)
 		settle(queue);
 	cow_mutex_lock(&image->queues_lock);

@@ -16,7 +16,8 @@ static void advance(struct cow_reader *r, uint64_t bytes)
 
 static bool unpacked_is(const struct cow_queue *queue, const struct cow_source *s)
 {
-	return queue->unpacked_image == s->image && queue->unpacked_entry == s->entry;
+	/* Who writes compressed clusters makes equal entries for other content. */
+	return !s->image->compress && queue->unpacked_image == s->image && queue->unpacked_entry == s->entry;
 }
 
 static void copy_out(struct cow_op *op, struct cow_reader *r)

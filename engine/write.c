@@ -107,6 +107,10 @@ static enum cow_next write_run(struct cow_op *op, struct cow_slot *slot, uint64_
 		op->cursor += run.bytes;
 		return COW_AGAIN;
 	}
+	if (run.first.kind != COW_BAD && !(run.first.has_host && run.first.copied) && cow_pack_wanted(op)) {
+		cow_cache_put(slot);
+		return cow_task_goto(&op->task, &cow_step_pack);
+	}
 	if (hole_possible(op, &run))
 		return write_hole(op, slot, &run);
 	cow_cache_put(slot);

@@ -464,6 +464,7 @@ static const struct option long_options[] = {
 	{ "sync-loop", no_argument, NULL, 'y' },        { "no-verify", no_argument, NULL, 'V' },
 	{ "kill", no_argument, NULL, 'k' },             { "no-discard", no_argument, NULL, 'D' },
 	{ "buffered", no_argument, NULL, 'B' },         { "key-file", required_argument, NULL, 'K' },
+	{ "compress", no_argument, NULL, 'C' },
 	{ "live-snapshots", required_argument, NULL, 'L' },
 	{ NULL, 0, NULL, 0 },
 };
@@ -524,6 +525,7 @@ static void parse_one(int c, const char *arg)
 	case 'D': opt.open.no_discard = true; break;
 	case 'B': opt.open.buffered = true; break;
 	case 'K': read_key(arg); break;
+	case 'C': opt.open.compress = true; break;
 	case 'L': opt.live_snapshots = (unsigned)number(arg); break;
 	default: exit(2);
 	}
