@@ -23,6 +23,8 @@ int cow_alloc_init(struct cow_image *image)
 	if (image->file->block_device)
 		alloc->virgin_cluster = UINT64_MAX;
 	alloc->cannot_punch = !image->file->can_punch;
+	uint64_t reserve = image->reserve_bytes ? image->reserve_bytes : COW_RESERVE_DEFAULT_BYTES;
+	alloc->reserve_clusters = (uint32_t)cow_max(reserve >> image->g.cluster_bits, COW_RESERVE_MIN_CLUSTERS);
 	alloc->grow_buf = cow_buf_alloc(image->g.cluster_bytes);
 	return alloc->grow_buf ? 0 : -ENOMEM;
 }
@@ -63,16 +65,11 @@ void cow_alloc_fini(struct cow_image *image)
 	image->alloc.grow_buf = NULL;
 }
 
-static uint32_t goal_max(const struct cow_image *image)
-{
-	return (uint32_t)cow_max(COW_RESERVE_MAX_BYTES >> image->g.cluster_bits, 4);
-}
-
 void cow_reserve_init(struct cow_reserve *reserve, struct cow_image *image)
 {
 	memset(reserve, 0, sizeof(*reserve));
 	reserve->image = image;
-	reserve->goal_clusters = (uint32_t)cow_min(16, goal_max(image));
+	reserve->goal_clusters = (uint32_t)cow_min(16, image->alloc.reserve_clusters);
 	cow_waitlist_init(&reserve->waiters);
 	cow_refill_init(reserve);
 }

@@ -39,7 +39,8 @@ struct cow_reserved {
 #define COW_PUNCH_ALIGN_BYTES 4096u
 
 #define COW_RESERVE_EXTENTS 64u
-#define COW_RESERVE_MAX_BYTES (16u << 20)
+#define COW_RESERVE_DEFAULT_BYTES (16u << 20)
+#define COW_RESERVE_MIN_CLUSTERS 4u
 
 /* A queue's reservation and the task that fills it. Owner thread only. */
 struct cow_reserve {
@@ -81,6 +82,7 @@ struct cow_alloc {
 	bool cannot_punch;
 	/* constant */
 	uint64_t opened_bytes;      /* file_bytes when the image was opened */
+	uint32_t reserve_clusters;  /* a queue's largest reservation */
 	uint8_t *grow_buf;          /* one cluster */
 };
 

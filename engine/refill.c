@@ -332,8 +332,7 @@ static enum cow_next finish(struct cow_task *task)
 	cow_mutex_unlock(&alloc->lock);
 	atomic_store(&r->image->commit.ordered_data, true);
 	hand_over(r);
-	uint32_t max = (uint32_t)cow_max(COW_RESERVE_MAX_BYTES >> r->image->g.cluster_bits, 4);
-	r->goal_clusters = (uint32_t)cow_min(r->goal_clusters * 2ull, max);
+	r->goal_clusters = (uint32_t)cow_min(r->goal_clusters * 2ull, r->image->alloc.reserve_clusters);
 	return COW_END;
 }
 

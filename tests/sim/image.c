@@ -168,6 +168,7 @@ int sim_image_open(struct sim_run *run)
 		.buffered = c->buffered,
 		.detect_zeroes = (enum cow_detect_zeroes)c->detect_zeroes,
 		.cache_bytes = c->cache_bytes,
+		.reserve_bytes = c->reserve_bytes,
 	};
 	struct cow_error err = { 0 };
 	int ret = cow_image_open(&run->world.host, &run->control->base, TOP, &options, &run->image, &err);

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "engine/base/assert.h"
+#include "engine/base/be.h"
 #include "engine/base/log.h"
 #include "tests/sim/snapshot.h"
 
@@ -127,8 +128,20 @@ static void recover(struct sim_run *run)
 		notice_power_off(run);
 	} while (run->world.powered_off);
 	run->world.power_off_at = 0;
+	run->world.power_off_sync = 0;
 	run->leaks = UINT64_MAX; /* unknown until the next check */
 	start_faults(run);
+}
+
+/* How often the refcount table moved, to know that it does. */
+static void note_growth(struct sim_run *run)
+{
+	uint8_t be[8];
+	sim_store_read(&sim_disk_find(&run->world.disk, "/sim/top")->now, 48, be, sizeof(be));
+	uint64_t off = cow_load64_be(be);
+	if (run->reftable_off && run->reftable_off != off)
+		run->stats.growths++;
+	run->reftable_off = off;
 }
 
 static void reopen(struct sim_run *run, const struct sim_action *a)
@@ -137,9 +150,11 @@ static void reopen(struct sim_run *run, const struct sim_action *a)
 	drain(run);
 	if (world->powered_off)
 		return;
+	note_growth(run);
 	run->stats.reopens++;
 	if (a->offset) {
 		world->power_off_at = world->events + a->offset;
+		world->power_off_sync = a->flags & SIM_AT_SYNC ? 1 + a->offset % 4 : 0;
 		world->crash_kind = SIM_CRASH_POWER;
 	}
 	bool excused = sim_guest_excused(run);
@@ -148,6 +163,7 @@ static void reopen(struct sim_run *run, const struct sim_action *a)
 		return;
 	excused |= sim_guest_excused(run);
 	world->power_off_at = 0;
+	world->power_off_sync = 0;
 	clear_faults(run);
 	if (sim_disk_in_doubt(&world->disk) || sim_chance(&run->random, 50)) { /* what a clean close left must stand by itself */
 		world->crash_kind = SIM_CRASH_POWER;
@@ -185,10 +201,13 @@ static void snapshot(struct sim_run *run, const struct sim_action *a)
 
 static void arm_crash(struct sim_run *run, const struct sim_action *a)
 {
-	if (run->world.power_off_at)
+	if (run->world.power_off_at || run->world.power_off_sync)
 		return;
 	run->world.crash_kind = a->flags & SIM_KILL ? SIM_CRASH_KILL : SIM_CRASH_POWER;
-	run->world.power_off_at = run->world.events + a->offset;
+	if (a->flags & SIM_AT_SYNC)
+		run->world.power_off_sync = a->offset;
+	else
+		run->world.power_off_at = run->world.events + a->offset;
 }
 
 static void set_full(struct sim_run *run, bool full)
@@ -211,6 +230,7 @@ static void act(struct sim_run *run, const struct sim_action *a)
 		break;
 	case SIM_FAULT:
 		run->world.faults.countdown = a->offset;
+		run->world.faults.countdown_kind = (int)a->length - 1;
 		break;
 	case SIM_FULL:
 		set_full(run, a->offset);
@@ -280,6 +300,7 @@ static void setup(struct sim_run *run, const struct sim_script *script, bool tra
 static void finish(struct sim_run *run, struct sim_stats *stats)
 {
 	run->world.power_off_at = 0;
+	run->world.power_off_sync = 0;
 	reopen(run, &(struct sim_action){ .kind = SIM_REOPEN });
 	sim_image_close(run);
 	run->stats.injected = run->world.faults.nr_injected;

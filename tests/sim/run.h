@@ -24,7 +24,7 @@ struct sim_op {
 
 struct sim_stats {
 	uint64_t snapshots, snapshots_lost; /* commands that took effect; that power was lost in */
-	uint64_t ops, crashes, kills, reopens, failed_ops, injected, full, events, repairs;
+	uint64_t ops, crashes, kills, reopens, failed_ops, injected, full, events, repairs, growths;
 };
 
 /* A snapshot made during the run. */
@@ -46,6 +46,7 @@ struct sim_run {
 	uint64_t injected_at_open; /* faults before this image was opened */
 	uint64_t leaks;            /* known ones: crashes and faults leave some */
 	uint64_t *snapshot;        /* what every sector of the prepared image's snapshot holds; NULL: it has none */
+	uint64_t reftable_off;     /* as last seen */
 	struct sim_taken taken[SIM_MAX_TAKEN];
 	unsigned nr_taken;
 	unsigned action_idx;

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "engine/base/assert.h"
+#include "engine/loop.h"
 #include "tests/sim/random.h"
 
 #define SECTOR 512u
@@ -32,6 +33,8 @@ void sim_script_fini(struct sim_script *script)
 static uint64_t pick_size(struct sim_random *r, uint64_t cluster_bits)
 {
 	uint64_t clusters = cluster_bits <= 12 ? 64 + sim_below(r, 1024) : 8 + sim_below(r, 100);
+	if (cluster_bits == 9 && sim_chance(r, 60)) /* enough to outgrow the first refcount table */
+		clusters = 6000 + sim_below(r, 6000);
 	if (cluster_bits == 21)
 		clusters = 2 + sim_below(r, 12);
 	uint64_t size = clusters << cluster_bits;
@@ -49,6 +52,8 @@ static void make_config(struct sim_config *c, struct sim_random *r, const struct
 	c->size_bytes = pick_size(r, c->cluster_bits);
 	c->version = sim_chance(r, 15) ? 2 : 3;
 	c->refcount_bits = c->version == 2 || sim_chance(r, 40) ? 16 : 1u << sim_below(r, 7);
+	if (c->size_bytes > 6000u * SECTOR && c->cluster_bits == 9 && c->version == 3)
+		c->refcount_bits = 64;
 	c->lazy = c->version == 3 && sim_chance(r, 10);
 	c->backing = sim_chance(r, 50) ? SIM_BACKING_NONE : 1 + sim_below(r, 2);
 	c->backing_bytes = c->size_bytes;
@@ -62,6 +67,7 @@ static void make_config(struct sim_config *c, struct sim_random *r, const struct
 	c->queues = 1 + sim_below(r, 4);
 	c->depth = 1 + sim_below(r, 12);
 	c->cache_bytes = caches[sim_below(r, sizeof(caches) / sizeof(caches[0]))];
+	c->reserve_bytes = sim_chance(r, 25) ? 0 : 1 + sim_below(r, 64ull << c->cluster_bits);
 	c->buffered = sim_chance(r, 30);
 	c->no_discard = sim_chance(r, 15);
 	c->detect_zeroes = sim_chance(r, 70) ? 0 : 1 + sim_below(r, 2);
@@ -77,7 +83,7 @@ static uint64_t pick_length(struct sim_random *r, const struct sim_config *c)
 		return SECTOR * (1 + sim_below(r, 8));
 	if (dice < 75)
 		return cluster * (1 + sim_below(r, 3));
-	if (dice < 95)
+	if (dice < (c->cluster_bits == 9 ? 88 : 95))
 		return SECTOR * (1 + sim_below(r, 64));
 	return SECTOR * (1 + sim_below(r, 1024));
 }
@@ -98,39 +104,91 @@ static void pick_range(struct sim_random *r, const struct sim_config *c, struct 
 		a->length = c->size_bytes - a->offset;
 }
 
-static void guest_action(struct sim_random *r, const struct sim_config *c, struct sim_action *a)
+/*
+ * A run's habits: which requests it likes, how often it crashes. Drawn per run, since some bugs need much of one thing and
+ * none of another.
+ */
+struct habits {
+	unsigned weight[SIM_ZEROES + 1], sum;
+	uint64_t crash_every;
+	unsigned eager_percent, fua_percent, flush_twice_percent;
+};
+
+static void draw_habits(struct habits *h, struct sim_random *r, const struct sim_plan *plan)
 {
-	static const uint8_t kinds[20] = { SIM_READ, SIM_READ, SIM_READ, SIM_READ, SIM_FLUSH, SIM_FLUSH,
-		SIM_DISCARD, SIM_DISCARD, SIM_DISCARD, SIM_ZEROES, SIM_ZEROES, SIM_GUEST_WRITE, SIM_GUEST_WRITE,
-		SIM_GUEST_WRITE, SIM_GUEST_WRITE, SIM_GUEST_WRITE, SIM_GUEST_WRITE, SIM_GUEST_WRITE,
-		SIM_GUEST_WRITE, SIM_GUEST_WRITE };
-	a->kind = (enum sim_action_kind)kinds[sim_below(r, 20)];
+	static const uint8_t weights[] = { 0, 1, 1, 4, 12 }, paces[] = { 1, 4, 4, 12 };
+	memset(h, 0, sizeof(*h));
+	for (unsigned i = 0; i <= SIM_ZEROES; i++)
+		h->weight[i] = weights[sim_below(r, 5)];
+	h->weight[SIM_READ] += 1;
+	h->weight[SIM_GUEST_WRITE] += 3;
+	h->weight[SIM_FLUSH] += !sim_chance(r, 25);
+	for (unsigned i = 0; i <= SIM_ZEROES; i++)
+		h->sum += h->weight[i];
+	h->crash_every = plan->crash_every * paces[sim_below(r, 4)] / 4;
+	h->eager_percent = (unsigned)sim_below(r, 90);
+	h->fua_percent = sim_chance(r, 30) ? 30 : 4;
+	h->flush_twice_percent = (unsigned)sim_below(r, 60);
+}
+
+static enum sim_action_kind pick_kind(struct sim_random *r, const struct habits *h)
+{
+	unsigned dice = (unsigned)sim_below(r, h->sum), kind = 0;
+	while (dice >= h->weight[kind])
+		dice -= h->weight[kind++];
+	return (enum sim_action_kind)kind;
+}
+
+static void guest_action(struct sim_random *r, const struct sim_config *c, const struct habits *h,
+			 struct sim_action *a)
+{
+	a->kind = pick_kind(r, h);
 	a->queue = (unsigned)sim_below(r, c->queues);
-	if ((a->kind == SIM_GUEST_WRITE || a->kind == SIM_ZEROES) && sim_chance(r, 8))
+	if ((a->kind == SIM_GUEST_WRITE || a->kind == SIM_ZEROES) && sim_chance(r, h->fua_percent))
 		a->flags |= SIM_FUA;
 	if (a->kind == SIM_ZEROES && sim_chance(r, 30))
 		a->flags |= SIM_NOUNMAP;
 	if (a->kind == SIM_GUEST_WRITE && sim_chance(r, 6))
 		a->flags |= SIM_ZERO_DATA;
-	if (sim_chance(r, 40))
+	if (sim_chance(r, h->eager_percent))
 		a->flags |= SIM_EAGER;
 	if (a->kind != SIM_FLUSH)
 		pick_range(r, c, a);
 }
 
-/* What is not a guest request; kind stays SIM_READ if it is not the time. */
-static bool host_action(struct sim_random *r, const struct sim_plan *plan, bool *full, struct sim_action *a)
+/* FLUSHes often come together. */
+static void maybe_twice(struct sim_random *r, const struct habits *h, struct sim_script *script)
 {
-	if (plan->crash_every && !sim_below(r, plan->crash_every)) {
+	struct sim_action *last = &script->actions[script->nr - 1];
+	if (last->kind != SIM_FLUSH || !sim_chance(r, h->flush_twice_percent))
+		return;
+	last->flags |= SIM_EAGER;
+	struct sim_action twin = *last;
+	twin.queue = (unsigned)sim_below(r, script->config.queues);
+	sim_script_add(script, &twin);
+}
+
+/* What is not a guest request; false if it is not the time. */
+static bool host_action(struct sim_random *r, const struct sim_plan *plan, const struct habits *h, bool *full,
+			struct sim_action *a)
+{
+	if (h->crash_every && !sim_below(r, h->crash_every)) {
 		a->kind = SIM_CRASH;
 		a->offset = 1 + sim_below(r, sim_chance(r, 50) ? 8 : 80);
 		a->flags = sim_chance(r, 25) ? SIM_KILL : 0;
+		if (sim_chance(r, 50)) {
+			a->offset = 1 + sim_below(r, 5);
+			a->flags |= SIM_AT_SYNC;
+		}
 	} else if (!sim_below(r, 250)) {
 		a->kind = SIM_REOPEN;
 		a->offset = plan->crash_every && sim_chance(r, 50) ? 1 + sim_below(r, 20) : 0;
 	} else if (plan->faults && !sim_below(r, 120)) {
 		a->kind = SIM_FAULT;
-		a->offset = 1 + sim_below(r, 60);
+		a->length = sim_chance(r, 40) ? 0 : 1 + sim_below(r, 5);
+		if (sim_chance(r, 30))
+			a->length = 1 + COW_IO_SYNC;
+		a->offset = 1 + sim_below(r, a->length ? 6 : 60);
 	} else if (plan->faults && !sim_below(r, *full ? 20 : 300)) {
 		*full = !*full;
 		a->kind = SIM_FULL;
@@ -157,11 +215,14 @@ void sim_script_make(struct sim_script *script, uint64_t seed, const struct sim_
 	memset(script, 0, sizeof(*script));
 	p.faults = p.faults && sim_chance(&r, 40);
 	make_config(&script->config, &r, &p);
+	struct habits habits;
+	draw_habits(&habits, &r, plan);
 	for (uint64_t i = 0; i < p.nr_actions; i++) {
 		struct sim_action a = { 0 };
-		if (!host_action(&r, &p, &full, &a))
-			guest_action(&r, &script->config, &a);
+		if (!host_action(&r, &p, &habits, &full, &a))
+			guest_action(&r, &script->config, &habits, &a);
 		sim_script_add(script, &a);
+		maybe_twice(&r, &habits, script);
 	}
 }
 
@@ -175,7 +236,7 @@ static const struct {
 	unsigned flag;
 } flag_names[] = {
 	{ "fua", SIM_FUA }, { "nounmap", SIM_NOUNMAP }, { "zero", SIM_ZERO_DATA }, { "kill", SIM_KILL },
-	{ "eager", SIM_EAGER },
+	{ "eager", SIM_EAGER }, { "at-sync", SIM_AT_SYNC },
 };
 #define NR_FLAGS (sizeof(flag_names) / sizeof(flag_names[0]))
 
@@ -185,7 +246,7 @@ static const struct {
 	size_t at;
 } fields[] = {
 	FIELD(seed), FIELD(size_bytes), FIELD(cluster_bits), FIELD(refcount_bits), FIELD(version), FIELD(lazy),
-	FIELD(backing), FIELD(backing_bytes), FIELD(prepared), FIELD(queues), FIELD(depth), FIELD(cache_bytes), FIELD(buffered),
+	FIELD(backing), FIELD(backing_bytes), FIELD(prepared), FIELD(queues), FIELD(depth), FIELD(cache_bytes), FIELD(reserve_bytes), FIELD(buffered),
 	FIELD(no_discard), FIELD(detect_zeroes), FIELD(noise), FIELD(permille),
 };
 #define NR_FIELDS (sizeof(fields) / sizeof(fields[0]))

@@ -25,7 +25,7 @@ struct sim_config {
 	uint64_t backing, backing_bytes;
 	uint64_t prepared;       /* enum sim_prepared: made by qemu-img with contents */
 	uint64_t queues, depth;
-	uint64_t cache_bytes, buffered, no_discard, detect_zeroes;
+	uint64_t cache_bytes, reserve_bytes, buffered, no_discard, detect_zeroes;
 	uint64_t noise;          /* short transfers, EINTR, EAGAIN */
 	uint64_t permille;       /* chance of each host operation to fail */
 };
@@ -33,9 +33,9 @@ struct sim_config {
 enum sim_action_kind {
 	/* guest requests, in the order of enum cow_op_kind */
 	SIM_READ, SIM_GUEST_WRITE, SIM_FLUSH, SIM_DISCARD, SIM_ZEROES,
-	SIM_CRASH,  /* offset: host operations until power is lost; flags: KILL instead */
+	SIM_CRASH,  /* offset: host operations until power is lost, with AT_SYNC syncs; flags: KILL instead */
 	SIM_REOPEN, /* clean close and open; offset: host operations until power is lost, 0: never */
-	SIM_FAULT,  /* offset: host operations until one fails */
+	SIM_FAULT,  /* offset: host operations until one fails; length: 0 any, else 1 + enum cow_io_kind of those that count */
 	SIM_FULL,   /* offset: 1 the host is full, 0 it is not */
 	SIM_DRAIN,  /* let everything finish */
 	SIM_SNAPSHOT, /* close, snapshot command (length), open; offset: as for REOPEN, flags: KILL instead */
@@ -46,6 +46,7 @@ enum sim_flags {
 	SIM_FUA = 1 << 0, SIM_NOUNMAP = 1 << 1, /* values of enum cow_op_flags */
 	SIM_ZERO_DATA = 1 << 2,                 /* write zeros */
 	SIM_KILL = 1 << 3,
+	SIM_AT_SYNC = 1 << 5,
 	SIM_EAGER = 1 << 4,                     /* submit the next action before anything else happens */
 };
 

@@ -2,6 +2,7 @@
 #include "tests/sim/shrink.h"
 
 #include <fcntl.h>
+#include <malloc.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -18,6 +19,8 @@ static _Noreturn void child(const struct sim_script *script, const struct sim_ch
 		dup2(null, 2);
 	}
 	alarm(options->seconds);
+	mallopt(M_MMAP_THRESHOLD, 1 << 30); /* opening and closing images over and over: keep the pages */
+	mallopt(M_TRIM_THRESHOLD, 1 << 30);
 	sim_run_script(script, stats, options->trace, options->dump_dir);
 	exit(0); /* not _exit: the leak checker runs */
 }

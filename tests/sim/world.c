@@ -57,7 +57,7 @@ static void loop_start(struct cow_loop *base, struct cow_io *io)
 	else if (io->kind == COW_IO_READ)
 		spoil(io);
 	if (sim_chance(&world->random, 4))
-		p->held_until = world->steps + sim_below(&world->random, 1000);
+		p->held_until = world->steps + sim_below(&world->random, sim_chance(&world->random, 20) ? 20000 : 1000);
 	loop->pending[loop->nr_pending++] = p;
 	trace(loop, "start", p);
 }
@@ -222,7 +222,7 @@ static bool jump_to_timer(struct sim_world *world)
 bool sim_world_step(struct sim_world *world)
 {
 	world->steps++;
-	world->now_ns += sim_below(&world->random, 20000);
+	world->now_ns += sim_below(&world->random, world->step_ns);
 	if (world->steps % 16 == 0)
 		fire_timers(world);
 	struct sim_pending *p = pick_operation(world, false);
@@ -254,6 +254,7 @@ void sim_world_power_off(struct sim_world *world)
 	sim_disk_crash(&world->disk, world->crash_kind, &world->random);
 	world->powered_off = true;
 	world->power_off_at = 0;
+	world->power_off_sync = 0;
 	if (world->on_power_off)
 		world->on_power_off(world);
 	if (world->trace)
@@ -275,6 +276,8 @@ void sim_world_init(struct sim_world *world, uint64_t seed)
 	world->host.ops = &sim_host_ops;
 	world->random.state = seed;
 	world->lazy_loop = (unsigned)sim_below(&world->random, SIM_MAX_LOOPS * 2);
+	static const uint32_t paces[] = { 2000, 20000, 200000, 2000000 };
+	world->step_ns = paces[sim_below(&world->random, 4)];
 	world->execute_percent = 20 + (unsigned)sim_below(&world->random, 70);
 }
 

@@ -40,6 +40,7 @@ struct sim_loop {
 struct sim_faults {
 	unsigned short_percent, again_percent; /* harmless: short transfers; EINTR and EAGAIN */
 	uint64_t countdown;    /* host operations until one fails; 0: none does */
+	int countdown_kind;    /* enum cow_io_kind of those that count; -1: all */
 	unsigned permille;     /* every host operation fails with this chance */
 	bool full;             /* files cannot grow beyond full_at and holes cannot be filled */
 	uint64_t full_at;
@@ -58,6 +59,8 @@ struct sim_world {
 	uint64_t now_ns, steps;
 	uint64_t events;         /* host operations executed */
 	uint64_t power_off_at;   /* events; 0: not armed */
+	uint64_t power_off_sync; /* just before the how manieth sync from now; 0: not armed */
+	uint64_t step_ns;        /* time passes by up to this in a step */
 	enum sim_crash crash_kind;
 	bool powered_off;        /* every operation fails without effect, the disk shows what survived */
 	struct sim_faults faults;

@@ -166,10 +166,11 @@ static bool takes_space(const struct sim_world *world, const struct cow_io *io)
 	       sim_store_is_hole(&f->now, end - 1);
 }
 
-static bool should_fail(struct sim_world *world)
+static bool should_fail(struct sim_world *world, const struct cow_io *io)
 {
 	struct sim_faults *f = &world->faults;
-	if (f->countdown && !--f->countdown)
+	bool counts = f->countdown_kind < 0 || f->countdown_kind == (int)io->kind;
+	if (f->countdown && counts && !--f->countdown)
 		return true;
 	return f->permille && sim_below(&world->random, 1000) < f->permille;
 }
@@ -231,7 +232,7 @@ static int64_t outcome(struct sim_world *world, struct sim_pending *p)
 		return -EIO;
 	if (sim_chance(&world->random, world->faults.again_percent))
 		return sim_chance(&world->random, 50) ? -EINTR : -EAGAIN;
-	if (should_fail(world))
+	if (should_fail(world, io))
 		return fail_io(world, p);
 	if (world->faults.full && takes_space(world, io)) {
 		world->faults.nr_full++;
@@ -243,7 +244,10 @@ static int64_t outcome(struct sim_world *world, struct sim_pending *p)
 void sim_execute(struct sim_world *world, struct sim_pending *p)
 {
 	world->events++;
-	if (world->power_off_at && world->events >= world->power_off_at && !world->powered_off)
+	bool now = world->power_off_at && world->events >= world->power_off_at;
+	if (world->power_off_sync && p->io->kind == COW_IO_SYNC)
+		now |= !--world->power_off_sync;
+	if (now && !world->powered_off)
 		sim_world_power_off(world); /* catches p in flight with the others */
 	p->result = outcome(world, p);
 	p->executed = true;
