@@ -74,12 +74,66 @@ static void put_bitmaps(struct json_object *to, const struct cow_info *info)
 	json_object_object_add(to, "bitmaps", list);
 }
 
-static void put_encryption(struct json_object *to, const struct cow_header *h)
+static struct json_object *describe_slots(const struct cow_luks *luks)
 {
-	if (h->crypt_method == QCOW2_CRYPT_NONE)
+	struct json_object *list = json_object_new_array();
+	for (unsigned i = 0; i < LUKS1_SLOTS; i++) {
+		const struct cow_luks_slot *slot = &luks->slots[i];
+		struct json_object *one = json_object_new_object();
+		put_bool(one, "active", slot->active);
+		if (slot->active) {
+			cow_show_u64(one, "iters", slot->iterations);
+			cow_show_u64(one, "stripes", LUKS1_STRIPES);
+		}
+		cow_show_u64(one, "key-offset", slot->key_off);
+		json_object_array_add(list, one);
+	}
+	return list;
+}
+
+/* "xts-plain64", "cbc-essiv:sha256": QEMU shows the parts. */
+static void put_cipher_mode(struct json_object *to, const char *mode)
+{
+	char text[LUKS1_NAME_BYTES + 1], *iv, *hash = NULL;
+	snprintf(text, sizeof(text), "%.*s", (int)LUKS1_NAME_BYTES, mode);
+	iv = strchr(text, '-');
+	if (iv)
+		*iv++ = '\0';
+	hash = iv ? strchr(iv, ':') : NULL;
+	if (hash)
+		*hash++ = '\0';
+	cow_show_string(to, "cipher-mode", text);
+	if (iv)
+		cow_show_string(to, "ivgen-alg", iv);
+	if (hash)
+		cow_show_string(to, "ivgen-hash-alg", hash);
+}
+
+static void put_luks(struct json_object *to, const struct cow_luks *luks)
+{
+	char text[64];
+	bool xts = luks->cipher.mode == COW_CRYPT_XTS;
+	snprintf(text, sizeof(text), "%.*s-%" PRIu32, (int)LUKS1_NAME_BYTES, luks->cipher_name,
+		 luks->cipher.key_bytes * 8 / (xts ? 2 : 1));
+	cow_show_string(to, "cipher-alg", text);
+	put_cipher_mode(to, luks->cipher_mode);
+	snprintf(text, sizeof(text), "%.*s", (int)LUKS1_NAME_BYTES, luks->hash_name);
+	cow_show_string(to, "hash-alg", text);
+	snprintf(text, sizeof(text), "%.*s", (int)LUKS1_UUID_BYTES, luks->uuid);
+	cow_show_string(to, "uuid", text);
+	cow_show_u64(to, "payload-offset", luks->payload_off);
+	cow_show_u64(to, "master-key-iters", luks->digest_iterations);
+	json_object_object_add(to, "slots", describe_slots(luks));
+}
+
+static void put_encryption(struct json_object *to, const struct cow_info *info)
+{
+	if (info->header.crypt_method == QCOW2_CRYPT_NONE)
 		return;
 	struct json_object *encrypt = json_object_new_object();
-	cow_show_string(encrypt, "format", h->crypt_method == QCOW2_CRYPT_AES ? "aes" : "luks");
+	cow_show_string(encrypt, "format", info->header.crypt_method == QCOW2_CRYPT_AES ? "aes" : "luks");
+	if (info->luks)
+		put_luks(encrypt, info->luks);
 	json_object_object_add(to, "encrypt", encrypt);
 }
 
@@ -98,7 +152,7 @@ static struct json_object *specific_data(const struct cow_info *info)
 		cow_show_string(data, "data-file", info->ext.data_file);
 		put_bool(data, "data-file-raw", h->autoclear & QCOW2_AUTOCLEAR_DATA_FILE_RAW);
 	}
-	put_encryption(data, h);
+	put_encryption(data, info);
 	if (h->version >= 3) {
 		put_bool(data, "corrupt", h->incompatible & QCOW2_INCOMPAT_CORRUPT);
 		put_bool(data, "extended-l2", h->incompatible & QCOW2_INCOMPAT_EXTL2);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "engine/info.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -15,6 +16,23 @@ static uint64_t allocated_bytes(const struct cow_file *file)
 	if (file->host != cow_host_system() || fstat(cow_host_fd(file), &st))
 		return file->size_bytes;
 	return (uint64_t)st.st_blocks * 512;
+}
+
+/* A cipher that we do not know is no reason to say nothing of the image. */
+static int load_luks(struct cow_loop *loop, struct cow_file *file, struct cow_info *info, struct cow_error *err)
+{
+	struct cow_error own = {0};
+	if (!info->ext.has_crypto)
+		return 0;
+	info->luks = malloc(sizeof(*info->luks));
+	if (!info->luks)
+		return cow_error_set(err, -ENOMEM, "out of memory");
+	int ret = cow_luks_load(loop, file, info->ext.crypto_off, info->ext.crypto_bytes, info->luks, &own);
+	if (!ret)
+		return 0;
+	free(info->luks);
+	info->luks = NULL;
+	return ret == -ENOTSUP ? 0 : cow_error_set(err, ret, "%s", own.code ? own.text : strerror(-ret));
 }
 
 static int load(struct cow_loop *loop, struct cow_file *file, struct cow_info *info, struct cow_error *err)
@@ -32,6 +50,8 @@ static int load(struct cow_loop *loop, struct cow_file *file, struct cow_info *i
 		ret = cow_load_snapshots(loop, file, &info->header, &info->snapshots, &used_bytes, err);
 	if (!ret)
 		ret = cow_load_bitmaps(loop, file, &info->header, &info->ext, &info->bitmaps, err);
+	if (!ret)
+		ret = load_luks(loop, file, info, err);
 	return ret;
 }
 
@@ -58,6 +78,8 @@ void cow_info_fini(struct cow_info *info)
 {
 	cow_snapshots_free(info->snapshots, info->header.nr_snapshots);
 	free(info->bitmaps);
+	free(info->luks);
 	info->snapshots = NULL;
 	info->bitmaps = NULL;
+	info->luks = NULL;
 }

@@ -7,6 +7,7 @@
 #include "engine/format.h"
 #include "engine/format_bitmap.h"
 #include "engine/loop.h"
+#include "engine/luks.h"
 
 struct cow_info {
 	struct cow_header header;
@@ -16,6 +17,7 @@ struct cow_info {
 	uint64_t file_bytes;            /* host file's length */
 	uint64_t allocated_bytes;       /* host space in use (st_blocks * 512) */
 	struct cow_bitmap *bitmaps;     /* ext.nr_bitmaps, NULL if there are none */
+	struct cow_luks *luks;          /* NULL if it is not LUKS, or of a kind that we do not know */
 };
 
 int cow_info_load(struct cow_host *host, struct cow_loop *loop, const char *path, struct cow_info *info,
