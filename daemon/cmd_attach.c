@@ -41,6 +41,8 @@ enum {
 	OPT_BUFFERED,
 	OPT_WRITE_LEGACY_AES,
 	OPT_SNAPSHOT,
+	OPT_COMPRESS,
+	OPT_DATA_FILE,
 };
 
 static const struct argp_option options[] = {
@@ -62,6 +64,8 @@ static const struct argp_option options[] = {
 	{ "snapshot", OPT_SNAPSHOT, "SNAPSHOT", 0,
 	  "With --read-only: attach this internal snapshot (id or name), beside the live image if that is attached", 0 },
 	{ "write-legacy-aes", OPT_WRITE_LEGACY_AES, NULL, 0, "Write images with the old AES encryption, which is weak", 0 },
+	{ "compress", OPT_COMPRESS, NULL, 0, "Store newly written clusters compressed where that saves space", 0 },
+	{ "data-file", OPT_DATA_FILE, "FILE", 0, "The external data file, instead of the one that the image names", 0 },
 	{ "buffered", OPT_BUFFERED, NULL, 0, "Use the host's page cache (default: O_DIRECT where possible)", 0 },
 	{ 0 },
 };
@@ -169,6 +173,12 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
 	case ARGP_KEY_INIT:
 		state->child_inputs[0] = &attach->secrets;
 		return 0;
+	case OPT_COMPRESS:
+		config->open.compress = true;
+		return 0;
+	case OPT_DATA_FILE:
+		config->open.data_file = arg;
+		return 0;
 	case OPT_SNAPSHOT:
 		config->open.snapshot = arg;
 		return 0;
@@ -180,10 +190,6 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
 	case ARGP_KEY_NO_ARGS:
 		argp_error(state, "which image?");
 		return EINVAL;
-	case ARGP_KEY_END:
-		if (config->open.snapshot && config->open.writable)
-			argp_error(state, "--snapshot: a snapshot can only be attached with --read-only");
-		return 0;
 	default:
 		return parse_policy(key, arg, state, config);
 	}
@@ -317,6 +323,8 @@ int cow_cmd_attach(int argc, char **argv)
 	struct cow_error err = { 0 };
 	set_defaults(&attach);
 	argp_parse(&argp, argc, argv, 0, NULL, &attach);
+	if (attach.server.device.open.snapshot && attach.server.device.open.writable)
+		return cow_cmd_fail("%s: a snapshot can only be attached read-only: add --read-only", attach.image);
 	char *image = realpath(attach.image, NULL);
 	if (!image)
 		return cow_cmd_fail("%s: %s", attach.image, strerror(errno));

@@ -1,0 +1,45 @@
+#!/usr/bin/env bash
+# attach --snapshot: an internal snapshot as a read-only device beside the live one, which goes on writing.
+. "$(dirname "$0")/lib.sh"
+need qemu-img
+
+"$cowblk" create disk.qcow2 64M
+attach dev disk.qcow2
+mkfs.ext4 -q "$dev"
+mount_on "$dev" mnt
+copy_tree mnt 8000
+umount mnt
+dd if="$dev" of=then bs=1M status=none
+detach "$dev"
+id=$("$cowblk" snapshot create disk.qcow2 then) || fail "snapshot create"
+[ "$id" = 1 ] || fail "the first snapshot's id is $id"
+must_fail 'read-only' "$cowblk" attach --snapshot then disk.qcow2
+must_fail 'no snapshot' "$cowblk" attach --read-only --snapshot other disk.qcow2
+
+attach live disk.qcow2
+attach old disk.qcow2 --read-only --snapshot then
+[ "$(blockdev --getro "$old")" = 1 ] || fail "$old is writable"
+mount_on "$live" mnt
+rm -rf mnt/*
+dd if=/dev/urandom of=mnt/new bs=1M count=30 conv=fsync status=none &
+writer=$!
+cmp "$old" then || fail "the snapshot changed while it was read"
+wait $writer
+sync -f mnt
+echo 3 >/proc/sys/vm/drop_caches
+cmp "$old" then || fail "the snapshot changed"
+must_fail 'in use|lock' "$cowblk" snapshot delete disk.qcow2 then
+umount mnt
+detach "$live"
+must_fail 'is attached' "$cowblk" snapshot delete disk.qcow2 then
+"$cowblk" snapshot create disk.qcow2 now >/dev/null || fail "create beside the snapshot's reader"
+blockdev --flushbufs "$old"
+cmp "$old" then || fail "another snapshot changed this one"
+detach "$old"
+check_clean disk.qcow2
+"$cowblk" snapshot apply disk.qcow2 then || fail "snapshot apply"
+qemu-img compare -q -f qcow2 -F raw disk.qcow2 then || fail "not what it was then"
+"$cowblk" snapshot delete disk.qcow2 then || fail "snapshot delete"
+"$cowblk" snapshot delete disk.qcow2 now || fail "snapshot delete"
+check_clean disk.qcow2
+say "snapshot: read beside the live device, kept while attached, applied, deleted"
