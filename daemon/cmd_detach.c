@@ -5,7 +5,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -14,8 +13,8 @@
 #include "daemon/control.h"
 #include "daemon/ctrl.h"
 #include "daemon/record.h"
+#include "daemon/target.h"
 
-#define MAX_DEVICES 4096
 /* For those who still hold the remains of a dead device; then it goes when they let go. */
 #define DELETE_WAIT_MS 500
 #define LOOKER_WAIT_MS 1000
@@ -160,51 +159,13 @@ static int detach_id(uint32_t id, bool force)
 
 /* ---- names ---- */
 
-/* "/dev/ublkb0" or "ublkb0". False: no such name. */
-static bool parse_device(const char *name, uint32_t *id)
-{
-	int end = 0;
-	if (!strncmp(name, "/dev/", 5))
-		name += 5;
-	return sscanf(name, "ublkb%u%n", id, &end) == 1 && !name[end];
-}
-
-static bool same_file(const char *a, const char *b)
-{
-	struct stat x, y;
-	return !strcmp(a, b) || (!stat(a, &x) && !stat(b, &y) && x.st_dev == y.st_dev && x.st_ino == y.st_ino);
-}
-
-/* All devices of an image: read-only it may have several. Their number, or -errno. */
-static int find_image(const char *image, uint32_t *ids, int max)
-{
-	static uint32_t all[MAX_DEVICES];
-	char *real = realpath(image, NULL);
-	int nr = cow_record_list(all, MAX_DEVICES), found = 0;
-	for (int i = 0; i < nr && found < max; i++) {
-		struct cow_record record;
-		if (cow_record_read(all[i], &record))
-			continue;
-		if (same_file(record.image, real ? real : image))
-			ids[found++] = all[i];
-		cow_record_fini(&record);
-	}
-	free(real);
-	return nr < 0 ? nr : found;
-}
-
 static int detach_target(const char *target, bool force)
 {
 	uint32_t id;
-	static uint32_t ids[MAX_DEVICES];
-	if (parse_device(target, &id))
+	static uint32_t ids[COW_MAX_DEVICES];
+	if (cow_target_device(target, &id))
 		return detach_id(id, force);
-	char *real = realpath(target, NULL); /* a symbolic link to the device */
-	bool device = real && parse_device(real, &id);
-	free(real);
-	if (device)
-		return detach_id(id, force);
-	int nr = find_image(target, ids, MAX_DEVICES), status = 0;
+	int nr = cow_target_image(target, ids, COW_MAX_DEVICES), status = 0;
 	if (nr <= 0)
 		return cow_cmd_fail("%s: neither an attached image nor its device: see `cowblk list`", target);
 	for (int i = 0; i < nr; i++)
@@ -214,8 +175,8 @@ static int detach_target(const char *target, bool force)
 
 static int detach_all(bool force)
 {
-	static uint32_t ids[MAX_DEVICES];
-	int nr = cow_record_list(ids, MAX_DEVICES), status = 0;
+	static uint32_t ids[COW_MAX_DEVICES];
+	int nr = cow_record_list(ids, COW_MAX_DEVICES), status = 0;
 	if (nr < 0)
 		return cow_cmd_fail(COW_RUN_DIR ": %s", strerror(-nr));
 	for (int i = 0; i < nr; i++)

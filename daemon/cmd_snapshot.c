@@ -11,7 +11,10 @@
 #include <string.h>
 #include <time.h>
 
+#include "daemon/live.h"
+#include "daemon/record.h"
 #include "daemon/show.h"
+#include "daemon/target.h"
 #include "engine/info.h"
 #include "engine/snapshot.h"
 
@@ -21,13 +24,14 @@ struct action {
 	const char *name;
 	int (*run)(const struct arguments *a, struct cow_loop *loop, struct cow_error *err);
 	bool names_one; /* takes SNAPSHOT */
+	bool live;      /* works on an attached image, through its daemon */
 };
 
 struct arguments {
 	const struct action *action;
 	const char *image;
 	struct cow_snapshot_key key;
-	bool json;
+	bool json, freeze;
 };
 
 /* ---- the actions ---- */
@@ -72,6 +76,26 @@ static int delete_in(const struct arguments *a, struct cow_loop *loop, struct co
 	return cow_snapshot_delete(loop, file, &a->key, err);
 }
 
+/* The device that has the image attached for writing. */
+static bool find_live(const struct arguments *a, uint32_t *id)
+{
+	static uint32_t ids[COW_MAX_DEVICES];
+	if (cow_target_device(a->image, id))
+		return true;
+	int nr = cow_target_image(a->image, ids, COW_MAX_DEVICES);
+	for (int i = 0; i < nr; i++) {
+		struct cow_record record;
+		if (cow_record_read(ids[i], &record))
+			continue;
+		bool writer = !record.read_only;
+		cow_record_fini(&record);
+		*id = ids[i];
+		if (writer)
+			return true;
+	}
+	return false;
+}
+
 static int create(const struct arguments *a, struct cow_loop *loop, struct cow_error *err)
 {
 	return with_image(a, loop, create_in, err);
@@ -104,10 +128,10 @@ static int list(const struct arguments *a, struct cow_loop *loop, struct cow_err
 }
 
 static const struct action actions[] = {
-	{ "create", create, true },
-	{ "apply", apply, true },
-	{ "delete", delete, true },
-	{ "list", list, false },
+	{ "create", create, true, true },
+	{ "apply", apply, true, false },
+	{ "delete", delete, true, true },
+	{ "list", list, false, false },
 };
 
 /* ---- arguments ---- */
@@ -115,6 +139,7 @@ static const struct action actions[] = {
 static const struct argp_option options[] = {
 	{ "id", 'i', NULL, 0, "SNAPSHOT is an id (default: an id or a name, whichever fits)", 0 },
 	{ "name", 'n', NULL, 0, "SNAPSHOT is a name", 0 },
+	{ "freeze", 'f', NULL, 0, "create, attached: freeze the mounted file systems around it", 0 },
 	{ "json", 'j', NULL, 0, "list: print JSON with the names of qemu-img", 0 },
 	{ 0 },
 };
@@ -158,6 +183,9 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
 	case 'n':
 		a->key.by = COW_SNAPSHOT_BY_NAME;
 		return 0;
+	case 'f':
+		a->freeze = true;
+		return 0;
 	case 'j':
 		a->json = true;
 		return 0;
@@ -180,7 +208,8 @@ int cow_cmd_snapshot(int argc, char **argv)
 		.options = options,
 		.parser = parse_option,
 		.args_doc = "create IMAGE NAME\napply IMAGE SNAPSHOT\ndelete IMAGE SNAPSHOT\nlist IMAGE",
-		.doc = "Internal snapshots of IMAGE, which must not be attached (but for list).\v"
+		.doc = "Internal snapshots of IMAGE; create, delete and list also while it is attached (IMAGE may be the device "
+		       "then).\v"
 		       "create prints the new snapshot's id. apply gives the disk the snapshot's content and size; what it "
 		       "held before is lost unless another snapshot holds it. A crash leaves the image as it was before "
 		       "the command or as it is after it.",
@@ -190,6 +219,9 @@ int cow_cmd_snapshot(int argc, char **argv)
 	struct cow_loop *loop;
 	if (argp_parse(&argp, argc, argv, 0, NULL, &a))
 		return 1;
+	uint32_t id;
+	if (a.action->live && find_live(&a, &id))
+		return cow_live_ask(id, a.action->name, &a.key, a.freeze);
 	if (cow_loop_sync_new(&loop))
 		return cow_cmd_fail("out of memory");
 	int ret = a.action->run(&a, loop, &err);

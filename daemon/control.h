@@ -3,6 +3,7 @@
  * The control socket of a daemon: a client sends one line of JSON, gets one line back, and the end of the connection.
  *
  *   {"cmd":"status"}                 {"ok":true,"state":"live",...}
+ *   {"cmd":"snapshot",...}           see live.h
  *   {"cmd":"detach","force":false}   {"ok":true} when the image is closed, or {"ok":false,"error":"..."}; the connection
  *                                    ends when the daemon has
  */

@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #include "daemon/control.h"
+#include "daemon/live.h"
 #include "daemon/record.h"
 #include "daemon/report.h"
 #include "engine/base/log.h"
@@ -113,6 +114,9 @@ static void handle_client(struct server *server, int client)
 	const char *cmd = request ? cow_control_text(request, "cmd", "") : "";
 	if (!strcmp(cmd, "detach")) {
 		handle_detach(server, client, request);
+	} else if (!strcmp(cmd, "snapshot")) {
+		cow_control_send(client, cow_live_handle(server->device.image, request));
+		close(client);
 	} else {
 		cow_control_send(client, !strcmp(cmd, "status") ? status_reply(server) :
 								  cow_control_error("unknown request"));
