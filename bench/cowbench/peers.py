@@ -90,13 +90,13 @@ class Cowblk(Peer):
 
 
 class QemuNbd(Peer):
-    """Its fastest fair options: direct I/O, no detection of zeros, discards passed on. io_uring unless told otherwise."""
+    """Its fastest fair options: direct I/O, no detection of zeros, discards passed on. io_uring by default."""
 
     device_name = "/dev/nbd0"
 
     def start(self, path):
-        run([self.program, "-c", self.device_name, "--cache=none", "--discard=unmap", "-f", "qcow2",
-             *(self.arguments or ["--aio=io_uring"]), path])
+        run([self.program, "-c", self.device_name, "--socket=/run/cowbench-nbd", "--cache=none", "--discard=unmap",
+             "-f", "qcow2", *(self.arguments or ["--aio=io_uring"]), path])
         return self.device_name
 
     def stop(self):
