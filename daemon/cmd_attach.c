@@ -42,6 +42,7 @@ enum {
 	OPT_WRITE_LEGACY_AES,
 	OPT_SNAPSHOT,
 	OPT_COMPRESS,
+	OPT_TEMPORARY,
 	OPT_DATA_FILE,
 };
 
@@ -64,6 +65,7 @@ static const struct argp_option options[] = {
 	{ "snapshot", OPT_SNAPSHOT, "SNAPSHOT", 0,
 	  "With --read-only: attach this internal snapshot (id or name), beside the live image if that is attached", 0 },
 	{ "write-legacy-aes", OPT_WRITE_LEGACY_AES, NULL, 0, "Write images with the old AES encryption, which is weak", 0 },
+	{ "temporary", OPT_TEMPORARY, NULL, 0, "Leave the image as it is: what is written is thrown away at the end", 0 },
 	{ "compress", OPT_COMPRESS, NULL, 0, "Store newly written clusters compressed where that saves space", 0 },
 	{ "data-file", OPT_DATA_FILE, "FILE", 0, "The external data file, instead of the one that the image names", 0 },
 	{ "buffered", OPT_BUFFERED, NULL, 0, "Use the host's page cache (default: O_DIRECT where possible)", 0 },
@@ -172,6 +174,9 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
 		return 0;
 	case ARGP_KEY_INIT:
 		state->child_inputs[0] = &attach->secrets;
+		return 0;
+	case OPT_TEMPORARY:
+		config->temporary = true;
 		return 0;
 	case OPT_COMPRESS:
 		config->open.compress = true;

@@ -17,6 +17,7 @@
 #include "daemon/harden.h"
 #include "daemon/params.h"
 #include "daemon/partitions.h"
+#include "daemon/temporary.h"
 #include "engine/base/assert.h"
 #include "engine/base/log.h"
 
@@ -58,7 +59,10 @@ static int open_image(struct cow_device *dev, const struct cow_device_config *co
 	if (ret)
 		return cow_error_set(err, ret, "io_uring: %s", strerror(-ret));
 	cow_loop_enter(dev->loop);
-	ret = cow_image_open(cow_host_system(), dev->loop, config->image_path, &config->open, &dev->image, err);
+	if (config->temporary)
+		ret = cow_temporary_open(dev->loop, config->image_path, &config->open, &dev->image, err);
+	else
+		ret = cow_image_open(cow_host_system(), dev->loop, config->image_path, &config->open, &dev->image, err);
 	if (ret) {
 		cow_error_set(err, ret, "%s: %s", config->image_path, strerror(-ret));
 		cow_loop_free(dev->loop);

@@ -40,6 +40,7 @@ struct cow_device_config {
 	uint32_t id;            /* UB_ANY_ID: the kernel chooses */
 	unsigned queues, depth; /* the kernel may give fewer queues */
 	bool partition_scan;
+	bool temporary;         /* write to an overlay that is thrown away */
 	struct cow_affinity affinity;
 	const struct cow_transfer_ops *transfer;
 };
