@@ -111,7 +111,7 @@ static void pick_range(struct sim_random *r, const struct sim_config *c, struct 
 struct habits {
 	unsigned weight[SIM_ZEROES + 1], sum;
 	uint64_t crash_every;
-	unsigned eager_percent, fua_percent, flush_twice_percent;
+	unsigned eager_percent, fua_percent, flush_twice_percent, chase_percent;
 };
 
 static void draw_habits(struct habits *h, struct sim_random *r, const struct sim_plan *plan)
@@ -129,6 +129,7 @@ static void draw_habits(struct habits *h, struct sim_random *r, const struct sim
 	h->eager_percent = (unsigned)sim_below(r, 90);
 	h->fua_percent = sim_chance(r, 30) ? 30 : 4;
 	h->flush_twice_percent = (unsigned)sim_below(r, 60);
+	h->chase_percent = (unsigned)sim_below(r, 50);
 }
 
 static enum sim_action_kind pick_kind(struct sim_random *r, const struct habits *h)
@@ -166,6 +167,25 @@ static void maybe_twice(struct sim_random *r, const struct habits *h, struct sim
 	struct sim_action twin = *last;
 	twin.queue = (unsigned)sim_below(r, script->config.queues);
 	sim_script_add(script, &twin);
+}
+
+/* Right behind a write something else for the same clusters, while it is in flight. */
+static void maybe_chase(struct sim_random *r, const struct habits *h, struct sim_script *script)
+{
+	static const uint8_t kinds[] = { SIM_DISCARD, SIM_DISCARD, SIM_ZEROES, SIM_GUEST_WRITE, SIM_READ };
+	const struct sim_config *c = &script->config;
+	struct sim_action *last = &script->actions[script->nr - 1];
+	if (last->kind != SIM_GUEST_WRITE || !sim_chance(r, h->chase_percent))
+		return;
+	last->flags |= SIM_EAGER;
+	struct sim_action next = { .kind = (enum sim_action_kind)kinds[sim_below(r, 5)] };
+	uint64_t cluster = 1ull << c->cluster_bits, end = (last->offset + last->length + cluster - 1) & ~(cluster - 1);
+	next.queue = (unsigned)sim_below(r, c->queues);
+	next.offset = last->offset & ~(cluster - 1);
+	next.length = (end < c->size_bytes ? end : c->size_bytes) - next.offset;
+	if (next.kind <= SIM_GUEST_WRITE && next.length > 1u << 20)
+		next.length = 1u << 20;
+	sim_script_add(script, &next);
 }
 
 /* What is not a guest request; false if it is not the time. */
@@ -223,6 +243,7 @@ void sim_script_make(struct sim_script *script, uint64_t seed, const struct sim_
 			guest_action(&r, &script->config, &habits, &a);
 		sim_script_add(script, &a);
 		maybe_twice(&r, &habits, script);
+		maybe_chase(&r, &habits, script);
 	}
 }
 

@@ -56,8 +56,10 @@ static void loop_start(struct cow_loop *base, struct cow_io *io)
 		p->checksum = sim_checksum(io);
 	else if (io->kind == COW_IO_READ)
 		spoil(io);
-	if (sim_chance(&world->random, 4))
-		p->held_until = world->steps + sim_below(&world->random, sim_chance(&world->random, 20) ? 20000 : 1000);
+	if (sim_chance(&world->random, world->hold_percent)) {
+		bool long_hold = sim_chance(&world->random, world->hold_long_percent);
+		p->held_until = world->steps + sim_below(&world->random, long_hold ? 20000 : 1000);
+	}
 	loop->pending[loop->nr_pending++] = p;
 	trace(loop, "start", p);
 }
@@ -278,6 +280,8 @@ void sim_world_init(struct sim_world *world, uint64_t seed)
 	world->lazy_loop = (unsigned)sim_below(&world->random, SIM_MAX_LOOPS * 2);
 	static const uint32_t paces[] = { 2000, 20000, 200000, 2000000 };
 	world->step_ns = paces[sim_below(&world->random, 4)];
+	world->hold_percent = 1 + (unsigned)sim_below(&world->random, sim_chance(&world->random, 30) ? 20 : 5);
+	world->hold_long_percent = (unsigned)sim_below(&world->random, 60);
 	world->execute_percent = 20 + (unsigned)sim_below(&world->random, 70);
 }
 
