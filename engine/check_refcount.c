@@ -197,26 +197,34 @@ static uint64_t nr_to_compare(const struct cow_checker *c)
 	return c->nr_clusters + (cow_check_map_get(&c->map, c->nr_clusters).refs ? 1 : 0);
 }
 
+/* Behind a missing block: on to the next block, or over all the missing ones that count nothing. */
+static uint64_t skip_missing(const struct cow_checker *c, uint64_t idx, uint64_t per_block, uint64_t next_touched)
+{
+	for (idx++; idx < c->nr_reftable && !c->reftable[idx]; idx++)
+		if (next_touched / per_block <= idx)
+			break;
+	if (idx >= c->nr_reftable && next_touched / per_block > idx)
+		return next_touched / per_block * per_block;
+	return idx * per_block;
+}
+
 int cow_check_compare(struct cow_checker *c, bool fix)
 {
 	uint64_t per_block = (uint64_t)cow_cluster_bytes(&c->header) * 8 >> c->header.refcount_order;
 	uint64_t total = nr_to_compare(c), cluster = 0;
 	while (cluster < total) {
 		uint64_t idx = cluster / per_block;
-		struct block b = {.first_cluster = idx * per_block, .nr = per_block};
+		struct block b = {.first_cluster = cluster, .nr = per_block};
 		b.off = idx < c->nr_reftable ? c->reftable[idx] : 0;
-		if (total - b.first_cluster < per_block)
-			b.nr = total - b.first_cluster;
+		if (total - cluster < per_block)
+			b.nr = total - cluster;
 		if (b.off) {
 			int ret = compare_block(c, &b, fix);
 			if (ret)
 				return ret;
-			cluster = b.first_cluster + per_block;
+			cluster += per_block;
 		} else {
-			uint64_t next = compare_missing(c, &b, fix);
-			cluster = b.first_cluster + per_block;
-			if (idx >= c->nr_reftable && next > cluster)
-				cluster = next;
+			cluster = skip_missing(c, idx, per_block, compare_missing(c, &b, fix));
 		}
 		cow_checker_progress(c, 600 + (unsigned)(200 * (cluster < total ? cluster : total) / total));
 	}

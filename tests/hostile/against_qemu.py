@@ -147,7 +147,7 @@ def repair(path, found, findings, tally):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--count", type=int, default=250)
+    parser.add_argument("--count", type=int, default=150)
     arguments = parser.parse_args()
     folder = tempfile.mkdtemp(prefix="cowblk-hostile.", dir=os.environ.get("COW_TEST_DIR"))
     tally = {key: 0 for key in ("agree", "stricter", "agree that it is bad", "repaired", "beyond repair")}
