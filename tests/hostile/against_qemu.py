@@ -40,7 +40,7 @@ def tables(image):
 
 
 def some_cluster(image, dice):
-    return dice.randrange(len(image.bytes) // image.cluster) * image.cluster
+    return dice.randrange(max(1, len(image.bytes) // image.cluster)) * image.cluster
 
 
 def used_entry(image, dice, step):
@@ -162,7 +162,8 @@ def main():
             image = Image(path)
             breakers = dice.choices(BREAKERS, k=dice.choice([1, 1, 1, 2, 4]))
             for breaker in breakers:
-                breaker(image, dice)
+                if len(image.bytes) > image.cluster:
+                    breaker(image, dice)
             image.save()
             wrong = compare(path, tally)
             if wrong:
