@@ -162,7 +162,7 @@ def main():
             image = Image(path)
             breakers = dice.choices(BREAKERS, k=dice.choice([1, 1, 1, 2, 4]))
             for breaker in breakers:
-                if len(image.bytes) > image.cluster:
+                if 9 <= image.header("cluster_bits") <= 21 and len(image.bytes) > image.cluster:
                     breaker(image, dice)
             image.save()
             wrong = compare(path, tally)
