@@ -108,13 +108,18 @@ static void prefetch(struct cow_reserve *reserve, struct cow_loop *loop)
 		cow_reserve_refill(reserve, loop);
 }
 
+void cow_alloc_wait(struct cow_reserve *reserve, struct cow_task *task)
+{
+	cow_waitlist_park(&reserve->waiters, task);
+	cow_reserve_refill(reserve, task->loop);
+}
+
 uint32_t cow_alloc_take(struct cow_reserve *reserve, uint32_t want, struct cow_hoff *out, bool *zero,
 			struct cow_task *task)
 {
 	skip_empty(reserve);
 	if (reserve->pos == reserve->nr) {
-		cow_waitlist_park(&reserve->waiters, task);
-		cow_reserve_refill(reserve, task->loop);
+		cow_alloc_wait(reserve, task);
 		return 0;
 	}
 	struct cow_reserved *e = &reserve->extents[reserve->pos];

@@ -106,6 +106,8 @@ void cow_alloc_freed(struct cow_alloc *alloc, uint64_t lowest_cluster);
 /* Start the refill unless it runs. */
 void cow_reserve_refill(struct cow_reserve *reserve, struct cow_loop *loop);
 
+/* Nothing is left: park until there is. Return COW_WAIT. */
+void cow_alloc_wait(struct cow_reserve *reserve, struct cow_task *task);
 /* What would be taken next, without taking: false if nothing is at hand. */
 bool cow_alloc_peek(const struct cow_reserve *reserve, bool *zero);
 /* Hand back clusters whose use failed; their content is unknown now. */

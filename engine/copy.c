@@ -16,6 +16,8 @@
 
 #include "engine/data.h"
 
+#define READ_OVER_BYTES (32u << 10)
+
 static const struct cow_step step_look, step_fill, step_read_head, step_read_tail, step_write_merged, step_chunk,
 	step_chunk_read, step_chunk_write, step_write_data, step_written, step_publish;
 
@@ -136,13 +138,23 @@ static uint64_t tail_bytes(const struct cow_copy *copy)
 	return copy->fill_end - copy->data_end;
 }
 
-/* The bounce buffer holds head and tail; of encrypted images everything, each byte in its place. */
+/* Does everything that is filled fit into the bounce buffer? Then each byte has its place there, else tail follows head. */
+static bool fits_whole(const struct cow_copy *copy)
+{
+	return copy->fill_end - copy->fill_start <= COW_BOUNCE_BYTES;
+}
+
+/* One read over a small gap costs less than two. */
+static bool reads_as_one(const struct cow_copy *copy)
+{
+	return fits_whole(copy) && head_bytes(copy) && tail_bytes(copy) &&
+	       copy->data_end - copy->data_start <= READ_OVER_BYTES;
+}
+
 static uint8_t *tail_buf(const struct cow_op *op)
 {
 	const struct cow_copy *copy = &op->copy;
-	if (cow_data_is_encrypted(op->queue->image))
-		return op->bounce + (copy->data_end - copy->fill_start);
-	return op->bounce + head_bytes(copy);
+	return op->bounce + (fits_whole(copy) ? copy->data_end - copy->fill_start : head_bytes(copy));
 }
 
 /* Where guest offset off lands. */
@@ -162,8 +174,10 @@ static enum cow_next fill(struct cow_task *task)
 		return cow_task_goto(task, &step_write_data);
 	if (!cow_op_get_bounce(op))
 		return COW_WAIT;
-	if ((encrypted ? copy->fill_end - copy->fill_start : rest) <= COW_BOUNCE_BYTES) {
+	if (fits_whole(copy) || (!encrypted && rest <= COW_BOUNCE_BYTES)) {
 		op->reader = (struct cow_reader){ .pos = copy->fill_start, .end = copy->data_start, .buf = op->bounce };
+		if (reads_as_one(copy))
+			op->reader.end = copy->fill_end;
 		return cow_task_goto(task, &step_read_head);
 	}
 	copy->chunk = copy->fill_start;
@@ -178,6 +192,8 @@ static enum cow_next read_head(struct cow_task *task)
 	enum cow_next next = cow_op_read(op, &op->reader);
 	if (next != COW_AGAIN || task->error)
 		return next;
+	if (op->reader.pos == copy->fill_end)
+		return cow_task_goto(task, &step_write_merged);
 	op->reader = (struct cow_reader){
 		.pos = copy->data_end,
 		.end = copy->fill_end,

@@ -71,7 +71,7 @@ struct cow_quarantine {
 	unsigned nr_punch, punch_idx;
 	struct cow_punch punches[COW_RELEASE_PUNCHES];
 	struct cow_io timer;
-	unsigned ticks;
+	unsigned ticks;                         /* waited so far */
 };
 
 int cow_quarantine_init(struct cow_quarantine *q, struct cow_image *image);

@@ -13,10 +13,11 @@
 #include "engine/refcount.h"
 
 #define TICK_NS (20ull * 1000 * 1000)
-#define TICKS 5u
+#define TICKS_GATHER 5u   /* after a FLUSH made the unlinks durable, or a full host */
+#define TICKS_FORCE 100u  /* without a FLUSH, until we have a pass of our own */
 
 static const struct cow_step step_delay, step_unlinks, step_take, step_epoch, step_fall, step_written, step_punch,
-	step_punched, step_unwind;
+	step_punched, step_more, step_unwind;
 
 static struct cow_quarantine *of(struct cow_task *task)
 {
@@ -29,15 +30,31 @@ static void timer_done(struct cow_io *io)
 	cow_task_io_done(&q->task, 0);
 }
 
-/* Frees come in bursts: gather them. */
+/* Unlinks that somebody's FLUSH has made durable. */
+static bool has_durable(struct cow_quarantine *q)
+{
+	cow_mutex_lock(&q->lock);
+	bool durable = q->durable > q->head;
+	cow_mutex_unlock(&q->lock);
+	return durable;
+}
+
+/*
+ * Frees come in bursts, and a release costs a pass: gather them. A guest that flushes now and then makes the unlinks durable for us;
+ * for one that does not we do it ourselves after a while.
+ */
 static enum cow_next delay(struct cow_task *task)
 {
 	struct cow_quarantine *q = of(task);
 	if (task->pending)
 		return cow_task_wait_io(task);
-	if (!q->ticks || atomic_load(&q->hurry))
-		return cow_task_goto(task, q->batch_ring ? &step_fall : &step_unlinks);
-	q->ticks--;
+	bool durable = !q->batch_ring && has_durable(q);
+	if (atomic_load(&q->hurry) || q->ticks >= TICKS_FORCE ||
+	    (q->ticks >= TICKS_GATHER && (durable || q->batch_ring))) {
+		q->ticks = 0;
+		return cow_task_goto(task, q->batch_ring ? &step_fall : durable ? &step_take : &step_unlinks);
+	}
+	q->ticks++;
 	cow_io_prep(&q->timer, COW_IO_TIMER, NULL, TICK_NS, 0, timer_done);
 	task->pending++;
 	cow_loop_submit(task->loop, &q->timer);
@@ -73,7 +90,7 @@ static enum cow_next take(struct cow_task *task)
 		return COW_END;
 	if (q->nr_batch)
 		return cow_task_goto(task, &step_epoch);
-	q->ticks = TICKS;
+	q->ticks = 0;
 	return cow_task_goto(task, &step_delay);
 }
 
@@ -243,7 +260,18 @@ static enum cow_next punched(struct cow_task *task)
 	cow_mutex_unlock(&q->lock);
 	cow_alloc_freed(&q->image->alloc, lowest);
 	cow_waitlist_wake(&wake, 0);
-	return cow_task_goto(task, &step_unlinks);
+	/* If some came meanwhile gather again, or each pass would release the few frees of the one before. */
+	return cow_task_goto(task, &step_more);
+}
+
+static enum cow_next more(struct cow_task *task)
+{
+	struct cow_quarantine *q = of(task);
+	cow_mutex_lock(&q->lock);
+	uint64_t left = q->tail - q->head;
+	bool full_batch = q->durable - q->head >= COW_RELEASE_BATCH;
+	cow_mutex_unlock(&q->lock);
+	return cow_task_goto(task, !left || full_batch ? &step_take : &step_delay);
 }
 
 static enum cow_next unwind(struct cow_task *task)
@@ -258,7 +286,7 @@ static enum cow_next unwind(struct cow_task *task)
 	}
 	if (!cow_image_is_failed(q->image) && task->error == -ENOSPC) {
 		task->error = 0;
-		q->ticks = TICKS;
+		q->ticks = 0;
 		atomic_store(&q->hurry, false);
 		return cow_task_goto(task, &step_delay);
 	}
@@ -281,6 +309,7 @@ static const struct cow_step step_fall = { "release: refcounts fall", fall };
 static const struct cow_step step_written = { "release: written", written };
 static const struct cow_step step_punch = { "release: punch", punch };
 static const struct cow_step step_punched = { "release: punched", punched };
+static const struct cow_step step_more = { "release: more", more };
 static const struct cow_step step_unwind = { "release: unwind", unwind };
 
 /* Once `running` is false another thread may start the task: nothing is touched after that. */
@@ -308,6 +337,6 @@ void cow_release_init(struct cow_quarantine *q)
 
 void cow_release_start(struct cow_quarantine *q, struct cow_loop *loop)
 {
-	q->ticks = TICKS;
+	q->ticks = 0;
 	cow_task_post(&q->task, loop, &step_delay);
 }

@@ -53,12 +53,11 @@ static bool hole_possible(struct cow_op *op, const struct cow_run *run)
 {
 	const struct cow_image *image = cow_op_image(op);
 	uint64_t start = cow_round_down(op->cursor, image->g.cluster_bytes);
-	bool zero;
 	if (!cow_data_has_holes(image) || run->first.has_host || !reads_zero(image, &run->first, start))
 		return false;
 	if (image->g.extended_l2 && !cow_nothing_below(image, start))
 		return false;
-	return cow_alloc_peek(&op->queue->reserve, &zero) && zero;
+	return true;
 }
 
 /* Clusters that the run touches. */
@@ -111,9 +110,16 @@ static enum cow_next write_run(struct cow_op *op, struct cow_slot *slot, uint64_
 		cow_cache_put(slot);
 		return cow_task_goto(&op->task, &cow_step_pack);
 	}
-	if (hole_possible(op, &run))
+	bool hole = hole_possible(op, &run), zero = false;
+	bool at_hand = hole && cow_alloc_peek(&op->queue->reserve, &zero);
+	if (at_hand && zero)
 		return write_hole(op, slot, &run);
 	cow_cache_put(slot);
+	/* Just because the reservation is being filled we do not write a whole cluster. */
+	if (hole && !at_hand) {
+		cow_alloc_wait(&op->queue->reserve, &op->task);
+		return COW_WAIT;
+	}
 	if (run.first.kind == COW_BAD)
 		return cow_op_bad_entry(op, &run.first, table, op->cursor);
 	op->copy.start = cow_round_down(op->cursor, g->cluster_bytes);
