@@ -18,6 +18,8 @@
 
 /* Of PBKDF2, for one slot: above a minute of work on today's processors. More is taken for an attack on our time. */
 #define COW_LUKS_MAX_ITERATIONS (1u << 27)
+/* For a passphrase that none of the slots has: some minutes. */
+#define COW_LUKS_MAX_WORK (1ull << 28)
 
 struct cow_luks_slot {
 	bool active;

@@ -143,6 +143,18 @@ static int verify_apart(const struct cow_luks *l, struct cow_error *err)
 	return 0;
 }
 
+/* A wrong passphrase is tried on every active slot. */
+static int verify_work(const struct cow_luks *l, struct cow_error *err)
+{
+	uint64_t work = 0;
+	for (unsigned i = 0; i < LUKS1_SLOTS; i++)
+		if (l->slots[i].active)
+			work += (uint64_t)l->slots[i].iterations + l->digest_iterations;
+	if (work > COW_LUKS_MAX_WORK)
+		return bad(err, "iterations of all key slots", AT(slots), work, "are more than 2^28");
+	return 0;
+}
+
 static int load_slots(const uint8_t *buf, struct cow_luks *l, struct cow_error *err)
 {
 	for (unsigned i = 0; i < LUKS1_SLOTS; i++) {
@@ -150,7 +162,8 @@ static int load_slots(const uint8_t *buf, struct cow_luks *l, struct cow_error *
 		if (ret)
 			return ret;
 	}
-	return verify_apart(l, err);
+	int ret = verify_apart(l, err);
+	return ret ? ret : verify_work(l, err);
 }
 
 /* ---- the whole ---- */

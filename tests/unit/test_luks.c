@@ -168,6 +168,24 @@ static void one_broken_field(void **state)
 	}
 }
 
+static void too_much_work(void **state)
+{
+	uint8_t buf[HEADER_BYTES];
+	struct cow_luks l = sound();
+	struct cow_error err = { 0 };
+	for (unsigned i = 0; i < LUKS1_SLOTS; i++) {
+		l.slots[i].active = true;
+		l.slots[i].iterations = 1u << 25;
+	}
+	l.digest_iterations = 1;
+	cow_luks_encode(&l, buf);
+	assert_int_equal(cow_luks_decode(buf, 2068480, &l, &err), -EINVAL);
+	assert_non_null(strstr(err.text, "more than 2^28"));
+	l.slots[7].iterations -= 8;
+	cow_luks_encode(&l, buf);
+	assert_int_equal(cow_luks_decode(buf, 2068480, &l, NULL), 0);
+}
+
 static void names_without_an_end(void **state)
 {
 	static const size_t names[] = { AT(cipher_name), AT(cipher_mode), AT(hash_name) };
@@ -422,6 +440,7 @@ int main(void)
 		cmocka_unit_test(split_by_hand),
 		cmocka_unit_test(one_broken_field),
 		cmocka_unit_test(names_without_an_end),
+		cmocka_unit_test(too_much_work),
 		cmocka_unit_test(sound_header_survives),
 		cmocka_unit_test(random_damage),
 		WITH_FILE(formatted_is_unlocked),
