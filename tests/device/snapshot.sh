@@ -28,7 +28,7 @@ wait $writer
 sync -f mnt
 echo 3 >/proc/sys/vm/drop_caches
 cmp "$old" then || fail "the snapshot changed"
-must_fail 'in use|lock' "$cowblk" snapshot delete disk.qcow2 then
+must_fail 'attached|in use|lock' "$cowblk" snapshot delete disk.qcow2 then
 umount mnt
 detach "$live"
 must_fail 'is attached' "$cowblk" snapshot delete disk.qcow2 then
