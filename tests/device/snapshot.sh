@@ -9,37 +9,37 @@ mkfs.ext4 -q "$dev"
 mount_on "$dev" mnt
 copy_tree mnt 8000
 umount mnt
-dd if="$dev" of=then bs=1M status=none
+dd if="$dev" of=content bs=1M status=none
 detach "$dev"
-id=$("$cowblk" snapshot create disk.qcow2 then) || fail "snapshot create"
+id=$("$cowblk" snapshot create disk.qcow2 before) || fail "snapshot create"
 [ "$id" = 1 ] || fail "the first snapshot's id is $id"
-must_fail 'read-only' "$cowblk" attach --snapshot then disk.qcow2
+must_fail 'read-only' "$cowblk" attach --snapshot before disk.qcow2
 must_fail 'no snapshot' "$cowblk" attach --read-only --snapshot other disk.qcow2
 
 attach live disk.qcow2
-attach old disk.qcow2 --read-only --snapshot then
+attach old disk.qcow2 --read-only --snapshot before
 [ "$(blockdev --getro "$old")" = 1 ] || fail "$old is writable"
 mount_on "$live" mnt
 rm -rf mnt/*
 dd if=/dev/urandom of=mnt/new bs=1M count=30 conv=fsync status=none &
 writer=$!
-cmp "$old" then || fail "the snapshot changed while it was read"
+cmp "$old" content || fail "the snapshot changed while it was read"
 wait $writer
 sync -f mnt
 echo 3 >/proc/sys/vm/drop_caches
-cmp "$old" then || fail "the snapshot changed"
-must_fail 'attached|in use|lock' "$cowblk" snapshot delete disk.qcow2 then
+cmp "$old" content || fail "the snapshot changed"
+must_fail 'attached|in use|lock' "$cowblk" snapshot delete disk.qcow2 before
 umount mnt
 detach "$live"
-must_fail 'is attached' "$cowblk" snapshot delete disk.qcow2 then
+must_fail 'is attached' "$cowblk" snapshot delete disk.qcow2 before
 "$cowblk" snapshot create disk.qcow2 now >/dev/null || fail "create beside the snapshot's reader"
 blockdev --flushbufs "$old"
-cmp "$old" then || fail "another snapshot changed this one"
+cmp "$old" content || fail "another snapshot changed this one"
 detach "$old"
 check_clean disk.qcow2
-"$cowblk" snapshot apply disk.qcow2 then || fail "snapshot apply"
-qemu-img compare -q -f qcow2 -F raw disk.qcow2 then || fail "not what it was then"
-"$cowblk" snapshot delete disk.qcow2 then || fail "snapshot delete"
+"$cowblk" snapshot apply disk.qcow2 before || fail "snapshot apply"
+qemu-img compare -q -f qcow2 -F raw disk.qcow2 content || fail "not what it was then"
+"$cowblk" snapshot delete disk.qcow2 before || fail "snapshot delete"
 "$cowblk" snapshot delete disk.qcow2 now || fail "snapshot delete"
 check_clean disk.qcow2
 say "snapshot: read beside the live device, kept while attached, applied, deleted"
