@@ -56,9 +56,12 @@ static int wait_for_queues(struct cow_image *image, struct cow_loop *loop)
 static int wait_for_release(struct cow_image *image, struct cow_loop *loop)
 {
 	struct cow_quarantine *q = &image->quarantine;
+	unsigned full = atomic_load(&q->nr_full);
 	for (;;) {
 		if (cow_image_is_failed(image))
 			return -EIO;
+		if (atomic_load(&q->nr_full) - full > 3)
+			return -ENOSPC;
 		if (cow_quarantine_idle(q) && cow_writeback_idle(&image->commit))
 			return 0;
 		atomic_store(&q->hurry, true);

@@ -108,6 +108,7 @@ struct cow_queue {
 	struct cow_loop *loop;
 	unsigned idx;            /* in image->queues and the epochs */
 	unsigned nr_ops;
+	bool leaving;            /* image->queues_lock: it is being freed, nothing new is started on its loop */
 	atomic_uint running;     /* ops admitted; written by the owner */
 	struct cow_op *ops;      /* nr_ops, and one more for cow_queue_do() */
 	struct cow_reserve reserve;

@@ -108,12 +108,14 @@ int cow_queue_new(struct cow_image *image, struct cow_loop *loop, unsigned nr_op
 static void settle(struct cow_queue *queue)
 {
 	struct cow_image *image = queue->image;
+	atomic_store(&image->quarantine.leaving[queue->idx], queue->loop);
 	while (queue->reserve.refilling || cow_quarantine_runs_on(&image->quarantine, queue->loop) ||
 	       cow_writeback_runs_on(&image->commit, queue->loop)) {
 		atomic_store(&image->quarantine.hurry, true);
 		if (cow_loop_run(queue->loop, true))
 			break;
 	}
+	atomic_store(&image->quarantine.leaving[queue->idx], NULL);
 }
 
 static void keep_reservation(struct cow_image *image, const struct cow_reserve *reserve)
@@ -127,11 +129,28 @@ static void keep_reservation(struct cow_image *image, const struct cow_reserve *
 	image->left = left;
 }
 
+/* The release may have stopped halfway because its loop goes; somebody may be waiting for it. */
+static void hand_over_release(struct cow_image *image)
+{
+	cow_mutex_lock(&image->queues_lock);
+	for (unsigned i = 0; i < COW_MAX_QUEUES; i++) {
+		struct cow_queue *other = image->queues[i];
+		if (!other || other->leaving)
+			continue;
+		cow_quarantine_kick(&image->quarantine, other->loop);
+		break;
+	}
+	cow_mutex_unlock(&image->queues_lock);
+}
+
 void cow_queue_free(struct cow_queue *queue)
 {
 	if (!queue)
 		return;
 	struct cow_image *image = queue->image;
+	cow_mutex_lock(&image->queues_lock);
+	queue->leaving = true;
+	cow_mutex_unlock(&image->queues_lock);
 	cow_packer_close(queue);
 	if (!image->raw)
 		settle(queue);
@@ -140,6 +159,8 @@ void cow_queue_free(struct cow_queue *queue)
 	image->queues[queue->idx] = NULL;
 	cow_mutex_unlock(&image->queues_lock);
 	free_buffers(queue);
+	if (image->writable)
+		hand_over_release(image);
 }
 
 void cow_queue_forget_unpacked(struct cow_queue *queue)

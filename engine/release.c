@@ -30,6 +30,14 @@ static void timer_done(struct cow_io *io)
 	cow_task_io_done(&q->task, 0);
 }
 
+static bool must_leave(struct cow_quarantine *q)
+{
+	for (unsigned i = 0; i < COW_MAX_QUEUES; i++)
+		if (atomic_load(&q->leaving[i]) == q->task.loop)
+			return true;
+	return false;
+}
+
 /* Unlinks that somebody's FLUSH has made durable. */
 static bool has_durable(struct cow_quarantine *q)
 {
@@ -48,6 +56,8 @@ static enum cow_next delay(struct cow_task *task)
 	struct cow_quarantine *q = of(task);
 	if (task->pending)
 		return cow_task_wait_io(task);
+	if (must_leave(q))
+		return COW_END; /* a batch that is half done goes on when the task is started again */
 	bool durable = !q->batch_ring && has_durable(q);
 	if (atomic_load(&q->hurry) || q->ticks >= TICKS_FORCE ||
 	    (q->ticks >= TICKS_GATHER && (durable || q->batch_ring))) {
@@ -281,10 +291,13 @@ static enum cow_next unwind(struct cow_task *task)
 		return cow_task_wait_io(task);
 	if (!cow_image_is_failed(q->image) && task->error == -ENOSPC && atomic_load(&q->closing)) {
 		q->head = q->tail;
+		q->batch_ring = 0;
+		q->nr_blocked = 0;
 		q->leaked = true;
 		return COW_END;
 	}
 	if (!cow_image_is_failed(q->image) && task->error == -ENOSPC) {
+		atomic_fetch_add(&q->nr_full, 1);
 		task->error = 0;
 		q->ticks = 0;
 		atomic_store(&q->hurry, false);
@@ -318,9 +331,10 @@ static void end(struct cow_task *task)
 	struct cow_quarantine *q = of(task);
 	struct cow_loop *loop = task->loop;
 	cow_mutex_lock(&q->lock);
-	bool again = q->head != q->tail && !cow_image_is_failed(q->image);
+	bool again = q->head != q->tail && !cow_image_is_failed(q->image) && !must_leave(q);
 	if (!again) {
-		atomic_store(&q->hurry, false);
+		if (q->head == q->tail)
+			atomic_store(&q->hurry, false);
 		q->running = false;
 	}
 	cow_mutex_unlock(&q->lock);
