@@ -11,6 +11,7 @@
 #include "engine/check.h"
 #include "engine/crypt_open.h"
 #include "engine/format_load.h"
+#include "engine/map.h"
 #include "engine/snapshot_open.h"
 
 #define CACHE_MAX_BYTES (32ull << 20)
@@ -134,9 +135,12 @@ static int repair_dirty(struct cow_image *image, struct cow_chain *chain, uint8_
 
 /* ---- tables and caches ---- */
 
+/* Of a read-only image nothing is ever dirty: who waits for a slot waits for a load. */
 static void need_writeback(void *ctx, struct cow_loop *loop)
 {
-	cow_writeback_kick(&((struct cow_image *)ctx)->commit, loop);
+	struct cow_image *image = ctx;
+	if (image->writable)
+		cow_writeback_kick(&image->commit, loop);
 }
 
 static int load_table(struct cow_image *image, struct cow_chain *chain, struct cow_table *table, uint64_t off,
@@ -169,6 +173,25 @@ static int init_caches(struct cow_image *image, const struct cow_open_options *o
 		ret = cow_cache_init(&image->refs, image->file, g->slice_bytes, bytes / 4, COW_RANK_REF_SHARD,
 				     need_writeback, image);
 	return ret;
+}
+
+/*
+ * A table past the end of the file would read as if nothing was allocated. Whoever only reads learns of it when he gets there; nobody
+ * writes to such an image.
+ */
+static int mark_tables_past_end(struct cow_image *image, struct cow_error *err)
+{
+	for (uint64_t i = 0; i < image->l1.nr; i++) {
+		uint64_t entry = cow_table_get(&image->l1, i);
+		if ((entry & QCOW2_OFFSET_MASK) < image->file->size_bytes || !(entry & QCOW2_OFFSET_MASK))
+			continue;
+		if (image->writable)
+			return cow_error_set(err, -EINVAL, "L1 entry at offset %llu: its L2 table lies past the end of the "
+					     "file: repair it with cowblk check --repair all, or use it read-only",
+					     (unsigned long long)(image->l1.off + i * 8));
+		atomic_store(&image->l1.entries[i], entry | COW_L1_PAST_END);
+	}
+	return 0;
 }
 
 static int init_writing(struct cow_image *image, struct cow_chain *chain, struct cow_error *err)
@@ -278,6 +301,8 @@ static int open_qcow2(struct cow_image *image, struct cow_chain *chain, const ch
 	cow_inflight_init(&image->inflight, image->g.slice_entries);
 	ret = load_table(image, chain, &image->l1, image->header.l1_off, image->header.l1_entries,
 			 cow_l1_entries_for(&image->header, image->header.size_bytes), "L1 table", err);
+	if (!ret)
+		ret = mark_tables_past_end(image, err);
 	if (!ret)
 		ret = init_caches(image, chain->options);
 	if (!ret && image->writable)

@@ -1,0 +1,109 @@
+/* SPDX-License-Identifier: MIT */
+/* Opened images under unusual pressure, on a host in memory. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include <cmocka.h>
+
+#include "engine/create.h"
+#include "engine/image.h"
+#include "tests/unit/memory_host.h"
+
+#define CLUSTER 512u
+#define SPAN (CLUSTER / 8 * CLUSTER) /* guest bytes that one slice maps */
+#define NR_SPANS 64u
+
+struct fixture {
+	struct memory_host *m;
+	struct cow_image *image;
+	struct cow_queue *queue;
+	uint8_t *buf;
+	unsigned nr_done;
+};
+
+static void open_image(struct fixture *f, bool writable, uint64_t cache_bytes)
+{
+	struct cow_open_options options = { .writable = writable, .cache_bytes = cache_bytes };
+	struct cow_error err = { 0 };
+	if (cow_image_open(&f->m->host, &f->m->loop, "/disk", &options, &f->image, &err))
+		fail_msg("open: %s", err.text);
+	assert_int_equal(cow_queue_new(f->image, &f->m->loop, NR_SPANS, &f->queue), 0);
+}
+
+static void close_image(struct fixture *f)
+{
+	struct cow_error err = { 0 };
+	cow_queue_free(f->queue);
+	assert_int_equal(cow_image_close(f->image, &f->m->loop, &err), 0);
+}
+
+static int setup(void **state)
+{
+	struct cow_create_options options = { .size_bytes = (uint64_t)NR_SPANS * SPAN, .has_size = true,
+					      .cluster_bytes = CLUSTER };
+	struct cow_error err = { 0 };
+	struct fixture *f = calloc(1, sizeof(*f));
+	f->m = memory_host_new();
+	cow_loop_enter(&f->m->loop);
+	f->buf = cow_buf_alloc(NR_SPANS * CLUSTER);
+	assert_int_equal(cow_create(&f->m->host, &f->m->loop, "/disk", &options, &err), 0);
+	*state = f;
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	struct fixture *f = *state;
+	cow_loop_enter(NULL);
+	free(f->buf);
+	memory_host_free(f->m);
+	free(f);
+	return 0;
+}
+
+static void count_done(void *ctx, int result)
+{
+	assert_int_equal(result, 0);
+	((struct fixture *)ctx)->nr_done++;
+}
+
+/* A request to the first sector of each span, all at once. */
+static void all_spans(struct fixture *f, enum cow_op_kind kind)
+{
+	f->nr_done = 0;
+	for (unsigned i = 0; i < NR_SPANS; i++)
+		cow_queue_submit(f->queue, i, kind, 0, (uint64_t)i * SPAN, CLUSTER, f->buf + i * CLUSTER, count_done, f);
+	for (unsigned i = 0; i < 1000 && f->nr_done < NR_SPANS; i++)
+		cow_loop_run(&f->m->loop, false);
+	assert_int_equal(f->nr_done, NR_SPANS);
+}
+
+/* More slices wanted at once than the cache has slots: who finds all of them loading waits; there is nothing to write back. */
+static void test_small_cache(void **state)
+{
+	struct fixture *f = *state;
+	open_image(f, true, 0);
+	for (unsigned i = 0; i < NR_SPANS; i++)
+		memset(f->buf + i * CLUSTER, (int)i + 1, CLUSTER);
+	all_spans(f, COW_OP_WRITE);
+	close_image(f);
+	for (unsigned writable = 0; writable < 2; writable++) {
+		open_image(f, writable, CLUSTER);
+		memset(f->buf, 0, NR_SPANS * CLUSTER);
+		all_spans(f, COW_OP_READ);
+		for (unsigned i = 0; i < NR_SPANS * CLUSTER; i++)
+			assert_int_equal(f->buf[i], i / CLUSTER + 1);
+		close_image(f);
+	}
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test_setup_teardown(test_small_cache, setup, teardown),
+	};
+	return cmocka_run_group_tests_name("image", tests, NULL, NULL);
+}
