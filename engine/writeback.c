@@ -320,7 +320,8 @@ static void end(struct cow_task *task)
 	cow_mutex_lock(&commit->lock);
 	cow_waitlist_take(&commit->riding, &wake);
 	struct cow_loop *loop = cow_waitlist_empty(&commit->joining) ? commit->loop : commit->joining.head->loop;
-	bool again = !cow_waitlist_empty(&commit->joining) || (commit->wanted && !error);
+	/* After an error as well: who parked for room since complete() woke the others is told by the next pass, not by this one. */
+	bool again = !cow_waitlist_empty(&commit->joining) || commit->wanted;
 	if (again)
 		start_locked(commit, loop);
 	else
