@@ -105,19 +105,22 @@ static struct entry *push(struct model *m, struct sector *s, uint64_t version, u
 
 /* ---- candidates ---- */
 
-/* Has `by` replaced e for whoever began to look at `when`? */
-static bool replaced(const struct entry *e, const struct entry *by, uint64_t when, bool durably)
+/*
+ * Whoever began to look at `when` cannot see a write that had ended before this: the begin of the newest write that was done for certain
+ * by then.
+ */
+static uint64_t replaced_before(const struct sector *s, uint64_t when, bool durably)
 {
-	uint64_t done = durably ? by->durable : by->end;
-	return !by->maybe && e->end < by->begin && done < when;
+	uint64_t newest = 0;
+	for (const struct entry *by = s->list; by; by = by->next)
+		if (!by->maybe && (durably ? by->durable : by->end) < when && by->begin > newest)
+			newest = by->begin;
+	return newest;
 }
 
-static bool is_candidate(const struct sector *s, const struct entry *e, uint64_t when, bool durably)
+static bool is_candidate(const struct entry *e, uint64_t replaced)
 {
-	for (const struct entry *by = s->list; by; by = by->next)
-		if (replaced(e, by, when, durably))
-			return false;
-	return true;
+	return e->end >= replaced;
 }
 
 static uint64_t oldest_reader(const struct model *m)
@@ -150,10 +153,11 @@ static void settle(struct model *m, struct sector *s, uint64_t version)
 static void prune(struct model *m, struct sector *s, uint64_t horizon)
 {
 	note_flush(m, s);
+	uint64_t replaced = replaced_before(s, horizon, m->crash);
 	struct entry **link = &s->list;
 	while (*link) {
 		struct entry *e = *link;
-		if (is_candidate(s, e, horizon, m->crash)) {
+		if (is_candidate(e, replaced)) {
 			link = &e->next;
 			continue;
 		}
@@ -299,10 +303,10 @@ static bool matches(const struct model *m, uint64_t version, uint64_t sector, co
 }
 
 static bool word_matches(const struct model *m, const struct sector *s, uint64_t sector, unsigned i, uint64_t word,
-			 uint64_t when)
+			 uint64_t replaced)
 {
 	for (const struct entry *e = s->list; e; e = e->next)
-		if (word == expected(m, e->version, sector, i) && is_candidate(s, e, when, m->after_crash))
+		if (is_candidate(e, replaced) && word == expected(m, e->version, sector, i))
 			return true;
 	return false;
 }
@@ -329,8 +333,9 @@ static bool sector_read(struct model *m, uint64_t sector, const uint64_t *words,
 	if (!s->list)
 		return matches(m, s->version, sector, words);
 	note_flush(m, s);
+	uint64_t replaced = replaced_before(s, when, m->after_crash);
 	for (struct entry *e = s->list; e; e = e->next) {
-		if (!is_candidate(s, e, when, m->after_crash) || !matches(m, e->version, sector, words))
+		if (!is_candidate(e, replaced) || !matches(m, e->version, sector, words))
 			continue;
 		/* What was read is what stays, unless somebody still looks at an older state. */
 		if (m->after_crash || settled(m, s, horizon))
@@ -340,7 +345,7 @@ static bool sector_read(struct model *m, uint64_t sector, const uint64_t *words,
 	if (!racing(s, when))
 		return false;
 	for (unsigned i = 0; i < WORDS; i++)
-		if (!word_matches(m, s, sector, i, words[i], when))
+		if (!word_matches(m, s, sector, i, words[i], replaced))
 			return false;
 	return true;
 }
@@ -353,8 +358,9 @@ static void describe(const struct model *m, uint64_t sector, const uint64_t *wor
 		words[0] >> (64 - MODEL_VERSION_BITS));
 	if (!s->list)
 		fprintf(stderr, " %" PRIu64, s->version);
+	uint64_t replaced = replaced_before(s, when, m->after_crash);
 	for (const struct entry *e = s->list; e; e = e->next)
-		if (is_candidate(s, e, when, m->after_crash))
+		if (is_candidate(e, replaced))
 			fprintf(stderr, " %" PRIu64 "%s%s", e->version, e->maybe ? "?" : "", e->end >= when ? "*" : "");
 	fprintf(stderr, "\n");
 }
