@@ -183,7 +183,7 @@ static int mark_tables_past_end(struct cow_image *image, struct cow_error *err)
 {
 	for (uint64_t i = 0; i < image->l1.nr; i++) {
 		uint64_t entry = cow_table_get(&image->l1, i);
-		if ((entry & QCOW2_OFFSET_MASK) < image->file->size_bytes || !(entry & QCOW2_OFFSET_MASK))
+		if (!entry || cow_l1_fault(&image->g, entry) || (entry & QCOW2_OFFSET_MASK) < image->file->size_bytes)
 			continue;
 		if (image->writable)
 			return cow_error_set(err, -EINVAL, "L1 entry at offset %llu: its L2 table lies past the end of the "

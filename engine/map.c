@@ -143,6 +143,8 @@ uint64_t cow_subs_of(const struct cow_geometry *g, uint64_t off, uint64_t bytes)
 
 const char *cow_l1_fault(const struct cow_geometry *g, uint64_t raw)
 {
+	if (raw & COW_L1_PAST_END)
+		return "L1 entry points to an L2 table past the end of the file";
 	if (raw & QCOW2_L1_RESERVED)
 		return "L1 entry has reserved bits set";
 	if ((raw & QCOW2_OFFSET_MASK) & (g->cluster_bytes - 1))

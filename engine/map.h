@@ -71,6 +71,9 @@ static inline bool cow_kind_is_zero(enum cow_kind kind)
 	return kind == COW_ZERO_PLAIN || kind == COW_ZERO_ALLOC;
 }
 
+/* In memory only, in an L1 entry whose table lies past the end of the file as it was opened. */
+#define COW_L1_PAST_END (1ull << 56)
+
 /* L1 entry: the L2 table's offset, 0 if there is none. NULL or the rule it breaks. */
 const char *cow_l1_fault(const struct cow_geometry *g, uint64_t raw);
 
