@@ -6,6 +6,9 @@ set -o pipefail
 cowblk=${COW_PROGRAM:?}
 devices=()
 mounts=()
+maps=()
+# There is no udev to make the nodes of device-mapper devices: dmsetup does it.
+export DM_DISABLE_UDEV=1
 
 say() { echo "  $*"; }
 fail() { echo "  $(basename "$0" .sh): $*" >&2; exit 1; }
@@ -98,6 +101,18 @@ shrinks_below()
 }
 used_kib() { df -k --output=used "$1" | tail -1; }
 
+# map NAME TABLE: a device-mapper device /dev/mapper/NAME; remap gives it another table while it is in use.
+map()
+{
+	dmsetup create "$1" --table "$2" || fail "dmsetup create $1"
+	maps=("$1" ${maps[@]+"${maps[@]}"})
+}
+
+remap()
+{
+	{ dmsetup load "$1" --table "$2" && dmsetup suspend --nolockfs --noflush "$1" && dmsetup resume "$1"; } || fail "dmsetup: no new table for $1"
+}
+
 # Runs at the end of every case, whatever happened: a case that failed must not hang the kernel's shutdown.
 clean_up()
 {
@@ -106,6 +121,7 @@ clean_up()
 	for device in "${devices[@]}"; do
 		[ ! -b "$device" ] || timeout 20 "$cowblk" detach "$device" >/dev/null 2>&1 || true
 	done
+	for device in ${maps[@]+"${maps[@]}"}; do timeout 20 dmsetup remove "$device" >/dev/null 2>&1 || true; done
 	exit $status
 }
 trap clean_up EXIT
