@@ -44,11 +44,13 @@ static bool queues_idle(struct cow_image *image)
 	return idle;
 }
 
+/* A request may be waiting for freed clusters on a full host. */
 static int wait_for_queues(struct cow_image *image, struct cow_loop *loop)
 {
+	unsigned full = atomic_load(&image->quarantine.nr_full);
 	int ret = 0;
 	while (!ret && !queues_idle(image))
-		ret = nap(loop);
+		ret = atomic_load(&image->quarantine.nr_full) - full > 3 ? -ENOSPC : nap(loop);
 	return ret;
 }
 
@@ -82,6 +84,18 @@ static int settle(struct cow_image *image, struct cow_loop *loop)
 	return ret;
 }
 
+/* The caller's loop may go when we return: the engine's own tasks that we started on it end, or go on elsewhere. */
+static void leave_loop(struct cow_image *image, struct cow_loop *loop)
+{
+	struct cow_quarantine *q = &image->quarantine;
+	atomic_store(&q->leaving[COW_MAX_QUEUES], loop);
+	while (cow_quarantine_runs_on(q, loop) || cow_writeback_runs_on(&image->commit, loop))
+		if (nap(loop))
+			break;
+	atomic_store(&q->leaving[COW_MAX_QUEUES], NULL);
+	cow_image_hand_over_release(image);
+}
+
 static void thaw(struct cow_image *image)
 {
 	struct cow_freeze *f = &image->freeze;
@@ -109,6 +123,8 @@ int cow_image_change_frozen(struct cow_image *image, struct cow_loop *loop,
 	} else {
 		image->file->size_bytes = image->alloc.file_bytes; /* extended asynchronously so far */
 		ret = change(ctx, loop, image->file, err);
+		if (ret == -ENOTRECOVERABLE)
+			cow_image_fail(image, loop, "a change of the whole image may have reached the disk in part");
 		int again = cow_image_reload(image, loop, err);
 		if (again)
 			cow_image_fail(image, loop, "cannot be loaded anew after a change of the whole image");
@@ -117,5 +133,6 @@ int cow_image_change_frozen(struct cow_image *image, struct cow_loop *loop,
 	thaw(image);
 	if (pause_ns)
 		*pause_ns = cow_loop_now(loop) - start;
+	leave_loop(image, loop);
 	return ret;
 }

@@ -93,6 +93,8 @@ void cow_image_header_encode(struct cow_image *image, uint8_t sector[512]);
 
 /* Header, L1, refcount table anew; caches dropped; the allocator starts over. Frozen: all queues idle, nothing dirty. */
 int cow_image_reload(struct cow_image *image, struct cow_loop *loop, struct cow_error *err);
+/* The release may have stopped halfway because its loop goes: it goes on on a queue's. queue.c */
+void cow_image_hand_over_release(struct cow_image *image);
 /* queue.c: what it keeps of an inflated cluster may be of another one by now. */
 void cow_queue_forget_unpacked(struct cow_queue *queue);
 /* One writeback pass, waited for. close.c */

@@ -61,7 +61,8 @@ struct cow_quarantine {
 	atomic_bool hurry;                      /* release without delay (close, detach) */
 	atomic_bool closing;                    /* do not wait for a full host */
 	bool leaked;                            /* closing gave something up */
-	_Atomic(struct cow_loop *) leaving[COW_MAX_QUEUES]; /* loops that are about to go: the task ends there, and goes on elsewhere */
+	/* loops that are about to go, the queues' and a freeze's: the task ends there, and goes on elsewhere */
+	_Atomic(struct cow_loop *) leaving[COW_MAX_QUEUES + 1];
 	atomic_uint nr_full;                    /* how often a full host stopped the release */
 
 	/* the release task's own */

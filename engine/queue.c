@@ -129,8 +129,8 @@ static void keep_reservation(struct cow_image *image, const struct cow_reserve *
 	image->left = left;
 }
 
-/* The release may have stopped halfway because its loop goes; somebody may be waiting for it. */
-static void hand_over_release(struct cow_image *image)
+/* Somebody may be waiting for it. */
+void cow_image_hand_over_release(struct cow_image *image)
 {
 	cow_mutex_lock(&image->queues_lock);
 	for (unsigned i = 0; i < COW_MAX_QUEUES; i++) {
@@ -160,7 +160,7 @@ void cow_queue_free(struct cow_queue *queue)
 	cow_mutex_unlock(&image->queues_lock);
 	free_buffers(queue);
 	if (image->writable)
-		hand_over_release(image);
+		cow_image_hand_over_release(image);
 }
 
 void cow_queue_forget_unpacked(struct cow_queue *queue)

@@ -32,7 +32,7 @@ static void timer_done(struct cow_io *io)
 
 static bool must_leave(struct cow_quarantine *q)
 {
-	for (unsigned i = 0; i < COW_MAX_QUEUES; i++)
+	for (unsigned i = 0; i <= COW_MAX_QUEUES; i++)
 		if (atomic_load(&q->leaving[i]) == q->task.loop)
 			return true;
 	return false;

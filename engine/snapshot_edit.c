@@ -286,8 +286,10 @@ int cow_edit_commit(struct cow_edit *e)
 	ret = cow_loop_sync(e->loop, e->file);
 	if (!ret)
 		ret = switch_header(e);
-	if (ret)
-		return cannot_write(e, ret);
+	if (ret) { /* a failed fdatasync may have thrown away what it was to write */
+		cannot_write(e, ret);
+		return -ENOTRECOVERABLE;
+	}
 	ret = e->file->can_punch ? cow_edit_punch_freed(e) : 0;
 	if (ret && ret != -EOPNOTSUPP && ret != -ENOTSUP)
 		cow_log(COW_LOG_WARNING, "%s: cannot give freed space back to the host: %s", e->file->path,

@@ -59,7 +59,7 @@ struct cow_edit {
 int cow_edit_open(struct cow_edit *e, struct cow_loop *loop, struct cow_file *file, struct cow_error *err);
 void cow_edit_close(struct cow_edit *e);
 
-/* Writes what has changed and switches the header. */
+/* Writes what has changed and switches the header. -ENOTRECOVERABLE: nobody knows which of the two images is on disk. */
 int cow_edit_commit(struct cow_edit *e);
 
 /* An L1 table as host byte order; *l1 has nr entries and is free()d by the caller. */
