@@ -160,8 +160,8 @@ static void want_punch(struct cow_quarantine *q, uint64_t cluster)
 		q->punch[q->nr_punch++] = (struct cow_host_run){ .cluster = cluster, .nr = 1 };
 }
 
-/* One reference less on the batch's next clusters, as far as this slice goes. False: a refcount was 0 already. */
-static bool fall_in_slot(struct cow_quarantine *q, struct cow_slot *slot)
+/* One reference less on the batch's next clusters, as far as this slice goes. NULL or the rule that the next one breaks. */
+static const char *fall_in_slot(struct cow_quarantine *q, struct cow_slot *slot)
 {
 	struct cow_geometry *g = &q->image->g;
 	struct cow_freed *f = &q->batch[q->batch_idx];
@@ -170,7 +170,10 @@ static bool fall_in_slot(struct cow_quarantine *q, struct cow_slot *slot)
 		uint64_t idx = cluster % g->refs_per_slice;
 		uint64_t refs = cow_refcount_get(slot->data, g->refcount_order, idx);
 		if (!refs)
-			return false;
+			return "a cluster in use has refcount 0";
+		/* Broken entries may have led here from the guest's data; what is live is neither punched nor reused. */
+		if (refs == 1 && cow_overlap(q->image, cluster << g->cluster_bits, g->cluster_bytes))
+			return "live metadata was freed as if it were data";
 		cow_refcount_set(slot->data, g->refcount_order, idx, refs - 1);
 		if (refs == 1)
 			want_punch(q, cluster);
@@ -178,7 +181,7 @@ static bool fall_in_slot(struct cow_quarantine *q, struct cow_slot *slot)
 		if (idx == g->refs_per_slice - 1)
 			break;
 	}
-	return true;
+	return NULL;
 }
 
 static enum cow_next fall(struct cow_task *task)
@@ -193,14 +196,13 @@ static enum cow_next fall(struct cow_task *task)
 			return COW_WAIT;
 		if (r == COW_REFS_READY && !cow_cache_may_dirty(slot, task))
 			return COW_WAIT;
-		bool sound = r == COW_REFS_READY && fall_in_slot(q, slot);
+		const char *fault = r == COW_REFS_READY ? fall_in_slot(q, slot) : "a cluster in use has no refcount";
 		if (r == COW_REFS_READY)
 			cow_cache_put_dirty(slot);
-		if (!sound) {
+		if (fault) {
 			cluster = f->cluster + q->batch_done;
 			cow_task_fail(task, cow_image_corrupt(q->image, task->loop,
-							      cluster << q->image->g.cluster_bits,
-							      "a cluster in use has refcount 0"));
+							      cluster << q->image->g.cluster_bits, fault));
 			return COW_AGAIN;
 		}
 		if (q->batch_done == f->nr) {

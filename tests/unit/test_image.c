@@ -8,7 +8,9 @@
 
 #include <cmocka.h>
 
+#include "engine/base/be.h"
 #include "engine/create.h"
+#include "engine/format.h"
 #include "engine/image.h"
 #include "tests/unit/memory_host.h"
 
@@ -100,10 +102,33 @@ static void test_small_cache(void **state)
 	}
 }
 
+/* A broken mapping leads from the guest's data to the refcount table: the discard of that "data" leaves it alone. */
+static void test_discard_of_metadata(void **state)
+{
+	struct fixture *f = *state;
+	struct cow_error err = { 0 };
+	struct cow_header h;
+	uint8_t before[CLUSTER];
+	open_image(f, true, 0);
+	assert_int_equal(cow_queue_do(f->queue, COW_OP_WRITE, 0, 0, CLUSTER, f->buf), 0);
+	close_image(f);
+	assert_int_equal(cow_header_decode(f->m->bytes, CLUSTER, &h, &err), 0);
+	uint64_t table = cow_load64_be(f->m->bytes + h.l1_off) & QCOW2_OFFSET_MASK;
+	cow_store64_be(f->m->bytes + table, h.reftable_off | QCOW2_COPIED);
+	memcpy(before, f->m->bytes + h.reftable_off, CLUSTER);
+	open_image(f, true, 0);
+	assert_int_equal(cow_queue_do(f->queue, COW_OP_DISCARD, 0, 0, CLUSTER, NULL), 0);
+	assert_int_equal(cow_queue_do(f->queue, COW_OP_FLUSH, 0, 0, 0, NULL), 0);
+	cow_queue_free(f->queue);
+	assert_true(cow_image_close(f->image, &f->m->loop, &err) < 0);
+	assert_memory_equal(before, f->m->bytes + h.reftable_off, CLUSTER);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(test_small_cache, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_discard_of_metadata, setup, teardown),
 	};
 	return cmocka_run_group_tests_name("image", tests, NULL, NULL);
 }
