@@ -99,7 +99,8 @@ static int cut_file(struct cow_image *image, struct cow_loop *loop)
 	if (image->file->block_device || image->alloc.file_bytes <= opened)
 		return 0;
 	int ret = last_used(image, loop, &end);
-	if (ret)
+	/* Refcounts past the end (a broken image) are none of our clusters; nor may the shift overflow. */
+	if (ret || end >= image->alloc.file_bytes >> image->g.cluster_bits)
 		return ret;
 	uint64_t bytes = cow_max(end << image->g.cluster_bits, opened);
 	if (bytes >= image->alloc.file_bytes)

@@ -108,13 +108,19 @@ void cow_quarantine_add(struct cow_quarantine *q, uint64_t cluster, uint32_t nr)
 
 void cow_quarantine_kick(struct cow_quarantine *q, struct cow_loop *loop)
 {
+	struct cow_waitlist wake;
+	cow_waitlist_init(&wake);
 	cow_mutex_lock(&q->lock);
-	bool start = !q->running && q->tail != q->head && !cow_image_is_failed(q->image);
+	bool failed = cow_image_is_failed(q->image);
+	bool start = !q->running && q->tail != q->head && !failed;
 	if (start) {
 		q->running = true;
 		q->task.loop = loop;
 	}
+	if (failed && !q->running) /* whoever parked just before it failed: no room will come */
+		cow_waitlist_take(&q->full, &wake);
 	cow_mutex_unlock(&q->lock);
+	cow_waitlist_wake(&wake, -EIO);
 	if (start)
 		cow_release_start(q, loop);
 }

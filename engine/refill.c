@@ -313,8 +313,12 @@ static void hand_over(struct cow_reserve *r)
 			r->extents[left++] = r->extents[i];
 	r->pos = 0;
 	r->nr = left;
-	for (unsigned i = 0; i < r->nr_fresh && r->nr < COW_RESERVE_EXTENTS; i++)
-		r->extents[r->nr++] = r->fresh[i];
+	for (unsigned i = 0; i < r->nr_fresh; i++) {
+		if (r->nr < COW_RESERVE_EXTENTS)
+			r->extents[r->nr++] = r->fresh[i];
+		else /* failed requests have handed back too many pieces meanwhile */
+			cow_quarantine_add(&r->image->quarantine, r->fresh[i].cluster, r->fresh[i].nr);
+	}
 	r->nr_fresh = 0;
 	r->fresh_clusters = 0;
 }
