@@ -103,27 +103,25 @@ static void make_qcow2_base(struct sim_run *run, uint64_t bytes)
 /* The contents as a raw file of the real host, made into an image there by qemu-img and taken from it. */
 static void create_prepared(struct sim_run *run)
 {
+	const struct sim_config *c = &run->script->config;
 	char dir[] = "/tmp/cow-sim-XXXXXX", raw[64];
 	cow_assert(mkdtemp(dir));
 	snprintf(raw, sizeof(raw), "%s/raw", dir);
 	int fd = open(raw, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-	cow_assert(fd >= 0 && !ftruncate(fd, (off_t)run->script->config.size_bytes));
-	write_base(run, run->script->config.size_bytes, put_file, &fd);
+	cow_assert(fd >= 0 && !ftruncate(fd, (off_t)c->size_bytes));
+	if (c->prepared != SIM_PREPARED_EMPTY)
+		write_base(run, c->size_bytes, put_file, &fd);
 	close(fd);
-	sim_prepare(&run->script->config, dir, sim_disk_create(&run->world.disk, TOP));
-	if (run->script->config.prepared != SIM_PREPARED_COMPRESSED)
+	sim_prepare(c, dir, sim_disk_create(&run->world.disk, TOP));
+	/* The reader of prepare.c knows standard entries only. */
+	if ((c->prepared == SIM_PREPARED_SNAPSHOT || c->prepared == SIM_PREPARED_BOTH) && !c->ext_l2)
 		run->snapshot = sim_snapshot_remember(&run->model);
-	settle_disk(run);
 }
 
-void sim_image_create(struct sim_run *run)
+static void create_own(struct sim_run *run)
 {
 	const struct sim_config *c = &run->script->config;
 	struct cow_error err = { 0 };
-	if (c->prepared) {
-		create_prepared(run);
-		return;
-	}
 	struct cow_create_options options = {
 		.size_bytes = c->size_bytes,
 		.has_size = true,
@@ -135,12 +133,21 @@ void sim_image_create(struct sim_run *run)
 	if (c->backing != SIM_BACKING_NONE) {
 		options.backing_file = BASE_NAME;
 		options.backing_format = c->backing == SIM_BACKING_RAW ? "raw" : "qcow2";
-		if (c->backing == SIM_BACKING_RAW)
-			make_raw_base(run, c->backing_bytes);
-		else
-			make_qcow2_base(run, c->backing_bytes);
 	}
 	must(cow_create(&run->world.host, &run->control->base, TOP, &options, &err), &err, "create");
+}
+
+void sim_image_create(struct sim_run *run)
+{
+	const struct sim_config *c = &run->script->config;
+	if (c->backing == SIM_BACKING_RAW)
+		make_raw_base(run, c->backing_bytes);
+	else if (c->backing == SIM_BACKING_QCOW2)
+		make_qcow2_base(run, c->backing_bytes);
+	if (c->prepared)
+		create_prepared(run);
+	else
+		create_own(run);
 	settle_disk(run);
 }
 
@@ -165,6 +172,7 @@ int sim_image_open(struct sim_run *run)
 	struct cow_open_options options = {
 		.writable = true,
 		.no_discard = c->no_discard,
+		.compress = c->compress,
 		.buffered = c->buffered,
 		.detect_zeroes = (enum cow_detect_zeroes)c->detect_zeroes,
 		.cache_bytes = c->cache_bytes,

@@ -99,7 +99,7 @@ static int run_seed(const struct arguments *a, uint64_t seed, struct sim_stats *
 	struct sim_stats stats = { 0 };
 	sim_script_make(&script, seed, &a->plan);
 	if (!sim_have_qemu()) /* such a seed means another run then */
-		script.config.prepared = SIM_PREPARED_NO;
+		script.config.prepared = script.config.ext_l2 = SIM_PREPARED_NO;
 	int status = 0;
 	if (a->print)
 		sim_script_print(&script, stdout);

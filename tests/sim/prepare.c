@@ -39,19 +39,31 @@ static void take_file(const char *path, struct sim_file *file)
 		c->delivered_at = 1;
 }
 
+static void make_image(const struct sim_config *c, const char *dir)
+{
+	char command[700], options[200], backing[64] = "";
+	snprintf(options, sizeof(options), "cluster_size=%llu,compat=%s,refcount_bits=%llu%s%s", 1ull << c->cluster_bits,
+		 c->version == 2 ? "0.10" : "1.1", (unsigned long long)c->refcount_bits,
+		 c->ext_l2 ? ",extended_l2=on" : "", c->zstd ? ",compression_type=zstd" : "");
+	if (c->backing != SIM_BACKING_NONE)
+		snprintf(backing, sizeof(backing), "-u -b base -F %s", c->backing == SIM_BACKING_RAW ? "raw" : "qcow2");
+	if (c->prepared == SIM_PREPARED_EMPTY)
+		snprintf(command, sizeof(command), "qemu-img create -q -f qcow2 %s -o %s %s/top %llu", backing, options, dir,
+			 (unsigned long long)c->size_bytes);
+	else
+		snprintf(command, sizeof(command), "qemu-img convert %s -m 1 -f raw -O qcow2 -o %s %s/raw %s/top",
+			 c->prepared != SIM_PREPARED_SNAPSHOT ? "-c" : "", options, dir, dir);
+	run_command(command);
+}
+
 void sim_prepare(const struct sim_config *c, const char *dir, struct sim_file *file)
 {
-	char command[600], path[64];
-	bool compressed = c->prepared != SIM_PREPARED_SNAPSHOT, snapshot = c->prepared != SIM_PREPARED_COMPRESSED;
+	char command[200], path[64];
 	if (!sim_have_qemu())
 		sim_fail("this script needs qemu-img");
-	snprintf(command, sizeof(command),
-		 "qemu-img convert %s -m 1 -f raw -O qcow2 -o cluster_size=%llu,compat=%s,refcount_bits=%llu %s/raw %s/top",
-		 compressed ? "-c" : "", 1ull << c->cluster_bits, c->version == 2 ? "0.10" : "1.1",
-		 (unsigned long long)c->refcount_bits, dir, dir);
-	run_command(command);
+	make_image(c, dir);
 	snprintf(command, sizeof(command), "qemu-img snapshot -c first %s/top", dir);
-	if (snapshot)
+	if (c->prepared == SIM_PREPARED_SNAPSHOT || c->prepared == SIM_PREPARED_BOTH)
 		run_command(command);
 	snprintf(path, sizeof(path), "%s/top", dir);
 	take_file(path, file);

@@ -129,19 +129,20 @@ static void recover(struct sim_run *run)
 	} while (run->world.powered_off);
 	run->world.power_off_at = 0;
 	run->world.power_off_sync = 0;
+	run->world.power_off_header = 0;
 	run->leaks = UINT64_MAX; /* unknown until the next check */
 	start_faults(run);
 }
 
-/* How often the refcount table moved, to know that it does. */
+/* How often the refcount table grew, to know that it does. */
 static void note_growth(struct sim_run *run)
 {
-	uint8_t be[8];
-	sim_store_read(&sim_disk_find(&run->world.disk, "/sim/top")->now, 48, be, sizeof(be));
-	uint64_t off = cow_load64_be(be);
-	if (run->reftable_off && run->reftable_off != off)
+	uint8_t be[4];
+	sim_store_read(&sim_disk_find(&run->world.disk, "/sim/top")->now, 56, be, sizeof(be));
+	uint32_t clusters = cow_load32_be(be);
+	if (run->reftable_clusters && clusters > run->reftable_clusters)
 		run->stats.growths++;
-	run->reftable_off = off;
+	run->reftable_clusters = clusters;
 }
 
 static void reopen(struct sim_run *run, const struct sim_action *a)
@@ -164,6 +165,7 @@ static void reopen(struct sim_run *run, const struct sim_action *a)
 	excused |= sim_guest_excused(run);
 	world->power_off_at = 0;
 	world->power_off_sync = 0;
+	world->power_off_header = 0;
 	clear_faults(run);
 	if (sim_disk_in_doubt(&world->disk) || sim_chance(&run->random, 50)) { /* what a clean close left must stand by itself */
 		world->crash_kind = SIM_CRASH_POWER;
@@ -204,7 +206,9 @@ static void arm_crash(struct sim_run *run, const struct sim_action *a)
 	if (run->world.power_off_at || run->world.power_off_sync)
 		return;
 	run->world.crash_kind = a->flags & SIM_KILL ? SIM_CRASH_KILL : SIM_CRASH_POWER;
-	if (a->flags & SIM_AT_SYNC)
+	if (a->flags & SIM_AT_HEADER)
+		run->world.power_off_header = a->offset;
+	else if (a->flags & SIM_AT_SYNC)
 		run->world.power_off_sync = a->offset;
 	else
 		run->world.power_off_at = run->world.events + a->offset;
@@ -301,6 +305,7 @@ static void finish(struct sim_run *run, struct sim_stats *stats)
 {
 	run->world.power_off_at = 0;
 	run->world.power_off_sync = 0;
+	run->world.power_off_header = 0;
 	reopen(run, &(struct sim_action){ .kind = SIM_REOPEN });
 	sim_image_close(run);
 	run->stats.injected = run->world.faults.nr_injected;

@@ -46,7 +46,7 @@ struct sim_run {
 	uint64_t injected_at_open; /* faults before this image was opened */
 	uint64_t leaks;            /* known ones: crashes and faults leave some */
 	uint64_t *snapshot;        /* what every sector of the prepared image's snapshot holds; NULL: it has none */
-	uint64_t reftable_off;     /* as last seen */
+	uint32_t reftable_clusters; /* as last seen */
 	struct sim_taken taken[SIM_MAX_TAKEN];
 	unsigned nr_taken;
 	unsigned action_idx;

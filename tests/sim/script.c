@@ -33,14 +33,35 @@ void sim_script_fini(struct sim_script *script)
 static uint64_t pick_size(struct sim_random *r, uint64_t cluster_bits)
 {
 	uint64_t clusters = cluster_bits <= 12 ? 64 + sim_below(r, 1024) : 8 + sim_below(r, 100);
-	if (cluster_bits == 9 && sim_chance(r, 60)) /* enough to outgrow the first refcount table */
-		clusters = 6000 + sim_below(r, 6000);
 	if (cluster_bits == 21)
 		clusters = 2 + sim_below(r, 12);
 	uint64_t size = clusters << cluster_bits;
 	if (sim_chance(r, 30))
 		size -= SECTOR * sim_below(r, 1 + (1u << cluster_bits) / SECTOR / 2);
 	return size;
+}
+
+/* An image that outgrows its first refcount table. */
+static void growing_config(struct sim_config *c, struct sim_random *r)
+{
+	c->cluster_bits = 9;
+	c->refcount_bits = 64;
+	c->version = 3;
+	c->size_bytes = SECTOR * (9000 + sim_below(r, 6000));
+}
+
+/* Images of qemu-img. Sharing and compressed clusters need refcounts above 1. */
+static void prepare_config(struct sim_config *c, struct sim_random *r)
+{
+	c->ext_l2 = c->cluster_bits >= 14 && c->version == 3 && sim_chance(r, 25);
+	if (!c->ext_l2 && !sim_chance(r, 20))
+		return;
+	c->prepared = 1 + sim_below(r, c->ext_l2 ? 4 : 3);
+	c->zstd = c->version == 3 && sim_chance(r, 30);
+	if (c->prepared == SIM_PREPARED_EMPTY)
+		return;
+	c->backing = SIM_BACKING_NONE;
+	c->refcount_bits = c->version == 2 || sim_chance(r, 70) ? 16 : 32u << sim_below(r, 2);
 }
 
 static void make_config(struct sim_config *c, struct sim_random *r, const struct sim_plan *plan)
@@ -52,18 +73,15 @@ static void make_config(struct sim_config *c, struct sim_random *r, const struct
 	c->size_bytes = pick_size(r, c->cluster_bits);
 	c->version = sim_chance(r, 15) ? 2 : 3;
 	c->refcount_bits = c->version == 2 || sim_chance(r, 40) ? 16 : 1u << sim_below(r, 7);
-	if (c->size_bytes > 6000u * SECTOR && c->cluster_bits == 9 && c->version == 3)
-		c->refcount_bits = 64;
+	if (sim_chance(r, 10))
+		growing_config(c, r);
 	c->lazy = c->version == 3 && sim_chance(r, 10);
 	c->backing = sim_chance(r, 50) ? SIM_BACKING_NONE : 1 + sim_below(r, 2);
 	c->backing_bytes = c->size_bytes;
 	if (sim_chance(r, 50))
 		c->backing_bytes = SECTOR * (1 + sim_below(r, c->size_bytes / SECTOR * 3 / 2));
-	if (sim_chance(r, 20)) { /* sharing and compressed clusters need refcounts above 1 */
-		c->prepared = 1 + sim_below(r, 3);
-		c->backing = SIM_BACKING_NONE;
-		c->refcount_bits = c->version == 2 || sim_chance(r, 70) ? 16 : 32u << sim_below(r, 2);
-	}
+	prepare_config(c, r);
+	c->compress = sim_chance(r, 12);
 	c->queues = 1 + sim_below(r, 4);
 	c->depth = 1 + sim_below(r, 12);
 	c->cache_bytes = caches[sim_below(r, sizeof(caches) / sizeof(caches[0]))];
@@ -75,6 +93,11 @@ static void make_config(struct sim_config *c, struct sim_random *r, const struct
 	c->permille = plan->faults && sim_chance(r, 10) ? 1 + sim_below(r, 30) : 0;
 }
 
+static bool is_growing(const struct sim_config *c)
+{
+	return c->cluster_bits == 9 && c->refcount_bits == 64 && c->size_bytes > 9000u * SECTOR;
+}
+
 static uint64_t pick_length(struct sim_random *r, const struct sim_config *c)
 {
 	uint64_t cluster = 1ull << c->cluster_bits;
@@ -83,7 +106,7 @@ static uint64_t pick_length(struct sim_random *r, const struct sim_config *c)
 		return SECTOR * (1 + sim_below(r, 8));
 	if (dice < 75)
 		return cluster * (1 + sim_below(r, 3));
-	if (dice < (c->cluster_bits == 9 ? 88 : 95))
+	if (dice < (is_growing(c) ? 76 : 95))
 		return SECTOR * (1 + sim_below(r, 64));
 	return SECTOR * (1 + sim_below(r, 1024));
 }
@@ -114,12 +137,14 @@ struct habits {
 	unsigned eager_percent, fua_percent, flush_twice_percent, chase_percent;
 };
 
-static void draw_habits(struct habits *h, struct sim_random *r, const struct sim_plan *plan)
+static void draw_habits(struct habits *h, struct sim_random *r, const struct sim_plan *plan, bool growing)
 {
 	static const uint8_t weights[] = { 0, 1, 1, 4, 12 }, paces[] = { 1, 4, 4, 12 };
 	memset(h, 0, sizeof(*h));
 	for (unsigned i = 0; i <= SIM_ZEROES; i++)
 		h->weight[i] = weights[sim_below(r, 5)];
+	if (growing)
+		h->weight[SIM_DISCARD] = h->weight[SIM_ZEROES] = 0;
 	h->weight[SIM_READ] += 1;
 	h->weight[SIM_GUEST_WRITE] += 3;
 	h->weight[SIM_FLUSH] += !sim_chance(r, 25);
@@ -199,6 +224,9 @@ static bool host_action(struct sim_random *r, const struct sim_plan *plan, const
 		if (sim_chance(r, 50)) {
 			a->offset = 1 + sim_below(r, 5);
 			a->flags |= SIM_AT_SYNC;
+		} else if (sim_chance(r, 30)) {
+			a->offset = 1 + sim_below(r, 10);
+			a->flags |= SIM_AT_HEADER;
 		}
 	} else if (!sim_below(r, 250)) {
 		a->kind = SIM_REOPEN;
@@ -236,7 +264,7 @@ void sim_script_make(struct sim_script *script, uint64_t seed, const struct sim_
 	p.faults = p.faults && sim_chance(&r, 40);
 	make_config(&script->config, &r, &p);
 	struct habits habits;
-	draw_habits(&habits, &r, plan);
+	draw_habits(&habits, &r, plan, is_growing(&script->config));
 	for (uint64_t i = 0; i < p.nr_actions; i++) {
 		struct sim_action a = { 0 };
 		if (!host_action(&r, &p, &habits, &full, &a))
@@ -257,7 +285,7 @@ static const struct {
 	unsigned flag;
 } flag_names[] = {
 	{ "fua", SIM_FUA }, { "nounmap", SIM_NOUNMAP }, { "zero", SIM_ZERO_DATA }, { "kill", SIM_KILL },
-	{ "eager", SIM_EAGER }, { "at-sync", SIM_AT_SYNC },
+	{ "eager", SIM_EAGER }, { "at-sync", SIM_AT_SYNC }, { "at-header", SIM_AT_HEADER },
 };
 #define NR_FLAGS (sizeof(flag_names) / sizeof(flag_names[0]))
 
@@ -267,7 +295,8 @@ static const struct {
 	size_t at;
 } fields[] = {
 	FIELD(seed), FIELD(size_bytes), FIELD(cluster_bits), FIELD(refcount_bits), FIELD(version), FIELD(lazy),
-	FIELD(backing), FIELD(backing_bytes), FIELD(prepared), FIELD(queues), FIELD(depth), FIELD(cache_bytes), FIELD(reserve_bytes), FIELD(buffered),
+	FIELD(backing), FIELD(backing_bytes), FIELD(prepared), FIELD(ext_l2), FIELD(zstd), FIELD(compress),
+	FIELD(queues), FIELD(depth), FIELD(cache_bytes), FIELD(reserve_bytes), FIELD(buffered),
 	FIELD(no_discard), FIELD(detect_zeroes), FIELD(noise), FIELD(permille),
 };
 #define NR_FIELDS (sizeof(fields) / sizeof(fields[0]))

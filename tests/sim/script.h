@@ -16,14 +16,19 @@
 
 enum sim_backing { SIM_BACKING_NONE, SIM_BACKING_RAW, SIM_BACKING_QCOW2 };
 
-enum sim_prepared { SIM_PREPARED_NO, SIM_PREPARED_COMPRESSED, SIM_PREPARED_SNAPSHOT, SIM_PREPARED_BOTH };
+enum sim_prepared {
+	SIM_PREPARED_NO, SIM_PREPARED_COMPRESSED, SIM_PREPARED_SNAPSHOT, SIM_PREPARED_BOTH,
+	SIM_PREPARED_EMPTY, /* without contents, for what only qemu-img sets; may have a backing file */
+};
 
 struct sim_config {
 	uint64_t seed;           /* of the scheduler */
 	uint64_t size_bytes;
 	uint64_t cluster_bits, refcount_bits, version, lazy;
 	uint64_t backing, backing_bytes;
-	uint64_t prepared;       /* enum sim_prepared: made by qemu-img with contents */
+	uint64_t prepared;       /* enum sim_prepared: made by qemu-img */
+	uint64_t ext_l2, zstd;   /* with prepared */
+	uint64_t compress;       /* open option */
 	uint64_t queues, depth;
 	uint64_t cache_bytes, reserve_bytes, buffered, no_discard, detect_zeroes;
 	uint64_t noise;          /* short transfers, EINTR, EAGAIN */
@@ -47,6 +52,7 @@ enum sim_flags {
 	SIM_ZERO_DATA = 1 << 2,                 /* write zeros */
 	SIM_KILL = 1 << 3,
 	SIM_AT_SYNC = 1 << 5,
+	SIM_AT_HEADER = 1 << 6,                 /* counted from the next write of the header */
 	SIM_EAGER = 1 << 4,                     /* submit the next action before anything else happens */
 };
 

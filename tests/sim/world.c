@@ -229,8 +229,11 @@ bool sim_world_step(struct sim_world *world)
 		fire_timers(world);
 	struct sim_pending *p = pick_operation(world, false);
 	struct sim_loop *loop = pick_loop(world);
-	if (!p && !loop)
+	if (!p && !loop) { /* only what is held, and timers */
+		if (sim_chance(&world->random, 70) && jump_to_timer(world))
+			return true;
 		p = pick_operation(world, true);
+	}
 	if (p && (!loop || sim_chance(&world->random, world->execute_percent)))
 		sim_execute(world, p);
 	else if (loop)
@@ -257,6 +260,7 @@ void sim_world_power_off(struct sim_world *world)
 	world->powered_off = true;
 	world->power_off_at = 0;
 	world->power_off_sync = 0;
+	world->power_off_header = 0;
 	if (world->on_power_off)
 		world->on_power_off(world);
 	if (world->trace)

@@ -60,6 +60,7 @@ struct sim_world {
 	uint64_t events;         /* host operations executed */
 	uint64_t power_off_at;   /* events; 0: not armed */
 	uint64_t power_off_sync; /* just before the how manieth sync from now; 0: not armed */
+	uint64_t power_off_header; /* host operations after the next write of a file's first bytes; 0: not armed */
 	unsigned hold_percent, hold_long_percent; /* operations left lying; those of them for long */
 	uint64_t step_ns;        /* time passes by up to this in a step */
 	enum sim_crash crash_kind;

@@ -247,6 +247,10 @@ void sim_execute(struct sim_world *world, struct sim_pending *p)
 	bool now = world->power_off_at && world->events >= world->power_off_at;
 	if (world->power_off_sync && p->io->kind == COW_IO_SYNC)
 		now |= !--world->power_off_sync;
+	if (world->power_off_header && p->io->kind == COW_IO_WRITE && !p->io->offset) {
+		world->power_off_at = world->events + world->power_off_header;
+		world->power_off_header = 0;
+	}
 	if (now && !world->powered_off)
 		sim_world_power_off(world); /* catches p in flight with the others */
 	p->result = outcome(world, p);
