@@ -19,6 +19,7 @@ static int shard_init(struct cow_cache *cache, struct cow_shard *shard, unsigned
 	shard->cache = cache;
 	shard->nr_slots = nr_slots;
 	shard->hand = 0;
+	shard->nr_dirty = 0;
 	cow_waitlist_init(&shard->starved);
 	unsigned buckets = 16;
 	while (buckets < nr_slots * 2)
@@ -217,26 +218,36 @@ static bool reserve_dirty(struct cow_cache *cache)
 	return false;
 }
 
+static bool shard_has_room(const struct cow_shard *shard)
+{
+	return shard->nr_dirty < shard->nr_slots - shard->nr_slots / 4;
+}
+
 bool cow_cache_may_dirty(struct cow_slot *slot, struct cow_task *task)
 {
-	struct cow_cache *cache = slot->shard->cache;
+	struct cow_shard *shard = slot->shard;
+	struct cow_cache *cache = shard->cache;
 	struct cow_loop *loop = task->loop;
-	if (slot->dirty || slot->writing || reserve_dirty(cache)) {
+	if (slot->dirty || slot->writing) {
 		slot->dirty = true;
 		return true;
 	}
-	cow_cache_put(slot);
-	/* Parking and the pass's completion meet under limit_lock: either we see room, or it sees us. */
-	cow_mutex_lock(&cache->limit_lock);
-	bool room = atomic_load(&cache->nr_dirty) < cache->max_dirty;
-	if (room) {
-		cow_mutex_unlock(&cache->limit_lock);
-		cow_task_yield(task);
-		return false;
+	if (shard_has_room(shard) && reserve_dirty(cache)) {
+		shard->nr_dirty++;
+		slot->dirty = true;
+		return true;
 	}
-	cow_waitlist_park(&cache->limited, task);
+	/* Parking and the pass's completion meet under both locks: either we see room, or it sees us. */
+	cow_mutex_lock(&cache->limit_lock);
+	bool room = shard_has_room(shard) && atomic_load(&cache->nr_dirty) < cache->max_dirty;
+	if (!room)
+		cow_waitlist_park(&cache->limited, task);
 	cow_mutex_unlock(&cache->limit_lock);
-	cache->need_writeback(cache->ctx, loop);
+	cow_cache_put(slot);
+	if (room)
+		cow_task_yield(task);
+	else
+		cache->need_writeback(cache->ctx, loop);
 	return false;
 }
 
@@ -342,8 +353,10 @@ static void complete_slot(struct cow_cache *cache, struct cow_slot *slot, bool o
 	slot->writing = false;
 	if (!ok)
 		slot->dirty = true;
-	if (!slot->dirty)
+	if (!slot->dirty) {
+		slot->shard->nr_dirty--;
 		atomic_fetch_sub(&cache->nr_dirty, 1);
+	}
 	cow_mutex_unlock(&slot->shard->lock);
 }
 

@@ -13,7 +13,8 @@
  * Only the one running writeback pass captures and completes.
  *
  * The number of slots that are dirty or being written is bounded by max_dirty, which is also the size of the writeback's copy buffer: a pass always captures
- * everything. Who wants to dirty one slot too many parks until a pass is through.
+ * everything. Who wants to dirty one slot too many parks until a pass is through. A quarter of each shard is never dirty, so that who only
+ * reads gets on even while nothing can be written.
  *
  * Locks: shard->lock guards its slots. Load I/O is submitted after it is dropped.
  */
@@ -50,6 +51,7 @@ struct cow_shard {
 	struct cow_cache *cache;
 	struct cow_slot *slots;
 	unsigned nr_slots, hand;
+	unsigned nr_dirty;           /* of the cache's nr_dirty */
 	struct cow_slot **hash;
 	unsigned hash_mask;
 	struct cow_waitlist starved; /* every slot is loading, dirty or being written */

@@ -256,6 +256,26 @@ static void test_failed_pass_stays_dirty(void **state)
 	assert_int_equal(counter_on_disk(f, 4), 1);
 }
 
+/* All that can be made dirty is, shard by shard, and nothing can be written: whoever only reads still gets every slice. */
+static void test_reads_beside_dirty(void **state)
+{
+	struct fixture *f = *state;
+	cache_open(f, 256, kicked);
+	struct visit *v = calloc(FILE_SLICES, sizeof(*v));
+	for (uint64_t i = 0; i < FILE_SLICES; i++) {
+		f->cache.max_dirty = UINT32_MAX; /* the shards' own limit */
+		visit_start(&v[i], f, i, 1);
+	}
+	settle(f);
+	struct visit read;
+	for (uint64_t i = 0; i < FILE_SLICES; i++) {
+		visit_start(&read, f, i, 0);
+		settle(f);
+		assert_true(read.done && !read.task.error && read.seen == i);
+	}
+	free(v);
+}
+
 static void test_drop(void **state)
 {
 	struct fixture *f = *state;
@@ -356,6 +376,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_limit_parks_and_wakes, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_change_during_pass, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_failed_pass_stays_dirty, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_reads_beside_dirty, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_drop, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_load_error, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_threads, setup, teardown),
