@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "engine/base/assert.h"
+#include "engine/base/log.h"
 
 static _Thread_local struct cow_loop *current_loop;
 
@@ -145,9 +146,34 @@ static void zero_vec(struct cow_io *io)
 		memset(io->vec[i].iov_base, 0, io->vec[i].iov_len);
 }
 
+static void wait_io_done(struct cow_io *io);
+
+/* Once per file: a guest repeats what fails. Blocking calls give their error to a caller who reports it. */
+static void complain(struct cow_io *io, const char *why)
+{
+	static const char *const what[] = { [COW_IO_READ] = "read", [COW_IO_WRITE] = "write", [COW_IO_SYNC] = "flush" };
+	if (io->kind > COW_IO_SYNC || io->done == wait_io_done || atomic_exchange(&io->file->complained, true))
+		return;
+	cow_log(COW_LOG_ERR, "%s: cannot %s at offset %llu: %s", io->file->path ? io->file->path : "?",
+		what[io->kind], (unsigned long long)io->offset, why);
+}
+
 static void finish(struct cow_io *io, int result)
 {
+	if (result < 0)
+		complain(io, strerror(-result));
 	io->result = result;
+	io->done(io);
+}
+
+/* Beyond `end` was nothing to read: zeros, if it never was written. What we saw there at open is lost, and that is no zeros. */
+static void finish_short_read(struct cow_io *io, uint64_t end)
+{
+	bool cut = end < io->file->size_bytes;
+	zero_vec(io);
+	if (cut)
+		complain(io, "the file is shorter than it was: somebody else has cut it");
+	io->result = cut ? -EIO : 0;
 	io->done(io);
 }
 
@@ -169,8 +195,9 @@ void cow_io_raw_done(struct cow_io *io, int64_t result)
 	}
 	if (result == 0) { /* the end of the file */
 		if (io->kind == COW_IO_READ)
-			zero_vec(io);
-		finish(io, io->kind == COW_IO_READ ? 0 : -ENOSPC);
+			finish_short_read(io, io->offset + io->progress_bytes);
+		else
+			finish(io, -ENOSPC);
 		return;
 	}
 	/*
@@ -181,8 +208,7 @@ void cow_io_raw_done(struct cow_io *io, int64_t result)
 	if (io->file->direct && (step & 511)) {
 		if (io->kind == COW_IO_READ && step < 512) {
 			advance_vec(io, step);
-			zero_vec(io);
-			finish(io, 0);
+			finish_short_read(io, io->offset + io->progress_bytes + step);
 			return;
 		}
 		step &= ~511ull;

@@ -32,7 +32,7 @@ enum cow_open_flags {
 	COW_OPEN_NO_LOCK = 1 << 4,   /* take no image locks (info, check on an image in use) */
 };
 
-/* Embedded first in a body's own file object. Fields are constant after open except size_bytes. */
+/* Embedded first in a body's own file object. Fields are constant after open except size_bytes and complained. */
 struct cow_file {
 	struct cow_host *host;
 	char *path;             /* as opened, owned */
@@ -42,6 +42,7 @@ struct cow_file {
 	bool direct;            /* O_DIRECT: offsets, lengths and memory must be multiples of 512 */
 	bool block_device;      /* fixed size, no resize */
 	bool can_punch;         /* COW_IO_PUNCH works (probed or assumed; the engine copes with -EOPNOTSUPP) */
+	atomic_bool complained; /* the log has the first error of a request's I/O */
 };
 
 /* The name space of files. Blocking. */
@@ -73,7 +74,8 @@ struct cow_host *cow_host_system(void);
 /* ---- asynchronous I/O ---- */
 
 enum cow_io_kind {
-	COW_IO_READ,   /* all of it; bytes beyond the end of the file come as zeros */
+	/* All of it; bytes beyond the end of the file come as zeros, but -EIO if the file was cut below file->size_bytes. */
+	COW_IO_READ,
 	COW_IO_WRITE,  /* all of it; extends a regular file */
 	COW_IO_SYNC,   /* fdatasync: everything completed before submission is durable */
 	COW_IO_PUNCH,  /* [offset, offset+length) reads as zeros and gives its space back; size is kept */
