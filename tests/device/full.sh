@@ -1,0 +1,49 @@
+#!/usr/bin/env bash
+# The host is full: the guest hears ENOSPC (BLK_STS_NOSPC) and not EIO, reads and writes in place go on, the log says it once, the
+# image is good, and it works again without a new attach once there is room.
+. "$(dirname "$0")/lib.sh"
+limit=60
+mkdir host
+mount -t tmpfs -o size=40M cow-host host
+mounts+=(host)
+"$cowblk" create host/disk.qcow2 1G
+attach dev host/disk.qcow2
+log=/run/cowblk/${dev#/dev/}.log
+head -c 16M /dev/urandom > data
+
+write_data() { timeout -k 5 $limit dd if=data of="$dev" bs=64K seek="$1" oflag=direct conv=fsync status=none; }
+same_data() { timeout -k 5 $limit dd if="$dev" bs=64K skip="$1" count=256 iflag=direct status=none | cmp - data; }
+
+write_data 0
+for round in 1 2 3; do
+	status=0
+	said=$(timeout -k 5 $limit dd if=/dev/urandom of="$dev" bs=64K seek=$((round * 1000)) count=900 oflag=direct status=none 2>&1) || status=$?
+	[ $status != 124 ] && [ $status != 137 ] || fail "round $round: a write to a full host hangs"
+	[ $status != 0 ] || fail "round $round: 56 MiB went into a file system of 40"
+	grep -q "No space left on device" <<<"$said" || fail "round $round: the guest hears '$said', not ENOSPC"
+done
+same_data 0 || fail "data from before is damaged or cannot be read"
+write_data 0 || fail "what is allocated cannot be written in place on a full host"
+same_data 0 || fail "what was written in place is damaged"
+[ "$(grep -c "No space left" "$log")" = 1 ] || fail "the log does not say it once: $(cat "$log")"
+! grep -q "no more writing" "$log" || fail "a full host stops all writing for good: $(cat "$log")"
+said=$(cat "$log")
+
+mount -o remount,size=200M host
+write_data 5000 || fail "there is room again, and writes still fail"
+same_data 5000 || fail "what was written afterwards is damaged"
+same_data 0 || fail "data from before is damaged"
+timeout -k 5 $limit "$cowblk" detach "$dev" || fail "detach after a full host"
+check_sound host/disk.qcow2
+say "room made while attached: works on; the log: $said"
+
+# Detached while full: nothing is lost, whatever detach may say.
+attach dev host/disk.qcow2
+mount -o remount,size="$(($(disk_kib host/disk.qcow2) + 4096))k" host
+! timeout -k 5 $limit dd if=/dev/zero of="$dev" bs=64K seek=9000 count=900 oflag=direct conv=fsync status=none 2>/dev/null || fail "not full"
+timeout -k 5 $limit "$cowblk" detach "$dev" || fail "detach on a full host"
+check_sound host/disk.qcow2
+attach dev --read-only host/disk.qcow2
+same_data 5000 && same_data 0 || fail "data is damaged after a detach on a full host"
+detach "$dev"
+say "detached while full: data whole"

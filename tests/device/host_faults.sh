@@ -1,0 +1,142 @@
+#!/usr/bin/env bash
+# The host fails under an image in use: the guest gets errors and no hang, sound data can be read, the log says once what happened,
+# the device can be detached, and once the host is well again the image has no errors and works.
+. "$(dirname "$0")/lib.sh"
+need dmsetup
+disk=${COW_DISKS:-}
+disk=${disk%% *}
+[ -n "$disk" ] || skip "no spare disk"
+sectors=$((256 * 2048))
+targets=$(dmsetup targets)
+for target in flakey dust; do grep -q "^$target " <<<"$targets" || skip "the kernel has no dm-$target"; done
+limit=60
+
+log_of() { echo "/run/cowblk/${1#/dev/}.log"; }
+complaints() { grep -c "$2" "$(log_of "$1")" || true; }
+no_hang() { [ "$1" != 124 ] && [ "$1" != 137 ] || fail "$2 hangs"; }
+
+# must_err PATTERN COMMAND...: it fails, in time, and for that reason.
+must_err()
+{
+	local pattern=$1 said status=0
+	shift
+	said=$(timeout -k 5 $limit "$@" 2>&1) || status=$?
+	no_hang $status "'$*'"
+	[ $status != 0 ] || fail "'$*' did not fail"
+	grep -qi -- "$pattern" <<<"$said" || fail "'$*' said '$said', not '$pattern'"
+}
+
+within() { local status=0; timeout -k 5 $limit "$@" || status=$?; no_hang $status "'$*'"; return $status; }
+write_at() { dd if="$1" of="$dev" bs=64K seek="$2" count="$3" oflag=direct conv=fsync status=none; }
+same_at() { within dd if="$dev" bs=64K skip="$2" count="$3" iflag=direct status=none | cmp - <(head -c $(($3 << 16)) "$1"); }
+
+# Away with the device, with an error or without, but in time; --force when it cannot be flushed.
+take_away()
+{
+	timeout -k 5 $limit "$cowblk" detach "$1" >detach.log 2>&1 || no_hang $? detach
+	[ ! -b "$1" ] || timeout -k 5 $limit "$cowblk" detach --force "$1" >>detach.log 2>&1 || no_hang $? "detach --force"
+	wait_for test ! -b "$1" || fail "the device cannot be detached: $(cat detach.log)"
+}
+
+again()
+{
+	check_sound "$1"
+	attach dev "$1"
+	same_at data 0 128 || fail "$2: data from before the fault is damaged"
+	write_at data 1024 128 || fail "$2: the image does not work afterwards"
+	same_at data 1024 128 || fail "$2: what was written afterwards is damaged"
+	detach "$dev"
+	check_sound "$1"
+}
+
+head -c 8M /dev/urandom > data
+healthy="0 $sectors linear $disk 0"
+map cow-host "$healthy"
+
+# ---- writes fail, or everything does ----
+for fault in "flakey $disk 0 0 600 1 error_writes" "error" "flakey $disk 0 0 600 1 drop_writes"; do
+	name=${fault##* }
+	qemu-img create -q -f qcow2 /dev/mapper/cow-host 200M
+	attach dev /dev/mapper/cow-host
+	write_at data 0 128
+	write_at data 256 128
+	[ "$(complaints "$dev" .)" = 0 ] || fail "$name: complaints before the fault: $(cat "$(log_of "$dev")")"
+	remap cow-host "0 $sectors $fault"
+	if [ "$name" != drop_writes ]; then
+		must_err "input/output error" dd if=data of="$dev" bs=64K seek=512 count=64 oflag=direct conv=fsync status=none
+		must_err "input/output error" dd if=data of="$dev" bs=64K seek=640 count=64 oflag=direct conv=fsync status=none
+	fi
+	if [ "$name" = error ]; then
+		must_err "input/output error" dd if="$dev" of=/dev/null bs=64K count=16 iflag=direct status=none
+	else
+		same_at data 0 128 || fail "$name: sound data cannot be read any more"
+		same_at data 256 128 || fail "$name: sound data cannot be read any more"
+	fi
+	# The first I/O that failed, and that nothing is written any more, each once however often the guest tried.
+	first=$(complaints "$dev" ": Input/output error") sticky=$(complaints "$dev" "no more writing")
+	[ "$name" = drop_writes ] || [ "$first" = 1 ] || fail "$name: $first lines say which I/O failed, not one"
+	[ "$sticky" -le 1 ] || fail "$name: $sticky lines say that nothing is written any more"
+	[ "$name" != drop_writes ] || [ "$first$sticky" = 00 ] || fail "$name: complaints without an error"
+	head -1 "$(log_of "$dev")" > said.log
+	take_away "$dev"
+	remap cow-host "$healthy"
+	again /dev/mapper/cow-host "$name"
+	say "$name: the log's first line: $(cat said.log)"
+done
+
+# ---- single bad blocks (dm-dust): the reads that meet them fail, no others, and a write heals them ----
+qemu-img create -q -f qcow2 /dev/mapper/cow-host 200M
+attach dev /dev/mapper/cow-host
+write_at data 0 128
+detach "$dev"
+offset=$(qemu-img map --output=json /dev/mapper/cow-host | tr '{' '\n' | sed -n 's/.*"start": 0,.*"offset": \([0-9]*\).*/\1/p')
+[ -n "$offset" ] || fail "qemu-img map does not say where the data is"
+remap cow-host "0 $sectors dust $disk 0 512"
+attach dev /dev/mapper/cow-host
+dmsetup message cow-host 0 addbadblock $(((offset + (5 << 16)) / 512 + 3)) >/dev/null
+dmsetup message cow-host 0 enable >/dev/null
+must_err "input/output error" dd if="$dev" of=/dev/null bs=64K skip=5 count=1 iflag=direct status=none
+must_err "input/output error" dd if="$dev" of=/dev/null bs=512 skip=$((5 * 128 + 3)) count=1 iflag=direct status=none
+same_at data 0 5 || fail "dust: sound data cannot be read any more"
+within dd if="$dev" bs=64K skip=6 count=122 iflag=direct status=none | cmp - <(tail -c +$(((6 << 16) + 1)) data) || fail "dust: sound data cannot be read any more"
+within dd if=data of="$dev" bs=64K oflag=direct conv=fsync status=none || fail "dust: a bad block of a guest's data stops all writing"
+same_at data 0 128 || fail "dust: a written block does not heal"
+[ "$(complaints "$dev" .)" = 1 ] || fail "dust: not one line in the log: $(cat "$(log_of "$dev")")"
+say "dust: $(cat "$(log_of "$dev")")"
+detach "$dev"
+remap cow-host "$healthy"
+again /dev/mapper/cow-host dust
+
+# ---- a host that can only be read ----
+mkfs.ext4 -q -F /dev/mapper/cow-host
+mount_on /dev/mapper/cow-host host
+"$cowblk" create host/disk.qcow2 100M 2>/dev/null
+attach dev host/disk.qcow2
+write_at data 0 128
+detach "$dev"
+before=$(sha256sum < host/disk.qcow2)
+mount -o remount,ro host
+must_fail "read-only" "$cowblk" attach host/disk.qcow2
+must_fail "read-only" "$cowblk" create host/other.qcow2 1M
+attach dev --read-only host/disk.qcow2
+same_at data 0 128 || fail "read-only host: the data cannot be read"
+must_err "read-only\|not permitted" dd if=data of="$dev" bs=64K count=1 oflag=direct status=none
+detach "$dev"
+mount -o remount,rw host
+[ "$before" = "$(sha256sum < host/disk.qcow2)" ] || fail "the image on a read-only host was changed"
+say "read-only host: refused with one line, --read-only works"
+
+# ---- a file cut short under us ----
+attach dev host/disk.qcow2
+write_at data 1024 128
+pid=$("$cowblk" list --json | tr -d ' ",' | awk -F: '$1 == "pid" { print $2 }')
+truncate -s 2M host/disk.qcow2
+same_at data 0 4 || fail "cut short: what is left cannot be read"
+must_err "input/output error" dd if="$dev" of=/dev/null bs=64K skip=100 count=1 iflag=direct status=none
+must_err "input/output error" dd if="$dev" of=/dev/null bs=64K skip=1100 count=1 iflag=direct status=none
+within dd if=data of="$dev" bs=64K seek=1300 count=16 oflag=direct conv=fsync status=none 2>/dev/null || true
+kill -0 "$pid" || fail "cut short: the daemon is gone"
+[ "$(complaints "$dev" "shorter than it was")" = 1 ] || fail "cut short: not one line about it in the log: $(cat "$(log_of "$dev")")"
+say "cut short: $(cat "$(log_of "$dev")")"
+take_away "$dev"
+umount host

@@ -1,0 +1,72 @@
+#!/usr/bin/env bash
+# Memory is short: writers in a cgroup that must write back to the device before they get another page, then everybody on a machine
+# that is nearly out of memory, the daemon included. It must come to an end, and no task may hang in the kernel.
+. "$(dirname "$0")/lib.sh"
+cgroup=/sys/fs/cgroup
+[ -f $cgroup/cgroup.controllers ] || skip "no cgroup2"
+grep -qw memory $cgroup/cgroup.controllers || skip "no memory controller"
+limit=240
+disk=${COW_DISKS:-}
+disk=${disk%% *}
+[ -n "$disk" ] || skip "no spare disk (images on tmpfs would be the memory that is short)"
+echo +memory > $cgroup/cgroup.subtree_control 2>/dev/null || skip "the memory controller cannot be used"
+[ ! -f /proc/sys/kernel/hung_task_timeout_secs ] || echo 20 > /proc/sys/kernel/hung_task_timeout_secs
+hung() { dmesg | grep -cE "blocked for more than|blocked in I/O wait" || true; }
+hung_before=$(hung)
+group=$cgroup/cow-writers
+
+mkfs.ext4 -q -F "$disk"
+mount_on "$disk" host
+"$cowblk" create host/disk.qcow2 1G
+attach dev host/disk.qcow2
+mkfs.ext4 -q "$dev"
+mount_on "$dev" mnt
+
+# Buffered writes, some of them through a mapping, and fsyncs; more than fits the limit many times.
+cat > writers <<'SCRIPT'
+echo $$ > "$1/cgroup.procs"
+for n in 1 2 3; do
+	(for part in 1 2 3; do dd if=/dev/zero bs=64K count=480 status=none | tr '\0' "\\$n" > "mnt/$n.$part"; sync "mnt/$n.$part"; done) &
+done
+wait
+SCRIPT
+
+# write_under MEMORY NAME: all three writers in a group of so much memory.
+write_under()
+{
+	local start=$SECONDS status=0
+	mkdir -p $group
+	echo "$1" > $group/memory.max
+	timeout -k 5 $limit bash writers $group || status=$?
+	[ $status != 124 ] && [ $status != 137 ] || fail "$2: the writers hang: $(dmesg | tail -5)"
+	[ $status = 0 ] || fail "$2: a writer failed: status $status"
+	local pressed
+	pressed=$(awk '$1 == "max" { print $2 }' $group/memory.events)
+	[ "$pressed" -gt 0 ] || fail "$2: the limit was never reached: the test proved nothing"
+	for n in 1 2 3; do
+		for part in 1 2 3; do
+			[ "$(stat -c %s "mnt/$n.$part")" = $((480 << 16)) ] || fail "$2: file $n.$part is short"
+			[ -z "$(tr -d "\\$n" < "mnt/$n.$part" | head -c 1)" ] || fail "$2: file $n.$part is damaged"
+		done
+	done
+	say "$2: 270 MiB in $((SECONDS - start)) s, the limit was met $pressed times"
+	rm -f mnt/[123].[123]
+}
+
+write_under 12M "writers in 12 MiB"
+
+# Now the rest of the machine too: all but some 100 MiB is taken by a file in tmpfs, which cannot be given back.
+free_mib=$(awk '/^MemAvailable/ { print int($2 / 1024) }' /proc/meminfo)
+mkdir hog
+mount -t tmpfs -o size=100% cow-hog hog
+mounts+=(hog)
+head -c $((free_mib - 120))M /dev/zero > hog/hog || fail "the memory cannot be taken"
+left=$(awk '/^MemAvailable/ { print int($2 / 1024) }' /proc/meminfo)
+write_under 40M "writers in 40 MiB, $left MiB left on the machine"
+umount hog
+umount mnt
+detach "$dev"
+check_sound host/disk.qcow2
+[ "$(hung)" = "$hung_before" ] || fail "the kernel reports hung tasks: $(dmesg | grep -A3 "blocked for" | head -8)"
+umount host
+rmdir $group 2>/dev/null || true
