@@ -13,6 +13,7 @@ void cow_geometry_init(struct cow_geometry *g, const struct cow_header *h)
 	g->slice_entries = g->slice_bytes / entry_bytes;
 	g->entry_bytes = entry_bytes;
 	g->extended_l2 = entry_bytes == 16;
+	g->compression_type = h->compression_type;
 	g->data_file = h->incompatible & QCOW2_INCOMPAT_DATA_FILE;
 	g->sub_bits = g->cluster_bits - (g->extended_l2 ? 5 : 0);
 	g->sub_bytes = 1u << g->sub_bits;

@@ -32,6 +32,7 @@ struct cow_geometry {
 	uint32_t slice_entries;      /* L2 entries per slice */
 	uint32_t entry_bytes;        /* 8; 16 with extended L2 entries */
 	bool extended_l2;
+	uint8_t compression_type;    /* QCOW2_COMPRESSION_* */
 	bool data_file;              /* guest data lies in an external file, each cluster at its guest offset */
 	uint32_t sub_bits, sub_bytes;/* subcluster: 1/32 of a cluster with extended L2 entries, else the cluster */
 	uint32_t refcount_order;

@@ -40,7 +40,7 @@ int cow_image_fail(struct cow_image *image, struct cow_loop *loop, const char *f
 int cow_image_corrupt(struct cow_image *image, struct cow_loop *loop, uint64_t off, const char *rule)
 {
 	cow_image_fail(image, loop, "corrupt at offset %llu: %s", (unsigned long long)off, rule);
-	if (!image->writable || image->header.version < 3)
+	if (!image->writable || image->g.version < 3)
 		return -EIO;
 	cow_mutex_lock(&image->header_lock);
 	bool first = !image->mark_corrupt;

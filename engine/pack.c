@@ -19,7 +19,7 @@ int cow_packer_init(struct cow_queue *queue)
 	if (!image->compress)
 		return 0;
 	queue->packer.buf = cow_buf_alloc(image->g.cluster_bytes);
-	queue->packer.deflate = cow_deflate_new(image->header.compression_type);
+	queue->packer.deflate = cow_deflate_new(image->g.compression_type);
 	return queue->packer.buf && queue->packer.deflate ? 0 : -ENOMEM;
 }
 

@@ -60,7 +60,7 @@ static enum cow_next finish_inflate(struct cow_op *op, struct cow_reader *r)
 	if (op->task.pending)
 		return cow_task_wait_io(&op->task);
 	r->inflating = false;
-	int ret = cow_inflate_cluster(queue->inflate, image->header.compression_type, queue->packed + (c.off & 511),
+	int ret = cow_inflate_cluster(queue->inflate, image->g.compression_type, queue->packed + (c.off & 511),
 				      c.bytes, queue->unpacked, image->g.cluster_bytes);
 	if (ret) {
 		cow_log(COW_LOG_ERR, "%s: compressed cluster at offset %llu cannot be decompressed", image->path,
