@@ -189,10 +189,9 @@ struct cow_slot *cow_cache_get(struct cow_cache *cache, uint64_t key, struct cow
 		return NULL;
 	}
 	slot = victim_locked(shard);
-	if (!slot) {
+	if (!slot) { /* part of the shard is never dirty: some of it is loading, and the first load to end wakes us */
 		cow_waitlist_park(&shard->starved, task);
 		cow_mutex_unlock(&shard->lock);
-		cache->need_writeback(cache->ctx, loop);
 		return NULL;
 	}
 	load_locked(shard, slot, key, task);
@@ -371,7 +370,7 @@ void cow_cache_complete(struct cow_cache *cache, struct cow_captured *captured, 
 		cow_mutex_lock(&shard->lock);
 		cow_waitlist_take(&shard->starved, &wake);
 		cow_mutex_unlock(&shard->lock);
-		cow_waitlist_wake(&wake, error);
+		cow_waitlist_wake(&wake, 0); /* who waits for a slot need not be told of the pass's error */
 	}
 	wake_limited(cache, error);
 }
