@@ -3,7 +3,8 @@
  * Whole-image changes under a running device: freeze (new requests park, running ones end), settle (freed clusters released, everything
  * written back: the file says all that memory knows), change the file as if the image were closed, load anew, thaw.
  *
- * Control plane, blocking, one at a time; loop is the caller's own. Requests wait meanwhile; nothing fails them.
+ * Control plane, blocking, one at a time; loop is the caller's own. Requests wait meanwhile; nothing fails them. Queues may go
+ * meanwhile, but none may be made: cow_queue_new() reads what is loaded anew.
  */
 #ifndef COW_FREEZE_H
 #define COW_FREEZE_H

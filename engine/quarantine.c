@@ -115,7 +115,7 @@ void cow_quarantine_kick(struct cow_quarantine *q, struct cow_loop *loop)
 	bool start = !q->running && q->tail != q->head && !failed;
 	if (start) {
 		q->running = true;
-		q->task.loop = loop;
+		q->loop = loop;
 	}
 	if (failed && !q->running) /* whoever parked just before it failed: no room will come */
 		cow_waitlist_take(&q->full, &wake);
@@ -190,7 +190,7 @@ bool cow_quarantine_idle(struct cow_quarantine *q)
 bool cow_quarantine_runs_on(struct cow_quarantine *q, const struct cow_loop *loop)
 {
 	cow_mutex_lock(&q->lock);
-	bool runs = q->running && q->task.loop == loop;
+	bool runs = q->running && q->loop == loop;
 	cow_mutex_unlock(&q->lock);
 	return runs;
 }

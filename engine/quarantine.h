@@ -53,6 +53,7 @@ struct cow_quarantine {
 	unsigned reserved;                      /* room set aside by ops */
 	struct cow_waitlist full;               /* waiting for room in the ring */
 	bool running;                           /* the release task is started */
+	struct cow_loop *loop;                  /* where it runs */
 	struct cow_waitlist epoch_waiter;       /* the release task, waiting for ops to end */
 	struct cow_host_run *blocked;           /* sorted, disjoint: being released */
 	unsigned nr_blocked;

@@ -91,15 +91,15 @@ int cow_queue_new(struct cow_image *image, struct cow_loop *loop, unsigned nr_op
 		ret = make_ciphers(queue);
 	if (!ret)
 		ret = cow_packer_init(queue);
+	cow_reserve_init(&queue->reserve, image);
+	for (unsigned i = 0; !ret && i <= nr_ops; i++)
+		cow_op_init(&queue->ops[i], queue, i);
 	if (!ret)
-		ret = attach(queue);
+		ret = attach(queue); /* last: a freeze looks at all queues */
 	if (ret) {
 		free_buffers(queue);
 		return ret;
 	}
-	cow_reserve_init(&queue->reserve, image);
-	for (unsigned i = 0; i <= nr_ops; i++)
-		cow_op_init(&queue->ops[i], queue, i);
 	*out = queue;
 	return 0;
 }

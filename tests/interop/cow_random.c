@@ -73,7 +73,8 @@ static struct {
 	struct workload load;
 	bool discard_is_definite;
 	struct worker *workers;
-	pthread_barrier_t ready;
+	pthread_barrier_t opened; /* the workers and the main thread: all queues are there */
+	pthread_barrier_t closed; /* the workers: all queues are gone */
 	atomic_uint nr_running;
 	atomic_bool failed;
 	_Atomic uint64_t *nr_issued; /* shared with the parent: versions never repeat, the kill point */
@@ -241,7 +242,7 @@ static void worker_open(struct worker *worker)
 static void worker_close(struct worker *worker)
 {
 	cow_queue_free(worker->queue);
-	pthread_barrier_wait(&run.ready); /* no loop goes while another's queue may still post to it */
+	pthread_barrier_wait(&run.closed); /* no loop goes while another's queue may still post to it */
 	cow_loop_enter(NULL);
 	cow_loop_free(worker->loop);
 	for (unsigned i = 0; i < opt.depth; i++)
@@ -253,7 +254,7 @@ static void *worker_main(void *arg)
 {
 	struct worker *worker = arg;
 	worker_open(worker);
-	pthread_barrier_wait(&run.ready);
+	pthread_barrier_wait(&run.opened);
 	bool counted = false;
 	while (!worker->stop) {
 		while (worker->nr_left && worker->free_slots && !atomic_load(&run.failed))
@@ -305,7 +306,8 @@ static void work(struct rng *rng)
 {
 	run.workers = calloc(opt.queues, sizeof(*run.workers));
 	atomic_store(&run.nr_running, opt.queues);
-	pthread_barrier_init(&run.ready, NULL, opt.queues);
+	pthread_barrier_init(&run.opened, NULL, opt.queues + 1);
+	pthread_barrier_init(&run.closed, NULL, opt.queues);
 	for (unsigned i = 0; i < opt.queues; i++) {
 		struct worker *worker = &run.workers[i];
 		worker->idx = i;
@@ -313,12 +315,14 @@ static void work(struct rng *rng)
 		worker->nr_left = opt.ops / opt.queues / opt.rounds;
 		pthread_create(&worker->thread, NULL, worker_main, worker);
 	}
+	pthread_barrier_wait(&run.opened);
 	if (opt.live_snapshots)
 		live_start(run.image, opt.live_snapshots);
 	join_workers();
 	if (opt.live_snapshots && live_stop() < 0)
 		fail("live snapshot", -EIO);
-	pthread_barrier_destroy(&run.ready);
+	pthread_barrier_destroy(&run.opened);
+	pthread_barrier_destroy(&run.closed);
 	free(run.workers);
 }
 
