@@ -100,6 +100,7 @@ static void drain(struct sim_run *run)
 static void recover(struct sim_run *run)
 {
 	bool first = true;
+	run->hidden_leaks |= sim_guest_excused(run);
 	notice_power_off(run);
 	if (run->image) {
 		drain(run);
@@ -163,6 +164,7 @@ static void reopen(struct sim_run *run, const struct sim_action *a)
 	if (world->powered_off)
 		return;
 	excused |= sim_guest_excused(run);
+	run->hidden_leaks |= excused;
 	world->power_off_at = 0;
 	world->power_off_sync = 0;
 	world->power_off_header = 0;

@@ -45,6 +45,7 @@ struct sim_run {
 	uint64_t next_id;
 	uint64_t injected_at_open; /* faults before this image was opened */
 	uint64_t leaks;            /* known ones: crashes and faults leave some */
+	bool hidden_leaks;         /* a full host may leave some behind the end of the file, which no check counts until it grows */
 	uint64_t *snapshot;        /* what every sector of the prepared image's snapshot holds; NULL: it has none */
 	uint32_t reftable_clusters; /* as last seen */
 	struct sim_taken taken[SIM_MAX_TAKEN];
