@@ -19,7 +19,7 @@
 #define COW_QUARANTINE_H
 
 #include "engine/base/mutex.h"
-#include "engine/image.h"
+#include "engine/epoch.h"
 #include "engine/task.h"
 
 struct cow_image;
