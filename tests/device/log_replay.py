@@ -3,7 +3,8 @@
 """log_replay.py LOG FILE [SEED]: replays a dm-log-writes LOG onto FILE and stops at every state that a crash could have left.
 
 Says "N KIND MARK" on stdout and waits for a line on stdin, at each FLUSH or FUA (KIND flush: all of the prefix is there) and, with
-SEED, once between two of them (KIND torn: of the writes after the last barrier a random part arrived, torn at 512 bytes).
+SEED, once between two of them (KIND torn: of the writes after the last barrier a random part arrived, torn at 512 bytes), and at
+each mark (KIND mark: nothing arrived since the last barrier, so what was said to be durable must be there without it).
 MARK is the last mark that the prefix holds. At the end: "N end MARK".
 """
 import random
@@ -61,7 +62,9 @@ def main():
         for flags, offset, data in entries(log):
             number += 1
             if flags & MARK:
-                mark = mark if data == "dm-log-writes-end" else data
+                if data != "dm-log-writes-end":
+                    mark = data
+                    stop(number, "mark", mark)
                 continue
             if data:
                 writes.append((offset, data))

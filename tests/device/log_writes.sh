@@ -3,7 +3,7 @@
 # Then each state that a crash could have left is made again: the image has no errors, and in a sample of them the file system
 # inside has none and every file that was fsynced before is whole.
 . "$(dirname "$0")/lib.sh"
-cluster=${1:-64K} sample=${COW_LOG_SAMPLE:-9} files=36 mib=2048
+cluster=${1:-64K} sample=${COW_LOG_SAMPLE:-11} files=36 mib=2048
 here=$(dirname "$0")
 need dmsetup
 need python3
@@ -74,10 +74,15 @@ states=0 inspected=0 verified=0 torn=0
 coproc replay { exec python3 "$here/log_replay.py" /dev/mapper/cow-log prefix.qcow2 4711; }
 while read -r number kind mark <&"${replay[0]}"; do
 	[ "$kind" != end ] || break
-	states=$((states + 1))
-	[ "$kind" != torn ] || torn=$((torn + 1))
-	check_sound prefix.qcow2
-	if [ "$mark" != none ] && [ $((states % sample)) = 0 ]; then
+	if [ "$kind" = mark ]; then
+		chosen=$((mark % 4))
+	else
+		states=$((states + 1))
+		chosen=$((states % sample))
+		[ "$kind" != torn ] || torn=$((torn + 1))
+		check_sound prefix.qcow2
+	fi
+	if [ "$mark" != none ] && [ $chosen = 0 ]; then
 		inspect "$mark" "entry $number ($kind)"
 		inspected=$((inspected + 1))
 	fi
