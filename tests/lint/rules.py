@@ -21,9 +21,9 @@ LEVELS = [
     {"loop", "host", "task", "lock", "table", "map", "cache", "inflight", "epoch", "alloc", "refill", "release", "refcount",
      "quarantine", "writeback"},
 ]
-# A ratchet: outward includes that are still there. Take one off when it is gone; add none.
-KNOWN = {(f"engine/{one}.c", "engine/image_impl.h") for one in ("alloc", "quarantine", "refcount", "writeback", "refill", "release")}
-KNOWN.add(("engine/epoch.h", "engine/image.h"))
+# The public header's constants and types are for all; a module's body, but not its header, may know the image that holds it.
+PUBLIC = "engine/image.h"
+WHOLE = "engine/image_impl.h"
 # Tests that stand beside the program they test may look into it.
 MAY_ALSO = {"tests/unit": {"daemon", "tests/sim"}}
 MAX_LINES = 600
@@ -107,7 +107,7 @@ def check_includes(pairs):
     for name, line, target in pairs:
         if not allowed(name, target):
             yield f"{name}:{line}: includes {target}: {folder(name)} may not know {folder(target)}"
-        if (name, target) in KNOWN:
+        if target == PUBLIC or (target == WHOLE and name.endswith(".c")):
             continue
         if folder(name) == folder(target) == "engine" and level(module(name)) < level(module(target)):
             yield f"{name}:{line}: includes {target}, which is further out"
@@ -159,7 +159,7 @@ def rule_licenses(source):
 
 def rule_self(_source):
     """The rules must find what they are for."""
-    broken = [("engine/map.c", 1, "engine/image.h"), ("engine/op.c", 1, "daemon/cmd.h"), ("uapi/a.h", 1, "engine/map.h"),
+    broken = [("engine/map.c", 1, "engine/op.h"), ("engine/map.h", 1, "engine/image_impl.h"), ("engine/op.c", 1, "daemon/cmd.h"), ("uapi/a.h", 1, "engine/map.h"),
               ("engine/format.c", 1, "engine/cache.h"), ("engine/base/be.h", 1, "engine/loop.h")]
     for pair in broken:
         if not list(check_includes([pair])):
