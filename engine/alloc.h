@@ -53,7 +53,7 @@ struct cow_reserve {
 	/* the refill (refill.c) */
 	struct cow_task task;
 	atomic_bool refilling;      /* written by the owner only */
-	bool has_baton;
+	bool has_baton, has_room;
 	struct cow_reserved fresh[COW_RESERVE_EXTENTS];
 	unsigned nr_fresh, fresh_idx;
 	uint32_t fresh_clusters;

@@ -49,6 +49,10 @@ static enum cow_next baton(struct cow_task *task)
 	if (!mine)
 		return COW_WAIT;
 	r->has_baton = true;
+	/* Room to give everything back: on a full host refills fail one after the other, and their frees stay. */
+	r->has_room = cow_quarantine_reserve(&r->image->quarantine, COW_RESERVE_EXTENTS);
+	if (!r->has_room)
+		cow_task_fail(task, -ENOSPC);
 	return cow_task_goto(task, &step_scan);
 }
 
@@ -368,6 +372,9 @@ static void end(struct cow_task *task)
 	int error = task->error;
 	if (error == -EFBIG || error == -EDQUOT)
 		error = -ENOSPC;
+	if (r->has_room)
+		cow_quarantine_unreserve(&r->image->quarantine, COW_RESERVE_EXTENTS);
+	r->has_room = false;
 	drop_baton(r);
 	r->refilling = false;
 	if (error)
