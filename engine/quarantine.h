@@ -76,7 +76,7 @@ struct cow_quarantine {
 	unsigned nr_punch, punch_idx;
 	struct cow_punch punches[COW_RELEASE_PUNCHES];
 	struct cow_io timer;
-	unsigned ticks;                         /* waited so far */
+	uint64_t waiting_since;                 /* nanoseconds; 0: not waiting */
 };
 
 int cow_quarantine_init(struct cow_quarantine *q, struct cow_image *image);

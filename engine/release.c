@@ -13,8 +13,8 @@
 #include "engine/refcount.h"
 
 #define TICK_NS (20ull * 1000 * 1000)
-#define TICKS_GATHER 5u   /* after a FLUSH made the unlinks durable, or a full host */
-#define TICKS_FORCE 100u  /* without a FLUSH, until we have a pass of our own */
+#define GATHER_NS (100ull * 1000 * 1000)   /* after a FLUSH made the unlinks durable, or a full host */
+#define FORCE_NS (2000ull * 1000 * 1000)   /* without a FLUSH, until we have a pass of our own */
 
 static const struct cow_step step_delay, step_unlinks, step_take, step_epoch, step_fall, step_written, step_punch,
 	step_punched, step_more, step_unwind;
@@ -59,12 +59,14 @@ static enum cow_next delay(struct cow_task *task)
 	if (must_leave(q))
 		return COW_END; /* a batch that is half done goes on when the task is started again */
 	bool durable = !q->batch_ring && has_durable(q);
-	if (atomic_load(&q->hurry) || q->ticks >= TICKS_FORCE ||
-	    (q->ticks >= TICKS_GATHER && (durable || q->batch_ring))) {
-		q->ticks = 0;
+	uint64_t now = cow_loop_now(task->loop);
+	if (!q->waiting_since)
+		q->waiting_since = now;
+	uint64_t waited = now - q->waiting_since;
+	if (atomic_load(&q->hurry) || waited >= FORCE_NS || (waited >= GATHER_NS && (durable || q->batch_ring))) {
+		q->waiting_since = 0;
 		return cow_task_goto(task, q->batch_ring ? &step_fall : durable ? &step_take : &step_unlinks);
 	}
-	q->ticks++;
 	cow_io_prep(&q->timer, COW_IO_TIMER, NULL, TICK_NS, 0, timer_done);
 	task->pending++;
 	cow_loop_submit(task->loop, &q->timer);
@@ -100,7 +102,7 @@ static enum cow_next take(struct cow_task *task)
 		return COW_END;
 	if (q->nr_batch)
 		return cow_task_goto(task, &step_epoch);
-	q->ticks = 0;
+	q->waiting_since = 0;
 	return cow_task_goto(task, &step_delay);
 }
 
@@ -301,7 +303,7 @@ static enum cow_next unwind(struct cow_task *task)
 	if (!cow_image_is_failed(q->image) && task->error == -ENOSPC) {
 		atomic_fetch_add(&q->nr_full, 1);
 		task->error = 0;
-		q->ticks = 0;
+		q->waiting_since = 0;
 		atomic_store(&q->hurry, false);
 		return cow_task_goto(task, &step_delay);
 	}
@@ -353,6 +355,6 @@ void cow_release_init(struct cow_quarantine *q)
 
 void cow_release_start(struct cow_quarantine *q, struct cow_loop *loop)
 {
-	q->ticks = 0;
+	q->waiting_since = 0;
 	cow_task_post(&q->task, loop, &step_delay);
 }
