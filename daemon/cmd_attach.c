@@ -334,7 +334,7 @@ int cow_cmd_attach(int argc, char **argv)
 	if (!image)
 		return cow_cmd_fail("%s: %s", attach.image, strerror(errno));
 	int status = 1;
-	if (attach.server.device.open.writable && attached_already(image))
+	if (attach.server.device.open.writable && !attach.server.device.temporary && attached_already(image))
 		goto free_image;
 	attach.server.image_path = attach.server.device.image_path = image;
 	cow_report_init();
