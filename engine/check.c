@@ -95,6 +95,13 @@ static int repair(struct cow_loop *loop, struct cow_file *file, const struct cow
 		  struct cow_check_result *result, struct cow_error *err)
 {
 	const struct cow_check_result found = *result;
+	/*
+	 * What was read may be in the host's cache only, if the one who wrote it was killed. A refcount that falls because an
+	 * unlink was seen there must not reach the disk before the unlink does.
+	 */
+	int synced = wants_repair(options, result) ? cow_loop_sync(loop, file) : 0;
+	if (synced)
+		return cow_error_set(err, synced, "repair: cannot flush the image: %s", strerror(-synced));
 	for (int round = 0; round < MAX_ROUNDS && wants_repair(options, result); round++) {
 		uint64_t before = result->corruptions + result->leaks;
 		int ret = repair_once(loop, file, options, err);

@@ -208,6 +208,7 @@ void sim_image_close(struct sim_run *run)
 		cow_queue_free(run->queues[q]);
 	int ret = cow_image_close(run->image, &run->control->base, &err);
 	run->image = NULL;
+	run->hidden_leaks |= sim_guest_excused(run);
 	if (ret && !run->world.powered_off && !sim_guest_excused(run))
 		sim_fail("close: %s (%s)", err.text, strerror(-ret));
 	if (!ret && !run->world.powered_off)
