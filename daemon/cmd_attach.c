@@ -60,7 +60,7 @@ static const struct argp_option options[] = {
 	{ "no-discard", OPT_NO_DISCARD, NULL, 0, "Give no space back to the host", 0 },
 	{ "no-partition-scan", OPT_NO_PARTITION_SCAN, NULL, 0, "Do not look for partitions", 0 },
 	{ "affinity", OPT_AFFINITY, "POLICY", 0,
-	  "CPUs of the queue threads: float (default), queue, other, or a list like 0-3", 0 },
+	  "CPUs of the queue threads: other (default), float, queue, or a list like 0-3", 0 },
 	{ "transfer", OPT_TRANSFER, "copy|user-copy", 0, "How data is moved (default: copy)", 0 },
 	{ "snapshot", OPT_SNAPSHOT, "SNAPSHOT", 0,
 	  "With --read-only: attach this internal snapshot (id or name), beside the live image if that is attached", 0 },
@@ -315,7 +315,7 @@ static void set_defaults(struct attach *attach)
 	config->queues = cpus < 1 ? 1 : cpus > COW_MAX_QUEUES ? COW_MAX_QUEUES : (unsigned)cpus;
 	config->depth = DEFAULT_DEPTH;
 	config->partition_scan = true;
-	config->affinity.policy = COW_AFFINITY_FLOAT;
+	config->affinity.policy = COW_AFFINITY_OTHER;
 	config->transfer = &cow_transfer_copy;
 	config->open.writable = true;
 	config->open.backing_roots = attach->roots;
