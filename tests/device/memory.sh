@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # Memory is short: writers in a cgroup that must write back to the device before they get another page, then everybody on a machine
 # that is nearly out of memory, the daemon included. It must come to an end, and no task may hang in the kernel.
+# Taking the memory is the slow part on User-Mode Linux (a minute a GiB), so the machine is small.
+# memory: 640M
 . "$(dirname "$0")/lib.sh"
 cgroup=/sys/fs/cgroup
 [ -f $cgroup/cgroup.controllers ] || skip "no cgroup2"

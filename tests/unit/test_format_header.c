@@ -133,13 +133,36 @@ static void one_broken_field(void **state)
 	}
 }
 
+/* Field by field: what lies between the fields is nobody's, and compilers differ in it. */
+static void assert_same_header(const struct cow_header *a, const struct cow_header *b)
+{
+	assert_int_equal(a->version, b->version);
+	assert_int_equal(a->backing_name_off, b->backing_name_off);
+	assert_int_equal(a->backing_name_bytes, b->backing_name_bytes);
+	assert_int_equal(a->cluster_bits, b->cluster_bits);
+	assert_int_equal(a->size_bytes, b->size_bytes);
+	assert_int_equal(a->crypt_method, b->crypt_method);
+	assert_int_equal(a->l1_entries, b->l1_entries);
+	assert_int_equal(a->l1_off, b->l1_off);
+	assert_int_equal(a->reftable_off, b->reftable_off);
+	assert_int_equal(a->reftable_clusters, b->reftable_clusters);
+	assert_int_equal(a->nr_snapshots, b->nr_snapshots);
+	assert_int_equal(a->snapshots_off, b->snapshots_off);
+	assert_int_equal(a->incompatible, b->incompatible);
+	assert_int_equal(a->compatible, b->compatible);
+	assert_int_equal(a->autoclear, b->autoclear);
+	assert_int_equal(a->refcount_order, b->refcount_order);
+	assert_int_equal(a->header_bytes, b->header_bytes);
+	assert_int_equal(a->compression_type, b->compression_type);
+}
+
 static void sound_header_survives(void **state)
 {
 	struct cow_header h;
 	struct cow_error err = {0};
 	uint8_t *cluster = encode(&sound);
 	assert_int_equal(decode(cluster, &h, &err), 0);
-	assert_memory_equal(&h, &sound, sizeof(h));
+	assert_same_header(&h, &sound);
 	free(cluster);
 }
 
