@@ -58,6 +58,26 @@ static enum cow_next drained(struct cow_task *task)
 static const struct cow_step step_drained = { "zero: drained", drained };
 
 /*
+ * Punch [host, host + bytes) of the data file, for the guest's bytes at the cursor. A part of a host block is written instead: the host
+ * would clear it through its page cache, against direct writes to the same block.
+ */
+static enum cow_next punch_run(struct cow_op *op, uint64_t host, uint64_t bytes)
+{
+	uint64_t head = cow_round_up(host, COW_PUNCH_ALIGN_BYTES) - host, whole = cow_round_down(bytes, COW_PUNCH_ALIGN_BYTES);
+	if (head || !whole) {
+		op->limit = op->cursor + (head ? cow_min(head, bytes) : bytes);
+		return cow_task_goto(&op->task, &cow_step_write_map);
+	}
+	struct cow_piece *piece = cow_op_piece(op);
+	if (!piece)
+		return cow_task_wait_io(&op->task);
+	cow_io_prep(&piece->io, COW_IO_PUNCH, op->queue->image->data, host, whole, punch_done);
+	op->cursor += whole;
+	cow_op_submit_piece(op, piece);
+	return COW_AGAIN;
+}
+
+/*
  * Punch the run at the cursor if it holds data. *bytes: length of the run at the cursor, changed or not. COW_AGAIN with *bytes set: no
  * data there, its mapping is to be looked at.
  */
@@ -77,15 +97,8 @@ static enum cow_next punch_in_place(struct cow_op *op, uint64_t table, uint64_t 
 	*bytes = run.bytes;
 	if (run.first.kind != COW_NORMAL)
 		return COW_AGAIN;
-	struct cow_piece *piece = cow_op_piece(op);
-	if (!piece)
-		return cow_task_wait_io(&op->task);
 	*bytes = 0;
-	cow_io_prep(&piece->io, COW_IO_PUNCH, image->data, run.first.host.v + cow_in_cluster(g, op->cursor), run.bytes,
-		    punch_done);
-	op->cursor += run.bytes;
-	cow_op_submit_piece(op, piece);
-	return COW_AGAIN;
+	return punch_run(op, run.first.host.v + cow_in_cluster(g, op->cursor), run.bytes);
 }
 
 static enum cow_next begin(struct cow_task *task)
