@@ -10,7 +10,9 @@
 
 #include "daemon/encrypt_options.h"
 #include "daemon/secret.h"
+#include "daemon/values.h"
 #include "engine/create.h"
+#include "uapi/qcow2.h"
 
 struct arguments {
 	struct cow_create_options options;
@@ -24,13 +26,14 @@ static const struct argp_option options[] = {
 	{"backing-format", 'F', "FORMAT", 0, "Format of the backing file: qcow2 or raw", 0},
 	{"unsafe", 'u', NULL, 0, "Do not look at the backing file (SIZE must be given)", 0},
 	{"option", 'o', "NAME=VALUE[,...]", 0,
-	 "cluster_size= (64K), refcount_bits= (16), compat=0.10|1.1, lazy_refcounts=on|off, "
-	 "preallocation=off|metadata|falloc|full", 0},
+	 "With qemu-img's names: cluster_size= (64K), refcount_bits= (16), compat=0.10|1.1, lazy_refcounts=on|off, "
+	 "extended_l2=on|off, compression_type=zlib|zstd, preallocation=off|metadata|falloc|full, data_file=FILE, "
+	 "data_file_raw=on|off, size=, backing_file=, backing_fmt=. A comma in a value is written twice", 0},
 	{"encrypt", 'e', "luks", 0,
 	 "Encrypt the image (the same as -o encrypt.format=luks); name a passphrase. -o: encrypt.cipher-alg=aes-128|aes-256, "
 	 "encrypt.cipher-mode=xts|cbc, encrypt.ivgen-alg=plain64|plain|essiv, encrypt.hash-alg= (sha256), "
 	 "encrypt.iter-time=MILLISECONDS (1000)", 0},
-	{"force", 'f', NULL, 0, "Overwrite an existing file", 0},
+	{"force", 'f', NULL, 0, "Overwrite existing files: IMAGE's and the data file's", 0},
 	{0},
 };
 
@@ -57,19 +60,56 @@ static bool parse_refcount_bits(struct cow_create_options *o, const char *value)
 
 static bool parse_compat(struct cow_create_options *o, const char *value)
 {
-	if (!strcmp(value, "0.10") || !strcmp(value, "v2"))
-		o->version = 2;
-	else if (!strcmp(value, "1.1") || !strcmp(value, "v3"))
-		o->version = 3;
-	else
-		return false;
-	return true;
+	return cow_value_compat(value, &o->version);
 }
 
 static bool parse_lazy_refcounts(struct cow_create_options *o, const char *value)
 {
-	o->lazy_refcounts = !strcmp(value, "on");
-	return o->lazy_refcounts || !strcmp(value, "off");
+	return cow_value_switch(value, &o->lazy_refcounts);
+}
+
+static bool parse_extended_l2(struct cow_create_options *o, const char *value)
+{
+	return cow_value_switch(value, &o->extended_l2);
+}
+
+static bool parse_compression_type(struct cow_create_options *o, const char *value)
+{
+	o->compression_type = !strcmp(value, "zstd") ? QCOW2_COMPRESSION_ZSTD : QCOW2_COMPRESSION_ZLIB;
+	return o->compression_type == QCOW2_COMPRESSION_ZSTD || !strcmp(value, "zlib");
+}
+
+static bool parse_data_file(struct cow_create_options *o, const char *value)
+{
+	o->data_file = value;
+	return true;
+}
+
+static bool parse_data_file_raw(struct cow_create_options *o, const char *value)
+{
+	return cow_value_switch(value, &o->data_file_raw);
+}
+
+static bool parse_size(struct cow_create_options *o, const char *value)
+{
+	unsigned long long bytes;
+	if (cow_cmd_parse_size(value, &bytes))
+		return false;
+	o->size_bytes = bytes;
+	o->has_size = true;
+	return true;
+}
+
+static bool parse_backing_file(struct cow_create_options *o, const char *value)
+{
+	o->backing_file = value;
+	return true;
+}
+
+static bool parse_backing_fmt(struct cow_create_options *o, const char *value)
+{
+	o->backing_format = value;
+	return true;
 }
 
 static bool parse_preallocation(struct cow_create_options *o, const char *value)
@@ -98,6 +138,13 @@ static const struct {
 	{"compat", parse_compat},
 	{"lazy_refcounts", parse_lazy_refcounts},
 	{"preallocation", parse_preallocation},
+	{"extended_l2", parse_extended_l2},
+	{"compression_type", parse_compression_type},
+	{"data_file", parse_data_file},
+	{"data_file_raw", parse_data_file_raw},
+	{"size", parse_size},
+	{"backing_file", parse_backing_file},
+	{"backing_fmt", parse_backing_fmt},
 };
 
 static void parse_encryption(const char *word, const char *value, struct argp_state *state)
@@ -111,48 +158,45 @@ static void parse_encryption(const char *word, const char *value, struct argp_st
 	argp_error(state, "-o %s: no such option: see --help", word);
 }
 
-static void parse_value(struct cow_create_options *o, char *word, struct argp_state *state)
+static void parse_value(struct cow_create_options *o, const char *name, const char *value, struct argp_state *state)
 {
-	char *equals = strchr(word, '=');
-	if (!equals)
-		argp_error(state, "-o %s: must be NAME=VALUE", word);
-	*equals = '\0';
-	if (!strncmp(word, "encrypt.", strlen("encrypt."))) {
-		parse_encryption(word, equals + 1, state);
+	if (!strncmp(name, "encrypt.", strlen("encrypt."))) {
+		parse_encryption(name, value, state);
 		return;
 	}
 	for (size_t i = 0; i < sizeof(values) / sizeof(values[0]); i++) {
-		if (strcmp(values[i].name, word))
+		if (strcmp(values[i].name, name))
 			continue;
-		if (!values[i].parse(o, equals + 1))
-			argp_error(state, "-o %s: '%s' is not a valid value: see --help", word, equals + 1);
+		if (!values[i].parse(o, value))
+			argp_error(state, "-o %s: '%s' is not a valid value: see --help", name, value);
 		return;
 	}
-	argp_error(state, "-o %s: no such option: see --help", word);
+	argp_error(state, "-o %s: no such option: see --help", name);
 }
 
 /* ---- command line ---- */
 
 static void parse_values(struct cow_create_options *o, char *list, struct argp_state *state)
 {
-	char *save = NULL;
-	for (char *word = strtok_r(list, ",", &save); word; word = strtok_r(NULL, ",", &save))
-		parse_value(o, word, state);
+	char *name, *value;
+	while ((name = cow_values_next(&list, &value)) != NULL) {
+		if (!value)
+			argp_error(state, "-o %s: must be NAME=VALUE", name);
+		else
+			parse_value(o, name, value, state);
+	}
 }
 
 static error_t parse_argument(struct arguments *a, const char *arg, struct argp_state *state)
 {
-	unsigned long long bytes;
 	if (state->arg_num == 0) {
 		a->image = arg;
 		return 0;
 	}
 	if (state->arg_num > 1)
 		return ARGP_ERR_UNKNOWN;
-	if (cow_cmd_parse_size(arg, &bytes))
+	if (!parse_size(&a->options, arg))
 		argp_error(state, "size %s: must be a number with an optional k, M, G, T, P or E", arg);
-	a->options.size_bytes = bytes;
-	a->options.has_size = true;
 	return 0;
 }
 

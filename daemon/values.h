@@ -1,0 +1,20 @@
+/* SPDX-License-Identifier: MIT */
+/* Lists of NAME=VALUE,... as -o takes them, in qemu-img's way. */
+#ifndef COW_DAEMON_VALUES_H
+#define COW_DAEMON_VALUES_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+/*
+ * Cuts the next NAME=VALUE off the list, in place, and returns it; NULL at the end. A comma that is doubled is one of the value's. *value is
+ * behind the "=", NULL if there is none.
+ */
+char *cow_values_next(char **list, char **value);
+
+/* Values that several commands take. False: no such value. */
+bool cow_value_switch(const char *value, bool *on);
+/* 0.10, v2, 1.1, v3. */
+bool cow_value_compat(const char *value, uint32_t *version);
+
+#endif
