@@ -7,6 +7,7 @@
 #define COW_CMD_H
 
 int cow_cmd_attach(int argc, char **argv);
+int cow_cmd_bitmap(int argc, char **argv);
 int cow_cmd_check(int argc, char **argv);
 int cow_cmd_create(int argc, char **argv);
 int cow_cmd_detach(int argc, char **argv);

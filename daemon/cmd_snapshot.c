@@ -12,7 +12,6 @@
 #include <time.h>
 
 #include "daemon/live.h"
-#include "daemon/record.h"
 #include "daemon/show.h"
 #include "daemon/target.h"
 #include "engine/info.h"
@@ -74,26 +73,6 @@ static int apply_in(const struct arguments *a, struct cow_loop *loop, struct cow
 static int delete_in(const struct arguments *a, struct cow_loop *loop, struct cow_file *file, struct cow_error *err)
 {
 	return cow_snapshot_delete(loop, file, &a->key, err);
-}
-
-/* The device that has the image attached for writing. */
-static bool find_live(const struct arguments *a, uint32_t *id)
-{
-	static uint32_t ids[COW_MAX_DEVICES];
-	if (cow_target_device(a->image, id))
-		return true;
-	int nr = cow_target_image(a->image, ids, COW_MAX_DEVICES);
-	for (int i = 0; i < nr; i++) {
-		struct cow_record record;
-		if (cow_record_read(ids[i], &record))
-			continue;
-		bool writer = !record.read_only;
-		cow_record_fini(&record);
-		*id = ids[i];
-		if (writer)
-			return true;
-	}
-	return false;
 }
 
 static int create(const struct arguments *a, struct cow_loop *loop, struct cow_error *err)
@@ -220,7 +199,7 @@ int cow_cmd_snapshot(int argc, char **argv)
 	if (argp_parse(&argp, argc, argv, 0, NULL, &a))
 		return 1;
 	uint32_t id;
-	if (a.action->live && find_live(&a, &id))
+	if (a.action->live && cow_target_writer(a.image, &id))
 		return cow_live_ask(id, a.action->name, &a.key, a.freeze);
 	if (cow_loop_sync_new(&loop))
 		return cow_cmd_fail("out of memory");

@@ -55,6 +55,32 @@ int cow_control_connect(uint32_t id)
 	return ret;
 }
 
+int cow_control_send_bytes(int fd, const void *buf, size_t bytes)
+{
+	for (size_t done = 0; done < bytes;) {
+		ssize_t n = send(fd, (const char *)buf + done, bytes - done, MSG_NOSIGNAL);
+		if (n < 0 && errno != EINTR)
+			return -errno;
+		if (n > 0)
+			done += (size_t)n;
+	}
+	return 0;
+}
+
+int cow_control_receive_bytes(int fd, void *buf, size_t bytes)
+{
+	for (size_t done = 0; done < bytes;) {
+		ssize_t n = recv(fd, (char *)buf + done, bytes - done, 0);
+		if (!n)
+			return -ENODATA;
+		if (n < 0 && errno != EINTR)
+			return -errno;
+		if (n > 0)
+			done += (size_t)n;
+	}
+	return 0;
+}
+
 int cow_control_send(int fd, struct json_object *line)
 {
 	char text[MAX_LINE_BYTES];
@@ -62,14 +88,7 @@ int cow_control_send(int fd, struct json_object *line)
 	json_object_put(line);
 	if (len < 0 || (size_t)len >= sizeof(text))
 		return -EMSGSIZE;
-	for (int done = 0; done < len;) {
-		ssize_t n = send(fd, text + done, (size_t)(len - done), MSG_NOSIGNAL);
-		if (n < 0 && errno != EINTR)
-			return -errno;
-		if (n > 0)
-			done += (int)n;
-	}
-	return 0;
+	return cow_control_send_bytes(fd, text, (size_t)len);
 }
 
 static int wait_readable(int fd, int timeout_ms)
@@ -82,7 +101,7 @@ static int wait_readable(int fd, int timeout_ms)
 	return n > 0 ? 0 : n ? -errno : -ETIMEDOUT;
 }
 
-/* One line without its newline. The timeout is for each piece, the pieces are bounded by the buffer. */
+/* One line without its newline; what follows it is left to be read. The timeout is for each piece, the pieces are bounded by the buffer. */
 static int read_line(int fd, int timeout_ms, char *text, size_t size)
 {
 	size_t len = 0;
@@ -90,12 +109,12 @@ static int read_line(int fd, int timeout_ms, char *text, size_t size)
 		int ret = wait_readable(fd, timeout_ms);
 		if (ret)
 			return ret;
-		ssize_t n = recv(fd, text + len, size - len, 0);
-		if (n < 0)
-			return -errno;
-		if (!n)
-			return -ENODATA;
-		char *end = memchr(text + len, '\n', (size_t)n);
+		ssize_t n = recv(fd, text + len, size - len, MSG_PEEK);
+		char *end = n > 0 ? memchr(text + len, '\n', (size_t)n) : NULL;
+		if (n > 0)
+			n = recv(fd, text + len, end ? (size_t)(end - (text + len)) + 1 : (size_t)n, 0);
+		if (n <= 0)
+			return n ? -errno : -ENODATA;
 		len += (size_t)n;
 		if (end) {
 			*end = '\0';

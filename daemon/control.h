@@ -4,6 +4,7 @@
  *
  *   {"cmd":"status"}                 {"ok":true,"state":"live",...}
  *   {"cmd":"snapshot",...}           see live.h
+ *   {"cmd":"bitmap",...}             see live_bitmap.h; bytes may follow the line of the answer
  *   {"cmd":"detach","force":false}   {"ok":true} when the image is closed, or {"ok":false,"error":"..."}; the connection
  *                                    ends when the daemon has
  */
@@ -22,6 +23,9 @@ int cow_control_connect(uint32_t id);
 int cow_control_send(int fd, struct json_object *line);
 /* timeout_ms -1: none. NULL: no (valid) line came; *error says why (-ENODATA: the connection ended). */
 struct json_object *cow_control_receive(int fd, int timeout_ms, int *error);
+/* What goes along with a line, all of it. 0 or -errno. */
+int cow_control_send_bytes(int fd, const void *buf, size_t bytes);
+int cow_control_receive_bytes(int fd, void *buf, size_t bytes);
 /* Waits for the other end to close. */
 void cow_control_wait_end(int fd);
 

@@ -18,6 +18,7 @@
 
 #include "daemon/control.h"
 #include "daemon/live.h"
+#include "daemon/live_bitmap.h"
 #include "daemon/record.h"
 #include "daemon/report.h"
 #include "engine/base/log.h"
@@ -116,6 +117,9 @@ static void handle_client(struct server *server, int client)
 		handle_detach(server, client, request);
 	} else if (!strcmp(cmd, "snapshot")) {
 		cow_control_send(client, cow_live_handle(server->device.image, request));
+		close(client);
+	} else if (!strcmp(cmd, "bitmap")) {
+		cow_live_bitmap_serve(server->device.image, request, client);
 		close(client);
 	} else {
 		cow_control_send(client, !strcmp(cmd, "status") ? status_reply(server) :

@@ -7,6 +7,8 @@
 #include <string.h>
 #include <time.h>
 
+#include "engine/bitmap.h"
+
 /* ---- values ---- */
 
 /* Bytes of a well-formed UTF-8 sequence that shows something; 0: none starts here. */
@@ -112,4 +114,29 @@ void cow_show_snapshots_text(struct json_object *list)
 	printf("%-9s %-16s %8s%20s%13s%11s\n", "ID", "TAG", "VM SIZE", "DATE", "VM CLOCK", "ICOUNT");
 	for (size_t i = 0; i < json_object_array_length(list); i++)
 		print_snapshot(json_object_array_get_idx(list, i));
+}
+
+struct json_object *cow_show_bitmaps(const struct cow_bitmap *list, uint32_t nr)
+{
+	struct json_object *array = json_object_new_array();
+	for (uint32_t i = 0; i < nr; i++) {
+		struct json_object *one = json_object_new_object();
+		cow_show_string(one, "name", list[i].name);
+		cow_show_u64(one, "granularity", 1ull << list[i].granularity_bits);
+		cow_show_string(one, "state", cow_bitmap_state(list[i].flags));
+		json_object_array_add(array, one);
+	}
+	return array;
+}
+
+/* The name last: it may be long. */
+void cow_show_bitmaps_text(struct json_object *list)
+{
+	if (json_object_array_length(list))
+		printf("%-11s %-12s %s\n", "GRANULARITY", "STATE", "NAME");
+	for (size_t i = 0; i < json_object_array_length(list); i++) {
+		struct json_object *one = json_object_array_get_idx(list, i);
+		printf("%-11" PRIu64 " %-12s %s\n", get_u64(one, "granularity"), get_string(one, "state"),
+		       get_string(one, "name"));
+	}
 }

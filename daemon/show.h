@@ -7,6 +7,7 @@
 #include <stdint.h>
 
 #include "engine/format.h"
+#include "engine/format_bitmap.h"
 
 /* Adds text from an image: bytes that are not printable ASCII or well-formed UTF-8 become '?'. */
 void cow_show_string(struct json_object *to, const char *key, const char *text);
@@ -19,5 +20,9 @@ void cow_show_bytes(uint64_t bytes, char out[32]);
 struct json_object *cow_show_snapshots(const struct cow_snapshot *list, uint32_t nr);
 /* The same array as a table on standard output. */
 void cow_show_snapshots_text(struct json_object *list);
+
+/* An array of "name", "granularity" and "state" (enabled, disabled, inconsistent). */
+struct json_object *cow_show_bitmaps(const struct cow_bitmap *list, uint32_t nr);
+void cow_show_bitmaps_text(struct json_object *list);
 
 #endif

@@ -48,3 +48,22 @@ int cow_target_image(const char *image, uint32_t *ids, int max)
 	free(real);
 	return nr < 0 ? nr : found;
 }
+
+bool cow_target_writer(const char *name, uint32_t *id)
+{
+	static uint32_t ids[COW_MAX_DEVICES];
+	if (cow_target_device(name, id))
+		return true;
+	int nr = cow_target_image(name, ids, COW_MAX_DEVICES);
+	for (int i = 0; i < nr; i++) {
+		struct cow_record record;
+		if (cow_record_read(ids[i], &record))
+			continue;
+		bool writer = !record.read_only;
+		cow_record_fini(&record);
+		*id = ids[i];
+		if (writer)
+			return true;
+	}
+	return false;
+}

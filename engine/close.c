@@ -96,7 +96,10 @@ static int last_used(struct cow_image *image, struct cow_loop *loop, uint64_t *e
 static int cut_file(struct cow_image *image, struct cow_loop *loop)
 {
 	uint64_t end, opened = image->alloc.opened_bytes;
-	if (image->file->block_device || image->alloc.file_bytes <= opened)
+	if (image->file->block_device)
+		return 0;
+	image->file->size_bytes = image->alloc.file_bytes; /* extended asynchronously so far */
+	if (image->alloc.file_bytes <= opened)
 		return 0;
 	int ret = last_used(image, loop, &end);
 	/* Refcounts past the end (a broken image) are none of our clusters; nor may the shift overflow. */
@@ -107,6 +110,15 @@ static int cut_file(struct cow_image *image, struct cow_loop *loop)
 		return 0;
 	ret = cow_loop_resize(loop, image->file, bytes);
 	return ret ? ret : cow_loop_sync(loop, image->file);
+}
+
+/* The image itself is closed soundly whether this works or not. */
+static void store_bitmaps(struct cow_image *image, struct cow_loop *loop)
+{
+	struct cow_error err = { 0 };
+	if (cow_tracking_store(&image->tracking, loop, image->file, &err))
+		cow_log(COW_LOG_ERR, "%s: its dirty bitmaps are inconsistent now: remove them, and make a full backup: %s",
+			image->path, err.text);
 }
 
 static int finish(struct cow_image *image, struct cow_loop *loop)
@@ -123,6 +135,8 @@ static int finish(struct cow_image *image, struct cow_loop *loop)
 		ret = cow_image_write_back(image, loop);
 	if (!ret)
 		ret = cut_file(image, loop);
+	if (!ret && !cow_image_is_failed(image))
+		store_bitmaps(image, loop);
 	return cow_image_is_failed(image) ? -EIO : ret;
 }
 

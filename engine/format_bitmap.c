@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "engine/base/be.h"
+#include "engine/dirty.h"
 
 #define ENTRY_BYTES 24u
 #define TYPE_DIRTY_TRACKING 1
@@ -57,10 +58,13 @@ static int load_entries(const uint8_t *dir, const struct cow_header *h, const st
 		const char *rule = left < ENTRY_BYTES ? "runs past the end of the directory" : broken_rule(p, h);
 		if (!rule && ENTRY_BYTES + (uint64_t)cow_load16_be(p + 18) > left)
 			rule = "runs past the end of the directory";
+		if (!rule && memchr(p + ENTRY_BYTES, 0, cow_load16_be(p + 18)))
+			rule = "its name holds a NUL byte";
 		if (rule)
 			return cow_error_set(err, -EINVAL, "bitmap directory entry %" PRIu32 " at offset %" PRIu64
 					     ": %s", i, ext->bitmap_directory_off + off, rule);
 		load_entry(p, &list[i]);
+		list[i].entry_off = off;
 		uint64_t bytes = (ENTRY_BYTES + (uint64_t)cow_load16_be(p + 18) + 7) & ~7ull;
 		off += bytes < left ? bytes : left;
 	}
@@ -85,4 +89,42 @@ int cow_bitmaps_decode(const uint8_t *dir, const struct cow_header *h, const str
 	else
 		*out = list;
 	return ret;
+}
+
+/* ---- encoding ---- */
+
+uint64_t cow_bitmap_entry_bytes(const struct cow_bitmap *b)
+{
+	return (ENTRY_BYTES + strlen(b->name) + 7) & ~7ull;
+}
+
+void cow_bitmap_encode(const struct cow_bitmap *b, uint8_t *buf)
+{
+	size_t name_bytes = strlen(b->name);
+	memset(buf, 0, cow_bitmap_entry_bytes(b));
+	cow_store64_be(buf, b->table_off);
+	cow_store32_be(buf + 8, b->table_entries);
+	cow_store32_be(buf + COW_BITMAP_FLAGS_OFF, b->flags);
+	buf[16] = TYPE_DIRTY_TRACKING;
+	buf[17] = b->granularity_bits;
+	cow_store16_be(buf + 18, (uint16_t)name_bytes);
+	memcpy(buf + ENTRY_BYTES, b->name, name_bytes);
+}
+
+/* ---- tables ---- */
+
+const char *cow_bitmap_table_fault(uint64_t entry, uint32_t cluster_bytes)
+{
+	uint64_t off = entry & COW_BITMAP_TABLE_OFFSET_MASK;
+	if (off & (cluster_bytes - 1))
+		return "is not cluster-aligned";
+	if ((entry & COW_BITMAP_TABLE_RESERVED) || (off && (entry & COW_BITMAP_TABLE_ALL_ONES)))
+		return "has reserved bits set";
+	return NULL;
+}
+
+uint64_t cow_bitmap_table_entries(const struct cow_header *h, unsigned granularity_bits)
+{
+	uint64_t bytes = cow_dirty_bytes(h->size_bytes, granularity_bits);
+	return (bytes >> h->cluster_bits) + !!(bytes & (cow_cluster_bytes(h) - 1));
 }

@@ -32,7 +32,14 @@ struct cow_bitmap {
 	uint32_t flags;
 	uint8_t granularity_bits; /* 9..31 */
 	char name[COW_MAX_BITMAP_NAME_BYTES + 1];
+	uint64_t entry_off; /* of its entry in the directory; set by decoding */
 };
+
+#define COW_BITMAP_MIN_GRANULARITY_BITS 9u
+#define COW_BITMAP_MAX_GRANULARITY_BITS 31u
+#define COW_MAX_BITMAPS 65535u
+#define COW_MAX_BITMAP_DIRECTORY_BYTES (1024ull * COW_MAX_BITMAPS)
+#define COW_BITMAP_FLAGS_OFF 12u /* in an entry; entries are 8-aligned, so a sector holds all of it */
 
 /*
  * Decode the nr_bitmaps entries of dir (ext->bitmap_directory_bytes long). *out: an array of nr_bitmaps, free() it.
@@ -40,5 +47,13 @@ struct cow_bitmap {
  */
 int cow_bitmaps_decode(const uint8_t *dir, const struct cow_header *h, const struct cow_extensions *ext,
 		       struct cow_bitmap **out, struct cow_error *err);
+
+/* Bytes that an encoded entry takes, padding included; and the encoding itself. */
+uint64_t cow_bitmap_entry_bytes(const struct cow_bitmap *b);
+void cow_bitmap_encode(const struct cow_bitmap *b, uint8_t *buf);
+/* Which rule an entry of a bitmap table breaks; NULL: none. */
+const char *cow_bitmap_table_fault(uint64_t entry, uint32_t cluster_bytes);
+/* Entries of the table of a bitmap for the whole disk. */
+uint64_t cow_bitmap_table_entries(const struct cow_header *h, unsigned granularity_bits);
 
 #endif

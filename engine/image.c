@@ -76,7 +76,8 @@ void cow_image_header_encode(struct cow_image *image, uint8_t sector[512])
 
 static uint64_t kept_autoclear(const struct cow_image *image)
 {
-	return image->g.data_file ? QCOW2_AUTOCLEAR_DATA_FILE_RAW : 0;
+	return (image->g.data_file ? QCOW2_AUTOCLEAR_DATA_FILE_RAW : 0) |
+	       (image->tracking.kept ? QCOW2_AUTOCLEAR_BITMAPS : 0);
 }
 
 /* Autoclear features that we do not keep true are switched off before anything is written. */
@@ -213,8 +214,22 @@ static int init_writing(struct cow_image *image, struct cow_chain *chain, struct
 	image->zeros = cow_buf_alloc(image->g.cluster_bytes);
 	if (!ret && !image->zeros)
 		ret = -ENOMEM;
-	atomic_store(&image->ready_for_write, !(h->autoclear & ~kept_autoclear(image)));
 	return ret;
+}
+
+/* The last thing of opening: it writes, and an image that is not opened after all must not be found in use. */
+static void start_tracking(struct cow_image *image, struct cow_loop *loop)
+{
+	const struct cow_extensions *ext = &image->ext;
+	const char *what = NULL;
+	if (ext->has_bitmaps)
+		what = cow_overlap(image, ext->bitmap_directory_off, ext->bitmap_directory_bytes);
+	if (what)
+		cow_log(COW_LOG_WARNING, "%s: its dirty bitmaps cannot be kept: their directory overlaps %s: the first write "
+			"makes them invalid", image->path, what);
+	else
+		cow_tracking_start(&image->tracking, loop, image->file);
+	atomic_store(&image->ready_for_write, !(image->header.autoclear & ~kept_autoclear(image)));
 }
 
 /* Length of the snapshot table, so that nothing is written over it. */
@@ -310,6 +325,8 @@ static int open_qcow2(struct cow_image *image, struct cow_chain *chain, const ch
 	publish_geometry(image);
 	if (!ret)
 		ret = cow_backing_open(image, chain, cluster, err);
+	if (!ret && image->writable)
+		start_tracking(image, chain->loop);
 out:
 	free(cluster);
 	return ret;
@@ -445,6 +462,7 @@ void cow_image_free(struct cow_image *image)
 	cow_overlap_fini(image);
 	cow_alloc_fini(image);
 	cow_quarantine_fini(&image->quarantine);
+	cow_tracking_fini(&image->tracking);
 	free(image->zeros);
 	free(image->left);
 	cow_crypt_key_free(image->key);

@@ -17,6 +17,7 @@
 #include "engine/overlap.h"
 #include "engine/quarantine.h"
 #include "engine/table.h"
+#include "engine/tracking.h"
 #include "engine/writeback.h"
 
 struct cow_image {
@@ -57,6 +58,9 @@ struct cow_image {
 	struct cow_quarantine quarantine;
 	struct cow_epoch epoch;
 	struct cow_freeze freeze;
+
+	/* changed by the control thread while nothing runs: at open, under a freeze */
+	struct cow_tracking tracking;    /* dirty bitmaps; writable images */
 
 	/* any thread */
 	atomic_bool failed;              /* sticky: no more writing */

@@ -162,7 +162,10 @@ enum cow_next cow_op_begin_write(struct cow_op *op)
 		cow_task_fail(&op->task, -EROFS);
 	else if (cow_image_is_failed(image))
 		cow_task_fail(&op->task, -EIO);
-	if (op->task.error || atomic_load_explicit(&image->ready_for_write, memory_order_acquire))
+	if (op->task.error)
+		return COW_AGAIN;
+	cow_tracking_mark(&image->tracking, op->off, op->end - op->off);
+	if (atomic_load_explicit(&image->ready_for_write, memory_order_acquire))
 		return COW_AGAIN;
 	if (op->prepared) { /* the pass is through */
 		atomic_store(&image->ready_for_write, true);

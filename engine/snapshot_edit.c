@@ -12,7 +12,11 @@
 #include "engine/format_load.h"
 
 /* Autoclear features that an edit keeps true: it moves tables and changes no guest data (apply has its own rule). */
-#define KEPT_AUTOCLEAR QCOW2_AUTOCLEAR_BITMAPS
+static uint64_t kept_autoclear(const struct cow_edit *e)
+{
+	bool data_file = e->header.incompatible & QCOW2_INCOMPAT_DATA_FILE;
+	return QCOW2_AUTOCLEAR_BITMAPS | (data_file ? QCOW2_AUTOCLEAR_DATA_FILE_RAW : 0);
+}
 
 int cow_edit_corrupt(struct cow_edit *e, uint64_t off, const char *rule)
 {
@@ -63,7 +67,7 @@ static int refuse(struct cow_edit *e)
 {
 	if (e->header.incompatible & QCOW2_INCOMPAT_CORRUPT)
 		return cow_error_set(e->err, -EROFS, "the image is marked corrupt: repair it with cowblk check --repair all");
-	if (e->header.incompatible & QCOW2_INCOMPAT_DATA_FILE)
+	if ((e->header.incompatible & QCOW2_INCOMPAT_DATA_FILE) && !e->any)
 		return cow_error_set(e->err, -ENOTSUP, "images with an external data file cannot have internal snapshots");
 	return 0;
 }
@@ -109,9 +113,9 @@ static int load_tables(struct cow_edit *e)
 /* Unknown autoclear features go before anything else is written, and for good. */
 static int clear_autoclear(struct cow_edit *e)
 {
-	if (!(e->header.autoclear & ~KEPT_AUTOCLEAR))
+	if (!(e->header.autoclear & ~kept_autoclear(e)))
 		return 0;
-	e->header.autoclear &= KEPT_AUTOCLEAR;
+	e->header.autoclear &= kept_autoclear(e);
 	cow_header_encode(&e->header, e->sector, sizeof(e->sector));
 	int ret = cow_loop_write(e->loop, e->file, 0, e->sector, sizeof(e->sector));
 	if (!ret)
@@ -139,16 +143,27 @@ static int open_edit(struct cow_edit *e)
 	return ret ? ret : clear_autoclear(e);
 }
 
-int cow_edit_open(struct cow_edit *e, struct cow_loop *loop, struct cow_file *file, struct cow_error *err)
+static int open_kind(struct cow_edit *e, struct cow_loop *loop, struct cow_file *file, bool any, struct cow_error *err)
 {
 	memset(e, 0, sizeof(*e));
 	e->loop = loop;
 	e->file = file;
 	e->err = err;
+	e->any = any;
 	int ret = open_edit(e);
 	if (ret)
 		cow_edit_close(e);
 	return ret;
+}
+
+int cow_edit_open(struct cow_edit *e, struct cow_loop *loop, struct cow_file *file, struct cow_error *err)
+{
+	return open_kind(e, loop, file, false, err);
+}
+
+int cow_edit_open_any(struct cow_edit *e, struct cow_loop *loop, struct cow_file *file, struct cow_error *err)
+{
+	return open_kind(e, loop, file, true, err);
 }
 
 /* What was appended in vain is cut off, as far as the host lets us. */

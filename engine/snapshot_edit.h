@@ -36,6 +36,7 @@ struct cow_edit {
 	struct cow_error *err;        /* where failures are told */
 	struct cow_geometry g;
 	struct cow_extensions ext;
+	bool any;                     /* an external data file is let through */
 	uint64_t opened_bytes;        /* the file's length then */
 	uint64_t max_clusters;        /* that the file can have */
 	uint8_t sector[512];          /* the header's, as it stands */
@@ -57,6 +58,8 @@ struct cow_edit {
 
 /* A dirty image is repaired first. Refuses what cannot be changed: the corrupt bit, an external data file. */
 int cow_edit_open(struct cow_edit *e, struct cow_loop *loop, struct cow_file *file, struct cow_error *err);
+/* The same for changes to which an external data file is no obstacle. */
+int cow_edit_open_any(struct cow_edit *e, struct cow_loop *loop, struct cow_file *file, struct cow_error *err);
 void cow_edit_close(struct cow_edit *e);
 
 /* Writes what has changed and switches the header. -ENOTRECOVERABLE: nobody knows which of the two images is on disk. */

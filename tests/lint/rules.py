@@ -17,7 +17,7 @@ FOLDERS = {
 }
 # In the engine, from the inside out. A module includes its own level's modules or lower ones; what is not named here is above.
 LEVELS = [
-    {"format", "format_bitmap", "geometry"},
+    {"format", "format_bitmap", "geometry", "dirty"},
     {"loop", "host", "task", "lock", "table", "map", "cache", "inflight", "epoch", "alloc", "refill", "release", "refcount",
      "quarantine", "writeback"},
 ]
