@@ -11,6 +11,7 @@
 #include "engine/check.h"
 #include "engine/crypt_open.h"
 #include "engine/format_load.h"
+#include "engine/inflated.h"
 #include "engine/map.h"
 #include "engine/snapshot_open.h"
 
@@ -380,6 +381,25 @@ static char *directory_of(char *path)
 	return path;
 }
 
+uint32_t cow_chain_cluster_bytes(const struct cow_image *image)
+{
+	uint32_t bytes = 0;
+	for (; image; image = image->backing)
+		if (!image->raw && image->g.cluster_bytes > bytes)
+			bytes = image->g.cluster_bytes;
+	return bytes;
+}
+
+static int init_inflated(struct cow_image **image, struct cow_error *err)
+{
+	(*image)->inflated = cow_inflated_new(cow_chain_cluster_bytes(*image));
+	if ((*image)->inflated)
+		return 0;
+	cow_image_free(*image);
+	*image = NULL;
+	return cow_error_set(err, -ENOMEM, "out of memory");
+}
+
 int cow_image_open(struct cow_host *host, struct cow_loop *loop, const char *path,
 		   const struct cow_open_options *options, struct cow_image **out, struct cow_error *err)
 {
@@ -394,7 +414,7 @@ int cow_image_open(struct cow_host *host, struct cow_loop *loop, const char *pat
 	ret = chain.top_dir ? cow_image_open_in_chain(&chain, real, false, true, out, err) : -ENOMEM;
 	free(chain.top_dir);
 	free(real);
-	return ret;
+	return ret ? ret : init_inflated(out, err);
 }
 
 /* ---- after a change of the file under a freeze ---- */
@@ -414,15 +434,6 @@ static int reload_table(struct cow_image *image, struct cow_loop *loop, struct c
 	return ret;
 }
 
-static void forget_unpacked(struct cow_image *image)
-{
-	cow_mutex_lock(&image->queues_lock);
-	for (unsigned i = 0; i < COW_MAX_QUEUES; i++)
-		if (image->queues[i])
-			cow_queue_forget_unpacked(image->queues[i]);
-	cow_mutex_unlock(&image->queues_lock);
-}
-
 int cow_image_reload(struct cow_image *image, struct cow_loop *loop, struct cow_error *err)
 {
 	struct cow_chain chain = { .loop = loop };
@@ -440,7 +451,7 @@ int cow_image_reload(struct cow_image *image, struct cow_loop *loop, struct cow_
 				   (uint64_t)h->reftable_clusters << h->cluster_bits >> 3);
 	cow_cache_drop_all(&image->l2);
 	cow_cache_drop_all(&image->refs);
-	forget_unpacked(image);
+	cow_inflated_drop_all(image->inflated);
 	cow_overlap_fini(image);
 	if (!ret)
 		ret = cow_overlap_init(image, err);
@@ -464,6 +475,7 @@ void cow_image_free(struct cow_image *image)
 	cow_quarantine_fini(&image->quarantine);
 	cow_tracking_fini(&image->tracking);
 	free(image->zeros);
+	cow_inflated_free(image->inflated);
 	free(image->left);
 	cow_crypt_key_free(image->key);
 	if (image->data && image->data != image->file)

@@ -41,6 +41,7 @@ struct cow_image {
 	struct cow_image *backing;       /* NULL: unallocated reads as zeros */
 	uint64_t backing_bytes;          /* highest guest offset at which the chain below may hold data */
 	uint8_t *zeros;                  /* cluster_bytes of zeros */
+	struct cow_inflated *inflated;   /* the chain's, in its top image */
 	uint64_t snapshots_bytes;        /* length of the snapshot table in the file */
 
 	/* header_lock */
@@ -99,8 +100,8 @@ void cow_image_header_encode(struct cow_image *image, uint8_t sector[512]);
 int cow_image_reload(struct cow_image *image, struct cow_loop *loop, struct cow_error *err);
 /* The release may have stopped halfway because its loop goes: it goes on on a queue's. queue.c */
 void cow_image_hand_over_release(struct cow_image *image);
-/* queue.c: what it keeps of an inflated cluster may be of another one by now. */
-void cow_queue_forget_unpacked(struct cow_queue *queue);
+/* The largest cluster of the chain: what an inflated cluster can take. */
+uint32_t cow_chain_cluster_bytes(const struct cow_image *image);
 /* One writeback pass, waited for. close.c */
 int cow_image_write_back(struct cow_image *image, struct cow_loop *loop);
 

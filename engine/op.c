@@ -199,22 +199,13 @@ static void give_back_hosts(struct cow_op *op)
 	cow_packer_put(op);
 }
 
-static void put_inflate(struct cow_op *op)
-{
-	struct cow_queue *queue = op->queue;
-	if (queue->inflate_owner != op)
-		return;
-	queue->inflate_owner = NULL;
-	cow_waitlist_wake(&queue->inflate_waiters, 0);
-}
-
 static void end(struct cow_task *task)
 {
 	struct cow_op *op = cow_op_of(task);
 	give_back_hosts(op);
 	cow_op_put_room(op);
 	cow_op_put_bounce(op);
-	put_inflate(op);
+	cow_op_end_read(op, &op->reader);
 	cow_inflight_drop(&cow_op_image(op)->inflight, &op->claim);
 	leave_epoch(op);
 	op->active = false;

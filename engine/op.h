@@ -17,6 +17,7 @@
 #include "engine/compress.h"
 #include "engine/crypt.h"
 #include "engine/image_impl.h"
+#include "engine/inflated.h"
 #include "engine/map.h"
 #include "engine/pack.h"
 #include "engine/source.h"
@@ -24,6 +25,7 @@
 #define COW_OP_PIECES 8u
 #define COW_BOUNCE_BYTES (128u << 10)
 #define COW_QUEUE_BOUNCES 16u
+#define COW_QUEUE_PACKED 4u
 
 /* A host I/O of an op. */
 struct cow_piece {
@@ -40,8 +42,9 @@ struct cow_piece {
 struct cow_reader {
 	uint64_t pos, end;   /* guest bytes */
 	uint8_t *buf;        /* where pos goes */
-	bool inflating;      /* the queue's inflate buffers are ours, the read is in flight */
 	struct cow_source source;
+	uint8_t *packed;     /* a compressed cluster on its way, into this buffer of the queue's; NULL: none */
+	struct cow_inflating inflating;
 };
 
 /*
@@ -119,13 +122,13 @@ struct cow_queue {
 	struct cow_waitlist bounce_waiters;
 	/* ciphers of the encrypted images of the chain, by their depth in it */
 	struct cow_crypt *crypts[COW_MAX_BACKING_DEPTH];
-	/* inflating: one cluster at a time, the last one is kept */
+	/* inflating: several clusters may be on their way from the host */
 	struct cow_inflate *inflate;
-	uint8_t *packed, *unpacked;
-	struct cow_op *inflate_owner;
-	struct cow_image *unpacked_image; /* what unpacked holds: (image, entry); NULL: nothing */
-	uint64_t unpacked_entry;
-	struct cow_waitlist inflate_waiters;
+	uint8_t *packed_memory;
+	uint8_t *packed[COW_QUEUE_PACKED];
+	unsigned nr_packed;
+	uint8_t *unpacked;       /* one cluster; changes places with those of image->inflated */
+	struct cow_waitlist packed_waiters;
 	/* compressing, with attach --compress */
 	struct cow_packer packer;
 	struct cow_waitlist packer_waiters;
@@ -164,6 +167,8 @@ void cow_op_put_bounce(struct cow_op *op);
 
 /* Read [reader->pos, reader->end): COW_AGAIN when all of it is in the buffer, else COW_WAIT. */
 enum cow_next cow_op_read(struct cow_op *op, struct cow_reader *reader);
+/* At the op's end, in case it failed on the way. */
+void cow_op_end_read(struct cow_op *op, struct cow_reader *reader);
 
 /*
  * Room in the quarantine for nr extents, to be had before a claim is taken and before mappings are looked at: COW_AGAIN: it is ours until

@@ -224,6 +224,10 @@ static enum cow_next written(struct cow_task *task)
 	if (task->pending)
 		return cow_task_wait_io(task);
 	cow_packer_put(op);
+	/* An equal entry may have stood for other content: see inflated.h. */
+	struct cow_image *image = cow_op_image(op);
+	cow_inflated_drop(image->inflated, image,
+			  cow_compressed_encode(op->packing.host, op->packing.bytes, image->g.cluster_bits));
 	return cow_task_goto(task, &step_publish);
 }
 

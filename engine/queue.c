@@ -7,27 +7,24 @@
 #include "engine/op.h"
 #include "engine/queue.h"
 
-/* The largest cluster of the chain: what an inflated cluster can take. */
-static uint32_t largest_cluster(const struct cow_image *image)
-{
-	uint32_t bytes = 0;
-	for (; image; image = image->backing)
-		if (!image->raw && image->g.cluster_bytes > bytes)
-			bytes = image->g.cluster_bytes;
-	return bytes;
-}
+/* Of compressed clusters on their way, where a cluster is not larger than that. */
+#define PACKED_BYTES (640u << 10)
 
 static int alloc_buffers(struct cow_queue *queue)
 {
-	uint32_t cluster = largest_cluster(queue->image);
+	uint32_t cluster = cow_chain_cluster_bytes(queue->image);
 	queue->bounce_memory = cow_buf_alloc(COW_QUEUE_BOUNCES * (size_t)COW_BOUNCE_BYTES);
 	/* A compressed cluster's length field reaches to twice the cluster; it starts anywhere in a sector. */
-	queue->packed = cow_buf_alloc(2 * (size_t)cluster + 1024);
+	size_t packed = 2 * (size_t)cluster + 1024;
+	queue->nr_packed = packed > PACKED_BYTES ? 1 : (unsigned)cow_min(PACKED_BYTES / packed, COW_QUEUE_PACKED);
+	queue->packed_memory = cow_buf_alloc(queue->nr_packed * packed);
 	queue->unpacked = cow_buf_alloc(cluster);
 	queue->inflate = cow_inflate_new();
 	queue->ops = calloc(queue->nr_ops + 1, sizeof(*queue->ops));
-	if (!queue->bounce_memory || !queue->packed || !queue->unpacked || !queue->inflate || !queue->ops)
+	if (!queue->bounce_memory || !queue->packed_memory || !queue->unpacked || !queue->inflate || !queue->ops)
 		return -ENOMEM;
+	for (unsigned i = 0; i < queue->nr_packed; i++)
+		queue->packed[i] = queue->packed_memory + i * packed;
 	for (unsigned i = 0; i < COW_QUEUE_BOUNCES; i++)
 		queue->bounces[i] = queue->bounce_memory + (size_t)i * COW_BOUNCE_BYTES;
 	queue->nr_bounces = COW_QUEUE_BOUNCES;
@@ -37,7 +34,7 @@ static int alloc_buffers(struct cow_queue *queue)
 static void free_buffers(struct cow_queue *queue)
 {
 	free(queue->bounce_memory);
-	free(queue->packed);
+	free(queue->packed_memory);
 	free(queue->unpacked);
 	free(queue->ops);
 	cow_inflate_free(queue->inflate);
@@ -84,7 +81,7 @@ int cow_queue_new(struct cow_image *image, struct cow_loop *loop, unsigned nr_op
 	queue->loop = loop;
 	queue->nr_ops = nr_ops;
 	cow_waitlist_init(&queue->bounce_waiters);
-	cow_waitlist_init(&queue->inflate_waiters);
+	cow_waitlist_init(&queue->packed_waiters);
 	cow_waitlist_init(&queue->packer_waiters);
 	int ret = alloc_buffers(queue);
 	if (!ret)
@@ -161,11 +158,6 @@ void cow_queue_free(struct cow_queue *queue)
 	free_buffers(queue);
 	if (image->writable)
 		cow_image_hand_over_release(image);
-}
-
-void cow_queue_forget_unpacked(struct cow_queue *queue)
-{
-	queue->unpacked_image = NULL;
 }
 
 static void start(struct cow_op *op, enum cow_op_kind kind, unsigned flags, uint64_t offset, uint64_t length,

@@ -14,42 +14,49 @@ static void advance(struct cow_reader *r, uint64_t bytes)
 
 /* ---- compressed clusters ---- */
 
-static bool unpacked_is(const struct cow_queue *queue, const struct cow_source *s)
+static void copy_out(struct cow_reader *r, const uint8_t *cluster)
 {
-	/* Who writes compressed clusters makes equal entries for other content. */
-	return !s->image->compress && queue->unpacked_image == s->image && queue->unpacked_entry == s->entry;
-}
-
-static void copy_out(struct cow_op *op, struct cow_reader *r)
-{
-	struct cow_queue *queue = op->queue;
-	memcpy(r->buf, queue->unpacked + r->source.in_cluster, r->source.bytes);
+	memcpy(r->buf, cluster + r->source.in_cluster, r->source.bytes);
 	advance(r, r->source.bytes);
-	queue->inflate_owner = NULL;
-	cow_waitlist_wake(&queue->inflate_waiters, 0);
 }
 
-static enum cow_next start_inflate(struct cow_op *op, struct cow_reader *r)
+static void put_packed(struct cow_queue *queue, struct cow_reader *r)
 {
-	struct cow_queue *queue = op->queue;
+	queue->packed[queue->nr_packed++] = r->packed;
+	r->packed = NULL;
+	cow_waitlist_wake(&queue->packed_waiters, 0);
+}
+
+static enum cow_next read_packed(struct cow_op *op, struct cow_reader *r, struct cow_piece *piece)
+{
 	struct cow_image *image = r->source.image;
-	if (queue->inflate_owner) {
-		cow_waitlist_park(&queue->inflate_waiters, &op->task);
-		return COW_WAIT;
-	}
-	queue->inflate_owner = op;
-	if (unpacked_is(queue, &r->source)) {
-		copy_out(op, r);
-		return COW_AGAIN;
-	}
 	struct cow_compressed c = cow_compressed_decode(r->source.entry, image->g.cluster_bits);
 	uint64_t start = cow_round_down(c.off, 512), end = cow_round_up(c.off + c.bytes, 512);
-	struct cow_piece *piece = cow_op_piece(op);
-	cow_assert(piece);
-	queue->unpacked_image = NULL;
-	r->inflating = true;
-	cow_op_submit_rw(op, piece, COW_IO_READ, image->file, start, queue->packed, end - start);
+	r->packed = op->queue->packed[--op->queue->nr_packed];
+	cow_op_submit_rw(op, piece, COW_IO_READ, image->file, start, r->packed, end - start);
 	return cow_task_wait_io(&op->task);
+}
+
+static enum cow_next start_inflate(struct cow_op *op, struct cow_reader *r, struct cow_piece *piece)
+{
+	struct cow_queue *queue = op->queue;
+	struct cow_inflated *cache = cow_op_image(op)->inflated;
+	struct cow_inflated_slot *slot;
+	switch (cow_inflated_ask(cache, r->source.image, r->source.entry, queue->nr_packed ? &r->inflating : NULL, &op->task,
+				 &slot)) {
+	case COW_INFLATED_HIT:
+		copy_out(r, slot->data);
+		cow_inflated_put(cache, slot);
+		return COW_AGAIN;
+	case COW_INFLATED_MINE:
+		return read_packed(op, r, piece);
+	case COW_INFLATED_MISS:
+		cow_waitlist_park(&queue->packed_waiters, &op->task);
+		return COW_WAIT;
+	case COW_INFLATED_PARKED:
+		break;
+	}
+	return COW_WAIT;
 }
 
 static enum cow_next finish_inflate(struct cow_op *op, struct cow_reader *r)
@@ -59,19 +66,26 @@ static enum cow_next finish_inflate(struct cow_op *op, struct cow_reader *r)
 	struct cow_compressed c = cow_compressed_decode(r->source.entry, image->g.cluster_bits);
 	if (op->task.pending)
 		return cow_task_wait_io(&op->task);
-	r->inflating = false;
-	int ret = cow_inflate_cluster(queue->inflate, image->g.compression_type, queue->packed + (c.off & 511),
-				      c.bytes, queue->unpacked, image->g.cluster_bytes);
+	int ret = cow_inflate_cluster(queue->inflate, image->g.compression_type, r->packed + (c.off & 511), c.bytes,
+				      queue->unpacked, image->g.cluster_bytes);
 	if (ret) {
 		cow_log(COW_LOG_ERR, "%s: compressed cluster at offset %llu cannot be decompressed", image->path,
 			(unsigned long long)c.off);
 		cow_task_fail(&op->task, ret);
 		return COW_AGAIN;
 	}
-	queue->unpacked_image = image;
-	queue->unpacked_entry = r->source.entry;
-	copy_out(op, r);
+	copy_out(r, queue->unpacked);
+	cow_inflated_done(cow_op_image(op)->inflated, &r->inflating, &queue->unpacked);
+	put_packed(queue, r);
 	return COW_AGAIN;
+}
+
+void cow_op_end_read(struct cow_op *op, struct cow_reader *r)
+{
+	if (!r->packed)
+		return;
+	cow_inflated_done(cow_op_image(op)->inflated, &r->inflating, NULL);
+	put_packed(op->queue, r);
 }
 
 /* ---- the reader ---- */
@@ -92,7 +106,7 @@ static enum cow_next read_run(struct cow_op *op, struct cow_reader *r)
 		cow_data_read(op, piece, s->image, s->host_off, r->pos, r->buf, s->bytes);
 		break;
 	case COW_SOURCE_COMPRESSED:
-		return start_inflate(op, r);
+		return start_inflate(op, r, piece);
 	}
 	advance(r, s->bytes);
 	return COW_AGAIN;
@@ -101,7 +115,7 @@ static enum cow_next read_run(struct cow_op *op, struct cow_reader *r)
 enum cow_next cow_op_read(struct cow_op *op, struct cow_reader *r)
 {
 	while (r->pos < r->end) {
-		enum cow_next next = r->inflating ? finish_inflate(op, r) : read_run(op, r);
+		enum cow_next next = r->packed ? finish_inflate(op, r) : read_run(op, r);
 		if (next != COW_AGAIN || op->task.error)
 			return next;
 	}

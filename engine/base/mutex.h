@@ -23,6 +23,7 @@ enum cow_lock_rank {
 	COW_RANK_HEADER = 9,     /* header fields */
 	COW_RANK_FREEZE = 10,    /* requests parked by a freeze */
 	COW_RANK_FAIL = 11,      /* the sticky failure's text */
+	COW_RANK_INFLATED = 12,  /* inflated clusters */
 };
 
 #if defined(__clang__)
