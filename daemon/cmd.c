@@ -12,12 +12,18 @@
 
 int cow_cmd_fail(const char *fmt, ...)
 {
+	char *text;
 	va_list ap;
-	fputs("cowblk: ", stderr);
 	va_start(ap, fmt);
-	vfprintf(stderr, fmt, ap);
+	int len = vasprintf(&text, fmt, ap);
 	va_end(ap);
-	fputc('\n', stderr);
+	if (len < 0)
+		return 1;
+	for (char *p = text; *p; p++) /* one line, whatever the name of a file holds */
+		if (iscntrl((unsigned char)*p))
+			*p = '?';
+	fprintf(stderr, "cowblk: %s\n", text);
+	free(text);
 	return 1;
 }
 

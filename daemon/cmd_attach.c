@@ -19,6 +19,7 @@
 #include "daemon/report.h"
 #include "daemon/secret.h"
 #include "daemon/server.h"
+#include "daemon/target.h"
 
 #define DEFAULT_DEPTH 64
 #define MAX_BACKING_ROOTS 64
@@ -288,20 +289,27 @@ static bool daemon_answers(uint32_t id)
 	return fd >= 0;
 }
 
-/* Only to say it better than the image lock can: which device has the image. */
-static bool attached_already(const char *image)
+/* One writer has the live disk for himself; snapshots do not change. */
+static bool clashes(const struct cow_record *theirs, const struct cow_device_config *ours)
 {
-	uint32_t ids[256];
-	int nr = cow_record_list(ids, 256);
+	bool we_write = ours->open.writable && !ours->temporary;
+	return !theirs->snapshot && !ours->open.snapshot && (we_write || cow_record_writes_image(theirs));
+}
+
+/* Only to say it better than the image lock can: which device has the image. */
+static bool attached_already(const char *image, const struct cow_device_config *ours)
+{
+	static uint32_t ids[COW_MAX_DEVICES];
+	int nr = cow_target_image(image, ids, COW_MAX_DEVICES);
 	bool found = false;
 	for (int i = 0; i < nr && !found; i++) {
 		struct cow_record record;
 		if (cow_record_read(ids[i], &record))
 			continue;
-		found = !strcmp(record.image, image) && daemon_answers(record.id);
+		found = clashes(&record, ours) && daemon_answers(record.id);
 		if (found)
-			cow_cmd_fail("%s: is attached as /dev/ublkb%u (process %d): `cowblk detach` it first", image,
-				     record.id, record.pid);
+			cow_cmd_fail("%s: is attached as /dev/ublkb%u (process %d): use that, or `cowblk detach` it first",
+				     image, record.id, record.pid);
 		cow_record_fini(&record);
 	}
 	return found;
@@ -334,7 +342,7 @@ int cow_cmd_attach(int argc, char **argv)
 	if (!image)
 		return cow_cmd_fail("%s: %s", attach.image, strerror(errno));
 	int status = 1;
-	if (attach.server.device.open.writable && !attach.server.device.temporary && attached_already(image))
+	if (attached_already(image, &attach.server.device))
 		goto free_image;
 	attach.server.image_path = attach.server.device.image_path = image;
 	cow_report_init();

@@ -27,7 +27,7 @@ struct detach {
 };
 
 static const struct argp_option options[] = {
-	{ "all", 'a', NULL, 0, "Detach every device", 0 },
+	{ "all", 'a', NULL, 0, "Detach every device; with IMAGEs: every device of theirs", 0 },
 	{ "force", 'f', NULL, 0, "Detach a device that is in use or cannot be flushed: its users get errors", 0 },
 	{ 0 },
 };
@@ -47,7 +47,7 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
 		detach->nr_targets = state->argc - state->next;
 		return 0;
 	case ARGP_KEY_END:
-		if (detach->all == (detach->nr_targets > 0))
+		if (!detach->all && !detach->nr_targets)
 			argp_error(state, "name devices or images, or say --all");
 		return 0;
 	default:
@@ -58,9 +58,10 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
 static const struct argp argp = {
 	.options = options,
 	.parser = parse_option,
-	.args_doc = "DEVICE|IMAGE...",
+	.args_doc = "DEVICE|IMAGE...\n--all [IMAGE...]",
 	.doc = "Flush and detach devices, named by path (/dev/ublkb0) or by their image.\v"
-	       "A device that is mounted or open is refused. The command returns when the image is closed.",
+	       "A device that is mounted or open is refused. The command returns when the image is closed. An image that "
+	       "several devices serve (read-only ones, snapshots) names none of them: name the device, or say --all.",
 };
 
 /* ---- a daemon that died ---- */
@@ -159,17 +160,45 @@ static int detach_id(uint32_t id, bool force)
 
 /* ---- names ---- */
 
-static int detach_target(const char *target, bool force)
+/* "/dev/ublkb0, /dev/ublkb3 (snapshot before)" */
+static void name_devices(const uint32_t *ids, int nr, char *text, size_t len)
+{
+	size_t n = 0;
+	for (int i = 0; i < nr && n < len; i++) {
+		struct cow_record record;
+		if (cow_record_read(ids[i], &record))
+			continue;
+		n += (size_t)snprintf(text + n, len - n, "%s/dev/ublkb%u", n ? ", " : "", ids[i]);
+		if (record.snapshot && n < len)
+			n += (size_t)snprintf(text + n, len - n, " (snapshot %s)", record.snapshot);
+		else if (record.temporary && n < len)
+			n += (size_t)snprintf(text + n, len - n, " (temporary)");
+		cow_record_fini(&record);
+	}
+}
+
+/* Guessing could take away the wrong one. */
+static int ambiguous(const char *image, const uint32_t *ids, int nr)
+{
+	char devices[512] = "";
+	name_devices(ids, nr, devices, sizeof(devices));
+	return cow_cmd_fail("%s: is attached more than once: %s: name the device, or detach them all with --all", image,
+			    devices);
+}
+
+static int detach_target(const char *target, const struct detach *detach)
 {
 	uint32_t id;
 	static uint32_t ids[COW_MAX_DEVICES];
 	if (cow_target_device(target, &id))
-		return detach_id(id, force);
+		return detach_id(id, detach->force);
 	int nr = cow_target_image(target, ids, COW_MAX_DEVICES), status = 0;
 	if (nr <= 0)
 		return cow_cmd_fail("%s: neither an attached image nor its device: see `cowblk list`", target);
+	if (nr > 1 && !detach->all)
+		return ambiguous(target, ids, nr);
 	for (int i = 0; i < nr; i++)
-		status |= detach_id(ids[i], force);
+		status |= detach_id(ids[i], detach->force);
 	return status;
 }
 
@@ -188,10 +217,10 @@ int cow_cmd_detach(int argc, char **argv)
 {
 	struct detach detach = { 0 };
 	argp_parse(&argp, argc, argv, 0, NULL, &detach);
-	if (detach.all)
+	if (!detach.nr_targets)
 		return detach_all(detach.force);
 	int status = 0;
 	for (int i = 0; i < detach.nr_targets; i++)
-		status |= detach_target(detach.targets[i], detach.force);
+		status |= detach_target(detach.targets[i], &detach);
 	return status;
 }

@@ -3,12 +3,14 @@
 #include <argp.h>
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "daemon/cmd.h"
 #include "daemon/control.h"
 #include "daemon/record.h"
+#include "daemon/show.h"
 
 #define MAX_DEVICES 4096
 #define STATUS_TIMEOUT_MS 2000
@@ -81,6 +83,19 @@ static const char *text_of(struct json_object *o, const char *key)
 	return json_object_object_get_ex(o, key, &v) ? json_object_get_string(v) : "-";
 }
 
+/* What is to be seen through it. */
+static void format_mode(struct json_object *o, char *text, size_t len)
+{
+	struct json_object *v;
+	if (json_object_object_get_ex(o, "snapshot", &v))
+		snprintf(text, len, "snapshot %s", json_object_get_string(v));
+	else if (json_object_object_get_ex(o, "temporary", &v) && json_object_get_boolean(v))
+		snprintf(text, len, "temporary");
+	else
+		snprintf(text, len, "%s", json_object_object_get_ex(o, "read-only", &v) && json_object_get_boolean(v) ?
+						   "read-only" : "writable");
+}
+
 static void format_size(uint64_t bytes, char *text, size_t len)
 {
 	static const char *const units[] = { "B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB" };
@@ -93,16 +108,20 @@ static void format_size(uint64_t bytes, char *text, size_t len)
 
 static void print_row(struct json_object *o)
 {
-	char size[32];
+	char size[32], mode[300];
 	struct json_object *v;
 	format_size(json_object_object_get_ex(o, "size", &v) ? json_object_get_uint64(v) : 0, size, sizeof(size));
-	printf("%-14s %-32s %10s %-8s %6s %7s\n", text_of(o, "device"), text_of(o, "image"), size,
-	       text_of(o, "state"), text_of(o, "queues"), text_of(o, "pid"));
+	format_mode(o, mode, sizeof(mode));
+	char *image = cow_show_clean(text_of(o, "image")), *clean_mode = cow_show_clean(mode);
+	printf("%-14s %-32s %10s %-8s %6s %7s  %s\n", text_of(o, "device"), image, size, text_of(o, "state"),
+	       text_of(o, "queues"), text_of(o, "pid"), clean_mode);
+	free(image);
+	free(clean_mode);
 }
 
 static void print_table(struct json_object *all)
 {
-	printf("%-14s %-32s %10s %-8s %6s %7s\n", "DEVICE", "IMAGE", "SIZE", "STATE", "QUEUES", "PID");
+	printf("%-14s %-32s %10s %-8s %6s %7s  %s\n", "DEVICE", "IMAGE", "SIZE", "STATE", "QUEUES", "PID", "MODE");
 	for (size_t i = 0; i < json_object_array_length(all); i++)
 		print_row(json_object_array_get_idx(all, i));
 }

@@ -93,7 +93,11 @@ static int delete(const struct arguments *a, struct cow_loop *loop, struct cow_e
 static int list(const struct arguments *a, struct cow_loop *loop, struct cow_error *err)
 {
 	struct cow_info info;
-	int ret = cow_info_load(cow_host_system(), loop, a->image, &info, err);
+	struct cow_record record = { 0 };
+	uint32_t id;
+	bool attached = cow_target_device(a->image, &id) && !cow_record_read(id, &record);
+	int ret = cow_info_load(cow_host_system(), loop, attached ? record.image : a->image, &info, err);
+	cow_record_fini(&record);
 	if (ret)
 		return ret;
 	struct json_object *snapshots = cow_show_snapshots(info.snapshots, info.header.nr_snapshots);

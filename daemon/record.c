@@ -34,6 +34,9 @@ struct json_object *cow_record_to_json(const struct cow_record *record)
 	json_object_object_add(o, "image", json_object_new_string(record->image));
 	json_object_object_add(o, "size", json_object_new_uint64(record->size_bytes));
 	json_object_object_add(o, "read-only", json_object_new_boolean(record->read_only));
+	json_object_object_add(o, "temporary", json_object_new_boolean(record->temporary));
+	if (record->snapshot)
+		json_object_object_add(o, "snapshot", json_object_new_string(record->snapshot));
 	json_object_object_add(o, "queues", json_object_new_int64(record->queues));
 	json_object_object_add(o, "depth", json_object_new_int64(record->depth));
 	json_object_object_add(o, "pid", json_object_new_int64(record->pid));
@@ -47,9 +50,15 @@ static uint64_t get_number(struct json_object *o, const char *key)
 	return json_object_object_get_ex(o, key, &v) ? json_object_get_uint64(v) : 0;
 }
 
+static bool get_bool(struct json_object *o, const char *key)
+{
+	struct json_object *v;
+	return json_object_object_get_ex(o, key, &v) && json_object_get_boolean(v);
+}
+
 static int from_json(struct json_object *o, struct cow_record *record)
 {
-	struct json_object *image, *read_only;
+	struct json_object *image, *snapshot;
 	if (!json_object_object_get_ex(o, "image", &image) || !json_object_is_type(image, json_type_string))
 		return -EINVAL;
 	memset(record, 0, sizeof(*record));
@@ -59,9 +68,11 @@ static int from_json(struct json_object *o, struct cow_record *record)
 	record->depth = (unsigned)get_number(o, "depth");
 	record->pid = (pid_t)get_number(o, "pid");
 	record->cookie = get_number(o, "cookie");
-	if (json_object_object_get_ex(o, "read-only", &read_only))
-		record->read_only = json_object_get_boolean(read_only);
+	record->read_only = get_bool(o, "read-only");
+	record->temporary = get_bool(o, "temporary");
 	record->image = strdup(json_object_get_string(image));
+	if (record->image && json_object_object_get_ex(o, "snapshot", &snapshot))
+		record->snapshot = strdup(json_object_get_string(snapshot));
 	return record->image ? 0 : -ENOMEM;
 }
 
@@ -113,10 +124,16 @@ int cow_record_read(uint32_t id, struct cow_record *record)
 	return ret;
 }
 
+bool cow_record_writes_image(const struct cow_record *record)
+{
+	return !record->read_only && !record->temporary;
+}
+
 void cow_record_fini(struct cow_record *record)
 {
 	free(record->image);
-	record->image = NULL;
+	free(record->snapshot);
+	record->image = record->snapshot = NULL;
 }
 
 void cow_record_remove(uint32_t id)

@@ -18,10 +18,15 @@ struct cow_record {
 	char *image; /* absolute, owned */
 	uint64_t size_bytes;
 	bool read_only;
+	bool temporary;      /* what is written is thrown away: the image is only read */
+	char *snapshot;      /* which one it serves, as it was asked for; NULL: the live disk; owned */
 	unsigned queues, depth;
 	pid_t pid;
 	uint64_t cookie; /* of the kernel's device, cow_device.cookie: ids are used again */
 };
+
+/* Is the image itself written, through this device? */
+bool cow_record_writes_image(const struct cow_record *record);
 
 /* "/run/cowblk/ublkbN.SUFFIX" */
 void cow_record_path(uint32_t id, const char *suffix, char *path, size_t len);

@@ -58,6 +58,8 @@ static void fill_record(struct server *server)
 		.image = (char *)(uintptr_t)server->config->image_path,
 		.size_bytes = dev->geometry.size_bytes,
 		.read_only = !dev->geometry.writable,
+		.temporary = server->config->device.temporary,
+		.snapshot = (char *)(uintptr_t)server->config->device.open.snapshot,
 		.queues = dev->nr_queues,
 		.depth = dev->depth,
 		.pid = getpid(),

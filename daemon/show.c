@@ -27,7 +27,7 @@ static unsigned utf8_bytes(const unsigned char *p)
 	return n;
 }
 
-void cow_show_string(struct json_object *to, const char *key, const char *text)
+char *cow_show_clean(const char *text)
 {
 	char *clean = strdup(text);
 	if (!clean)
@@ -38,6 +38,12 @@ void cow_show_string(struct json_object *to, const char *key, const char *text)
 			*p = '?';
 		p += n ? n : 1;
 	}
+	return clean;
+}
+
+void cow_show_string(struct json_object *to, const char *key, const char *text)
+{
+	char *clean = cow_show_clean(text);
 	json_object_object_add(to, key, json_object_new_string(clean));
 	free(clean);
 }

@@ -9,6 +9,9 @@
 #include "engine/format.h"
 #include "engine/format_bitmap.h"
 
+/* A copy of a text from outside, fit for a terminal: bytes that are not printable ASCII or well-formed UTF-8 become '?'. */
+char *cow_show_clean(const char *text);
+
 /* Adds text from an image: bytes that are not printable ASCII or well-formed UTF-8 become '?'. */
 void cow_show_string(struct json_object *to, const char *key, const char *text);
 void cow_show_u64(struct json_object *to, const char *key, uint64_t value);

@@ -59,7 +59,7 @@ bool cow_target_writer(const char *name, uint32_t *id)
 		struct cow_record record;
 		if (cow_record_read(ids[i], &record))
 			continue;
-		bool writer = !record.read_only;
+		bool writer = cow_record_writes_image(&record);
 		cow_record_fini(&record);
 		*id = ids[i];
 		if (writer)

@@ -5,28 +5,52 @@
 #include <stdio.h>
 #include <string.h>
 
+/* Paths of 4096 bytes, and what is said of them. */
+#define LONGEST 9216u
+
+/* One line whatever a path holds; of one that is too long the middle goes: the reason stands at the end. */
+static void store(struct cow_error *err, char *full)
+{
+	static const char gap[] = " ... ";
+	const size_t size = sizeof(err->text), head = size / 4, len = strlen(full);
+	for (char *p = full; *p; p++)
+		if ((unsigned char)*p < ' ' || *p == 0x7f)
+			*p = '?';
+	if (len < size) {
+		memcpy(err->text, full, len + 1);
+		return;
+	}
+	size_t tail = size - 1 - head - strlen(gap);
+	memcpy(err->text, full, head);
+	memcpy(err->text + head, gap, strlen(gap));
+	memcpy(err->text + head + strlen(gap), full + len - tail, tail + 1);
+}
+
 int cow_error_set(struct cow_error *err, int code, const char *fmt, ...)
 {
+	char full[LONGEST];
 	if (!err || err->code)
 		return code;
 	err->code = code;
 	va_list ap;
 	va_start(ap, fmt);
-	vsnprintf(err->text, sizeof(err->text), fmt, ap);
+	vsnprintf(full, sizeof(full), fmt, ap);
 	va_end(ap);
+	store(err, full);
 	return code;
 }
 
 void cow_error_prefix(struct cow_error *err, const char *fmt, ...)
 {
+	char full[LONGEST];
 	if (!err || !err->code)
 		return;
-	char old[sizeof(err->text)];
-	memcpy(old, err->text, sizeof(old));
 	va_list ap;
 	va_start(ap, fmt);
-	int n = vsnprintf(err->text, sizeof(err->text), fmt, ap);
+	int n = vsnprintf(full, sizeof(full), fmt, ap);
 	va_end(ap);
-	if (n >= 0 && (size_t)n < sizeof(err->text))
-		snprintf(err->text + n, sizeof(err->text) - (size_t)n, ": %s", old);
+	if (n < 0 || (size_t)n >= sizeof(full))
+		return;
+	snprintf(full + n, sizeof(full) - (size_t)n, ": %s", err->text);
+	store(err, full);
 }

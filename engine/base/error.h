@@ -8,7 +8,7 @@
 
 struct cow_error {
 	int code;       /* -errno, 0 when no error was set */
-	char text[512]; /* one line, no newline, no program name */
+	char text[512]; /* one line: control characters are shown as ?, the middle of what is too long as ... */
 };
 
 /*

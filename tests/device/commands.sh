@@ -7,6 +7,9 @@
 attach a a.qcow2 --id 5
 [ "$a" = /dev/ublkb5 ] || fail "--id 5 gave $a"
 attach b b.qcow2 --queues 1 --depth 16
+must_fail 'attached as /dev/ublkb5' "$cowblk" attach a.qcow2
+ln a.qcow2 other-name.qcow2
+must_fail 'attached as /dev/ublkb5' "$cowblk" attach other-name.qcow2
 [ "$("$cowblk" list | wc -l)" = 3 ] || fail "list does not show two devices: $("$cowblk" list)"
 "$cowblk" list --json | grep -q '"image": "'"$PWD"'/b.qcow2"' || fail "list --json has no b.qcow2"
 "$cowblk" create c.qcow2 1M

@@ -16,8 +16,15 @@ id=$("$cowblk" snapshot create disk.qcow2 before) || fail "snapshot create"
 must_fail 'read-only' "$cowblk" attach --snapshot before disk.qcow2
 must_fail 'no snapshot' "$cowblk" attach --read-only --snapshot other disk.qcow2
 
-attach live disk.qcow2
 attach old disk.qcow2 --read-only --snapshot before
+attach live disk.qcow2
+must_fail 'is attached as '"$live" "$cowblk" attach disk.qcow2
+must_fail 'is attached as '"$live" "$cowblk" attach --read-only disk.qcow2
+"$cowblk" list | grep -qE "^$old .* snapshot before$" || fail "list does not show the snapshot: $("$cowblk" list)"
+"$cowblk" list | grep -qE "^$live .* writable$" || fail "list does not show who writes: $("$cowblk" list)"
+"$cowblk" list --json | grep -q '"snapshot": "before"' || fail "list --json does not show the snapshot: $("$cowblk" list --json)"
+must_fail "more than once: ($live|$old \(snapshot before\)), ($live|$old \(snapshot before\)): name the device" "$cowblk" detach disk.qcow2
+[ -b "$live" ] && [ -b "$old" ] || fail "an image with two devices was detached by its name"
 [ "$(blockdev --getro "$old")" = 1 ] || fail "$old is writable"
 mount_on "$live" mnt
 rm -rf mnt/*
@@ -33,9 +40,19 @@ umount mnt
 detach "$live"
 must_fail 'is attached' "$cowblk" snapshot delete disk.qcow2 before
 "$cowblk" snapshot create disk.qcow2 now >/dev/null || fail "create beside the snapshot's reader"
+attach another disk.qcow2
+"$cowblk" snapshot create disk.qcow2 third >/dev/null || fail "create through the live device, which is not the only one"
+"$cowblk" snapshot list "$another" | grep -q third || fail "list by the device's name"
+"$cowblk" snapshot delete "$another" third || fail "delete by the device's name"
+detach "$another"
 blockdev --flushbufs "$old"
 cmp "$old" content || fail "another snapshot changed this one"
 detach "$old"
+check_clean disk.qcow2
+attach old disk.qcow2 --read-only --snapshot before
+attach live disk.qcow2
+"$cowblk" detach --all disk.qcow2 || fail "detach --all IMAGE"
+[ ! -b "$live" ] && [ ! -b "$old" ] || fail "detach --all IMAGE left a device"
 check_clean disk.qcow2
 "$cowblk" snapshot apply disk.qcow2 before || fail "snapshot apply"
 qemu-img compare -q -f qcow2 -F raw disk.qcow2 content || fail "not what it was then"
