@@ -12,6 +12,7 @@
 #include <time.h>
 
 #include "daemon/live.h"
+#include "daemon/record.h"
 #include "daemon/show.h"
 #include "daemon/target.h"
 #include "engine/info.h"
