@@ -39,6 +39,7 @@ struct sim_file {
 	struct sim_change *head, **tail;
 	unsigned readers, writers; /* open handles */
 	bool in_doubt;             /* a sync failed */
+	bool fixed;                /* a block device: its size does not change */
 };
 
 struct sim_disk {

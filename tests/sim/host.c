@@ -39,7 +39,7 @@ static int find_or_create(struct sim_world *world, const char *path, unsigned fl
 	*out = sim_disk_find(&world->disk, path);
 	if (!*out && !(flags & COW_OPEN_CREATE))
 		return -ENOENT;
-	if (*out && (flags & COW_OPEN_CREATE) && !(flags & COW_OPEN_TRUNCATE))
+	if (*out && (flags & COW_OPEN_CREATE) && !(flags & COW_OPEN_TRUNCATE) && !(*out)->fixed)
 		return -EEXIST;
 	if (!*out)
 		*out = sim_disk_create(&world->disk, path);
@@ -63,7 +63,7 @@ static int host_open(struct cow_host *host, const char *path, unsigned flags, st
 		free(h);
 		return cow_error_set(err, ret, "%s: image is in use by the simulator", path);
 	}
-	if ((flags & COW_OPEN_TRUNCATE) && file->now.size_bytes)
+	if ((flags & COW_OPEN_TRUNCATE) && file->now.size_bytes && !file->fixed)
 		sim_file_resize(file, 0, NULL);
 	h->base.host = host;
 	h->base.path = strdup(path);
@@ -72,6 +72,7 @@ static int host_open(struct cow_host *host, const char *path, unsigned flags, st
 	h->base.size_bytes = file->now.size_bytes;
 	h->base.direct = !(flags & COW_OPEN_BUFFERED);
 	h->base.can_punch = h->base.writable;
+	h->base.block_device = file->fixed;
 	*out = &h->base;
 	return 0;
 }

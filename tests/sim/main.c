@@ -98,7 +98,7 @@ static int run_seed(const struct arguments *a, uint64_t seed, struct sim_stats *
 	struct sim_script script;
 	struct sim_stats stats = { 0 };
 	sim_script_make(&script, seed, &a->plan);
-	if (!sim_have_qemu()) /* such a seed means another run then */
+	if (script.config.prepared && !sim_have_qemu()) /* such a seed means another run then */
 		script.config.prepared = script.config.ext_l2 = SIM_PREPARED_NO;
 	int status = 0;
 	if (a->print)
@@ -148,12 +148,12 @@ static int run_seeds(const struct arguments *a)
 	}
 	printf("cow_sim: %llu runs from seed %llu, %llu failed; %llu requests (%llu failed as they had to), %llu host "
 	       "operations, %llu power losses, %llu kills, %llu clean closes, %llu errors and %llu ENOSPC put in, %llu leak "
-	       "repairs, %llu refcount tables outgrown, %llu snapshot commands, %llu cut off, %llu s\n",
+	       "repairs, %llu refcount tables outgrown, %llu snapshot commands, %llu live ones, %llu cut off, %llu s\n",
 	       (unsigned long long)done, (unsigned long long)a->seed, (unsigned long long)failed,
 	       (unsigned long long)sum.ops, (unsigned long long)sum.failed_ops, (unsigned long long)sum.events,
 	       (unsigned long long)sum.crashes, (unsigned long long)sum.kills, (unsigned long long)sum.reopens,
 	       (unsigned long long)sum.injected, (unsigned long long)sum.full, (unsigned long long)sum.repairs,
-	       (unsigned long long)sum.growths, (unsigned long long)sum.snapshots,
+	       (unsigned long long)sum.growths, (unsigned long long)sum.snapshots, (unsigned long long)sum.live,
 	       (unsigned long long)sum.snapshots_lost, (unsigned long long)(now_seconds() - start));
 	return failed ? 1 : 0;
 }

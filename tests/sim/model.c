@@ -77,6 +77,17 @@ void sim_model_set(struct sim_model *m, uint64_t sector, uint64_t id)
 	v->sure = true;
 }
 
+void sim_model_set_any(struct sim_model *m, uint64_t sector, const uint64_t *ids, unsigned nr)
+{
+	struct sim_cell *cell = &m->cells[sector];
+	cell->nr = 0;
+	for (unsigned i = 0; i < nr; i++) {
+		struct sim_version *v = add_version(cell, ids[i], 0);
+		v->end = 0;
+		v->sure = nr == 1;
+	}
+}
+
 void sim_model_init(struct sim_model *m, uint64_t nr_sectors)
 {
 	memset(m, 0, sizeof(*m));

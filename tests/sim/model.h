@@ -47,6 +47,8 @@ void sim_model_init(struct sim_model *m, uint64_t nr_sectors);
 void sim_model_fini(struct sim_model *m);
 /* The sector holds exactly this, durably. */
 void sim_model_set(struct sim_model *m, uint64_t sector, uint64_t id);
+/* One of these, durably. */
+void sim_model_set_any(struct sim_model *m, uint64_t sector, const uint64_t *ids, unsigned nr);
 
 uint64_t sim_model_tick(struct sim_model *m);
 /* A request that writes id; returns its start, which names it at the end. */

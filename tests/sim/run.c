@@ -9,6 +9,8 @@
 #include "engine/base/assert.h"
 #include "engine/base/be.h"
 #include "engine/base/log.h"
+#include "tests/sim/keys.h"
+#include "tests/sim/live.h"
 #include "tests/sim/snapshot.h"
 
 static struct sim_run *current; /* for sim_fail() */
@@ -113,11 +115,15 @@ static void recover(struct sim_run *run)
 		clear_faults(run);
 		start_faults(run);
 		run->world.faults.permille = 0;
+		/* What a killed process has switched counts from when the next one has opened the image. */
+		if (!was_power && run->live.in_doubt)
+			first = false;
 		if (first && sim_chance(&run->random, 25)) {
 			run->world.power_off_at = run->world.events + 1 + sim_below(&run->random, 40);
 			run->world.crash_kind = SIM_CRASH_POWER;
 		}
 		first = false;
+		sim_live_resolve(run);
 		sim_image_check(run, false);
 		if (!run->world.powered_off && sim_image_open(run) == 0) {
 			sim_guest_verify(run);
@@ -169,13 +175,15 @@ static void reopen(struct sim_run *run, const struct sim_action *a)
 	world->power_off_sync = 0;
 	world->power_off_header = 0;
 	clear_faults(run);
-	if (sim_disk_in_doubt(&world->disk) || sim_chance(&run->random, 50)) { /* what a clean close left must stand by itself */
+	if (sim_disk_in_doubt(&world->disk) || run->live.in_doubt || sim_chance(&run->random, 50)) {
+		/* what a clean close left must stand by itself */
 		world->crash_kind = SIM_CRASH_POWER;
 		sim_world_power_off(world);
 		sim_world_power_on(world);
 	}
 	start_faults(run);
 	world->faults.permille = 0;
+	sim_live_resolve(run);
 	sim_image_check(run, !excused);
 	if (sim_image_open(run))
 		sim_fail("cannot reopen");
@@ -187,7 +195,8 @@ static void reopen(struct sim_run *run, const struct sim_action *a)
 static void snapshot(struct sim_run *run, const struct sim_action *a)
 {
 	reopen(run, &(struct sim_action){ .kind = SIM_REOPEN });
-	if (run->world.powered_off || cow_image_failure(run->image))
+	bool impossible = run->script->config.data_file;
+	if (impossible || run->world.powered_off || cow_image_failure(run->image))
 		return;
 	clear_faults(run);
 	sim_image_close(run);
@@ -244,6 +253,9 @@ static void act(struct sim_run *run, const struct sim_action *a)
 	case SIM_SNAPSHOT:
 		snapshot(run, a);
 		break;
+	case SIM_LIVE:
+		sim_live_command(run, a);
+		break;
 	case SIM_DRAIN:
 		drain(run);
 		break;
@@ -282,12 +294,20 @@ static void power_off_hook(struct sim_world *world)
 	sim_guest_abandon(run);
 }
 
+static void step_hook(struct sim_world *world)
+{
+	if (current)
+		sim_live_step(current);
+}
+
 static void setup(struct sim_run *run, const struct sim_script *script, bool trace)
 {
 	const struct sim_config *c = &script->config;
 	run->script = script;
 	sim_world_init(&run->world, c->seed);
 	run->world.on_power_off = power_off_hook;
+	run->world.on_step = step_hook;
+	run->secret = sim_keys_secret();
 	run->random.state = sim_mix(c->seed);
 	run->control = sim_loop_new(&run->world);
 	for (unsigned q = 0; q < c->queues; q++)
@@ -316,6 +336,7 @@ static void finish(struct sim_run *run, struct sim_stats *stats)
 	*stats = run->stats;
 	free(run->snapshot);
 	sim_snapshots_fini(run);
+	cow_secret_free(run->secret);
 	sim_model_fini(&run->model);
 	sim_world_fini(&run->world);
 }

@@ -6,6 +6,7 @@
 #include "engine/image.h"
 #include "tests/sim/model.h"
 #include "tests/sim/script.h"
+#include "tests/sim/shot.h"
 #include "tests/sim/world.h"
 
 #define SIM_MAX_QUEUES 6
@@ -23,6 +24,7 @@ struct sim_op {
 };
 
 struct sim_stats {
+	uint64_t live;
 	uint64_t snapshots, snapshots_lost; /* commands that took effect; that power was lost in */
 	uint64_t ops, crashes, kills, reopens, failed_ops, injected, full, events, repairs, growths;
 };
@@ -30,7 +32,19 @@ struct sim_stats {
 /* A snapshot made during the run. */
 struct sim_taken {
 	char name[16];
-	uint64_t *ids; /* what every sector of it holds */
+	struct sim_shot *shot;
+};
+
+/* A snapshot command under way, or cut off by the loss of power. */
+struct sim_command {
+	unsigned what;         /* enum sim_snapshot_what */
+	unsigned idx;          /* of the snapshot in run->taken */
+	char name[16];
+	int result;
+	struct cow_error err;
+	uint64_t begun;        /* model clock */
+	struct sim_shot *shot; /* CREATE: what it holds if it comes to be */
+	bool in_doubt;         /* live: only the disk knows whether it took effect */
 };
 
 struct sim_run {
@@ -50,6 +64,9 @@ struct sim_run {
 	uint32_t reftable_clusters; /* as last seen */
 	struct sim_taken taken[SIM_MAX_TAKEN];
 	unsigned nr_taken;
+	struct sim_command live;   /* the last command under a freeze */
+	bool frozen;               /* it runs */
+	struct cow_secret *secret; /* opens whatever of the chain is encrypted */
 	unsigned action_idx;
 	bool seen_power_off;
 	struct sim_stats stats;
@@ -65,11 +82,17 @@ void sim_guest_check_hang(struct sim_run *run);
 void sim_guest_verify(struct sim_run *run); /* reads everything */
 /* Power was lost: what is in flight is judged no more. */
 void sim_guest_abandon(struct sim_run *run);
+/* There is room for the action on its queue right now. */
+bool sim_guest_has_room(const struct sim_run *run, const struct sim_action *action);
 /* True if a request may fail: something was put in its way since the image was opened. */
 bool sim_guest_excused(const struct sim_run *run);
 
-/* image.c */
+/* make.c */
 void sim_image_create(struct sim_run *run);
+
+/* image.c */
+/* Passphrases, for every opening of the image. */
+void sim_image_keys(const struct sim_run *run, struct cow_open_options *options);
 int sim_image_open(struct sim_run *run);
 void sim_image_close(struct sim_run *run);
 void sim_image_check(struct sim_run *run, bool clean);

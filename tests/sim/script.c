@@ -93,6 +93,57 @@ static void make_config(struct sim_config *c, struct sim_random *r, const struct
 	c->permille = plan->faults && sim_chance(r, 10) ? 1 + sim_below(r, 30) : 0;
 }
 
+/* The base below: a chain of three, made of what the top image may be made of. */
+static void mix_base(struct sim_config *c, struct sim_random *r)
+{
+	static const uint8_t bits[] = { 9, 12, 12, 14, 16, 16 };
+	if (c->backing != SIM_BACKING_QCOW2)
+		return;
+	c->base_bits = bits[sim_below(r, sizeof(bits))];
+	c->base_pack = sim_below(r, 3);
+	c->base_ext_l2 = c->base_bits >= 14 && sim_chance(r, 40);
+	c->base_encrypt = !c->base_pack && sim_chance(r, 30) ? 1 + sim_below(r, 2) : SIM_ENCRYPT_NO;
+	c->base_snapshot = sim_chance(r, 40);
+	if (sim_chance(r, 50))
+		c->deep_bytes = SECTOR * (1 + sim_below(r, c->backing_bytes / SECTOR * 3 / 2));
+}
+
+static void mix_encryption(struct sim_config *c, struct sim_random *r)
+{
+	if (!sim_chance(r, 40))
+		return;
+	c->encrypt = 1 + sim_below(r, 3);
+	if (c->version == 2 && c->encrypt != SIM_ENCRYPT_LEGACY)
+		c->encrypt = SIM_ENCRYPT_LEGACY;
+}
+
+static void mix_data_file(struct sim_config *c, struct sim_random *r)
+{
+	if (c->version == 2 || !sim_chance(r, 25))
+		return;
+	bool may_be_raw = c->backing == SIM_BACKING_NONE && !c->encrypt;
+	c->data_file = may_be_raw && sim_chance(r, 50) ? SIM_DATA_RAW : SIM_DATA_OUTSIDE;
+}
+
+/* What was added later comes from numbers of its own, so that the seeds without it mean what they always meant. */
+static void mix_config(struct sim_config *c, struct sim_random *r)
+{
+	if (sim_chance(r, 40))
+		return;
+	mix_base(c, r);
+	if (!c->prepared) {
+		mix_encryption(c, r);
+		mix_data_file(c, r);
+		c->ext_l2 = c->version == 3 && c->cluster_bits >= 14 && sim_chance(r, 40);
+		c->zstd = c->version == 3 && sim_chance(r, 30);
+		c->block_device = c->data_file != SIM_DATA_RAW && c->size_bytes <= 8u << 20 && sim_chance(r, 15);
+	}
+	if (c->encrypt || c->data_file)
+		c->compress = 0;
+	if (!c->data_file && sim_chance(r, 70))
+		c->live = 20 + sim_below(r, 100);
+}
+
 static bool is_growing(const struct sim_config *c)
 {
 	return c->cluster_bits == 9 && c->refcount_bits == 64 && c->size_bytes > 9000u * SECTOR;
@@ -255,9 +306,29 @@ static bool host_action(struct sim_random *r, const struct sim_plan *plan, const
 	return true;
 }
 
+/* Often with an error or the loss of power somewhere in it. */
+static void live_action(struct sim_random *r, const struct sim_plan *plan, struct sim_script *script)
+{
+	struct sim_action a = { .kind = SIM_LIVE, .length = sim_chance(r, 60) ? 0 : 2 };
+	a.queue = (unsigned)sim_below(r, SIM_MAX_TAKEN);
+	if (plan->crash_every && sim_chance(r, 40)) {
+		a.offset = 1 + sim_below(r, sim_chance(r, 50) ? 30 : 300);
+		a.flags = sim_chance(r, 25) ? SIM_KILL : 0;
+		if (sim_chance(r, 50)) {
+			a.offset = 1 + sim_below(r, 5);
+			a.flags |= SIM_AT_SYNC;
+		}
+	} else if (plan->faults && sim_chance(r, 30)) {
+		struct sim_action fault = { .kind = SIM_FAULT, .offset = 1 + sim_below(r, 40), .flags = SIM_EAGER };
+		fault.length = sim_chance(r, 50) ? 0 : 1 + sim_below(r, 5);
+		sim_script_add(script, &fault);
+	}
+	sim_script_add(script, &a);
+}
+
 void sim_script_make(struct sim_script *script, uint64_t seed, const struct sim_plan *plan)
 {
-	struct sim_random r = { .state = sim_mix(seed + 1) };
+	struct sim_random r = { .state = sim_mix(seed + 1) }, more = { .state = sim_mix(~seed) };
 	struct sim_plan p = *plan;
 	bool full = false;
 	memset(script, 0, sizeof(*script));
@@ -265,6 +336,7 @@ void sim_script_make(struct sim_script *script, uint64_t seed, const struct sim_
 	make_config(&script->config, &r, &p);
 	struct habits habits;
 	draw_habits(&habits, &r, plan, is_growing(&script->config));
+	mix_config(&script->config, &more);
 	for (uint64_t i = 0; i < p.nr_actions; i++) {
 		struct sim_action a = { 0 };
 		if (!host_action(&r, &p, &habits, &full, &a))
@@ -272,13 +344,15 @@ void sim_script_make(struct sim_script *script, uint64_t seed, const struct sim_
 		sim_script_add(script, &a);
 		maybe_twice(&r, &habits, script);
 		maybe_chase(&r, &habits, script);
+		if (script->config.live && !sim_below(&more, script->config.live))
+			live_action(&more, &p, script);
 	}
 }
 
 /* ---- text ---- */
 
 static const char *const names[SIM_NR_ACTIONS] = { "read", "write", "flush", "discard", "zeroes", "crash", "reopen",
-						   "fault", "full", "drain", "snapshot" };
+						   "fault", "full", "drain", "snapshot", "live" };
 
 static const struct {
 	const char *name;
@@ -296,6 +370,8 @@ static const struct {
 } fields[] = {
 	FIELD(seed), FIELD(size_bytes), FIELD(cluster_bits), FIELD(refcount_bits), FIELD(version), FIELD(lazy),
 	FIELD(backing), FIELD(backing_bytes), FIELD(prepared), FIELD(ext_l2), FIELD(zstd), FIELD(compress),
+	FIELD(encrypt), FIELD(data_file), FIELD(block_device), FIELD(live), FIELD(base_bits), FIELD(base_pack),
+	FIELD(base_ext_l2), FIELD(base_encrypt), FIELD(base_snapshot), FIELD(deep_bytes),
 	FIELD(queues), FIELD(depth), FIELD(cache_bytes), FIELD(reserve_bytes), FIELD(buffered),
 	FIELD(no_discard), FIELD(detect_zeroes), FIELD(noise), FIELD(permille),
 };

@@ -21,13 +21,22 @@ enum sim_prepared {
 	SIM_PREPARED_EMPTY, /* without contents, for what only qemu-img sets; may have a backing file */
 };
 
+enum sim_encrypt { SIM_ENCRYPT_NO, SIM_ENCRYPT_XTS, SIM_ENCRYPT_CBC, SIM_ENCRYPT_LEGACY };
+enum sim_data_file { SIM_DATA_INSIDE, SIM_DATA_OUTSIDE, SIM_DATA_RAW };
+
 struct sim_config {
 	uint64_t seed;           /* of the scheduler */
 	uint64_t size_bytes;
 	uint64_t cluster_bits, refcount_bits, version, lazy;
 	uint64_t backing, backing_bytes;
 	uint64_t prepared;       /* enum sim_prepared: made by qemu-img */
-	uint64_t ext_l2, zstd;   /* with prepared */
+	uint64_t ext_l2, zstd;
+	uint64_t encrypt;        /* enum sim_encrypt */
+	uint64_t data_file;      /* enum sim_data_file */
+	uint64_t block_device;   /* the host file is one */
+	uint64_t live;           /* one live snapshot command in so many actions; 0: none */
+	/* a qcow2 base: its clusters, compression (1 zlib, 2 zstd), ..., a snapshot in its middle, a raw file below it */
+	uint64_t base_bits, base_pack, base_ext_l2, base_encrypt, base_snapshot, deep_bytes;
 	uint64_t compress;       /* open option */
 	uint64_t queues, depth;
 	uint64_t cache_bytes, reserve_bytes, buffered, no_discard, detect_zeroes;
@@ -44,6 +53,7 @@ enum sim_action_kind {
 	SIM_FULL,   /* offset: 1 the host is full, 0 it is not */
 	SIM_DRAIN,  /* let everything finish */
 	SIM_SNAPSHOT, /* close, snapshot command (length), open; offset: as for REOPEN, flags: KILL instead */
+	SIM_LIVE,     /* snapshot command (length) under a freeze, with requests in flight; offset, flags: as for CRASH */
 	SIM_NR_ACTIONS
 };
 

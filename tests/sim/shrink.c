@@ -88,6 +88,10 @@ static void simplify(struct sim_script *script)
 		{ offsetof(struct sim_config, backing), 0 },    { offsetof(struct sim_config, queues), 1 },
 		{ offsetof(struct sim_config, depth), 2 },      { offsetof(struct sim_config, cache_bytes), 0 },
 		{ offsetof(struct sim_config, no_discard), 0 }, { offsetof(struct sim_config, detect_zeroes), 0 },
+		{ offsetof(struct sim_config, ext_l2), 0 },     { offsetof(struct sim_config, encrypt), 0 },
+		{ offsetof(struct sim_config, data_file), 0 },  { offsetof(struct sim_config, block_device), 0 },
+		{ offsetof(struct sim_config, deep_bytes), 0 }, { offsetof(struct sim_config, base_encrypt), 0 },
+		{ offsetof(struct sim_config, base_pack), 0 },  { offsetof(struct sim_config, base_snapshot), 0 },
 		{ offsetof(struct sim_config, lazy), 0 },       { offsetof(struct sim_config, buffered), 0 },
 	};
 	for (unsigned i = 0; i < sizeof(wishes) / sizeof(wishes[0]); i++) {

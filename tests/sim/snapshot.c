@@ -13,32 +13,20 @@
 
 #define TOP "/sim/top"
 
-enum command { CREATE, APPLY, DELETE };
-
-/* A command under way. */
-struct change {
-	enum command what;
-	unsigned idx;     /* of the snapshot in run->taken */
-	char name[16];
-	int result;
-	struct cow_error err;
-};
-
 /* ---- reading ---- */
 
 static void verify_range(struct sim_run *run, struct cow_queue *queue, const struct sim_taken *t, uint64_t off, uint64_t n,
 			 uint8_t *buf)
 {
-	uint8_t expect[SIM_SECTOR];
+	uint64_t injected = run->world.faults.nr_injected;
 	int ret = cow_queue_do(queue, COW_OP_READ, 0, off, n, buf);
-	if (run->world.powered_off)
+	if (run->world.powered_off || (ret && run->world.faults.nr_injected > injected))
 		return;
 	if (ret)
 		sim_fail("snapshot %s: cannot read at %llu: %s", t->name, (unsigned long long)off, strerror(-ret));
 	for (uint64_t at = 0; at < n; at += SIM_SECTOR) {
 		uint64_t sector = (off + at) / SIM_SECTOR;
-		sim_fill(expect, t->ids[sector], sector, 1);
-		if (memcmp(expect, buf + at, SIM_SECTOR))
+		if (!sim_shot_read_ok(t->shot, sector, buf + at))
 			sim_fail("snapshot %s: sector %llu changed", t->name, (unsigned long long)sector);
 	}
 }
@@ -59,13 +47,15 @@ static void verify_opened(struct sim_run *run, struct cow_image *image, const st
 	free(buf);
 }
 
-static void verify_one(struct sim_run *run, const struct sim_taken *t)
+void sim_snapshot_verify_taken(struct sim_run *run, const struct sim_taken *t)
 {
-	const struct cow_open_options options = { .snapshot = t->name };
+	struct cow_open_options options = { .snapshot = t->name };
+	uint64_t injected = run->world.faults.nr_injected;
 	struct cow_error err = { 0 };
 	struct cow_image *image;
+	sim_image_keys(run, &options);
 	int ret = cow_image_open(&run->world.host, &run->control->base, TOP, &options, &image, &err);
-	if (ret && run->world.powered_off)
+	if (ret && (run->world.powered_off || run->world.faults.nr_injected > injected))
 		return;
 	if (ret)
 		sim_fail("snapshot %s: cannot open: %s", t->name, err.text);
@@ -76,63 +66,69 @@ static void verify_one(struct sim_run *run, const struct sim_taken *t)
 void sim_snapshots_verify(struct sim_run *run)
 {
 	for (unsigned i = 0; i < run->nr_taken && !run->world.powered_off; i++)
-		verify_one(run, &run->taken[i]);
+		sim_snapshot_verify_taken(run, &run->taken[i]);
 }
 
 void sim_snapshots_fini(struct sim_run *run)
 {
 	for (unsigned i = 0; i < run->nr_taken; i++)
-		free(run->taken[i].ids);
+		sim_shot_free(run->taken[i].shot);
 	run->nr_taken = 0;
+	sim_shot_free(run->live.shot);
 }
 
 /* ---- changing ---- */
 
-static void choose(struct sim_run *run, const struct sim_action *a, struct change *c)
+void sim_snapshot_choose(struct sim_run *run, const struct sim_action *a, struct sim_command *c)
 {
-	c->what = (enum command)(a->length % 3);
+	c->what = a->length % 3;
 	if (!run->nr_taken)
-		c->what = CREATE;
-	else if (c->what == CREATE && run->nr_taken == SIM_MAX_TAKEN)
-		c->what = DELETE;
-	c->idx = c->what == CREATE ? run->nr_taken : a->queue % run->nr_taken;
-	if (c->what == CREATE)
+		c->what = SIM_SNAPSHOT_CREATE;
+	else if (c->what == SIM_SNAPSHOT_CREATE && run->nr_taken == SIM_MAX_TAKEN)
+		c->what = SIM_SNAPSHOT_DELETE;
+	bool create = c->what == SIM_SNAPSHOT_CREATE;
+	c->idx = create ? run->nr_taken : a->queue % run->nr_taken;
+	if (create)
 		snprintf(c->name, sizeof(c->name), "s%llu", (unsigned long long)run->next_id++);
 	else
 		memcpy(c->name, run->taken[c->idx].name, sizeof(c->name));
 }
 
-static void execute(struct sim_run *run, struct change *c)
+int sim_snapshot_execute(struct sim_command *c, struct cow_loop *loop, struct cow_file *file, struct cow_error *err)
 {
 	const struct cow_snapshot_date date = { .sec = 1 };
 	const struct cow_snapshot_key key = { .text = c->name, .by = COW_SNAPSHOT_BY_NAME };
+	if (c->what == SIM_SNAPSHOT_CREATE)
+		return cow_snapshot_create(loop, file, c->name, &date, NULL, err);
+	if (c->what == SIM_SNAPSHOT_APPLY)
+		return cow_snapshot_apply(loop, file, &key, err);
+	return cow_snapshot_delete(loop, file, &key, err);
+}
+
+static void execute(struct sim_run *run, struct sim_command *c)
+{
 	const struct cow_host_ops *ops = run->world.host.ops;
-	struct cow_loop *loop = &run->control->base;
 	struct cow_file *file;
 	c->result = ops->open(&run->world.host, TOP, COW_OPEN_WRITE, &file, &c->err);
 	if (c->result)
 		sim_fail("open for a snapshot: %s", c->err.text);
-	if (c->what == CREATE)
-		c->result = cow_snapshot_create(loop, file, c->name, &date, NULL, &c->err);
-	else if (c->what == APPLY)
-		c->result = cow_snapshot_apply(loop, file, &key, &c->err);
-	else
-		c->result = cow_snapshot_delete(loop, file, &key, &c->err);
+	if (c->what == SIM_SNAPSHOT_CREATE)
+		c->shot = sim_shot_take(&run->model, UINT64_MAX);
+	c->result = sim_snapshot_execute(c, &run->control->base, file, &c->err);
 	ops->close(file);
 }
 
-/* The model and the list as they are after it. */
-static void take_effect(struct sim_run *run, const struct change *c)
+void sim_snapshot_take_effect(struct sim_run *run, struct sim_command *c)
 {
-	if (c->what == CREATE) {
+	if (c->what == SIM_SNAPSHOT_CREATE) {
 		struct sim_taken *t = &run->taken[run->nr_taken++];
 		memcpy(t->name, c->name, sizeof(t->name));
-		t->ids = sim_snapshot_remember(&run->model);
-	} else if (c->what == APPLY) {
-		for (uint64_t s = 0; s < run->model.nr_sectors; s++)
-			sim_model_set(&run->model, s, run->taken[c->idx].ids[s]);
+		t->shot = c->shot;
+		c->shot = NULL;
+	} else if (c->what == SIM_SNAPSHOT_APPLY) {
+		sim_shot_apply(run->taken[c->idx].shot, &run->model);
 	} else {
-		free(run->taken[c->idx].ids);
+		sim_shot_free(run->taken[c->idx].shot);
 		run->taken[c->idx] = run->taken[--run->nr_taken];
 	}
 	run->stats.snapshots++;
@@ -146,13 +142,15 @@ static uint64_t generation(struct sim_run *run)
 	return cow_load64_be(be);
 }
 
-/* Narrow refcounts may have no room for another reference. */
-static bool may_refuse(const struct sim_run *run, const struct change *c)
+/* Narrow refcounts may have no room for another reference, a block device none for the tables. */
+bool sim_snapshot_may_refuse(const struct sim_run *run, const struct sim_command *c)
 {
-	return c->result == -ERANGE && c->what != DELETE && run->script->config.refcount_bits < 16;
+	if (c->result == -ENOSPC && run->script->config.block_device)
+		return true;
+	return c->result == -ERANGE && c->what != SIM_SNAPSHOT_DELETE && run->script->config.refcount_bits < 16;
 }
 
-static void check(struct sim_run *run, const struct change *c)
+static void check(struct sim_run *run, const struct sim_command *c)
 {
 	struct cow_check_options options = { 0 };
 	struct cow_check_result result;
@@ -174,15 +172,15 @@ static void check(struct sim_run *run, const struct change *c)
 void sim_snapshot_command(struct sim_run *run, const struct sim_action *a)
 {
 	struct sim_world *world = &run->world;
-	struct change c = { 0 };
+	struct sim_command c = { 0 };
 	uint64_t before = generation(run);
-	choose(run, a, &c);
+	sim_snapshot_choose(run, a, &c);
 	world->crash_kind = a->flags & SIM_KILL ? SIM_CRASH_KILL : SIM_CRASH_POWER;
 	world->power_off_at = a->offset ? world->events + a->offset : 0;
 	execute(run, &c);
 	world->power_off_at = 0;
 	bool lost = world->powered_off;
-	if (!lost && c.result && !may_refuse(run, &c))
+	if (!lost && c.result && !sim_snapshot_may_refuse(run, &c))
 		sim_fail("snapshot command %d: %s", c.what, c.err.text);
 	if (!lost && !c.result) { /* it must be durable */
 		world->crash_kind = SIM_CRASH_POWER;
@@ -194,7 +192,8 @@ void sim_snapshot_command(struct sim_run *run, const struct sim_action *a)
 	if (!c.result && !switched)
 		sim_fail("snapshot command %d: done, but it is not on disk", c.what);
 	if (switched)
-		take_effect(run, &c);
+		sim_snapshot_take_effect(run, &c);
+	sim_shot_free(c.shot);
 	check(run, &c);
 	sim_snapshots_verify(run);
 	if (lost)

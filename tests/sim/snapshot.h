@@ -8,10 +8,25 @@
 
 #include "tests/sim/run.h"
 
+enum sim_snapshot_what { SIM_SNAPSHOT_CREATE, SIM_SNAPSHOT_APPLY, SIM_SNAPSHOT_DELETE };
+
 /* The image is closed, what it holds is settled. Ends with the power on and the image closed. */
 void sim_snapshot_command(struct sim_run *run, const struct sim_action *action);
 /* Reads all snapshots made here through the engine; the image is closed or only read. Stops when power is lost. */
 void sim_snapshots_verify(struct sim_run *run);
 void sim_snapshots_fini(struct sim_run *run);
+
+/* ---- parts, for live.c ---- */
+
+/* Which command the action means now, on which snapshot. */
+void sim_snapshot_choose(struct sim_run *run, const struct sim_action *action, struct sim_command *c);
+/* Runs it on an open file of the image. */
+int sim_snapshot_execute(struct sim_command *c, struct cow_loop *loop, struct cow_file *file, struct cow_error *err);
+/* The model and the list as they are after it; takes c->shot. */
+void sim_snapshot_take_effect(struct sim_run *run, struct sim_command *c);
+/* Refused because narrow refcounts have no room for another reference? */
+bool sim_snapshot_may_refuse(const struct sim_run *run, const struct sim_command *c);
+/* Reads one through the engine, beside whoever has the image open. */
+void sim_snapshot_verify_taken(struct sim_run *run, const struct sim_taken *t);
 
 #endif

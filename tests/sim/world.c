@@ -225,6 +225,7 @@ bool sim_world_step(struct sim_world *world)
 {
 	world->steps++;
 	world->now_ns += sim_below(&world->random, world->step_ns);
+	world->on_step(world);
 	if (world->steps % 16 == 0)
 		fire_timers(world);
 	struct sim_pending *p = pick_operation(world, false);

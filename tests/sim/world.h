@@ -67,6 +67,7 @@ struct sim_world {
 	bool powered_off;        /* every operation fails without effect, the disk shows what survived */
 	struct sim_faults faults;
 	void (*on_power_off)(struct sim_world *world);
+	void (*on_step)(struct sim_world *world);
 	bool trace;
 };
 

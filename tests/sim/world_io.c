@@ -148,7 +148,7 @@ void sim_execute_part(struct sim_world *world, struct sim_pending *p)
 		write_part(world, p);
 	else if (p->io->kind == COW_IO_PUNCH)
 		punch_part(world, p);
-	else if (p->io->kind == COW_IO_RESIZE && sim_chance(&world->random, 50))
+	else if (p->io->kind == COW_IO_RESIZE && !sim_file_of(p->io->file)->fixed && sim_chance(&world->random, 50))
 		sim_file_resize(sim_file_of(p->io->file), p->io->offset, p);
 }
 
@@ -164,6 +164,12 @@ static bool takes_space(const struct sim_world *world, const struct cow_io *io)
 	uint64_t off = rest_offset(io), end = off + rest_length(io);
 	return end > world->faults.full_at || sim_store_is_hole(&f->now, off) ||
 	       sim_store_is_hole(&f->now, end - 1);
+}
+
+static bool beyond_device(const struct cow_io *io)
+{
+	const struct sim_file *f = sim_file_of(io->file);
+	return io->kind == COW_IO_WRITE && f->fixed && rest_offset(io) + rest_length(io) > f->now.size_bytes;
 }
 
 static bool should_fail(struct sim_world *world, const struct cow_io *io)
@@ -234,7 +240,9 @@ static int64_t outcome(struct sim_world *world, struct sim_pending *p)
 		return sim_chance(&world->random, 50) ? -EINTR : -EAGAIN;
 	if (should_fail(world, io))
 		return fail_io(world, p);
-	if (world->faults.full && takes_space(world, io)) {
+	if (io->kind == COW_IO_RESIZE && sim_file_of(io->file)->fixed)
+		return -ENOTSUP;
+	if (beyond_device(io) || (world->faults.full && takes_space(world, io))) {
 		world->faults.nr_full++;
 		return -ENOSPC;
 	}

@@ -1,0 +1,155 @@
+/* SPDX-License-Identifier: MIT */
+#include "tests/sim/live.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/base/assert.h"
+#include "engine/freeze.h"
+#include "engine/format_load.h"
+#include "tests/sim/snapshot.h"
+
+#define TOP "/sim/top"
+
+/* ---- what is on disk ---- */
+
+static struct cow_snapshot *load_table(struct sim_run *run, uint32_t *nr)
+{
+	const struct sim_file *f = sim_disk_find(&run->world.disk, TOP);
+	struct cow_header h;
+	struct cow_snapshot *list;
+	struct cow_error err = { 0 };
+	static uint8_t buf[65536];
+	uint64_t used;
+	sim_store_read(&f->now, 0, buf, sizeof(buf));
+	if (cow_header_decode(buf, 512, &h, &err))
+		sim_fail("live snapshot: the header is broken: %s", err.text);
+	sim_store_read(&f->now, h.snapshots_off, buf, sizeof(buf));
+	if (cow_snapshots_decode(buf, sizeof(buf), h.snapshots_off, &h, &list, &used, &err))
+		sim_fail("live snapshot: the snapshot table is broken: %s", err.text);
+	*nr = h.nr_snapshots;
+	return list;
+}
+
+static bool is_on_disk(struct sim_run *run, const char *name)
+{
+	uint32_t nr;
+	bool found = false;
+	struct cow_snapshot *list = load_table(run, &nr);
+	for (uint32_t i = 0; i < nr; i++)
+		found |= !strcmp(list[i].name, name);
+	cow_snapshots_free(list, nr);
+	return found;
+}
+
+static bool took_effect(struct sim_run *run)
+{
+	return is_on_disk(run, run->live.name) == (run->live.what == SIM_SNAPSHOT_CREATE);
+}
+
+static void settle(struct sim_run *run, bool effect)
+{
+	struct sim_command *c = &run->live;
+	if (effect && c->what == SIM_SNAPSHOT_CREATE && !c->shot)
+		sim_fail("live snapshot: it is on disk, but the image was never frozen for it");
+	if (effect)
+		sim_snapshot_take_effect(run, c);
+	sim_shot_free(c->shot);
+	c->shot = NULL;
+	c->in_doubt = false;
+}
+
+void sim_live_resolve(struct sim_run *run)
+{
+	if (!run->live.in_doubt)
+		return;
+	settle(run, took_effect(run));
+	run->stats.snapshots_lost++;
+}
+
+/* ---- the command ---- */
+
+void sim_live_step(struct sim_run *run)
+{
+	unsigned next = run->action_idx + 1;
+	if (!run->frozen || run->world.powered_off || next >= run->script->nr || !sim_chance(&run->random, 5))
+		return;
+	const struct sim_action *a = &run->script->actions[next];
+	if (a->kind > SIM_ZEROES || !sim_guest_has_room(run, a))
+		return;
+	run->action_idx = next;
+	sim_guest_submit(run, a);
+}
+
+/* Frozen, and settled as the engine says: the moment of the snapshot. */
+static int change(void *ctx, struct cow_loop *loop, struct cow_file *file, struct cow_error *err)
+{
+	struct sim_run *run = ctx;
+	struct sim_command *c = &run->live;
+	if (c->what == SIM_SNAPSHOT_CREATE && !run->world.powered_off)
+		c->shot = sim_shot_take(&run->model, c->begun);
+	return sim_snapshot_execute(c, loop, file, err);
+}
+
+static bool arm(struct sim_world *world, const struct sim_action *a)
+{
+	if (!a->offset || world->power_off_at || world->power_off_sync || world->power_off_header)
+		return false;
+	world->crash_kind = a->flags & SIM_KILL ? SIM_CRASH_KILL : SIM_CRASH_POWER;
+	if (a->flags & SIM_AT_SYNC)
+		world->power_off_sync = a->offset;
+	else
+		world->power_off_at = world->events + a->offset;
+	return true;
+}
+
+static void judge_error(struct sim_run *run)
+{
+	struct sim_command *c = &run->live;
+	bool failed = cow_image_failure(run->image);
+	if (!sim_guest_excused(run) && !sim_snapshot_may_refuse(run, c))
+		sim_fail("live snapshot command %u: %s", c->what, c->err.text);
+	if (!failed && took_effect(run))
+		sim_fail("live snapshot command %u failed (%s), but took effect", c->what, c->err.text);
+	run->hidden_leaks |= sim_guest_excused(run);
+	c->in_doubt = failed;
+	if (!failed)
+		settle(run, false);
+}
+
+static void judge_success(struct sim_run *run)
+{
+	struct sim_command *c = &run->live;
+	bool created = c->what == SIM_SNAPSHOT_CREATE;
+	if (!took_effect(run))
+		sim_fail("live snapshot command %u: done, but it is not on disk", c->what);
+	settle(run, true);
+	run->stats.live++;
+	sim_model_flushed(&run->model, c->begun);
+	if (created && !run->world.faults.countdown && sim_chance(&run->random, 50))
+		sim_snapshot_verify_taken(run, &run->taken[run->nr_taken - 1]);
+}
+
+void sim_live_command(struct sim_run *run, const struct sim_action *a)
+{
+	struct sim_command *c = &run->live;
+	if (c->in_doubt || cow_image_failure(run->image) || run->script->config.data_file)
+		return;
+	memset(c, 0, sizeof(*c));
+	sim_snapshot_choose(run, a, c);
+	bool armed = arm(&run->world, a);
+	c->begun = sim_model_tick(&run->model);
+	c->in_doubt = true; /* until it returns with the power on */
+	run->frozen = true;
+	c->result = cow_image_change_frozen(run->image, &run->control->base, change, run, NULL, &c->err);
+	run->frozen = false;
+	if (run->world.powered_off)
+		return;
+	if (armed)
+		run->world.power_off_at = run->world.power_off_sync = 0;
+	if (c->result)
+		judge_error(run);
+	else
+		judge_success(run);
+}
