@@ -288,6 +288,20 @@ static struct change next_change(const struct cow_op *op)
 	return c;
 }
 
+/*
+ * To the run at the cursor, of `bytes`, which holds no data: subclusters behind it may, and that is punched first. A run ends with a
+ * subcluster, or with the op.
+ */
+static void clip_change(struct change *c, const struct cow_geometry *g, uint64_t bytes)
+{
+	bytes = cow_round_up(bytes, g->sub_bytes);
+	if (c->bytes <= bytes)
+		return;
+	c->subs = c->subs || bytes < g->cluster_bytes;
+	c->nr = c->subs ? 1 : (uint32_t)(bytes >> g->cluster_bits);
+	c->bytes = c->subs ? bytes : (uint64_t)c->nr << g->cluster_bits;
+}
+
 /* What the mapping cannot say is written, or (DISCARD) left alone. */
 static enum cow_next inexpressible(struct cow_op *op)
 {
@@ -323,9 +337,7 @@ static enum cow_next map(struct cow_task *task)
 			return next;
 		if (!c.nr)
 			return inexpressible(op);
-		if (!c.subs)
-			c.nr = (uint32_t)cow_min(c.nr, cow_max(bytes >> g->cluster_bits, 1));
-		c.bytes = cow_min(c.bytes, c.subs ? UINT64_MAX : (uint64_t)c.nr << g->cluster_bits);
+		clip_change(&c, g, bytes);
 	}
 	return change_slice(op, table, &c);
 }
