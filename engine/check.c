@@ -82,7 +82,7 @@ static int repair_once(struct cow_loop *loop, struct cow_file *file, const struc
 	struct cow_check_result ignored;
 	int ret = 0;
 	if (options->repair == COW_REPAIR_ALL)
-		ret = cow_repair_snapshots(loop, file, err);
+		ret = cow_repair_snapshots(loop, file, options, err);
 	return ret ? ret : run_pass(loop, file, options, options->repair, &ignored, err);
 }
 

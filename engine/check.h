@@ -17,6 +17,7 @@ enum cow_repair { COW_REPAIR_NONE, COW_REPAIR_LEAKS, COW_REPAIR_ALL };
 
 struct cow_check_options {
 	enum cow_repair repair;
+	bool keep_snapshots; /* repair drops none: with one that cannot be saved the image stays as it is, corrupt */
 	/* One call per finding: "ERROR cluster 5 refcount=0 reference=1", "Leaked cluster ...". May be NULL. */
 	void (*finding)(void *ctx, const char *text);
 	/* 0..1000 thousandths done, now and then. May be NULL. */

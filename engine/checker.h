@@ -88,8 +88,12 @@ int cow_check_load_reftable(struct cow_checker *c);             /* check_refcoun
 int cow_check_compare(struct cow_checker *c, bool fix);
 int cow_check_copied(struct cow_checker *c);                    /* check_copied.c */
 int cow_repair_rebuild(struct cow_checker *c, struct cow_error *err); /* repair_rebuild.c */
-/* Before a pass: puts the snapshot table right if it cannot be decoded. */
-int cow_repair_snapshots(struct cow_loop *loop, struct cow_file *file, struct cow_error *err);
+/* Before a pass: puts the snapshot table right, if it cannot be decoded or names L1 tables that are none. repair_snapshots.c */
+int cow_repair_snapshots(struct cow_loop *loop, struct cow_file *file, const struct cow_check_options *options,
+			 struct cow_error *err);
+/* barrier | change() of the header's first sector | barrier */
+int cow_repair_update_header(struct cow_loop *loop, struct cow_file *file, void (*change)(uint8_t *sector, void *ctx),
+			     void *ctx);
 /* After the last pass. */
 int cow_repair_clear_bits(struct cow_loop *loop, struct cow_file *file, uint64_t bits);
 

@@ -122,7 +122,7 @@ static int repair_dirty(struct cow_image *image, struct cow_chain *chain, uint8_
 	if (!image->writable || !(image->header.incompatible & QCOW2_INCOMPAT_DIRTY))
 		return 0;
 	cow_log(COW_LOG_INFO, "%s: was not closed properly: rebuilding refcounts", image->path);
-	struct cow_check_options options = { .repair = COW_REPAIR_ALL };
+	struct cow_check_options options = { .repair = COW_REPAIR_ALL, .keep_snapshots = true };
 	struct cow_check_result result = { 0 };
 	int ret = cow_check_file(chain->loop, image->file, &options, &result, err);
 	if (ret)

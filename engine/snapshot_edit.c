@@ -50,7 +50,7 @@ static int load_header(struct cow_edit *e)
 
 static int repair_dirty(struct cow_edit *e)
 {
-	struct cow_check_options options = { .repair = COW_REPAIR_ALL };
+	struct cow_check_options options = { .repair = COW_REPAIR_ALL, .keep_snapshots = true };
 	struct cow_check_result result;
 	if (!(e->header.incompatible & QCOW2_INCOMPAT_DIRTY))
 		return 0;

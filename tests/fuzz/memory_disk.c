@@ -12,7 +12,7 @@ static struct memory_disk *disk_of(struct cow_loop *loop)
 
 static int64_t do_read(struct memory_disk *disk, const struct cow_io *io)
 {
-	uint64_t off = io->offset, size = disk->file.size_bytes;
+	uint64_t off = io->offset + io->progress_bytes, size = disk->file.size_bytes;
 	for (unsigned i = 0; i < io->nr_vec; off += io->vec[i++].iov_len) {
 		uint64_t left = off < size ? size - off : 0;
 		uint64_t n = left < io->vec[i].iov_len ? left : io->vec[i].iov_len;
@@ -20,19 +20,19 @@ static int64_t do_read(struct memory_disk *disk, const struct cow_io *io)
 			memcpy(io->vec[i].iov_base, disk->bytes + off, n);
 		memset((char *)io->vec[i].iov_base + n, 0, io->vec[i].iov_len - n);
 	}
-	return (int64_t)io->length;
+	return (int64_t)(io->length - io->progress_bytes);
 }
 
 static int64_t do_write(struct memory_disk *disk, const struct cow_io *io)
 {
-	uint64_t off = io->offset;
-	if (off > disk->capacity || io->length > disk->capacity - off)
+	uint64_t off = io->offset + io->progress_bytes, length = io->length - io->progress_bytes;
+	if (off > disk->capacity || length > disk->capacity - off)
 		return -EFBIG;
 	for (unsigned i = 0; i < io->nr_vec; off += io->vec[i++].iov_len)
 		memcpy(disk->bytes + off, io->vec[i].iov_base, io->vec[i].iov_len);
 	if (off > disk->file.size_bytes)
 		disk->file.size_bytes = off;
-	return (int64_t)io->length;
+	return (int64_t)length;
 }
 
 static int64_t do_resize(struct memory_disk *disk, uint64_t size)
@@ -62,6 +62,18 @@ static int64_t execute(struct memory_disk *disk, const struct cow_io *io)
 	}
 }
 
+/* Of a transfer in one piece its first bytes. */
+static int64_t execute_part(struct memory_disk *disk, const struct cow_io *io, uint64_t bytes)
+{
+	struct cow_io part = *io;
+	uint64_t left = io->length - io->progress_bytes;
+	if ((io->kind != COW_IO_READ && io->kind != COW_IO_WRITE) || io->nr_vec != 1 || bytes >= left)
+		return execute(disk, io);
+	part.length = io->progress_bytes + bytes;
+	part.vec[0].iov_len = bytes;
+	return execute(disk, &part);
+}
+
 static void start(struct cow_loop *loop, struct cow_io *io)
 {
 	struct memory_disk *disk = disk_of(loop);
@@ -78,7 +90,11 @@ static int drain(struct cow_loop *loop, bool wait)
 		disk->head = io->next;
 		if (!disk->head)
 			disk->tail = &disk->head;
-		int64_t ret = execute(disk, io);
+		int64_t ret = disk->fault ? disk->fault(disk->ctx, io) : 0;
+		if (!ret)
+			ret = execute(disk, io);
+		else if (ret > 0)
+			ret = execute_part(disk, io, (uint64_t)ret);
 		if (disk->hook && ret >= 0 && io->kind != COW_IO_READ)
 			disk->hook(disk->ctx, io);
 		cow_io_raw_done(io, ret);

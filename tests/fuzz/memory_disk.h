@@ -16,6 +16,8 @@ struct memory_disk {
 	struct cow_io *head, **tail;
 	uint64_t clock_ns; /* a timer moves it on and is done at once */
 	void (*hook)(void *ctx, const struct cow_io *io); /* may be NULL; io as it was submitted */
+	/* May be NULL. Before each I/O: 0, or what the host says instead: -errno, or the bytes that it does of a READ or WRITE. */
+	int64_t (*fault)(void *ctx, const struct cow_io *io);
 	void *ctx;
 };
 

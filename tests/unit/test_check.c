@@ -248,6 +248,57 @@ static void refcount_that_does_not_fit(void **state)
 	assert_true(f->result.corruptions > 0);
 }
 
+/* ---- snapshots ---- */
+
+static void bad_snapshot_is_dropped(void **state)
+{
+	struct fixture *f = *state;
+	cow_store64_be(f->t.bytes + f->t.snapshots, f->t.snapshot_l1 + 8);
+	assert_int_equal(check(f, COW_REPAIR_ALL), 0);
+	assert_finds(f, "Repair: snapshot 'first' (id 1) is dropped: its L1 table is not cluster-aligned");
+	assert_int_equal(f->result.corruptions + f->result.leaks, 0);
+	assert_int_equal(cow_load32_be(f->disk.bytes + offsetof(struct qcow2_header_be, nb_snapshots)), 0);
+	assert_true(tiny_image_active_reads(f->disk.bytes, f->disk.file.size_bytes));
+	assert_int_equal(refcount_on_disk(f, f->t.snapshot_l1), 0);
+	assert_int_equal(check(f, COW_REPAIR_ALL), 0);
+	assert_string_equal(f->findings, "");
+}
+
+static void lost_snapshot_table_is_told(void **state)
+{
+	struct fixture *f = *state;
+	cow_store64_be(f->t.bytes + offsetof(struct qcow2_header_be, snapshots_offset), f->t.size + TINY_CLUSTER);
+	assert_int_equal(check(f, COW_REPAIR_ALL), 0);
+	assert_finds(f, "Repair: 1 of 1 snapshots are dropped: the table at offset");
+	assert_int_equal(f->result.corruptions + f->result.leaks, 0);
+}
+
+/* The second entry names no L1 table; the first is as good as before. */
+static void good_snapshots_stay(void **state)
+{
+	struct fixture *f = *state;
+	cow_store32_be(f->t.bytes + offsetof(struct qcow2_header_be, nb_snapshots), 2);
+	memcpy(f->t.bytes + f->t.snapshots + 72, f->t.bytes + f->t.snapshots, 72);
+	cow_store64_be(f->t.bytes + f->t.snapshots + 72, f->t.l1);
+	assert_int_equal(check(f, COW_REPAIR_ALL), 0);
+	assert_finds(f, "is dropped: its L1 table lies over the active one");
+	assert_int_equal(f->result.corruptions + f->result.leaks, 0);
+	assert_true(tiny_image_reads(f->disk.bytes, f->disk.file.size_bytes));
+}
+
+/* Opening an image that was not closed repairs it, but drops nothing. */
+static void snapshots_are_kept(void **state)
+{
+	struct fixture *f = *state;
+	struct cow_check_options options = {.repair = COW_REPAIR_ALL, .keep_snapshots = true};
+	f->t.bytes[79] |= QCOW2_INCOMPAT_DIRTY;
+	cow_store64_be(f->t.bytes + f->t.snapshots, f->t.snapshot_l1 + 8);
+	assert_int_equal(memory_disk_init(&f->disk, f->t.bytes, f->t.size, TINY_MAX_BYTES), 0);
+	assert_int_equal(cow_check_file(&f->disk.loop, &f->disk.file, &options, &f->result, &f->err), 0);
+	assert_true(f->result.corruptions > 0);
+	assert_memory_equal(f->disk.bytes, f->t.bytes, f->t.size);
+}
+
 /* ---- hostile ---- */
 
 static void not_an_image(void **state)
@@ -314,6 +365,10 @@ int main(void)
 		CHECK_TEST(dirty_and_corrupt_bits),
 		CHECK_TEST(bits_stay_while_corrupt),
 		CHECK_TEST(refcount_that_does_not_fit),
+		CHECK_TEST(bad_snapshot_is_dropped),
+		CHECK_TEST(lost_snapshot_table_is_told),
+		CHECK_TEST(good_snapshots_stay),
+		CHECK_TEST(snapshots_are_kept),
 		CHECK_TEST(not_an_image),
 		CHECK_TEST(read_only_file),
 		CHECK_TEST(work_stays_bounded),

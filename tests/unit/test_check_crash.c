@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Repair, cut off by a power failure at any point. Everything before the last completed sync is on disk; of what was written since, any
- * sectors. Whatever remains must
+ * Repair, cut off by a power failure at any point, or by an I/O that fails. Everything before the last completed sync is on disk; of what
+ * was written since, any sectors. Whatever remains must
  *   - read as before, image and snapshot;
  *   - have no refcount too low that was not too low before, unless the dirty or corrupt bit keeps writers away;
  *   - be repaired by another repair, and clean then.
  */
+#include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -20,7 +21,7 @@
 #include "engine/check.h"
 #include "engine/format.h"
 #include "tests/fuzz/memory_disk.h"
-#include "tests/unit/tiny_image.h"
+#include "tests/unit/breakages.h"
 
 #define MAX_EVENTS 512
 #define MAX_CLUSTERS (TINY_MAX_BYTES / TINY_CLUSTER)
@@ -35,98 +36,6 @@ struct event {
 struct record {
 	struct event events[MAX_EVENTS];
 	unsigned nr;
-};
-
-/* ---- breaking ---- */
-
-static void zero_refblock(struct tiny_image *t)
-{
-	memset(t->bytes + t->refblocks, 0, TINY_CLUSTER);
-}
-
-static void zero_all_refcounts(struct tiny_image *t)
-{
-	memset(t->bytes + t->refblocks, 0, t->nr_refblocks * TINY_CLUSTER);
-	t->bytes[79] |= QCOW2_INCOMPAT_DIRTY;
-}
-
-static void lose_refblock(struct tiny_image *t)
-{
-	cow_store64_be(t->bytes + t->reftable, 0);
-}
-
-static void lose_reftable(struct tiny_image *t)
-{
-	cow_store64_be(t->bytes + offsetof(struct qcow2_header_be, refcount_table_offset), 0);
-}
-
-static void reftable_over_l2(struct tiny_image *t)
-{
-	cow_store64_be(t->bytes + offsetof(struct qcow2_header_be, refcount_table_offset), t->l2);
-}
-
-static void set_refcount(struct tiny_image *t, uint64_t cluster, uint64_t value)
-{
-	uint64_t idx, block = tiny_refblock_of(t, cluster, &idx);
-	cow_refcount_set(t->bytes + block, t->order, idx, value);
-}
-
-/* A shared cluster looks like the image's own: the next write would change the snapshot. */
-static void understate(struct tiny_image *t)
-{
-	for (unsigned i = 1; i < 9; i++) {
-		uint64_t off = t->data + i * TINY_CLUSTER;
-		set_refcount(t, off / TINY_CLUSTER, 1);
-		cow_store64_be(t->bytes + t->l2 + i * 8, off | QCOW2_COPIED);
-	}
-}
-
-static void leak(struct tiny_image *t)
-{
-	set_refcount(t, t->data / TINY_CLUSTER, 2);
-	set_refcount(t, t->l2 / TINY_CLUSTER, 3);
-	/* The image's own cluster, as if it were still shared. */
-	uint64_t own = t->data + TINY_GUEST_CLUSTERS * TINY_CLUSTER;
-	set_refcount(t, own / TINY_CLUSTER, 2);
-	cow_store64_be(t->bytes + t->l2, own);
-}
-
-static void wrong_flags(struct tiny_image *t)
-{
-	for (unsigned i = 0; i < TINY_GUEST_CLUSTERS; i++)
-		t->bytes[t->l2 + i * 8] ^= 0x80;
-	t->bytes[t->l1] ^= 0x80;
-}
-
-static void short_extra_data(struct tiny_image *t)
-{
-	uint8_t *p = t->bytes + t->snapshots;
-	cow_store32_be(p + offsetof(struct qcow2_snapshot_be, extra_data_size), 8);
-	memmove(p + 48, p + 64, 6); /* id and name follow */
-}
-
-static void several(struct tiny_image *t)
-{
-	understate(t);
-	short_extra_data(t);
-	lose_refblock(t);
-	wrong_flags(t);
-}
-
-static const struct {
-	const char *name;
-	void (*fn)(struct tiny_image *t);
-} breakages[] = {
-	{"a refcount block of zeros", zero_refblock},
-	{"all refcounts zero, dirty", zero_all_refcounts},
-	{"a missing refcount block", lose_refblock},
-	{"no refcount table", lose_reftable},
-	{"a refcount table over an L2 table", reftable_over_l2},
-	{"refcounts too low", understate},
-	{"leaks", leak},
-	{"wrong COPIED flags", wrong_flags},
-	{"a snapshot entry with short extra data", short_extra_data},
-	{"several of these", several},
 };
 
 /* ---- running ---- */
@@ -169,10 +78,14 @@ static void note_low(void *ctx, const char *text)
 		low->cluster[(cluster & QCOW2_OFFSET_MASK) / TINY_CLUSTER] = true;
 }
 
+static void ignore(void *ctx, const char *text)
+{
+}
+
 static int run_check(struct memory_disk *disk, enum cow_repair repair, struct low *low,
 		     struct cow_check_result *result)
 {
-	struct cow_check_options options = {.repair = repair, .finding = low ? note_low : NULL, .ctx = low};
+	struct cow_check_options options = {.repair = repair, .finding = low ? note_low : ignore, .ctx = low};
 	struct cow_error err = {0};
 	int ret = cow_check_file(&disk->loop, &disk->file, &options, result, &err);
 	if (ret)
@@ -185,19 +98,24 @@ static bool writers_kept_away(const uint8_t *bytes)
 	return cow_load64_be(bytes + 72) & (QCOW2_INCOMPAT_DIRTY | QCOW2_INCOMPAT_CORRUPT);
 }
 
-static void assert_repairs(const uint8_t *bytes, uint64_t size, const struct low *before)
+static bool reads(const uint8_t *bytes, uint64_t size, bool with_snapshot)
+{
+	return with_snapshot ? tiny_image_reads(bytes, size) : tiny_image_active_reads(bytes, size);
+}
+
+static void assert_repairs(const struct breakage *b, const uint8_t *bytes, uint64_t size, const struct low *before)
 {
 	struct memory_disk disk;
 	struct low low = {0};
 	struct cow_check_result result;
-	assert_true(tiny_image_reads(bytes, size));
+	assert_true(reads(bytes, size, b->fate == SNAPSHOT_READS));
 	assert_int_equal(memory_disk_init(&disk, bytes, size, TINY_MAX_BYTES), 0);
 	assert_int_equal(run_check(&disk, COW_REPAIR_NONE, &low, &result), 0);
 	for (unsigned i = 0; i < MAX_CLUSTERS && !writers_kept_away(bytes); i++)
 		assert_true(!low.cluster[i] || before->cluster[i]);
 	assert_int_equal(run_check(&disk, COW_REPAIR_ALL, NULL, &result), 0);
 	assert_int_equal(result.corruptions + result.leaks, 0);
-	assert_true(tiny_image_reads(disk.bytes, disk.file.size_bytes));
+	assert_true(reads(disk.bytes, disk.file.size_bytes, b->fate != SNAPSHOT_LOST));
 	assert_false(writers_kept_away(disk.bytes));
 	memory_disk_fini(&disk);
 }
@@ -223,7 +141,8 @@ static unsigned last_sync_before(const struct record *r, unsigned end)
 	return end;
 }
 
-static void crash_at(const struct tiny_image *t, const struct record *r, unsigned end, const struct low *before)
+static void crash_at(const struct breakage *b, const struct tiny_image *t, const struct record *r, unsigned end,
+		     const struct low *before)
 {
 	static uint8_t bytes[TINY_MAX_BYTES];
 	uint64_t size = t->size;
@@ -232,10 +151,10 @@ static void crash_at(const struct tiny_image *t, const struct record *r, unsigne
 	for (unsigned i = 0; i < end; i++)
 		if (!r->events[i].sync)
 			apply(&r->events[i], bytes, &size, i >= durable);
-	assert_repairs(bytes, size, before);
+	assert_repairs(b, bytes, size, before);
 }
 
-static void crash_everywhere(const struct tiny_image *t)
+static void crash_everywhere(const struct breakage *b, const struct tiny_image *t)
 {
 	static struct record r;
 	struct memory_disk disk;
@@ -251,7 +170,7 @@ static void crash_everywhere(const struct tiny_image *t)
 	assert_true(r.nr > 0);
 	for (unsigned end = 0; end <= r.nr; end++)
 		for (int i = 0; i < CRASHES; i++)
-			crash_at(t, &r, end, &before);
+			crash_at(b, t, &r, end, &before);
 	forget(&r);
 	memory_disk_fini(&disk);
 }
@@ -260,11 +179,112 @@ static void repair_survives_crashes(void **state)
 {
 	static struct tiny_image t;
 	srand(1);
-	for (unsigned i = 0; i < sizeof(breakages) / sizeof(breakages[0]); i++) {
+	for (unsigned i = 0; i < nr_breakages; i++) {
 		for (uint32_t order = 2; order <= 6; order++) {
 			tiny_image_build(&t, order);
-			breakages[i].fn(&t);
-			crash_everywhere(&t);
+			breakages[i].apply(&t);
+			crash_everywhere(&breakages[i], &t);
+		}
+	}
+}
+
+/* ---- a host that fails ---- */
+
+/* The nr-th I/O fails: writes leave some of their sectors, a failed sync may have thrown away what was written since the last. */
+struct failing {
+	struct memory_disk *disk;
+	uint8_t durable[TINY_MAX_BYTES];
+	unsigned nr, seen;
+	int error; /* 0: none fails, all transfers are cut short */
+};
+
+static void write_some(struct failing *f, const struct cow_io *io)
+{
+	uint8_t *data = io->vec[0].iov_base;
+	for (uint64_t at = 0; at < io->length && io->offset + io->length <= f->disk->capacity; at += 512) {
+		if (rand() % 2)
+			continue;
+		memcpy(f->disk->bytes + io->offset + at, data + at, 512);
+		if (io->offset + at + 512 > f->disk->file.size_bytes)
+			f->disk->file.size_bytes = io->offset + at + 512;
+	}
+}
+
+static void lose_some(struct failing *f)
+{
+	for (uint64_t at = 0; at < TINY_MAX_BYTES; at += 512)
+		if (rand() % 2)
+			memcpy(f->disk->bytes + at, f->durable + at, 512);
+}
+
+static int64_t fault(void *ctx, const struct cow_io *io)
+{
+	struct failing *f = ctx;
+	if (!f->error)
+		return io->kind == COW_IO_SYNC ? 0 : 512;
+	if (f->seen++ != f->nr) {
+		if (io->kind == COW_IO_SYNC)
+			memcpy(f->durable, f->disk->bytes, TINY_MAX_BYTES);
+		return 0;
+	}
+	if (io->kind == COW_IO_WRITE)
+		write_some(f, io);
+	if (io->kind == COW_IO_SYNC)
+		lose_some(f);
+	return f->error;
+}
+
+/* True: there was an nr-th I/O. Either way what is said must be true, and another repair must do it. */
+static bool fail_at(const struct breakage *b, const struct tiny_image *t, unsigned nr, int error, const struct low *before)
+{
+	static struct failing f;
+	struct memory_disk disk;
+	struct cow_check_result said, found;
+	assert_int_equal(memory_disk_init(&disk, t->bytes, t->size, TINY_MAX_BYTES), 0);
+	f = (struct failing){.disk = &disk, .nr = nr, .error = error};
+	memcpy(f.durable, t->bytes, sizeof(f.durable));
+	disk.fault = fault;
+	disk.ctx = &f;
+	struct cow_check_options options = {.repair = COW_REPAIR_ALL, .finding = ignore};
+	struct cow_error err = {0};
+	int ret = cow_check_file(&disk.loop, &disk.file, &options, &said, &err);
+	disk.fault = NULL;
+	bool failed = error && f.seen > nr;
+	assert_int_equal(ret != 0, failed);
+	if (ret)
+		assert_true(err.code == ret && strlen(err.text) > 8);
+	assert_int_equal(run_check(&disk, COW_REPAIR_NONE, NULL, &found), 0);
+	if (!ret)
+		assert_int_equal(said.corruptions + said.leaks + found.corruptions + found.leaks, 0);
+	assert_repairs(b, disk.bytes, disk.file.size_bytes, before);
+	memory_disk_fini(&disk);
+	return failed;
+}
+
+static void fail_everywhere(const struct breakage *b, const struct tiny_image *t)
+{
+	struct memory_disk disk;
+	struct low before = {0};
+	struct cow_check_result result;
+	unsigned nr = 0;
+	assert_int_equal(memory_disk_init(&disk, t->bytes, t->size, TINY_MAX_BYTES), 0);
+	assert_int_equal(run_check(&disk, COW_REPAIR_NONE, &before, &result), 0);
+	memory_disk_fini(&disk);
+	while (fail_at(b, t, nr, -EIO, &before) && fail_at(b, t, nr, -ENOSPC, &before))
+		nr++;
+	assert_true(nr > 20);
+	assert_false(fail_at(b, t, 0, 0, &before));
+}
+
+static void repair_survives_a_failing_host(void **state)
+{
+	static struct tiny_image t;
+	srand(1);
+	for (unsigned i = 0; i < nr_breakages; i++) {
+		for (uint32_t order = 3; order <= 4; order++) {
+			tiny_image_build(&t, order);
+			breakages[i].apply(&t);
+			fail_everywhere(&breakages[i], &t);
 		}
 	}
 }
@@ -291,6 +311,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(tiny_image_is_clean),
 		cmocka_unit_test(repair_survives_crashes),
+		cmocka_unit_test(repair_survives_a_failing_host),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -116,6 +116,12 @@ static bool l1_reads(const uint8_t *bytes, uint64_t size, uint64_t l1, uint8_t f
 	return true;
 }
 
+bool tiny_image_active_reads(const uint8_t *bytes, uint64_t size)
+{
+	struct cow_header h;
+	return !cow_header_decode_lenient(bytes, TINY_CLUSTER, &h, NULL) && l1_reads(bytes, size, h.l1_off, NEW_CONTENT);
+}
+
 bool tiny_image_reads(const uint8_t *bytes, uint64_t size)
 {
 	struct cow_header h;

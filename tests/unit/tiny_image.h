@@ -29,5 +29,7 @@ uint64_t tiny_refblock_of(const struct tiny_image *t, uint64_t cluster, uint64_t
 
 /* Follows the header, the snapshot table and both L1 tables; true if every guest cluster reads as it should. */
 bool tiny_image_reads(const uint8_t *bytes, uint64_t size);
+/* The active image only. */
+bool tiny_image_active_reads(const uint8_t *bytes, uint64_t size);
 
 #endif
