@@ -6,11 +6,28 @@
 #include <stdlib.h>
 #include <string.h>
 
-int cow_chain_enter(struct cow_chain *chain, const struct cow_file *file, struct cow_error *err)
+static int seen_before(const struct cow_chain *chain, const char *path, uint64_t dev, uint64_t ino, struct cow_error *err)
 {
 	for (unsigned i = 0; i < chain->depth; i++)
-		if (chain->seen[i].dev == file->dev && chain->seen[i].ino == file->ino)
-			return cow_error_set(err, -ELOOP, "%s: backing chain: the file refers to itself", file->path);
+		if (chain->seen[i].dev == dev && chain->seen[i].ino == ino)
+			return cow_error_set(err, -ELOOP, "%s: backing chain: the file refers to itself", path);
+	return 0;
+}
+
+int cow_chain_foresee(const struct cow_chain *chain, const char *path, struct cow_error *err)
+{
+	const struct cow_host_ops *ops = chain->host->ops;
+	uint64_t dev, ino;
+	if (!ops->identify || ops->identify(chain->host, path, &dev, &ino))
+		return 0;
+	return seen_before(chain, path, dev, ino, err);
+}
+
+int cow_chain_enter(struct cow_chain *chain, const struct cow_file *file, struct cow_error *err)
+{
+	int ret = seen_before(chain, file->path, file->dev, file->ino, err);
+	if (ret)
+		return ret;
 	if (chain->depth == COW_MAX_BACKING_DEPTH)
 		return cow_error_set(err, -ELOOP, "%s: backing chain: more than %d images", file->path,
 				     COW_MAX_BACKING_DEPTH);
@@ -149,7 +166,9 @@ int cow_data_file_open(struct cow_image *image, struct cow_chain *chain, struct 
 	unsigned flags = (image->writable ? COW_OPEN_WRITE : 0) | (options->no_lock ? COW_OPEN_NO_LOCK : 0) |
 			 (options->buffered ? COW_OPEN_BUFFERED : 0);
 	struct cow_file *file = NULL;
-	ret = chain->host->ops->open(chain->host, path, flags, &file, err);
+	ret = cow_chain_foresee(chain, path, err);
+	if (!ret)
+		ret = chain->host->ops->open(chain->host, path, flags, &file, err);
 	free(path);
 	if (ret)
 		return ret;

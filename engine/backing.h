@@ -19,6 +19,8 @@ struct cow_chain {
 	struct { uint64_t dev, ino; } seen[COW_MAX_BACKING_DEPTH];
 };
 
+/* Before a file is opened, whose lock we ourselves may hold: -ELOOP if it is part of the chain already. */
+int cow_chain_foresee(const struct cow_chain *chain, const char *path, struct cow_error *err);
 /* Notes file as part of the chain: -ELOOP if it is already or the chain is too deep. */
 int cow_chain_enter(struct cow_chain *chain, const struct cow_file *file, struct cow_error *err);
 

@@ -121,7 +121,6 @@ int cow_image_change_frozen(struct cow_image *image, struct cow_loop *loop,
 	if (ret) {
 		cow_error_set(err, ret, "%s: cannot write everything back: %s", image->path, strerror(-ret));
 	} else {
-		image->file->size_bytes = image->alloc.file_bytes; /* extended asynchronously so far */
 		ret = change(ctx, loop, image->file, err);
 		if (ret == -ENOTRECOVERABLE)
 			cow_image_fail(image, loop, "a change of the whole image may have reached the disk in part");

@@ -175,27 +175,35 @@ static int file_size(int fd, const struct stat *st, uint64_t *bytes)
 	return 0;
 }
 
+/* Of a block device the device: it may have many nodes. */
+static void identity(const struct stat *st, uint64_t *dev, uint64_t *ino)
+{
+	bool block = S_ISBLK(st->st_mode);
+	*dev = block ? st->st_rdev : st->st_dev;
+	*ino = block ? UINT64_MAX : st->st_ino;
+}
+
 static int make_file(struct cow_host *host, const char *path, unsigned flags, int fd, bool direct,
 		     const struct stat *st, struct cow_file **out)
 {
 	struct cow_host_file *file = calloc(1, sizeof(*file));
 	if (!file)
 		return -ENOMEM;
-	int ret = file_size(fd, st, &file->base.size_bytes);
+	uint64_t bytes;
+	int ret = file_size(fd, st, &bytes);
+	file->base.size_bytes = bytes;
 	file->base.path = strdup(path);
 	if (ret || !file->base.path) {
 		free(file->base.path);
 		free(file);
 		return ret ? ret : -ENOMEM;
 	}
-	bool block = S_ISBLK(st->st_mode);
 	file->fd = fd;
 	file->base.host = host;
-	file->base.dev = block ? st->st_rdev : st->st_dev;
-	file->base.ino = block ? UINT64_MAX : st->st_ino; /* one device, many nodes */
+	identity(st, &file->base.dev, &file->base.ino);
 	file->base.writable = flags & (COW_OPEN_WRITE | COW_OPEN_CREATE);
 	file->base.direct = direct;
-	file->base.block_device = block;
+	file->base.block_device = S_ISBLK(st->st_mode);
 	file->base.can_punch = file->base.writable;
 	*out = &file->base;
 	return 0;
@@ -263,6 +271,25 @@ static void system_close(struct cow_file *base)
 	free(file);
 }
 
+static bool system_length(struct cow_file *file, uint64_t *bytes)
+{
+	struct statx stx;
+	if (file->block_device ||
+	    statx(cow_host_fd(file), "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_SIZE, &stx) < 0)
+		return false;
+	*bytes = stx.stx_size;
+	return true;
+}
+
+static int system_identify(struct cow_host *host, const char *path, uint64_t *dev, uint64_t *ino)
+{
+	struct stat st;
+	if (stat(path, &st) < 0)
+		return -errno;
+	identity(&st, dev, ino);
+	return 0;
+}
+
 static int system_realpath(struct cow_host *host, const char *path, char **out)
 {
 	*out = realpath(path, NULL);
@@ -282,6 +309,8 @@ struct cow_host *cow_host_system(void)
 		.close = system_close,
 		.realpath = system_realpath,
 		.drop_cache = system_drop_cache,
+		.length = system_length,
+		.identify = system_identify,
 	};
 	static struct cow_host host = { .ops = &ops };
 	return &host;

@@ -55,6 +55,21 @@ int cow_image_corrupt(struct cow_image *image, struct cow_loop *loop, uint64_t o
 	return -EIO;
 }
 
+void cow_image_note_cut(struct cow_image *image, struct cow_loop *loop)
+{
+	if (!image->writable || cow_image_is_failed(image))
+		return;
+	if (cow_file_is_cut(image->file) || cow_file_is_cut(image->data))
+		cow_image_fail(image, loop, "the host file was cut short under us");
+}
+
+bool cow_image_is_whole(struct cow_image *image, struct cow_loop *loop)
+{
+	bool whole = cow_file_is_whole(image->file) && cow_file_is_whole(image->data);
+	cow_image_note_cut(image, loop);
+	return whole;
+}
+
 const char *cow_image_failure(const struct cow_image *image)
 {
 	return atomic_load(&image->failed) ? image->failure : NULL;
@@ -352,7 +367,9 @@ int cow_image_open_in_chain(struct cow_chain *chain, const char *path, bool raw,
 	unsigned flags = (image->writable ? COW_OPEN_WRITE : 0) | (no_lock ? COW_OPEN_NO_LOCK : 0) |
 			 (options->buffered ? COW_OPEN_BUFFERED : 0);
 	image->path = strdup(path);
-	int ret = image->path ? chain->host->ops->open(chain->host, path, flags, &image->file, err) : -ENOMEM;
+	int ret = image->path ? cow_chain_foresee(chain, path, err) : -ENOMEM;
+	if (!ret)
+		ret = chain->host->ops->open(chain->host, path, flags, &image->file, err);
 	if (!ret)
 		ret = cow_chain_enter(chain, image->file, err);
 	if (!ret && raw) {

@@ -85,6 +85,11 @@ int cow_image_fail(struct cow_image *image, struct cow_loop *loop, const char *f
 /* The image breaks a rule at a host offset: fails it and sets the corrupt bit. Returns -EIO. No shard lock held. */
 int cow_image_corrupt(struct cow_image *image, struct cow_loop *loop, uint64_t off, const char *rule);
 
+/* Fails the image if its host file was found cut short: what would be written now would hide the hole. */
+void cow_image_note_cut(struct cow_image *image, struct cow_loop *loop);
+/* Looks at the host file's length first. False: cut. */
+bool cow_image_is_whole(struct cow_image *image, struct cow_loop *loop);
+
 static inline bool cow_image_is_failed(struct cow_image *image)
 {
 	return atomic_load_explicit(&image->failed, memory_order_acquire);

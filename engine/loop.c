@@ -124,6 +124,10 @@ void cow_loop_submit(struct cow_loop *loop, struct cow_io *io)
 	cow_assert(io->nr_vec <= COW_IO_MAX_VEC);
 	io->loop = loop;
 	io->progress_bytes = 0;
+	io->known_bytes = io->file ? atomic_load(&io->file->size_bytes) : 0;
+	/* Shorter from now on, longer once it is done: it never is shorter than we think. */
+	if (io->kind == COW_IO_RESIZE && io->offset < io->known_bytes)
+		atomic_store(&io->file->size_bytes, io->offset);
 	loop->ops->start(loop, io);
 }
 
@@ -158,22 +162,69 @@ static void complain(struct cow_io *io, const char *why)
 		what[io->kind], (unsigned long long)io->offset, why);
 }
 
+/* What the I/O says about the file's length. */
+static void note_length(struct cow_io *io, int result)
+{
+	if (io->kind == COW_IO_WRITE && !result && !io->file->block_device)
+		cow_file_grown(io->file, io->offset + io->length);
+	else if (io->kind == COW_IO_RESIZE)
+		cow_file_grown(io->file, result ? io->known_bytes : io->offset);
+}
+
+/* The sector at `at`, or what is left of it, is all zeros. */
+static bool zero_sector(const struct iovec *vec, size_t at)
+{
+	static const uint8_t zeros[512];
+	size_t left = vec->iov_len - at;
+	return !memcmp((const char *)vec->iov_base + at, zeros, left < sizeof(zeros) ? left : sizeof(zeros));
+}
+
+static bool has_zero_sector(const struct cow_io *io)
+{
+	for (unsigned i = 0; i < io->nr_vec; i++)
+		for (size_t at = 0; at < io->vec[i].iov_len; at += 512)
+			if (zero_sector(&io->vec[i], at))
+				return true;
+	return false;
+}
+
+/* Zeros at either end: there may be a hole now where data was. */
+static bool may_be_hole(const struct cow_io *io)
+{
+	const struct iovec *last = &io->vec[io->nr_vec ? io->nr_vec - 1 : 0];
+	return io->nr_vec && io->vec[0].iov_len && last->iov_len &&
+	       (zero_sector(&io->vec[0], 0) || zero_sector(last, (last->iov_len - 1) & ~(size_t)511));
+}
+
+/*
+ * A file that was cut may be long again by a write of ours, and nobody knows any more where it was cut: what was there comes as zeros. So
+ * zeros are believed of a file that is whole, and of one that was cut only what is none.
+ */
+static bool reads_lost(const struct cow_io *io)
+{
+	if (!cow_file_is_cut(io->file) && (!may_be_hole(io) || cow_file_is_whole(io->file)))
+		return false;
+	return io->offset + io->length > atomic_load(&io->file->lost_from) || has_zero_sector(io);
+}
+
 static void finish(struct cow_io *io, int result)
 {
 	if (result < 0)
 		complain(io, strerror(-result));
+	note_length(io, result);
+	if (!result && io->kind == COW_IO_READ && reads_lost(io))
+		result = -EIO;
 	io->result = result;
 	io->done(io);
 }
 
-/* Beyond `end` was nothing to read: zeros, if it never was written. What we saw there at open is lost, and that is no zeros. */
+/* Beyond `end` was nothing to read: zeros, if it never was written. What we knew to be there is lost, and that is no zeros. */
 static void finish_short_read(struct cow_io *io, uint64_t end)
 {
-	bool cut = end < io->file->size_bytes;
 	zero_vec(io);
-	if (cut)
-		complain(io, "the file is shorter than it was: somebody else has cut it");
-	io->result = cut ? -EIO : 0;
+	if (end < io->known_bytes)
+		cow_file_note_cut(io->file, end);
+	io->result = cow_file_is_cut(io->file) ? -EIO : 0;
 	io->done(io);
 }
 
@@ -314,10 +365,7 @@ int cow_loop_read(struct cow_loop *loop, struct cow_file *file, uint64_t offset,
 int cow_loop_write(struct cow_loop *loop, struct cow_file *file, uint64_t offset, const void *buf,
 		   uint64_t length)
 {
-	int ret = rw(loop, COW_IO_WRITE, file, offset, (void *)(uintptr_t)buf, length);
-	if (!ret && !file->block_device && offset + length > file->size_bytes)
-		file->size_bytes = offset + length;
-	return ret;
+	return rw(loop, COW_IO_WRITE, file, offset, (void *)(uintptr_t)buf, length);
 }
 
 static int simple(struct cow_loop *loop, enum cow_io_kind kind, struct cow_file *file, uint64_t offset,
@@ -340,8 +388,5 @@ int cow_loop_punch(struct cow_loop *loop, struct cow_file *file, uint64_t offset
 
 int cow_loop_resize(struct cow_loop *loop, struct cow_file *file, uint64_t size_bytes)
 {
-	int ret = simple(loop, COW_IO_RESIZE, file, size_bytes, 0);
-	if (!ret)
-		file->size_bytes = size_bytes;
-	return ret;
+	return simple(loop, COW_IO_RESIZE, file, size_bytes, 0);
 }

@@ -32,12 +32,15 @@ enum cow_open_flags {
 	COW_OPEN_NO_LOCK = 1 << 4,   /* take no image locks (info, check on an image in use) */
 };
 
-/* Embedded first in a body's own file object. Fields are constant after open except size_bytes and complained. */
+/* Embedded first in a body's own file object. Fields are constant after open except the atomic ones. */
 struct cow_file {
 	struct cow_host *host;
 	char *path;             /* as opened, owned */
 	uint64_t dev, ino;      /* identity, for loop detection */
-	uint64_t size_bytes;    /* at open; cow_file_set_size() and the engine's extends keep it current */
+	/* How long the file is as far as we know: at open, and by what we wrote and resized since. Nobody else may make it shorter. */
+	atomic_uint_least64_t size_bytes;
+	/* 0: so it is. Else somebody has cut it, at the latest here: what was behind is lost, and zeros before may be what was lost. */
+	atomic_uint_least64_t lost_from;
 	bool writable;
 	bool direct;            /* O_DIRECT: offsets, lengths and memory must be multiples of 512 */
 	bool block_device;      /* fixed size, no resize */
@@ -62,6 +65,10 @@ struct cow_host_ops {
 	 * the next fdatasync.
 	 */
 	void (*drop_cache)(struct cow_file *file);
+	/* May be NULL. The file's length as the kernel has it at hand: does not block. False: not known. */
+	bool (*length)(struct cow_file *file, uint64_t *bytes);
+	/* May be NULL. What path leads to, as in struct cow_file, without opening it. 0 or -errno. */
+	int (*identify)(struct cow_host *host, const char *path, uint64_t *dev, uint64_t *ino);
 };
 
 struct cow_host {
@@ -71,10 +78,27 @@ struct cow_host {
 /* The real host: system calls. Static, never freed. */
 struct cow_host *cow_host_system(void);
 
+/* ---- has somebody cut the file? file.c; any thread ---- */
+
+static inline bool cow_file_is_cut(const struct cow_file *file)
+{
+	return atomic_load_explicit(&file->lost_from, memory_order_relaxed) != 0;
+}
+
+/* We made it at least this long. */
+void cow_file_grown(struct cow_file *file, uint64_t bytes);
+/* It ends at `bytes`, and did not before. The log says so, once. */
+void cow_file_note_cut(struct cow_file *file, uint64_t bytes);
+/* Asks the host. False: it is cut, now or since earlier. Nothing may be shrinking it meanwhile. */
+bool cow_file_is_whole(struct cow_file *file);
+
 /* ---- asynchronous I/O ---- */
 
 enum cow_io_kind {
-	/* All of it; bytes beyond the end of the file come as zeros, but -EIO if the file was cut below file->size_bytes. */
+	/*
+	 * All of it; bytes beyond the end of the file come as zeros: an allocated cluster may reach there that nobody wrote. But -EIO if
+	 * the file was longer when the read began, or was ever found cut before the read's end.
+	 */
 	COW_IO_READ,
 	COW_IO_WRITE,  /* all of it; extends a regular file */
 	COW_IO_SYNC,   /* fdatasync: everything completed before submission is durable */
@@ -107,6 +131,7 @@ struct cow_io {
 	struct cow_loop *loop;
 	struct cow_io *next;
 	uint64_t progress_bytes;
+	uint64_t known_bytes;              /* the file's size_bytes when the I/O began */
 	struct cow_completion completion;  /* loop_uring.c */
 	int64_t timespec[2];               /* loop_uring.c: TIMER as the kernel's seconds, nanoseconds */
 };
@@ -172,7 +197,6 @@ int cow_loop_read(struct cow_loop *loop, struct cow_file *file, uint64_t offset,
 int cow_loop_write(struct cow_loop *loop, struct cow_file *file, uint64_t offset, const void *buf, uint64_t length);
 int cow_loop_sync(struct cow_loop *loop, struct cow_file *file);
 int cow_loop_punch(struct cow_loop *loop, struct cow_file *file, uint64_t offset, uint64_t length);
-/* Also keeps file->size_bytes. */
 int cow_loop_resize(struct cow_loop *loop, struct cow_file *file, uint64_t size_bytes);
 
 /* Page-aligned zeroed memory for I/O; NULL when out of memory. free() it. */

@@ -202,6 +202,8 @@ static void give_back_hosts(struct cow_op *op)
 static void end(struct cow_task *task)
 {
 	struct cow_op *op = cow_op_of(task);
+	if (task->error == -EIO)
+		cow_image_note_cut(cow_op_image(op), task->loop);
 	give_back_hosts(op);
 	cow_op_put_room(op);
 	cow_op_put_bounce(op);

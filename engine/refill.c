@@ -186,6 +186,10 @@ enum cow_next cow_refill_extend(struct cow_reserve *r, uint64_t end, const struc
 	r->after_extend = next;
 	if (end <= image->alloc.file_bytes)
 		return cow_task_goto(&r->task, next);
+	if (!cow_image_is_whole(image, r->task.loop)) {
+		cow_task_fail(&r->task, -EIO);
+		return COW_AGAIN;
+	}
 	uint64_t ahead = cow_min(cow_max(end / 8, EXTEND_MIN_BYTES), EXTEND_MAX_BYTES);
 	uint64_t size = cow_round_up(end + ahead, cow_max(image->g.cluster_bytes, COW_FILE_ALIGN_BYTES));
 	cow_io_prep(&r->io, COW_IO_RESIZE, image->file, size, 0, io_done);

@@ -92,7 +92,7 @@ static enum cow_next capture(struct cow_task *task)
 	commit->nr_refs = cow_cache_capture(&image->refs, commit->refs_buf, commit->refs);
 	commit->need_barrier = false;
 	commit->phase = COW_PHASE_REFS;
-	if (cow_image_is_failed(image)) {
+	if (!cow_image_is_whole(image, task->loop) || cow_image_is_failed(image)) {
 		commit->phase = COW_PHASE_HEADER; /* all that may still be written: the corrupt bit */
 		commit->has_header = commit->has_header && image->mark_corrupt;
 	}

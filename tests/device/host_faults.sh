@@ -126,16 +126,31 @@ mount -o remount,rw host
 [ "$before" = "$(sha256sum < host/disk.qcow2)" ] || fail "the image on a read-only host was changed"
 say "read-only host: refused with one line, --read-only works"
 
-# ---- a file cut short under us ----
-attach dev host/disk.qcow2
-write_at data 1024 128
-pid=$("$cowblk" list --json | tr -d ' ",' | awk -F: '$1 == "pid" { print $2 }')
-truncate -s 2M host/disk.qcow2
-same_at data 0 4 || fail "cut short: what is left cannot be read"
-must_err "input/output error" dd if="$dev" of=/dev/null bs=64K skip=100 count=1 iflag=direct status=none
-within dd if=data of="$dev" bs=64K seek=1300 count=16 oflag=direct conv=fsync status=none 2>/dev/null || true
-kill -0 "$pid" || fail "cut short: the daemon is gone"
-[ "$(complaints "$dev" "shorter than it was")" = 1 ] || fail "cut short: not one line about it in the log: $(cat "$(log_of "$dev")")"
-say "cut short: $(cat "$(log_of "$dev")")"
-take_away "$dev"
+# ---- a file cut short under us: found by a read of what was there at attach or was written since, or by a FLUSH ----
+cp host/disk.qcow2 whole.qcow2
+for by in 100:old 1030:new flush; do
+	cp whole.qcow2 host/disk.qcow2
+	attach dev host/disk.qcow2
+	write_at data 1024 128
+	pid=$("$cowblk" list --json | tr -d ' ",' | awk -F: '$1 == "pid" { print $2 }')
+	truncate -s 2M host/disk.qcow2
+	if [ $by != flush ]; then
+		same_at data 0 4 || fail "cut short ($by): what is left cannot be read"
+		must_err "input/output error" dd if="$dev" of=/dev/null bs=64K skip="${by%:*}" count=1 iflag=direct status=none
+		must_err "input/output error" dd if=data of="$dev" bs=64K count=1 oflag=direct status=none
+	else
+		# In place, far behind the cut: the file is long again, with zeros before.
+		must_err "input/output error" dd if=data of="$dev" bs=64K seek=1151 count=1 oflag=direct conv=fsync status=none
+	fi
+	for at in 100 127 1024 1150; do
+		must_err "input/output error" dd if="$dev" of=/dev/null bs=64K skip=$at count=1 iflag=direct status=none
+	done
+	same_at data 0 4 || fail "cut short ($by): what is left cannot be read any more"
+	kill -0 "$pid" || fail "cut short ($by): the daemon is gone"
+	[ "$(complaints "$dev" "shorter than it was")" = 1 ] || fail "cut short ($by): not one line about it: $(cat "$(log_of "$dev")")"
+	[ "$(complaints "$dev" "no more writing")" = 1 ] || fail "cut short ($by): written on: $(cat "$(log_of "$dev")")"
+	say "cut short ($by): $(grep "shorter than" "$(log_of "$dev")")"
+	take_away "$dev"
+	[ "$(stat -c %s host/disk.qcow2)" = 2097152 ] || [ $by = flush ] || fail "cut short ($by): the image was written to"
+done
 umount host

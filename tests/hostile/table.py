@@ -66,7 +66,7 @@ def print_rows(bases, path):
         info, check, opened, unchanged = look(bases[base], rows.compile_row(source), path)
         same = (lambda text: "SAME" if text == info and text is not None else repr(text))
         checked = f"({check[0]}, {same(check[1])})"
-        text = "ANY" if base in ("luks", "subs", "outside") or name == "backing file: itself" else same(opened)
+        text = "ANY" if base in ("luks", "subs", "outside") else same(opened)
         print(f"    ({name!r}, {base!r}, {source!r},\n     {info!r},\n     {checked}, {text}),"
               + ("" if unchanged else "  # CHANGED"))
 

@@ -108,8 +108,15 @@ static int host_realpath(struct cow_host *host, const char *path, char **out)
 	return *out ? 0 : -ENOMEM;
 }
 
+static bool host_length(struct cow_file *file, uint64_t *bytes)
+{
+	*bytes = sim_file_of(file)->now.size_bytes;
+	return true;
+}
+
 const struct cow_host_ops sim_host_ops = {
 	.open = host_open,
 	.close = host_close,
 	.realpath = host_realpath,
+	.length = host_length,
 };

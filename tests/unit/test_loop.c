@@ -411,12 +411,66 @@ static int play(struct cow_file *file, enum cow_io_kind kind, char *buf, const i
 	return io.result;
 }
 
+/* Where the file once was longer there are no zeros to read, even if a write makes it long again. */
+static void test_cut(void **state)
+{
+	struct cow_file file = { .size_bytes = 700 };
+	char buf[2048];
+	static const int64_t end[] = { 700, 0 }, cut[] = { 600, 0 }, all[] = { 2048 };
+	assert_int_equal(play(&file, COW_IO_READ, buf, end, 2), 0);
+	assert_false(cow_file_is_cut(&file));
+	assert_int_equal(play(&file, COW_IO_READ, buf, cut, 2), -EIO);
+	assert_int_equal(file.lost_from, 600);
+	assert_int_equal(play(&file, COW_IO_WRITE, buf, all, 1), 0);
+	memset(buf, 1, sizeof(buf));
+	assert_int_equal(play(&file, COW_IO_READ, buf, all, 1), -EIO);
+
+	/* A write has made it long again: what is not zeros is what was there, the rest nobody knows. */
+	struct cow_file again = { .size_bytes = 4096, .lost_from = 4096 };
+	assert_int_equal(play(&again, COW_IO_READ, buf, all, 1), 0);
+	memset(buf + 512, 0, 512);
+	assert_int_equal(play(&again, COW_IO_READ, buf, all, 1), -EIO);
+
+	/* Longer since the read began: it may have met the end that was there then. */
+	struct cow_file grows = { .size_bytes = 600 };
+	struct script s = { .results = cut, .nr = 2 };
+	struct cow_io io;
+	cow_loop_init(&s.base, &script_ops);
+	cow_io_prep_rw(&io, COW_IO_READ, &grows, 0, buf, 2048, short_done);
+	cow_loop_submit(&s.base, &io);
+	cow_file_grown(&grows, 4096);
+	cow_io_raw_done(&io, 600);
+	cow_io_raw_done(&io, 0);
+	assert_int_equal(io.result, 0);
+	assert_false(cow_file_is_cut(&grows));
+}
+
+/* How long it is: what we wrote and resized, and no longer than it may be while it is being made shorter. */
+static void test_known_length(void **state)
+{
+	struct fixture *f = fixture_of(state);
+	struct cow_file *file = f->file;
+	uint64_t bytes;
+	assert_int_equal(cow_loop_resize(f->loop, file, 1 << 20), 0);
+	assert_int_equal(file->size_bytes, 1 << 20);
+	assert_true(cow_file_is_whole(file));
+	assert_true(file->host->ops->length(file, &bytes) && bytes == 1 << 20);
+	assert_int_equal(cow_loop_resize(f->loop, file, 4096), 0);
+	assert_int_equal(file->size_bytes, 4096);
+	assert_true(cow_file_is_whole(file));
+	assert_int_equal(truncate(file->path, 1000), 0);
+	assert_false(cow_file_is_whole(file));
+	assert_int_equal(truncate(file->path, 4096), 0);
+	assert_false(cow_file_is_whole(file));
+}
+
 static void test_short(void **state)
 {
-	struct cow_file buffered = { 0 }, direct = { .direct = true };
+	struct cow_file written = { 0 }, buffered = { 0 }, direct = { .direct = true };
 	char buf[2048];
 	static const int64_t resumed[] = { -EINTR, 512, -EAGAIN, 1024, 512 };
-	assert_int_equal(play(&buffered, COW_IO_WRITE, buf, resumed, 5), 0);
+	assert_int_equal(play(&written, COW_IO_WRITE, buf, resumed, 5), 0);
+	assert_int_equal(written.size_bytes, 2048);
 	static const int64_t odd[] = { 5, 2043 };
 	assert_int_equal(play(&buffered, COW_IO_READ, buf, odd, 2), 0);
 	static const int64_t again[] = { 1025, 1024 };
@@ -496,7 +550,7 @@ int main(void)
 		BOTH(test_error), BOTH(test_many), BOTH(test_timer), BOTH(test_post), BOTH(test_other_owner),
 		BOTH(test_defer),
 		cmocka_unit_test_setup_teardown(test_foreign_sqe, setup_uring, teardown),
-		cmocka_unit_test(test_short),
+		cmocka_unit_test(test_short), cmocka_unit_test(test_cut), BOTH(test_known_length),
 		cmocka_unit_test_setup_teardown(test_open_refusals, setup_sync, teardown),
 		cmocka_unit_test_setup_teardown(test_create_truncate, setup_sync, teardown),
 	};
