@@ -38,6 +38,9 @@ struct memory_host {
 	int fail_error;
 	enum cow_io_kind fail_kind;
 	unsigned fail_skip;
+	/* may be NULL; sees each I/O that is done */
+	void (*hook)(void *ctx, const struct cow_io *io);
+	void *ctx;
 };
 
 static struct memory_host *memory_of_loop(struct cow_loop *loop)
@@ -144,6 +147,8 @@ static int64_t memory_do(struct memory_host *m, struct cow_io *io)
 	}
 	if (m->nr_trace < MEMORY_MAX_TRACE)
 		m->trace[m->nr_trace++] = (struct memory_event){ io->kind, io->offset, io->length };
+	if (m->hook)
+		m->hook(m->ctx, io);
 	switch (io->kind) {
 	case COW_IO_READ:
 	case COW_IO_WRITE:
