@@ -29,6 +29,10 @@ int cow_alloc_init(struct cow_image *image)
 	return alloc->grow_buf ? 0 : -ENOMEM;
 }
 
+/*
+ * What a killed process has left in the host's cache is made durable before anything builds on it: its new header (of a snapshot
+ * command) may call clusters free that the old one, which power loss would bring back, leads to.
+ */
 int cow_alloc_prepare_file(struct cow_image *image, struct cow_loop *loop)
 {
 	struct cow_file *file = image->file;
@@ -36,13 +40,12 @@ int cow_alloc_prepare_file(struct cow_image *image, struct cow_loop *loop)
 	int ret = 0;
 	if (!file->block_device && bytes != image->alloc.file_bytes)
 		ret = cow_loop_resize(loop, file, bytes);
-	if (ret || file->block_device)
+	if (ret)
 		return ret;
-	image->alloc.file_bytes = bytes;
-	if (!file->direct || !file->host->ops->drop_cache)
-		return 0;
+	if (!file->block_device)
+		image->alloc.file_bytes = bytes;
 	ret = cow_loop_sync(loop, file);
-	if (!ret)
+	if (!ret && file->direct && !file->block_device && file->host->ops->drop_cache)
 		file->host->ops->drop_cache(file);
 	return ret;
 }

@@ -88,7 +88,7 @@ struct cow_alloc {
 
 int cow_alloc_init(struct cow_image *image);
 void cow_alloc_fini(struct cow_image *image);
-/* Control plane, before the first request: rounds the file's length up (closing cuts it again), empties the page cache of it. */
+/* Control plane, before the first request: rounds the file's length up (closing cuts it again), syncs it, empties the page cache of it. */
 int cow_alloc_prepare_file(struct cow_image *image, struct cow_loop *loop);
 /* The file was changed behind our back, under a freeze: its length is bytes now. */
 void cow_alloc_restart(struct cow_image *image, uint64_t bytes);

@@ -125,7 +125,10 @@ static int clear_autoclear(struct cow_edit *e)
 
 static int open_edit(struct cow_edit *e)
 {
-	int ret = load_header(e);
+	/* What a killed process left in the host's cache may call clusters free that are not so on disk. */
+	int ret = cannot_write(e, cow_loop_sync(e->loop, e->file));
+	if (!ret)
+		ret = load_header(e);
 	if (!ret)
 		ret = refuse(e);
 	if (!ret)

@@ -101,7 +101,7 @@ static void drain(struct sim_run *run)
 /* Power is off: lets the old process run into the wall, then looks at what is left, perhaps through another crash. */
 static void recover(struct sim_run *run)
 {
-	bool first = true;
+	bool first = true, soon = false;
 	run->hidden_leaks |= sim_guest_excused(run);
 	notice_power_off(run);
 	if (run->image) {
@@ -116,8 +116,8 @@ static void recover(struct sim_run *run)
 		start_faults(run);
 		run->world.faults.permille = 0;
 		/* What a killed process has switched counts from when the next one has opened the image. */
-		if (!was_power && run->live.in_doubt)
-			first = false;
+		soon = !was_power && run->live.in_doubt;
+		first &= !soon;
 		if (first && sim_chance(&run->random, 25)) {
 			run->world.power_off_at = run->world.events + 1 + sim_below(&run->random, 40);
 			run->world.crash_kind = SIM_CRASH_POWER;
@@ -138,6 +138,10 @@ static void recover(struct sim_run *run)
 	run->world.power_off_sync = 0;
 	run->world.power_off_header = 0;
 	run->leaks = UINT64_MAX; /* unknown until the next check */
+	if (soon && sim_chance(&run->random, 50)) {
+		run->world.power_off_at = run->world.events + 1 + sim_below(&run->random, 40);
+		run->world.crash_kind = SIM_CRASH_POWER;
+	}
 	start_faults(run);
 }
 

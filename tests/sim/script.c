@@ -313,8 +313,8 @@ static void live_action(struct sim_random *r, const struct sim_plan *plan, struc
 	a.queue = (unsigned)sim_below(r, SIM_MAX_TAKEN);
 	if (plan->crash_every && sim_chance(r, 40)) {
 		a.offset = 1 + sim_below(r, sim_chance(r, 50) ? 30 : 300);
-		a.flags = sim_chance(r, 25) ? SIM_KILL : 0;
-		if (sim_chance(r, 50)) {
+		a.flags = sim_chance(r, 40) ? SIM_KILL : 0;
+		if (sim_chance(r, 60)) {
 			a.offset = 1 + sim_below(r, 5);
 			a.flags |= SIM_AT_SYNC;
 		}
