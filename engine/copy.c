@@ -77,9 +77,10 @@ static enum cow_next find_host(struct cow_op *op, const struct cow_entry *e, uin
 		nr = cow_alloc_take(&op->queue->reserve, nr, &copy->host, &zero, &op->task);
 		if (!nr)
 			return COW_WAIT;
-	} else if (cow_overlap(image, e->host.v, (uint64_t)nr << image->g.cluster_bits)) {
-		cow_task_fail(&op->task, cow_image_corrupt(image, op->task.loop, e->host.v,
-							   "a data cluster lies in metadata"));
+	} else {
+		const char *fault = cow_data_misplaced(image, e->host.v, (uint64_t)nr << image->g.cluster_bits);
+		if (fault)
+			cow_task_fail(&op->task, cow_image_corrupt(image, op->task.loop, e->host.v, fault));
 	}
 	copy->holds_host = copy->allocated && !image->g.data_file;
 	copy->end = copy->start + ((uint64_t)nr << image->g.cluster_bits);

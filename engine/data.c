@@ -7,6 +7,17 @@ static uint64_t crypt_off(const struct cow_image *image, uint64_t host_off, uint
 	return cow_crypt_key_uses_guest_offset(image->key) ? guest_off : host_off;
 }
 
+const char *cow_data_misplaced(struct cow_image *image, uint64_t host_off, uint64_t bytes)
+{
+	if (image->g.data_file)
+		return NULL;
+	if (cow_overlap(image, host_off, bytes))
+		return "a data cluster lies in metadata";
+	if (host_off + bytes > cow_round_up(atomic_load(&image->file->size_bytes), image->g.cluster_bytes))
+		return "a data cluster lies past the end of the file";
+	return NULL;
+}
+
 void cow_data_read(struct cow_op *op, struct cow_piece *piece, struct cow_image *image, uint64_t host_off,
 		   uint64_t guest_off, void *buf, uint64_t bytes)
 {

@@ -11,6 +11,9 @@
 
 #include "engine/op.h"
 
+/* The rule that guest data at [host_off, +bytes) of the image file breaks, before it is written in place; NULL. */
+const char *cow_data_misplaced(struct cow_image *image, uint64_t host_off, uint64_t bytes);
+
 /* Read from a level of the chain: guest_off (of that image) lies at host_off of its data file. */
 void cow_data_read(struct cow_op *op, struct cow_piece *piece, struct cow_image *image, uint64_t host_off,
 		   uint64_t guest_off, void *buf, uint64_t bytes);

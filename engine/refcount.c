@@ -3,6 +3,16 @@
 
 #include "engine/image_impl.h"
 
+/* A block past the end would read as if all its clusters were free. */
+static const char *entry_fault(const struct cow_image *image, uint64_t entry)
+{
+	if ((entry & QCOW2_REFTABLE_RESERVED) || (entry & (image->g.cluster_bytes - 1)))
+		return "refcount table entry is not cluster-aligned";
+	if (entry >= image->file->size_bytes)
+		return "refcount table entry lies past the end of the file";
+	return NULL;
+}
+
 enum cow_refs_result cow_refs_get(struct cow_image *image, uint64_t cluster, struct cow_task *task,
 				  struct cow_slot **slot)
 {
@@ -13,9 +23,9 @@ enum cow_refs_result cow_refs_get(struct cow_image *image, uint64_t cluster, str
 	uint64_t entry = cow_table_get(&image->reftable, block);
 	if (!entry)
 		return COW_REFS_NONE;
-	if ((entry & QCOW2_REFTABLE_RESERVED) || (entry & (g->cluster_bytes - 1))) {
-		cow_task_fail(task, cow_image_corrupt(image, task->loop, image->reftable.off + block * 8,
-						      "refcount table entry is not cluster-aligned"));
+	const char *fault = entry_fault(image, entry);
+	if (fault) {
+		cow_task_fail(task, cow_image_corrupt(image, task->loop, image->reftable.off + block * 8, fault));
 		cow_task_yield(task);
 		return COW_REFS_PARKED;
 	}

@@ -21,6 +21,30 @@ static enum look look_raw(struct cow_image *image, uint64_t off, struct cow_sour
 	return LOOK_FOUND;
 }
 
+/* Behind the cluster that the file ends in nothing was ever allocated. In a data file of its own everything may be. */
+static uint64_t end_of_clusters(const struct cow_image *image)
+{
+	if (image->data != image->file)
+		return UINT64_MAX;
+	return cow_round_up(atomic_load(&image->file->size_bytes), image->g.cluster_bytes);
+}
+
+/* The rule that the entry breaks, in itself or by where it leads. */
+static const char *entry_fault(const struct cow_image *image, const struct cow_entry *e)
+{
+	const struct cow_geometry *g = &image->g;
+	if (e->kind == COW_BAD)
+		return cow_entry_fault(g, (struct cow_l2_entry){ e->raw, e->subs });
+	if (e->kind == COW_NORMAL && e->host.v >= end_of_clusters(image))
+		return "L2 entry's cluster lies past the end of the file";
+	if (e->kind != COW_COMPRESSED)
+		return NULL;
+	uint64_t off = cow_compressed_decode(e->raw, g->cluster_bits).off;
+	if (off >= image->file->size_bytes)
+		return "L2 entry's compressed data lies past the end of the file";
+	return off < g->cluster_bytes ? "L2 entry's compressed data lies over the header" : NULL;
+}
+
 /* The run at off in one entry's terms. bytes: what is asked for; s->bytes becomes at most that. */
 static enum look look_entry(struct cow_image *image, uint64_t off, const struct cow_run *run, uint64_t bytes,
 			    struct cow_source *s)
@@ -35,6 +59,7 @@ static enum look look_entry(struct cow_image *image, uint64_t off, const struct 
 	case COW_NORMAL:
 		s->kind = COW_SOURCE_DATA;
 		s->host_off = run->first.host.v + in_cluster;
+		s->bytes = cow_min(s->bytes, end_of_clusters(image) - s->host_off);
 		return LOOK_FOUND;
 	case COW_COMPRESSED:
 		s->kind = COW_SOURCE_COMPRESSED;
@@ -69,9 +94,9 @@ static enum look look_qcow2(struct cow_image *image, uint64_t off, uint64_t byte
 		return LOOK_WAIT;
 	struct cow_run run = cow_map_run(g, slot->data, goff, bytes);
 	cow_cache_put(slot);
-	if (run.first.kind == COW_BAD)
-		return bad(image, slice + (uint64_t)cow_l2_slice_idx(g, goff) * g->entry_bytes,
-			   cow_entry_fault(g, (struct cow_l2_entry){ run.first.raw, run.first.subs }), task);
+	fault = entry_fault(image, &run.first);
+	if (fault)
+		return bad(image, slice + (uint64_t)cow_l2_slice_idx(g, goff) * g->entry_bytes, fault, task);
 	return look_entry(image, off, &run, bytes, s);
 }
 

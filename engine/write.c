@@ -32,8 +32,9 @@ static enum cow_next write_in_place(struct cow_op *op, struct cow_slot *slot, co
 	cow_cache_put(slot);
 	if (cow_data_is_encrypted(image) && !cow_op_get_bounce(op))
 		return COW_WAIT;
-	if (!image->g.data_file && cow_overlap(image, host, run->bytes)) {
-		cow_task_fail(&op->task, cow_image_corrupt(image, op->task.loop, host, "a data cluster lies in metadata"));
+	const char *fault = cow_data_misplaced(image, host, run->bytes);
+	if (fault) {
+		cow_task_fail(&op->task, cow_image_corrupt(image, op->task.loop, host, fault));
 		return COW_AGAIN;
 	}
 	return submit_data(op, host, run->bytes);
