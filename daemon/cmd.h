@@ -6,6 +6,7 @@
 #ifndef COW_CMD_H
 #define COW_CMD_H
 
+int cow_cmd_amend(int argc, char **argv);
 int cow_cmd_attach(int argc, char **argv);
 int cow_cmd_bitmap(int argc, char **argv);
 int cow_cmd_check(int argc, char **argv);

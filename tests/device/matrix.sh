@@ -22,6 +22,7 @@ try()
 	attach dev image ${given[@]+"${given[@]}"}
 	quietly "$COW_DISK_RANDOM" --device "$dev" --shadow shadow --seed "$number" --ops "$ops" --cluster "$cluster" \
 		${vague[@]+"${vague[@]}"}
+	[ "$number" != 1 ] || must_fail 'detach it first' "$cowblk" amend -o compat=1.1 image
 	detach "$dev"
 	quietly qemu-img check ${secret[@]+"${secret[@]}"} --image-opts "$target"
 	quietly "$cowblk" check image
