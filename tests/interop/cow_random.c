@@ -4,6 +4,7 @@
  * a model (model.h); then the image is closed, opened again and read whole. The shadow file holds the initial content and gets
  * the final one, for `qemu-img compare`.
  *
+ * --written FILE: a line "OFFSET LENGTH" for each request that changes the disk.
  * With --kill a child process does the work and is killed with SIGKILL in the middle; what was flushed must have survived.
  *
  * Exit: 0 all right, 1 the disk lied, 2 usage or environment, 3 stuck.
@@ -36,7 +37,8 @@ static struct {
 	unsigned live_snapshots; /* how many to keep; 0: none are taken */
 	uint64_t seed, ops, max_bytes;
 	unsigned queues, depth, rounds, timeout_seconds, zero_percent;
-	bool sync_loop, no_verify, kill, full_sweep;
+	bool sync_loop, no_verify, kill, full_sweep, live_bitmaps;
+	FILE *written;
 	struct cow_open_options open;
 } opt = { .ops = 2000, .queues = 2, .depth = 16, .rounds = 2, .timeout_seconds = 120 };
 
@@ -197,6 +199,8 @@ static void issue(struct worker *worker)
 		model_begin(slot, version);
 	if (req->kind == COW_OP_WRITE)
 		model_fill(version, req->offset, req->length, slot->buf);
+	if (opt.written && req->kind != COW_OP_READ && req->kind != COW_OP_FLUSH)
+		fprintf(opt.written, "%" PRIu64 " %" PRIu64 "\n", req->offset, req->length);
 	bool has_buf = req->kind == COW_OP_READ || req->kind == COW_OP_WRITE;
 	cow_queue_submit(worker->queue, slot->idx, req->kind, req->flags, req->offset, req->length,
 			 has_buf ? slot->buf : NULL, slot_done, slot);
@@ -318,9 +322,11 @@ static void work(struct rng *rng)
 	pthread_barrier_wait(&run.opened);
 	if (opt.live_snapshots)
 		live_start(run.image, opt.live_snapshots);
+	if (opt.live_bitmaps)
+		live_start_bitmaps(run.image);
 	join_workers();
-	if (opt.live_snapshots && live_stop() < 0)
-		fail("live snapshot", -EIO);
+	if ((opt.live_snapshots || opt.live_bitmaps) && live_stop() < 0)
+		fail("live changes", -EIO);
 	pthread_barrier_destroy(&run.opened);
 	pthread_barrier_destroy(&run.closed);
 	free(run.workers);
@@ -470,6 +476,7 @@ static const struct option long_options[] = {
 	{ "buffered", no_argument, NULL, 'B' },         { "key-file", required_argument, NULL, 'K' },
 	{ "compress", no_argument, NULL, 'C' },
 	{ "live-snapshots", required_argument, NULL, 'L' },
+	{ "live-bitmaps", no_argument, NULL, 'l' },     { "written", required_argument, NULL, 'w' },
 	{ NULL, 0, NULL, 0 },
 };
 
@@ -505,6 +512,15 @@ static void read_key(const char *path)
 	opt.open.write_legacy_aes = true;
 }
 
+/* A line at a time: the process may be killed. */
+static void open_written(const char *path)
+{
+	opt.written = fopen(path, "w");
+	if (!opt.written)
+		die(path, strerror(errno));
+	setlinebuf(opt.written);
+}
+
 static void parse_one(int c, const char *arg)
 {
 	static const char *root;
@@ -531,6 +547,8 @@ static void parse_one(int c, const char *arg)
 	case 'K': read_key(arg); break;
 	case 'C': opt.open.compress = true; break;
 	case 'L': opt.live_snapshots = (unsigned)number(arg); break;
+	case 'l': opt.live_bitmaps = true; break;
+	case 'w': open_written(arg); break;
 	default: exit(2);
 	}
 }
