@@ -6,9 +6,11 @@
 #include <string.h>
 
 #include "engine/backing.h"
+#include "engine/base/log.h"
 #include "engine/op.h"
 
 #define POLL_NS (200ull * 1000)
+#define RELOAD_TRIES 3u
 
 /* ---- polling: a freeze is rare, so nobody is made to notify it ---- */
 
@@ -108,6 +110,25 @@ static void thaw(struct cow_image *image)
 	cow_waitlist_wake(&wake, 0);
 }
 
+/* Without its tables nothing of the image can be found: not even reads go on then. A host's error may pass. */
+static int load_anew(struct cow_image *image, struct cow_loop *loop, struct cow_error *err)
+{
+	int ret = -EIO;
+	for (unsigned i = 0; ret && i < RELOAD_TRIES; i++) {
+		struct cow_error own = { 0 };
+		ret = cow_image_reload(image, loop, &own);
+		if (ret)
+			cow_log(COW_LOG_WARNING, "%s: cannot be loaded anew: %s", image->path,
+				own.code ? own.text : strerror(-ret));
+	}
+	if (!ret)
+		return 0;
+	atomic_store(&image->unreadable, true);
+	cow_image_fail(image, loop, "cannot be loaded anew after a change of the whole image");
+	cow_log(COW_LOG_ERR, "%s: nothing can be read any more: detach it and attach it again", image->path);
+	return cow_error_set(err, ret, "%s: changed, but cannot be loaded anew: %s", image->path, strerror(-ret));
+}
+
 int cow_image_change_frozen(struct cow_image *image, struct cow_loop *loop,
 			    int (*change)(void *ctx, struct cow_loop *loop, struct cow_file *file, struct cow_error *err),
 			    void *ctx, uint64_t *pause_ns, struct cow_error *err)
@@ -124,9 +145,7 @@ int cow_image_change_frozen(struct cow_image *image, struct cow_loop *loop,
 		ret = change(ctx, loop, image->file, err);
 		if (ret == -ENOTRECOVERABLE)
 			cow_image_fail(image, loop, "a change of the whole image may have reached the disk in part");
-		int again = cow_image_reload(image, loop, err);
-		if (again)
-			cow_image_fail(image, loop, "cannot be loaded anew after a change of the whole image");
+		int again = load_anew(image, loop, err);
 		ret = ret ? ret : again;
 	}
 	thaw(image);

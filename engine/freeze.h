@@ -23,9 +23,9 @@ struct cow_freeze {
 
 /*
  * Freeze, settle, run change(ctx, loop, file, err), load anew, thaw. pause_ns (may be NULL): how long requests were held.
- * An error of settling leaves the image as it was; change's error is returned, with the image loaded anew all the same; an image that cannot
- * be loaded anew, or of which change says that nobody knows what is on disk (-ENOTRECOVERABLE), is failed. Nothing of the engine's runs
- * on loop any more when this returns.
+ * An error of settling leaves the image as it was; change's error is returned, with the image loaded anew all the same. An image of which
+ * change says that nobody knows what is on disk (-ENOTRECOVERABLE) is failed for writing, one that cannot be loaded anew for reading too.
+ * Nothing of the engine's runs on loop any more when this returns.
  */
 int cow_image_change_frozen(struct cow_image *image, struct cow_loop *loop,
 			    int (*change)(void *ctx, struct cow_loop *loop, struct cow_file *file, struct cow_error *err),

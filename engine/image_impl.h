@@ -65,6 +65,7 @@ struct cow_image {
 
 	/* any thread */
 	atomic_bool failed;              /* sticky: no more writing */
+	atomic_bool unreadable;          /* sticky, besides failed: its tables are lost to us, no more reading either */
 	atomic_bool ready_for_write;     /* the header tells that somebody writes (autoclear bits) */
 
 	/* fail_lock */

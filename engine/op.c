@@ -263,6 +263,8 @@ static enum cow_next admit(struct cow_task *task)
 	atomic_fetch_add(&op->queue->running, 1);
 	if (!atomic_load(&f->frozen)) {
 		enter_epoch(op);
+		if (atomic_load_explicit(&cow_op_image(op)->unreadable, memory_order_relaxed))
+			cow_task_fail(task, -EIO);
 		return cow_task_goto(task, first_step(op->kind));
 	}
 	atomic_fetch_sub(&op->queue->running, 1);
