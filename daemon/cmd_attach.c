@@ -336,11 +336,16 @@ int cow_cmd_attach(int argc, char **argv)
 	struct cow_error err = { 0 };
 	set_defaults(&attach);
 	argp_parse(&argp, argc, argv, 0, NULL, &attach);
-	if (attach.server.device.open.snapshot && attach.server.device.open.writable)
+	struct cow_device_config *device = &attach.server.device;
+	if (device->temporary && (device->open.snapshot || !device->open.writable))
+		return cow_cmd_fail("%s: --temporary makes the live disk writable: leave out --%s", attach.image,
+				    device->open.snapshot ? "snapshot" : "read-only");
+	if (device->open.snapshot && device->open.writable)
 		return cow_cmd_fail("%s: a snapshot can only be attached read-only: add --read-only", attach.image);
 	char *image = realpath(attach.image, NULL);
 	if (!image)
-		return cow_cmd_fail("%s: %s", attach.image, strerror(errno));
+		return cow_cmd_fail("%s: %s%s", attach.image, strerror(errno),
+				    errno == EACCES && geteuid() ? ": run as root" : "");
 	int status = 1;
 	if (attached_already(image, &attach.server.device))
 		goto free_image;

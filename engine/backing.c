@@ -158,8 +158,11 @@ int cow_data_file_open(struct cow_image *image, struct cow_chain *chain, struct 
 	const struct cow_open_options *options = chain->options;
 	char *path;
 	image->data = image->file;
-	if (!(image->header.incompatible & QCOW2_INCOMPAT_DATA_FILE))
-		return 0;
+	if (!(image->header.incompatible & QCOW2_INCOMPAT_DATA_FILE)) {
+		if (image->depth || !options->data_file)
+			return 0;
+		return cow_error_set(err, -EINVAL, "%s: the image has no external data file: leave out --data-file", image->path);
+	}
 	int ret = data_file_path(image, chain, &path, err);
 	if (ret)
 		return ret;

@@ -144,7 +144,7 @@ static int known_format(struct cow_loop *loop, struct cow_file *file, struct cow
 	if (ret)
 		cow_error_set(err, ret, "check: cannot read: %s", strerror(-ret));
 	else if (!cow_header_is_qcow2(sector, 512))
-		ret = cow_error_set(err, -ENOTSUP, "magic at offset 0: not a qcow2 image");
+		ret = cow_header_refuse_other(sector, 512, -ENOTSUP, err);
 	free(sector);
 	return ret;
 }

@@ -53,6 +53,9 @@ struct cow_extensions {
 /* True if the first four bytes are qcow2's magic. */
 bool cow_header_is_qcow2(const uint8_t *buf, size_t len);
 
+/* Without that magic: err says what the file looks like and what to do. Returns code. len >= 512. format_other.c */
+int cow_header_refuse_other(const uint8_t *buf, size_t len, int code, struct cow_error *err);
+
 /* Decode and check every rule that needs the header only. len >= 112 (short files: zero-padded by the caller, file_bytes tells). */
 int cow_header_decode(const uint8_t *buf, size_t len, struct cow_header *h, struct cow_error *err);
 

@@ -261,11 +261,11 @@ static int load_header(const uint8_t *buf, size_t len, struct cow_header *h, str
 {
 	cow_assert(len >= sizeof(struct qcow2_header_be));
 	if (!cow_header_is_qcow2(buf, len))
-		return cow_error_set(err, -EINVAL, "magic at offset 0: not a qcow2 image");
+		return cow_header_refuse_other(buf, len, -EINVAL, err);
 	load_version_2(buf, h);
 	if (h->version < 2 || h->version > 3)
-		return cow_error_set(err, -ENOTSUP, "version at offset 4: qcow2 version %" PRIu32 " is unknown",
-				     h->version);
+		return cow_error_set(err, -ENOTSUP, "version at offset 4: qcow2 version %" PRIu32 " is unknown%s", h->version,
+				     h->version == 1 ? ": convert it with `qemu-img convert -O qcow2`" : "");
 	if (h->version == 3)
 		load_version_3(buf, h);
 	return 0;

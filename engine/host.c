@@ -115,7 +115,8 @@ static int check_type(const struct stat *st, const char *path, struct cow_error 
 
 static int cannot_open(const char *path, int ret, struct cow_error *err)
 {
-	return cow_error_set(err, ret, "%s: cannot open: %s", path, strerror(-ret));
+	return cow_error_set(err, ret, "%s: cannot open: %s%s", path, strerror(-ret),
+			     ret == -EROFS ? ": use it read-only" : "");
 }
 
 /* O_NONBLOCK keeps open() from hanging on a pipe put there meanwhile; it must not stay, io_uring heeds it. */

@@ -43,6 +43,51 @@ cmp -n $((256 << 10)) raw piece || fail "SIGTERM lost a write"
 
 must_fail 'no-such' "$cowblk" attach no-such.qcow2
 must_fail 'raw' "$cowblk" attach raw
+must_fail 'directory' "$cowblk" attach .
+must_fail 'no external data file' "$cowblk" attach --data-file raw a.qcow2
+must_fail 'leave out --read-only' "$cowblk" attach --temporary --read-only a.qcow2
+must_fail 'leave out --snapshot' "$cowblk" attach --temporary --read-only --snapshot x a.qcow2
+mkdir locked-away
+mount -t tmpfs tmpfs locked-away
+mounts+=(locked-away)
+cp a.qcow2 locked-away
+mount -o remount,ro locked-away
+must_fail 'Read-only file system: use it read-only' "$cowblk" attach locked-away/a.qcow2
+attach a locked-away/a.qcow2 --read-only
+detach "$a"
 must_fail '.' "$cowblk" detach /dev/ublkb9
+
+# Names as users have them, and longer than a message.
+deep=$(printf 'd%.0s' $(seq 200))
+mkdir -p "$deep/$deep/$deep" 'a folder'
+for name in 'a folder/an image.qcow2' $'two\nlines.qcow2' "$deep/$deep/$deep/image.qcow2" ./b.qcow2; do
+	[ "$name" = ./b.qcow2 ] || cp a.qcow2 "$name"
+	attach a "$name"
+	[ "$("$cowblk" list | wc -l)" = 2 ] || fail "list: a name on two lines: $("$cowblk" list)"
+	must_fail "attached as $a" "$cowblk" attach "$name"
+	"$cowblk" detach "$name" || fail "detach '$name'"
+done
+ln -s "$deep/$deep/$deep/image.qcow2" link
+attach a link
+"$cowblk" detach "$deep/$deep/$deep/image.qcow2" || fail "detach by another name"
+echo junk >"$deep/$deep/$deep/junk"
+must_fail 'not a qcow2 image' "$cowblk" attach "$deep/$deep/$deep/junk"
+exec 8<>a.qcow2
+attach a /dev/fd/8
+exec 8<&-
+"$cowblk" detach a.qcow2 || fail "detach of what was attached as /dev/fd/8"
+
+if command -v qemu-nbd >/dev/null; then
+	qemu-nbd -t -k "$PWD/nbd.sock" -f qcow2 a.qcow2 &
+	nbd=$!
+	wait_for test -S nbd.sock || fail "qemu-nbd does not start"
+	must_fail "in use by $nbd qemu-nbd" "$cowblk" attach a.qcow2
+	must_fail "in use by $nbd qemu-nbd" "$cowblk" attach --read-only a.qcow2
+	kill $nbd
+	wait $nbd || true
+fi
+if setpriv --reuid=65534 --clear-groups true 2>/dev/null; then
+	must_fail 'run as root' setpriv --reuid=65534 --clear-groups "$cowblk" attach "$PWD/a.qcow2"
+fi
 ! "$cowblk" attach --queues 0 a.qcow2 2>/dev/null || fail "--queues 0 was accepted"
 say "ids, list, limits, detach --all, SIGTERM, one-line failures"

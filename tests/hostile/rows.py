@@ -29,10 +29,10 @@ def compile_row(source):
 
 TABLE = [
     ('magic', 'plain', 'header("magic", 0x514649FA)',
-     'magic at offset 0: not a qcow2 image',
+     'magic at offset 0: not a qcow2 image: if it is a raw disk, `qemu-img convert -f raw -O qcow2` makes one of it',
      (63, SAME), SAME),
     ('version 1', 'plain', 'header("version", 1)',
-     'version at offset 4: qcow2 version 1 is unknown',
+     'version at offset 4: qcow2 version 1 is unknown: convert it with `qemu-img convert -O qcow2`',
      (1, SAME), SAME),
     ('version 4', 'plain', 'header("version", 4)',
      'version at offset 4: qcow2 version 4 is unknown',
@@ -362,7 +362,7 @@ TABLE = [
      'header_length at offset 100: 0 (0x0) is less than 104',
      (1, SAME), SAME),
     ('empty file', 'plain', 'lambda i: i.bytes.clear()',
-     'magic at offset 0: not a qcow2 image',
+     'magic at offset 0: not a qcow2 image: if it is a raw disk, `qemu-img convert -f raw -O qcow2` makes one of it',
      (63, SAME), SAME),
     ('backing file: itself', 'over', 'backing("broken")',
      None,
