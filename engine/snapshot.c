@@ -40,16 +40,36 @@ int cow_snapshot_find(const struct cow_snapshot *list, uint32_t nr, const struct
 	return 0;
 }
 
-/* As QEMU numbers them. */
+/* The smallest that no snapshot has; 0: out of memory. */
+static unsigned long free_id(const struct cow_snapshot *list, uint32_t nr)
+{
+	bool *taken = calloc(nr + 2ul, sizeof(*taken));
+	unsigned long id = 1;
+	if (!taken)
+		return 0;
+	for (uint32_t i = 0; i < nr; i++) {
+		unsigned long n = strtoul(list[i].id, NULL, 10);
+		if (n <= nr)
+			taken[n] = true;
+	}
+	while (taken[id])
+		id++;
+	free(taken);
+	return id;
+}
+
+/* As QEMU numbers them: the largest and one more. Behind the largest number that there can be comes the first that is free. */
 static char *next_id(const struct cow_snapshot *list, uint32_t nr)
 {
-	unsigned long max = 0;
+	unsigned long next = 0;
 	char *id;
 	for (uint32_t i = 0; i < nr; i++) {
 		unsigned long n = strtoul(list[i].id, NULL, 10);
-		max = n > max ? n : max;
+		next = n > next ? n : next;
 	}
-	return asprintf(&id, "%lu", max + 1) < 0 ? NULL : id;
+	if (++next == 0)
+		next = free_id(list, nr);
+	return !next || asprintf(&id, "%lu", next) < 0 ? NULL : id;
 }
 
 /* ---- create ---- */
