@@ -5,7 +5,8 @@
  * leaks then, for the pass that follows.
  *
  * Until the refcounts of the new table are written by that pass, the corrupt bit keeps writers away: a crash in between leaves an
- * image that asks for repair again.
+ * image that asks for repair again. Version 2 has no such bit: there the new table is counted before the header names it, as far as there
+ * are refcount blocks to count it in.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -234,6 +235,44 @@ static void switch_table(uint8_t *sector, void *ctx)
 	cow_store64_be(sector + offsetof(struct qcow2_header_be, snapshots_offset), s->nr ? s->table_off : 0);
 }
 
+/* The refcount block of a cluster, 0 if there is none that can be used. */
+static int find_refblock(struct cow_loop *loop, struct cow_file *file, const struct cow_header *h, uint64_t cluster,
+			 uint64_t *off)
+{
+	uint64_t idx = cluster / ((uint64_t)cow_cluster_bytes(h) * 8 >> h->refcount_order);
+	uint8_t entry[8] = {0};
+	int ret = 0;
+	if (cow_header_reftable_ok(h, file->size_bytes, NULL) && idx < (uint64_t)h->reftable_clusters << h->cluster_bits >> 3)
+		ret = cow_loop_read(loop, file, h->reftable_off + idx * 8, entry, 8);
+	*off = cow_load64_be(entry);
+	if (*off & (cow_cluster_bytes(h) - 1) || *off >= file->size_bytes)
+		*off = 0;
+	return ret;
+}
+
+/* Leaks, if it ends here. The clusters lie behind all others: nobody else has them. */
+static int count_table(struct cow_loop *loop, struct cow_file *file, const struct salvage *s)
+{
+	const struct cow_header *h = s->h;
+	uint64_t cluster = s->table_off >> h->cluster_bits, end = (s->table_off + s->bytes - 1) >> h->cluster_bits, off;
+	uint64_t per_block = (uint64_t)cow_cluster_bytes(h) * 8 >> h->refcount_order;
+	uint8_t *block = cow_buf_alloc(cow_cluster_bytes(h));
+	int ret = block ? 0 : -ENOMEM;
+	while (!ret && cluster <= end) {
+		uint64_t first = cluster;
+		ret = find_refblock(loop, file, h, cluster, &off);
+		if (!ret && off)
+			ret = cow_loop_read(loop, file, off, block, cow_cluster_bytes(h));
+		do
+			cow_refcount_set(block, h->refcount_order, cluster % per_block, 1);
+		while (++cluster <= end && cluster / per_block == first / per_block);
+		if (!ret && off)
+			ret = cow_loop_write(loop, file, off, block, cow_cluster_bytes(h));
+	}
+	free(block);
+	return ret;
+}
+
 static int write_table(struct cow_loop *loop, struct cow_file *file, struct salvage *s, struct cow_error *err)
 {
 	uint32_t cluster_bytes = cow_cluster_bytes(s->h);
@@ -243,6 +282,8 @@ static int write_table(struct cow_loop *loop, struct cow_file *file, struct salv
 	int ret = cow_repair_update_header(loop, file, mark_corrupt, s);
 	if (!ret && s->nr)
 		ret = cow_loop_write(loop, file, s->table_off, s->table, (s->bytes + 511) & ~511ull);
+	if (!ret && s->nr && s->h->version < 3)
+		ret = count_table(loop, file, s);
 	if (!ret)
 		ret = cow_repair_update_header(loop, file, switch_table, s);
 	return ret ? cow_error_set(err, ret, "repair: cannot write: %s", strerror(-ret)) : 0;

@@ -12,6 +12,7 @@ struct breakage {
 	const char *name;
 	void (*apply)(struct tiny_image *t);
 	enum fate fate;
+	bool fine_in_version_2;
 };
 
 extern const struct breakage breakages[];

@@ -95,7 +95,7 @@ static int run_check(struct memory_disk *disk, enum cow_repair repair, struct lo
 
 static bool writers_kept_away(const uint8_t *bytes)
 {
-	return cow_load64_be(bytes + 72) & (QCOW2_INCOMPAT_DIRTY | QCOW2_INCOMPAT_CORRUPT);
+	return bytes[7] >= 3 && cow_load64_be(bytes + 72) & (QCOW2_INCOMPAT_DIRTY | QCOW2_INCOMPAT_CORRUPT);
 }
 
 static bool reads(const uint8_t *bytes, uint64_t size, bool with_snapshot)
@@ -289,6 +289,22 @@ static void repair_survives_a_failing_host(void **state)
 	}
 }
 
+/* Without bits that keep writers away. */
+static void version_2_survives_both(void **state)
+{
+	static struct tiny_image t;
+	srand(1);
+	for (unsigned i = 0; i < nr_breakages; i++) {
+		if (breakages[i].fine_in_version_2)
+			continue;
+		tiny_image_build(&t, 4);
+		breakages[i].apply(&t);
+		tiny_image_downgrade(&t);
+		crash_everywhere(&breakages[i], &t);
+		fail_everywhere(&breakages[i], &t);
+	}
+}
+
 /* The test's own tool: the image is sound, for every width of refcounts. */
 static void tiny_image_is_clean(void **state)
 {
@@ -312,6 +328,7 @@ int main(void)
 		cmocka_unit_test(tiny_image_is_clean),
 		cmocka_unit_test(repair_survives_crashes),
 		cmocka_unit_test(repair_survives_a_failing_host),
+		cmocka_unit_test(version_2_survives_both),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

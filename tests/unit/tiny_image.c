@@ -89,6 +89,13 @@ void tiny_image_build(struct tiny_image *t, uint32_t order)
 	write_refcounts(t);
 }
 
+void tiny_image_downgrade(struct tiny_image *t)
+{
+	cow_store32_be(t->bytes + offsetof(struct qcow2_header_be, version), 2);
+	memset(t->bytes + offsetof(struct qcow2_header_be, incompatible_features), 0,
+	       TINY_CLUSTER - offsetof(struct qcow2_header_be, incompatible_features));
+}
+
 /* ---- reading back ---- */
 
 static bool cluster_is(const uint8_t *bytes, uint64_t size, uint64_t off, uint8_t value)

@@ -24,6 +24,9 @@ struct tiny_image {
 
 void tiny_image_build(struct tiny_image *t, uint32_t order);
 
+/* Makes a freshly built image of order 4 one of version 2. */
+void tiny_image_downgrade(struct tiny_image *t);
+
 /* Where a cluster's refcount lies: the block, and the index in it. */
 uint64_t tiny_refblock_of(const struct tiny_image *t, uint64_t cluster, uint64_t *idx);
 
