@@ -3,8 +3,11 @@
  * A whole image, opened for writing and driven with requests. Nothing of it may crash, hang or fail an assertion; and an image
  * without corruptions has none afterwards.
  *
- * The input's last byte is the number of requests, before it stand the requests (8 bytes each: kind, flags, 3 bytes offset in sectors,
- * 2 bytes length in sectors, fill), before them the image.
+ * The input's last byte is the number of requests (25 values) and the options (the rest), before it stand the requests (8 bytes each: kind,
+ * flags, 3 bytes offset in sectors, 2 bytes length in sectors, fill), before them the image.
+ *
+ * Beside the image lie what it may name: an external data file "data", a raw file "base", and "twin", the same image without a backing
+ * file of its own. An image that says it is LUKS gets a LUKS area at LUKS_AREA_OFF (luks_area.h): no fuzzer comes past a key's derivation.
  */
 #include <errno.h>
 #include <stdint.h>
@@ -12,34 +15,98 @@
 #include <string.h>
 
 #include "engine/base/assert.h"
+#include "engine/base/be.h"
 #include "engine/base/log.h"
 #include "engine/check.h"
+#include "engine/format.h"
+#include "engine/freeze.h"
 #include "engine/image.h"
+#include "engine/snapshot.h"
+#include "tests/fuzz/luks_area.h"
 #include "tests/fuzz/memory_disk.h"
 
-#define MAX_BYTES (256u << 10)
+#define MAX_BYTES LUKS_AREA_OFF
 #define ROOM_BYTES (4u << 20)
 #define MAX_REQUESTS 24u
 #define REQUEST_BYTES 8u
 #define MAX_LENGTH (128u << 10)
+#define BASE_BYTES (96u << 10)
+#define CRYPT_METHOD_OFF 32
+#define BACKING_OFF 8 /* offset and length of the name */
+#define BACKING_BYTES 12
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-/* ---- a host with one file ---- */
+/* ---- a host with a few files ---- */
 
-struct one_file_host {
+enum { IMAGE, DATA, BASE, TWIN, NR_FILES };
+
+struct small_host {
 	struct cow_host host;
-	struct memory_disk disk;
+	const uint8_t *image;
+	size_t image_bytes;
+	struct memory_disk disks[NR_FILES]; /* made when they are opened */
 };
+
+static bool is_luks(const struct small_host *h)
+{
+	return h->image_bytes >= CRYPT_METHOD_OFF + 4 && cow_load32_be(h->image + CRYPT_METHOD_OFF) == QCOW2_CRYPT_LUKS;
+}
+
+static int make_base(struct memory_disk *disk)
+{
+	static uint8_t base[BASE_BYTES];
+	memset(base, 0xba, sizeof(base));
+	return memory_disk_init(disk, base, sizeof(base), sizeof(base));
+}
+
+static int make_twin(struct small_host *h)
+{
+	struct memory_disk *disk = &h->disks[TWIN];
+	int ret = memory_disk_init(disk, h->image, h->image_bytes, LUKS_AREA_OFF + LUKS_AREA_BYTES);
+	if (!ret && h->image_bytes >= BACKING_OFF + BACKING_BYTES)
+		memset(disk->bytes + BACKING_OFF, 0, BACKING_BYTES);
+	if (!ret && is_luks(h))
+		luks_area_put(disk);
+	return ret;
+}
+
+static int make_image(struct small_host *h)
+{
+	int ret = memory_disk_init(&h->disks[IMAGE], h->image, h->image_bytes, h->image_bytes + ROOM_BYTES);
+	if (!ret && is_luks(h))
+		luks_area_put(&h->disks[IMAGE]);
+	return ret;
+}
+
+static int make_disk(struct small_host *h, unsigned i)
+{
+	if (h->disks[i].bytes)
+		return 0;
+	switch (i) {
+	case DATA: return memory_disk_init(&h->disks[DATA], NULL, 0, ROOM_BYTES / 4);
+	case BASE: return make_base(&h->disks[BASE]);
+	case TWIN: return make_twin(h);
+	default: return make_image(h);
+	}
+}
 
 static int host_open(struct cow_host *host, const char *path, unsigned flags, struct cow_file **out,
 		     struct cow_error *err)
 {
-	struct one_file_host *h = (struct one_file_host *)host;
-	if (strcmp(path, "/image"))
-		return cow_error_set(err, -ENOENT, "%s: there is no other file", path);
-	h->disk.file.host = host;
-	*out = &h->disk.file;
+	static const char *const names[NR_FILES] = {"/image", "/data", "/base", "/twin"};
+	struct small_host *h = (struct small_host *)host;
+	unsigned i = 0;
+	while (i < NR_FILES && strcmp(path, names[i]))
+		i++;
+	if (i == NR_FILES || make_disk(h, i))
+		return cow_error_set(err, -ENOENT, "%s: there is no such file", path);
+	struct cow_file *file = &h->disks[i].file;
+	file->host = host;
+	file->ino = i;
+	file->writable = flags & COW_OPEN_WRITE;
+	file->can_punch = file->writable;
+	*out = file;
 	return 0;
 }
 
@@ -65,10 +132,31 @@ static void run_request(struct cow_queue *queue, uint64_t disk_bytes, const uint
 		return;
 	offset %= disk_bytes;
 	length = length < disk_bytes - offset ? length : disk_bytes - offset;
-	enum cow_op_kind kind = kinds[p[0] % 6];
+	enum cow_op_kind kind = kinds[p[0] % 8 % 6];
 	unsigned flags = kind == COW_OP_WRITE ? p[1] & COW_OP_FUA : kind == COW_OP_WRITE_ZEROES ? p[1] & 3 : 0;
 	memset(buf, p[7], length);
 	cow_queue_do(queue, kind, flags, kind == COW_OP_FLUSH ? 0 : offset, kind == COW_OP_FLUSH ? 0 : length, buf);
+}
+
+static int create_snapshot(void *ctx, struct cow_loop *loop, struct cow_file *file, struct cow_error *err)
+{
+	const struct cow_snapshot_date date = {.sec = 1};
+	return cow_snapshot_create(loop, file, ctx, &date, NULL, err);
+}
+
+static int delete_snapshot(void *ctx, struct cow_loop *loop, struct cow_file *file, struct cow_error *err)
+{
+	const struct cow_snapshot_key key = {.text = ctx, .by = COW_SNAPSHOT_BY_ANY};
+	return cow_snapshot_delete(loop, file, &key, err);
+}
+
+/* Snapshots "0" to "9", under a freeze. */
+static void run_snapshot(struct cow_image *image, struct cow_loop *loop, const uint8_t *p)
+{
+	char name[2] = {(char)('0' + p[7] % 10), 0};
+	struct cow_error err = {0};
+	int ret = cow_image_change_frozen(image, loop, p[0] % 8 == 6 ? create_snapshot : delete_snapshot, name, NULL, &err);
+	cow_assert(!ret || (err.code && err.text[0]));
 }
 
 static void run_requests(struct cow_image *image, struct cow_loop *loop, const uint8_t *requests, unsigned nr)
@@ -77,7 +165,10 @@ static void run_requests(struct cow_image *image, struct cow_loop *loop, const u
 	uint8_t *buf = cow_buf_alloc(MAX_LENGTH);
 	cow_assert(buf && !cow_queue_new(image, loop, 4, &queue));
 	for (unsigned i = 0; i < nr; i++)
-		run_request(queue, cow_image_geometry(image)->size_bytes, requests + i * REQUEST_BYTES, buf);
+		if (requests[i * REQUEST_BYTES] % 8 < 6)
+			run_request(queue, cow_image_geometry(image)->size_bytes, requests + i * REQUEST_BYTES, buf);
+		else
+			run_snapshot(image, loop, requests + i * REQUEST_BYTES);
 	cow_queue_free(queue);
 	free(buf);
 }
@@ -89,20 +180,37 @@ static bool is_sound(struct memory_disk *disk)
 	return !cow_check_file(&disk->loop, &disk->file, &options, &result, NULL) && !result.corruptions;
 }
 
-static void drive(struct one_file_host *h, const uint8_t *requests, unsigned nr)
+/* options: bits of enum, as the input says. */
+static void set_options(struct cow_open_options *o, unsigned options)
 {
-	const struct cow_open_options options = {.writable = true, .cache_bytes = 64 << 10};
+	static const struct cow_secret *secret;
+	if (!secret)
+		secret = luks_area_secret();
+	o->compress = options & 1;
+	o->detect_zeroes = options & 2 ? COW_DETECT_ZEROES_UNMAP : COW_DETECT_ZEROES_OFF;
+	o->no_discard = options & 4;
+	o->reserve_bytes = options & 8 ? 1 : 0;
+	o->secrets = &secret;
+	o->nr_secrets = 1;
+	o->write_legacy_aes = true;
+}
+
+static void drive(struct small_host *h, const uint8_t *requests, unsigned nr, unsigned options)
+{
+	struct cow_open_options open = {.writable = true, .cache_bytes = 64 << 10};
+	struct memory_disk *disk = &h->disks[IMAGE];
 	struct cow_image *image;
 	struct cow_error err = {0};
-	bool sound = is_sound(&h->disk);
-	if (cow_image_open(&h->host, &h->disk.loop, "/image", &options, &image, &err)) {
+	bool sound = is_sound(disk);
+	set_options(&open, options);
+	if (cow_image_open(&h->host, &disk->loop, "/image", &open, &image, &err)) {
 		cow_assert(err.code && err.text[0]);
 		return;
 	}
-	run_requests(image, &h->disk.loop, requests, nr);
-	cow_image_close(image, &h->disk.loop, &err);
+	run_requests(image, &disk->loop, requests, nr);
+	cow_image_close(image, &disk->loop, &err);
 	if (sound)
-		cow_assert(is_sound(&h->disk));
+		cow_assert(is_sound(disk));
 }
 
 static void no_log(enum cow_log_level level, const char *line)
@@ -112,15 +220,18 @@ static void no_log(enum cow_log_level level, const char *line)
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	static const struct cow_host_ops ops = {.open = host_open, .close = host_close, .realpath = host_realpath};
-	struct one_file_host h = {.host = {.ops = &ops}};
+	struct small_host h = {.host = {.ops = &ops}, .image = data};
 	if (size < 1 || size > MAX_BYTES)
 		return 0;
 	unsigned nr = data[size - 1] % (MAX_REQUESTS + 1);
 	size_t tail = 1 + (size_t)nr * REQUEST_BYTES;
-	if (size < tail || memory_disk_init(&h.disk, data, size - tail, size + ROOM_BYTES))
+	if (size < tail)
 		return 0;
+	h.image_bytes = size - tail;
 	cow_log_set_sink(no_log, COW_LOG_ERR);
-	drive(&h, data + size - tail, nr);
-	memory_disk_fini(&h.disk);
+	if (!make_disk(&h, IMAGE))
+		drive(&h, data + size - tail, nr, data[size - 1] / (MAX_REQUESTS + 1));
+	for (unsigned i = 0; i < NR_FILES; i++)
+		memory_disk_fini(&h.disks[i]);
 	return 0;
 }

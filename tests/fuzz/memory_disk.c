@@ -45,9 +45,20 @@ static int64_t do_resize(struct memory_disk *disk, uint64_t size)
 	return 0;
 }
 
-static int64_t execute(struct memory_disk *disk, const struct cow_io *io)
+static int64_t do_punch(struct memory_disk *disk, const struct cow_io *io)
 {
+	uint64_t size = disk->file.size_bytes, left = io->offset < size ? size - io->offset : 0;
+	memset(disk->bytes + (left ? io->offset : 0), 0, io->length < left ? io->length : left);
+	return 0;
+}
+
+/* The loop is one disk's, the file may be another's. */
+static int64_t execute(struct memory_disk *loops, const struct cow_io *io)
+{
+	struct memory_disk *disk = io->file ? (struct memory_disk *)io->file : loops;
 	switch (io->kind) {
+	case COW_IO_PUNCH:
+		return do_punch(disk, io);
 	case COW_IO_READ:
 		return do_read(disk, io);
 	case COW_IO_WRITE:
@@ -55,7 +66,7 @@ static int64_t execute(struct memory_disk *disk, const struct cow_io *io)
 	case COW_IO_RESIZE:
 		return do_resize(disk, io->offset);
 	case COW_IO_TIMER:
-		disk->clock_ns += io->offset;
+		loops->clock_ns += io->offset;
 		return 0;
 	default:
 		return 0;

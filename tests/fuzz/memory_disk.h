@@ -9,7 +9,7 @@
 #include "engine/loop.h"
 
 struct memory_disk {
-	struct cow_file file;
+	struct cow_file file; /* first; any disk's loop does I/O on it */
 	struct cow_loop loop;
 	uint8_t *bytes;
 	uint64_t capacity; /* the largest file that the host takes: -EFBIG beyond */
