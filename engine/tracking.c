@@ -48,7 +48,8 @@ static bool is_tracked(const struct cow_bitmap *b)
 static int check_limits(const struct directory *dir, struct cow_error *err)
 {
 	uint64_t bytes = 0;
-	for (uint32_t i = 0; i < dir->nr; i++)
+	/* Looked at after each: the sum of so many that a hostile directory names does not fit into 64 bits. */
+	for (uint32_t i = 0; i < dir->nr && bytes <= MAX_BYTES; i++)
 		if (is_tracked(&dir->list[i]))
 			bytes += cow_dirty_bytes(dir->header.size_bytes, dir->list[i].granularity_bits);
 	return bytes > MAX_BYTES ? cow_error_set(err, -EFBIG, "together they are larger than 512 MiB") : 0;

@@ -161,6 +161,69 @@ static void failing_sessions(void **state)
 	free(then);
 }
 
+/* ---- hostile directories ---- */
+
+static char warning[1024];
+
+static void keep_warning(enum cow_log_level level, const char *line)
+{
+	snprintf(warning, sizeof(warning), "%s", line);
+}
+
+/* A disk of 2 EiB in clusters of 2 MiB, nothing allocated, and a directory in cluster 1. */
+static uint8_t *make_huge(struct fixture *f)
+{
+	struct cow_header h;
+	create(f);
+	assert_int_equal(cow_header_decode(f->m->bytes, 512, &h, NULL), 0);
+	h.cluster_bits = 21;
+	h.size_bytes = 1ull << 61;
+	h.l1_entries = QCOW2_MAX_L1_BYTES / 8;
+	h.l1_off = 4u << 20;
+	h.reftable_off = 60u << 20;
+	h.autoclear = QCOW2_AUTOCLEAR_BITMAPS;
+	memset(f->m->bytes, 0, MEMORY_MAX_BYTES);
+	f->m->size = MEMORY_MAX_BYTES;
+	cow_header_encode(&h, f->m->bytes, h.header_bytes);
+	put_extension(f->m->bytes, h.header_bytes, QCOW2_EXT_BITMAPS, 24);
+	memset(f->m->bytes + h.header_bytes + 8, 0, 24);
+	cow_store64_be(f->m->bytes + h.header_bytes + 24, 2u << 20);
+	return f->m->bytes + h.header_bytes + 8;
+}
+
+static void put_entries(struct fixture *f, uint8_t *extension, unsigned granularity_bits, unsigned nr)
+{
+	uint32_t before = cow_load32_be(extension), all = before + nr;
+	struct cow_bitmap b = { .table_off = 36u << 20, .table_entries = 64, .flags = COW_BITMAP_AUTO,
+				.granularity_bits = (uint8_t)granularity_bits };
+	for (uint32_t i = before; i < all; i++) {
+		snprintf(b.name, sizeof(b.name), "%06u", i);
+		cow_bitmap_encode(&b, f->m->bytes + (2u << 20) + i * 32);
+	}
+	cow_store32_be(extension, all);
+	cow_store64_be(extension + 8, all * 32ull);
+}
+
+/* Eight of 128 MiB each, and so many of sizes that no table can have that all together are 2^64 bytes. */
+static void too_much_in_all(void **state)
+{
+	struct fixture *f = *state;
+	uint8_t *extension = make_huge(f);
+	struct cow_tracking tracking;
+	put_entries(f, extension, 31, 8);
+	put_entries(f, extension, 9, 32767);
+	for (unsigned bits = 10; bits <= 28; bits++)
+		put_entries(f, extension, bits, 1);
+	struct cow_file *file = open_file(f);
+	cow_log_set_sink(keep_warning, COW_LOG_WARNING);
+	cow_tracking_start(&tracking, &f->m->loop, file);
+	cow_log_set_sink(quiet, COW_LOG_ERR);
+	f->m->host.ops->close(file);
+	assert_false(tracking.kept);
+	assert_non_null(strstr(warning, "together they are larger"));
+	cow_tracking_fini(&tracking);
+}
+
 int main(void)
 {
 	cow_log_set_sink(quiet, COW_LOG_ERR);
@@ -171,6 +234,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(invalid_extension, setup, teardown),
 		cmocka_unit_test_setup_teardown(failures, setup, teardown),
 		cmocka_unit_test_setup_teardown(failing_sessions, setup, teardown),
+		cmocka_unit_test_setup_teardown(too_much_in_all, setup, teardown),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
