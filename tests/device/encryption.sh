@@ -15,12 +15,14 @@ must_fail 'wrong passphrase' "$cowblk" attach --key-file wrong disk.qcow2
 attach dev disk.qcow2 --key-file key
 
 pid=$("$cowblk" list --json | python3 -c 'import json, sys; print(json.load(sys.stdin)[0]["pid"])')
-# It finds a string that is there, so that it can be believed when it finds none.
+# found [hex] WANTED, in the daemon's memory. It finds a string that is there, so that it can be believed when it finds none.
 found()
 {
-	python3 - "$pid" "$1" <<'PYTHON'
+	python3 - "$pid" "$@" <<'PYTHON'
 import re, sys
-pid, wanted = sys.argv[1], sys.argv[2].encode()
+pid, wanted = sys.argv[1], sys.argv[-1].encode()
+if sys.argv[2] == "hex":
+    wanted = bytes.fromhex(sys.argv[3])
 with open(f"/proc/{pid}/maps") as maps, open(f"/proc/{pid}/mem", "rb") as mem:
     for line in maps:
         start, end, mode = re.match(r"(\w+)-(\w+) (\S+)", line).groups()
@@ -35,8 +37,28 @@ with open(f"/proc/{pid}/maps") as maps, open(f"/proc/{pid}/mem", "rb") as mem:
 sys.exit(1)
 PYTHON
 }
+# What is made of the passphrase for slot 0, in pieces of a digest: "slot HEX" each; and the key itself, unlocked as LUKS does it.
+derived()
+{
+	python3 - "$1" "$2" <<'PYTHON'
+import hashlib, struct, sys
+image, passphrase = open(sys.argv[1], "rb").read(), sys.argv[2].encode()
+luks = image[image.index(b"LUKS\xba\xbe"):]
+digest, (key_bytes,) = luks[72:104].rstrip(b"\0").decode(), struct.unpack_from(">I", luks, 108)
+active, iterations, salt = struct.unpack_from(">II32s", luks, 208)
+assert active == 0xac71f3
+key = hashlib.pbkdf2_hmac(digest, passphrase, salt, iterations, key_bytes)
+size = hashlib.new(digest).digest_size
+for at in range(0, key_bytes, size):
+    print(key[at:at + size].hex())
+PYTHON
+}
 found disk.qcow2 || fail "the daemon's memory cannot be searched"
+found hex "$(printf disk.qcow2 | od -An -v -tx1 | tr -d ' ')" || fail "the daemon's memory cannot be searched for bytes"
 ! found "$passphrase" || fail "the passphrase is in the daemon's memory"
+for piece in $(derived disk.qcow2 "$passphrase"); do
+	! found hex "$piece" || fail "what was made of the passphrase is in the daemon's memory"
+done
 ! tr '\0' ' ' <"/proc/$pid/cmdline" | grep -qF "$passphrase" || fail "the passphrase is on the daemon's command line"
 
 mkfs.ext4 -q "$dev"
