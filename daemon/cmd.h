@@ -14,6 +14,7 @@ int cow_cmd_create(int argc, char **argv);
 int cow_cmd_detach(int argc, char **argv);
 int cow_cmd_info(int argc, char **argv);
 int cow_cmd_list(int argc, char **argv);
+int cow_cmd_resize(int argc, char **argv);
 int cow_cmd_snapshot(int argc, char **argv);
 
 /* One line "cowblk: TEXT" to standard error; returns the exit status 1. */

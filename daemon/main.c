@@ -20,6 +20,7 @@ static const struct command commands[] = {
 	{ "info", cow_cmd_info, "cowblk info", "show what an image says of itself" },
 	{ "check", cow_cmd_check, "cowblk check", "check an image for corruption and leaks, or repair it" },
 	{ "amend", cow_cmd_amend, "cowblk amend", "change an image's version, or its lazy refcounts" },
+	{ "resize", cow_cmd_resize, "cowblk resize", "give an image's disk another size" },
 	{ "snapshot", cow_cmd_snapshot, "cowblk snapshot", "create, apply, delete or list an image's internal snapshots" },
 	{ "bitmap", cow_cmd_bitmap, "cowblk bitmap", "list, change or dump an image's persistent dirty bitmaps" },
 };

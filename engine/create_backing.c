@@ -47,8 +47,8 @@ static int load_backing_size(struct cow_loop *loop, struct cow_file *file, bool 
 	return ret;
 }
 
-static int open_backing_size(struct cow_host *host, struct cow_loop *loop, const char *path, bool qcow2,
-			     uint64_t *size_bytes, struct cow_error *err)
+int cow_create_backing_size(struct cow_host *host, struct cow_loop *loop, const char *path, bool qcow2,
+			    uint64_t *size_bytes, struct cow_error *err)
 {
 	struct cow_file *file;
 	/* Only its size is wanted, and that of an image in use is known too. */
@@ -84,7 +84,7 @@ static int backing_size(struct cow_host *host, struct cow_loop *loop, const char
 	char *backing = cow_create_resolve(path, o->backing_file);
 	if (!backing)
 		return cow_error_set(err, -ENOMEM, "out of memory");
-	ret = open_backing_size(host, loop, backing, !strcmp(o->backing_format, "qcow2"), size_bytes, err);
+	ret = cow_create_backing_size(host, loop, backing, !strcmp(o->backing_format, "qcow2"), size_bytes, err);
 	if (ret)
 		cow_error_prefix(err, "backing file");
 	free(backing);

@@ -50,6 +50,9 @@ size_t cow_put_feature_names(uint8_t *cluster, size_t off);
 bool cow_create_looks_like_protocol(const char *name);
 /* A name in the header -> a path: relative to the image's directory. free() it; NULL: out of memory. */
 char *cow_create_resolve(const char *image_path, const char *name);
+/* The disk's size of a backing file. */
+int cow_create_backing_size(struct cow_host *host, struct cow_loop *loop, const char *path, bool qcow2,
+			    uint64_t *size_bytes, struct cow_error *err);
 int cow_create_find_size(struct cow_host *host, struct cow_loop *loop, const char *path,
 			 const struct cow_create_options *o, uint64_t *size_bytes, struct cow_error *err);
 
