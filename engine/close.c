@@ -98,7 +98,6 @@ static int cut_file(struct cow_image *image, struct cow_loop *loop)
 	uint64_t end, opened = image->alloc.opened_bytes;
 	if (image->file->block_device)
 		return 0;
-	image->file->size_bytes = image->alloc.file_bytes; /* extended asynchronously so far */
 	if (image->alloc.file_bytes <= opened)
 		return 0;
 	int ret = last_used(image, loop, &end);

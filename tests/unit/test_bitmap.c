@@ -161,6 +161,57 @@ static void failing_sessions(void **state)
 	free(then);
 }
 
+/* ---- a file that ends within its last cluster ---- */
+
+#define LARGE (256u << 10) /* more than the engine rounds a file up to */
+
+static void create_large(struct fixture *f)
+{
+	struct cow_create_options options = { .size_bytes = 32 * LARGE, .has_size = true, .cluster_bytes = LARGE,
+					      .overwrite = true };
+	const struct cow_bitmap_change add = { .command = COW_BITMAP_ADD, .name = "a" };
+	assert_int_equal(cow_create(&f->m->host, &f->m->loop, "/disk", &options, &f->err), 0);
+	assert_int_equal(run(f, &add), 0);
+}
+
+/* The number that the file's last cluster is filled with, which is the guest's for it. */
+static uint64_t fill(struct fixture *f)
+{
+	struct cow_image *image = open_image(f, true);
+	for (int i = 1; i <= 16; i++)
+		assert_int_equal(put(f, image, i * LARGE, LARGE, i), 0);
+	assert_int_equal(cow_image_close(image, &f->m->loop, &f->err), 0);
+	return f->m->bytes[f->m->size - LARGE];
+}
+
+/* The last cluster is written to past the end; then the bitmaps cannot be stored. What was appended for them is cut off, no more. */
+static void short_last_cluster(void **state)
+{
+	struct fixture *f = *state;
+	uint8_t *buf = cow_buf_alloc(4096);
+	create_large(f);
+	struct cow_image *image = open_image(f, true);
+	assert_int_equal(do_op(f, image, COW_OP_DISCARD, LARGE, 16 * LARGE, NULL), 0);
+	assert_int_equal(cow_image_close(image, &f->m->loop, &f->err), 0);
+	uint64_t guest = fill(f) * LARGE;
+	assert_in_range(guest, LARGE, 16 * LARGE);
+	f->m->size -= LARGE - 4096;
+	memset(f->m->bytes + f->m->size, 0, LARGE - 4096);
+	image = open_image(f, true);
+	assert_int_equal(put(f, image, guest + LARGE - 4096, 4096, 0xee), 0);
+	assert_int_equal(do_op(f, image, COW_OP_DISCARD, 20 * LARGE, LARGE, NULL), 0);
+	f->m->limit = 0;
+	assert_int_equal(cow_image_close(image, &f->m->loop, &f->err), 0);
+	f->m->limit = MEMORY_MAX_BYTES;
+	assert_null(dump(f, "a"));
+	image = open_image(f, false);
+	assert_int_equal(do_op(f, image, COW_OP_READ, guest + LARGE - 4096, 4096, buf), 0);
+	assert_int_equal(cow_image_close(image, &f->m->loop, &f->err), 0);
+	assert_int_equal(buf[0], 0xee);
+	assert_int_equal(buf[4095], 0xee);
+	free(buf);
+}
+
 /* ---- hostile directories ---- */
 
 static char warning[1024];
@@ -234,6 +285,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(invalid_extension, setup, teardown),
 		cmocka_unit_test_setup_teardown(failures, setup, teardown),
 		cmocka_unit_test_setup_teardown(failing_sessions, setup, teardown),
+		cmocka_unit_test_setup_teardown(short_last_cluster, setup, teardown),
 		cmocka_unit_test_setup_teardown(too_much_in_all, setup, teardown),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
