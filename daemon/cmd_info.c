@@ -217,16 +217,33 @@ static void print_optional(struct json_object *o, const char *key, const char *l
 		printf("%s: %s\n", label, value);
 }
 
+/* As qemu-img shows it: what is inside is indented. */
+static void print_value(const char *key, struct json_object *value, int depth)
+{
+	char idx[32];
+	printf("%*s%s:", depth * 4, "", key);
+	if (json_object_is_type(value, json_type_object)) {
+		putchar('\n');
+		json_object_object_foreach(value, name, inside)
+			print_value(name, inside, depth + 1);
+	} else if (json_object_is_type(value, json_type_array)) {
+		putchar('\n');
+		for (size_t i = 0; i < json_object_array_length(value); i++) {
+			snprintf(idx, sizeof(idx), "[%zu]", i);
+			print_value(idx, json_object_array_get_idx(value, i), depth + 1);
+		}
+	} else {
+		printf(" %s\n", json_object_get_string(value));
+	}
+}
+
 static void print_specific(struct json_object *o)
 {
 	struct json_object *specific, *data;
 	json_object_object_get_ex(o, "format-specific", &specific);
 	json_object_object_get_ex(specific, "data", &data);
-	json_object_object_foreach(data, key, value) {
-		printf("%s: %s\n", key, json_object_is_type(value, json_type_string)
-						? json_object_get_string(value)
-						: json_object_to_json_string_ext(value, JSON_C_TO_STRING_PLAIN));
-	}
+	json_object_object_foreach(data, key, value)
+		print_value(key, value, 0);
 }
 
 static void print_text(struct json_object *o)
