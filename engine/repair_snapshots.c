@@ -32,7 +32,7 @@ struct salvage {
 	uint64_t old_bytes, off;
 	uint8_t *table; /* new */
 	uint64_t bytes, max_bytes;
-	uint32_t nr, nr_seen;
+	uint32_t nr, nr_told; /* saved; dropped with a word of their own */
 	uint64_t table_off; /* where the new one goes */
 };
 
@@ -71,10 +71,10 @@ static void say_lost(const struct salvage *s)
 {
 	char text[256];
 	uint32_t nr = s->h->nr_snapshots;
-	if (s->nr_seen == nr)
+	if (s->nr + s->nr_told == nr)
 		return;
 	snprintf(text, sizeof(text), "Repair: %" PRIu32 " of %" PRIu32 " snapshots are dropped: the table at offset %" PRIu64
-		 " has no more", nr - s->nr_seen, nr, s->h->snapshots_off);
+		 " has no more", nr - s->nr - s->nr_told, nr, s->h->snapshots_off);
 	say(s, text);
 }
 
@@ -202,17 +202,19 @@ static bool save_entry(struct salvage *s, const struct entry *e)
 
 static void save_entries(struct salvage *s, bool tell)
 {
+	uint32_t nr = s->h->nr_snapshots < QCOW2_MAX_SNAPSHOTS ? s->h->nr_snapshots : QCOW2_MAX_SNAPSHOTS;
 	struct entry e;
-	while (s->nr_seen < s->h->nr_snapshots && s->nr_seen < QCOW2_MAX_SNAPSHOTS && s->off <= s->old_bytes &&
-	       read_entry(s, &e)) {
+	for (uint32_t i = 0; i < nr && s->off <= s->old_bytes && read_entry(s, &e); i++) {
 		struct cow_error err = {0};
+		s->off += e.bytes;
+		if (!has_id(&e)) /* no snapshot */
+			continue;
 		const char *fault = fault_of(s, &e, &err);
 		if (!fault && !save_entry(s, &e))
 			break;
 		if (fault && tell)
 			say_dropped(s, &e, fault);
-		s->nr_seen++;
-		s->off += e.bytes;
+		s->nr_told += fault != NULL;
 	}
 	if (tell)
 		say_lost(s);
@@ -291,11 +293,16 @@ static int write_table(struct cow_loop *loop, struct cow_file *file, struct salv
 
 /* ---- all of it ---- */
 
-/* The table lies on a cluster's boundary: an offset that does not is looked at there. */
+/* The table lies on a cluster's boundary, where an offset that does not is looked at, and over no other table. */
 static void find_table(struct salvage *s)
 {
-	s->old_off = s->h->snapshots_off & ~(uint64_t)(cow_cluster_bytes(s->h) - 1);
-	if (s->old_off && s->old_off < s->file_bytes)
+	const struct cow_header *h = s->h;
+	uint64_t l1_end = h->l1_off + (uint64_t)h->l1_entries * 8;
+	uint64_t reftable_end = h->reftable_off + ((uint64_t)h->reftable_clusters << h->cluster_bits);
+	s->old_off = h->snapshots_off & ~(uint64_t)(cow_cluster_bytes(h) - 1);
+	bool other = (s->old_off >= h->l1_off && s->old_off < l1_end) ||
+		     (s->old_off >= h->reftable_off && s->old_off < reftable_end);
+	if (s->old_off && s->old_off < s->file_bytes && !other)
 		s->old_bytes = s->file_bytes - s->old_off;
 	if (s->old_bytes > QCOW2_MAX_SNAPSHOT_TABLE_BYTES)
 		s->old_bytes = QCOW2_MAX_SNAPSHOT_TABLE_BYTES;
