@@ -110,7 +110,13 @@ def create(path, size, *options, backing=None, secret=False):
         command += ["-b", backing, "-F", "qcow2"]
     if options:
         command += ["-o", ",".join(options)]
-    run(*command, path, size)
+    for attempt in range(5):
+        try:
+            run(*command, path, size)
+            return
+        except subprocess.CalledProcessError:  # on a busy machine QEMU's calibration of the key derivation gives up
+            if not secret or attempt == 4:
+                raise
 
 
 def qemu_io(path, *commands):
