@@ -188,4 +188,5 @@ void sim_guest_verify(struct sim_run *run)
 			sim_fail("verify: %s", text);
 	}
 	free(buf);
+	sim_bitmap_judge(run);
 }

@@ -172,6 +172,7 @@ void sim_image_check(struct sim_run *run, bool clean)
 			 (unsigned long long)run->leaks, (unsigned long long)result.check_errors);
 	}
 	verify_raw(run);
+	sim_bitmap_look(run, clean);
 	sim_snapshots_verify(run);
 	if (run->snapshot)
 		sim_snapshot_verify(sim_disk_find(&run->world.disk, TOP), run->snapshot, run->model.nr_sectors);

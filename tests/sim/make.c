@@ -205,5 +205,6 @@ void sim_image_create(struct sim_run *run)
 		create_prepared(run);
 	else
 		create_own(run);
+	sim_bitmap_create(run);
 	settle_disk(run);
 }

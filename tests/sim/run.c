@@ -340,6 +340,7 @@ static void finish(struct sim_run *run, struct sim_stats *stats)
 	*stats = run->stats;
 	free(run->snapshot);
 	sim_snapshots_fini(run);
+	sim_bitmap_fini(run);
 	cow_secret_free(run->secret);
 	sim_model_fini(&run->model);
 	sim_world_fini(&run->world);

@@ -4,6 +4,7 @@
 #define SIM_RUN_H
 
 #include "engine/image.h"
+#include "tests/sim/bitmap.h"
 #include "tests/sim/model.h"
 #include "tests/sim/script.h"
 #include "tests/sim/shot.h"
@@ -24,6 +25,7 @@ struct sim_op {
 };
 
 struct sim_stats {
+	uint64_t bitmaps, believed; /* cleared or made; found not to be in use */
 	uint64_t live;
 	uint64_t snapshots, snapshots_lost; /* commands that took effect; that power was lost in */
 	uint64_t ops, crashes, kills, reopens, failed_ops, injected, full, events, repairs, growths;
@@ -66,6 +68,7 @@ struct sim_run {
 	unsigned nr_taken;
 	struct sim_command live;   /* the last command under a freeze */
 	bool frozen;               /* it runs */
+	struct sim_bitmap bitmap;
 	struct cow_secret *secret; /* opens whatever of the chain is encrypted */
 	unsigned action_idx;
 	bool seen_power_off;

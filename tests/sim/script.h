@@ -34,6 +34,7 @@ struct sim_config {
 	uint64_t encrypt;        /* enum sim_encrypt */
 	uint64_t data_file;      /* enum sim_data_file */
 	uint64_t block_device;   /* the host file is one */
+	uint64_t bitmap;         /* granularity of a dirty bitmap, log2; 0: none */
 	uint64_t live;           /* one live snapshot command in so many actions; 0: none */
 	/* a qcow2 base: its clusters, compression (1 zlib, 2 zstd), ..., a snapshot in its middle, a raw file below it */
 	uint64_t base_bits, base_pack, base_ext_l2, base_encrypt, base_snapshot, deep_bytes;

@@ -86,6 +86,8 @@ void sim_snapshot_choose(struct sim_run *run, const struct sim_action *a, struct
 		c->what = SIM_SNAPSHOT_CREATE;
 	else if (c->what == SIM_SNAPSHOT_CREATE && run->nr_taken == SIM_MAX_TAKEN)
 		c->what = SIM_SNAPSHOT_DELETE;
+	if (c->what == SIM_SNAPSHOT_APPLY && run->bitmap.base[0]) /* refused: the bitmap would be wrong */
+		c->what = SIM_SNAPSHOT_DELETE;
 	bool create = c->what == SIM_SNAPSHOT_CREATE;
 	c->idx = create ? run->nr_taken : a->queue % run->nr_taken;
 	if (create)
