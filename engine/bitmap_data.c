@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "engine/base/be.h"
+#include "engine/geometry.h"
 
 static int fault(const struct cow_bitmap *b, const char *what, struct cow_error *err)
 {
@@ -37,7 +38,7 @@ int cow_bitmap_read_table(struct cow_loop *loop, struct cow_file *file, const st
 	if (b->table_off > file->size_bytes || bytes > file->size_bytes - b->table_off)
 		return fault(b, "its table lies past the end of the file", err);
 	uint64_t *out = cow_buf_alloc(bytes);
-	int ret = out ? cow_loop_read(loop, file, b->table_off, out, bytes) : -ENOMEM;
+	int ret = out ? cow_loop_read(loop, file, b->table_off, out, cow_round_up(bytes, 512)) : -ENOMEM;
 	if (ret)
 		cow_error_set(err, ret, "bitmap '%.200s': cannot read its table: %s", b->name, strerror(-ret));
 	for (uint32_t i = 0; i < b->table_entries && !ret; i++)
@@ -51,30 +52,35 @@ int cow_bitmap_read_table(struct cow_loop *loop, struct cow_file *file, const st
 	return ret;
 }
 
-/* One cluster of data at `at`, by its table entry. */
-static int read_part(struct cow_loop *loop, struct cow_file *file, uint64_t entry, uint8_t *buf, uint32_t cluster_bytes,
+/* Up to a cluster of data at `at`, by its table entry. */
+static int read_part(struct cow_loop *loop, struct cow_file *file, uint64_t entry, uint8_t *buf, uint64_t bytes,
 		     uint64_t at, struct cow_dirty *d)
 {
 	uint64_t off = entry & COW_BITMAP_TABLE_OFFSET_MASK;
 	int ret = 0;
 	if (off)
-		ret = cow_loop_read(loop, file, off, buf, cluster_bytes);
+		ret = cow_loop_read(loop, file, off, buf, bytes);
 	else if (entry & COW_BITMAP_TABLE_ALL_ONES)
-		memset(buf, 0xff, cluster_bytes);
+		memset(buf, 0xff, bytes);
 	else
 		return 0;
 	if (!ret)
-		cow_dirty_load(d, at, buf, cluster_bytes);
+		cow_dirty_load(d, at, buf, bytes);
 	return ret;
 }
 
+/* Only what the disk needs of the last cluster: there may be 65535 bitmaps of a few bytes in clusters of 2 MiB. */
 static int read_parts(struct cow_loop *loop, struct cow_file *file, const struct cow_header *h,
 		      const struct cow_bitmap *b, const uint64_t *table, struct cow_dirty *d)
 {
-	uint8_t *buf = cow_buf_alloc(cow_cluster_bytes(h));
+	uint64_t left = cow_round_up(cow_dirty_bytes(h->size_bytes, b->granularity_bits), 512);
+	uint8_t *buf = cow_buf_alloc(cow_min(left, cow_cluster_bytes(h)));
 	int ret = buf ? 0 : -ENOMEM;
-	for (uint32_t i = 0; i < b->table_entries && !ret; i++)
-		ret = read_part(loop, file, table[i], buf, cow_cluster_bytes(h), (uint64_t)i << h->cluster_bits, d);
+	for (uint32_t i = 0; i < b->table_entries && !ret; i++) {
+		uint64_t bytes = cow_min(left, cow_cluster_bytes(h));
+		ret = read_part(loop, file, table[i], buf, bytes, (uint64_t)i << h->cluster_bits, d);
+		left -= bytes;
+	}
 	free(buf);
 	return ret;
 }

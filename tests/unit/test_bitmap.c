@@ -221,14 +221,14 @@ static void keep_warning(enum cow_log_level level, const char *line)
 	snprintf(warning, sizeof(warning), "%s", line);
 }
 
-/* A disk of 2 EiB in clusters of 2 MiB, nothing allocated, and a directory in cluster 1. */
-static uint8_t *make_huge(struct fixture *f)
+/* A disk in clusters of 2 MiB, nothing allocated, and a directory in cluster 1. */
+static uint8_t *make_huge(struct fixture *f, uint64_t size_bytes)
 {
 	struct cow_header h;
 	create(f);
 	assert_int_equal(cow_header_decode(f->m->bytes, 512, &h, NULL), 0);
 	h.cluster_bits = 21;
-	h.size_bytes = 1ull << 61;
+	h.size_bytes = size_bytes;
 	h.l1_entries = QCOW2_MAX_L1_BYTES / 8;
 	h.l1_off = 4u << 20;
 	h.reftable_off = 60u << 20;
@@ -255,24 +255,36 @@ static void put_entries(struct fixture *f, uint8_t *extension, unsigned granular
 	cow_store64_be(extension + 8, all * 32ull);
 }
 
-/* Eight of 128 MiB each, and so many of sizes that no table can have that all together are 2^64 bytes. */
-static void too_much_in_all(void **state)
+static void assert_not_kept(struct fixture *f, const char *why)
 {
-	struct fixture *f = *state;
-	uint8_t *extension = make_huge(f);
 	struct cow_tracking tracking;
-	put_entries(f, extension, 31, 8);
-	put_entries(f, extension, 9, 32767);
-	for (unsigned bits = 10; bits <= 28; bits++)
-		put_entries(f, extension, bits, 1);
 	struct cow_file *file = open_file(f);
 	cow_log_set_sink(keep_warning, COW_LOG_WARNING);
 	cow_tracking_start(&tracking, &f->m->loop, file);
 	cow_log_set_sink(quiet, COW_LOG_ERR);
 	f->m->host.ops->close(file);
 	assert_false(tracking.kept);
-	assert_non_null(strstr(warning, "together they are larger"));
+	assert_non_null(strstr(warning, why));
 	cow_tracking_fini(&tracking);
+}
+
+/* Of 2 EiB: eight of 128 MiB each, and so many of sizes that no table can have that all together are 2^64 bytes. */
+static void too_much_in_all(void **state)
+{
+	struct fixture *f = *state;
+	uint8_t *extension = make_huge(f, 1ull << 61);
+	put_entries(f, extension, 31, 8);
+	put_entries(f, extension, 9, 32767);
+	for (unsigned bits = 10; bits <= 28; bits++)
+		put_entries(f, extension, bits, 1);
+	assert_not_kept(f, "together they are larger");
+}
+
+static void too_many(void **state)
+{
+	struct fixture *f = *state;
+	put_entries(f, make_huge(f, 1ull << 20), 16, 1025);
+	assert_not_kept(f, "more than 1024 are enabled");
 }
 
 int main(void)
@@ -287,6 +299,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(failing_sessions, setup, teardown),
 		cmocka_unit_test_setup_teardown(short_last_cluster, setup, teardown),
 		cmocka_unit_test_setup_teardown(too_much_in_all, setup, teardown),
+		cmocka_unit_test_setup_teardown(too_many, setup, teardown),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
