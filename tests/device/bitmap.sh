@@ -68,7 +68,7 @@ say "full backup, then $((copied >> 10)) KiB and $(($(sum_of closed) >> 10)) KiB
 qemu-img convert -f qcow2 -O raw disk.qcow2 old
 "$cowblk" bitmap clear disk.qcow2 tuesday || fail "bitmap clear"
 attach dev disk.qcow2
-fio --name=load --filename="$dev" --rw=randwrite --bs=4k --iodepth=16 --ioengine=libaio --direct=1 --io_size=1g --time_based --runtime=4 \
+fio --name=load --filename="$dev" --rw=randwrite --bs=4k --iodepth=16 --ioengine=io_uring --direct=1 --io_size=1g --time_based --runtime=4 \
 	--offset=16m --size=16m >fio.log 2>&1 &
 load=$!
 for round in 1 2 3; do
