@@ -186,6 +186,18 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
 	}
 }
 
+/* Here a device means the image behind it, not what lies on it. */
+static bool is_attached(const char *name, uint32_t *id)
+{
+	struct cow_record record;
+	if (!cow_target_device(name, id))
+		return cow_target_image(name, id, 1) > 0;
+	if (cow_record_read(*id, &record))
+		return false;
+	cow_record_fini(&record);
+	return true;
+}
+
 int cow_cmd_snapshot(int argc, char **argv)
 {
 	static const struct argp argp = {
@@ -206,6 +218,8 @@ int cow_cmd_snapshot(int argc, char **argv)
 	uint32_t id;
 	if (a.action->live && cow_target_writer(a.image, &id))
 		return cow_live_ask(id, a.action->name, &a.key, a.freeze);
+	if (a.action->names_one && !a.action->live && is_attached(a.image, &id))
+		return cow_cmd_fail("%s: is attached as /dev/ublkb%u: detach it first", a.image, id);
 	if (cow_loop_sync_new(&loop))
 		return cow_cmd_fail("out of memory");
 	int ret = a.action->run(&a, loop, &err);

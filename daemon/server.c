@@ -110,12 +110,25 @@ static void handle_detach(struct server *server, int client, struct json_object 
 	server->ending = true;
 }
 
+/* What is in a temporary overlay, snapshots and bitmaps too, ends with the device: it would look kept. */
+static bool refuse_temporary(const struct server *server, int client, const char *cmd)
+{
+	if (!server->config->device.temporary || (strcmp(cmd, "snapshot") && strcmp(cmd, "bitmap")))
+		return false;
+	cow_control_send(client, cow_control_error("is a temporary overlay, which keeps neither snapshots nor bitmaps: detach it "
+						   "and name the image"));
+	close(client);
+	return true;
+}
+
 static void handle_client(struct server *server, int client)
 {
 	int error;
 	struct json_object *request = cow_control_receive(client, CLIENT_TIMEOUT_MS, &error);
 	const char *cmd = request ? cow_control_text(request, "cmd", "") : "";
-	if (!strcmp(cmd, "detach")) {
+	if (refuse_temporary(server, client, cmd)) {
+		/* answered */
+	} else if (!strcmp(cmd, "detach")) {
 		handle_detach(server, client, request);
 	} else if (!strcmp(cmd, "snapshot")) {
 		cow_control_send(client, cow_live_handle(server->device.image, request));

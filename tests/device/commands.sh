@@ -47,6 +47,14 @@ must_fail 'directory' "$cowblk" attach .
 must_fail 'no external data file' "$cowblk" attach --data-file raw a.qcow2
 must_fail 'leave out --read-only' "$cowblk" attach --temporary --read-only a.qcow2
 must_fail 'leave out --snapshot' "$cowblk" attach --temporary --read-only --snapshot x a.qcow2
+attach a a.qcow2
+must_fail "attached as $a: detach it first" "$cowblk" snapshot apply a.qcow2 x
+must_fail "attached as $a: detach it first" "$cowblk" snapshot apply "$a" x
+detach "$a"
+attach a a.qcow2 --temporary
+must_fail "$a: is a temporary overlay" "$cowblk" snapshot create "$a" x
+must_fail "$a: is a temporary overlay" "$cowblk" bitmap add "$a" x
+detach "$a"
 mkdir locked-away
 mount -t tmpfs tmpfs locked-away
 mounts+=(locked-away)
