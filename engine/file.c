@@ -39,7 +39,7 @@ void cow_file_note_cut(struct cow_file *file, uint64_t bytes)
 bool cow_file_is_whole(struct cow_file *file)
 {
 	uint64_t known = atomic_load(&file->size_bytes), bytes;
-	if (!cow_file_is_cut(file) && ask_length(file, &bytes) && bytes < known)
+	if (!file->unlocked && !cow_file_is_cut(file) && ask_length(file, &bytes) && bytes < known)
 		cow_file_note_cut(file, bytes);
 	return !cow_file_is_cut(file);
 }

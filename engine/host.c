@@ -204,6 +204,7 @@ static int make_file(struct cow_host *host, const char *path, unsigned flags, in
 	identity(st, &file->base.dev, &file->base.ino);
 	file->base.writable = flags & (COW_OPEN_WRITE | COW_OPEN_CREATE);
 	file->base.direct = direct;
+	file->base.unlocked = flags & COW_OPEN_NO_LOCK;
 	file->base.block_device = S_ISBLK(st->st_mode);
 	file->base.can_punch = file->base.writable;
 	*out = &file->base;

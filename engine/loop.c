@@ -221,10 +221,13 @@ static void finish(struct cow_io *io, int result)
 /* Beyond `end` was nothing to read: zeros, if it never was written. What we knew to be there is lost, and that is no zeros. */
 static void finish_short_read(struct cow_io *io, uint64_t end)
 {
+	bool lost = end < io->known_bytes;
 	zero_vec(io);
-	if (end < io->known_bytes)
+	if (lost && io->file->unlocked)
+		complain(io, "it is behind the end of the file");
+	else if (lost)
 		cow_file_note_cut(io->file, end);
-	io->result = cow_file_is_cut(io->file) ? -EIO : 0;
+	io->result = lost || cow_file_is_cut(io->file) ? -EIO : 0;
 	io->done(io);
 }
 

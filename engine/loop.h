@@ -44,6 +44,7 @@ struct cow_file {
 	bool writable;
 	bool direct;            /* O_DIRECT: offsets, lengths and memory must be multiples of 512 */
 	bool block_device;      /* fixed size, no resize */
+	bool unlocked;          /* whoever writes to it may make it longer and shorter: its length says nothing */
 	bool can_punch;         /* COW_IO_PUNCH works (probed or assumed; the engine copes with -EOPNOTSUPP) */
 	atomic_bool complained; /* the log has the first error of a request's I/O */
 };

@@ -431,6 +431,13 @@ static void test_cut(void **state)
 	memset(buf + 512, 0, 512);
 	assert_int_equal(play(&again, COW_IO_READ, buf, all, 1), -EIO);
 
+	/* Its writer has cut off what nobody needs: zeros before that are what they always were. */
+	struct cow_file shared = { .size_bytes = 4096, .unlocked = true };
+	assert_int_equal(play(&shared, COW_IO_READ, buf, cut, 2), -EIO);
+	assert_false(cow_file_is_cut(&shared));
+	memset(buf, 0, sizeof(buf));
+	assert_int_equal(play(&shared, COW_IO_READ, buf, all, 1), 0);
+
 	/* Longer since the read began: it may have met the end that was there then. */
 	struct cow_file grows = { .size_bytes = 600 };
 	struct script s = { .results = cut, .nr = 2 };
@@ -449,15 +456,18 @@ static void test_cut(void **state)
 static void test_known_length(void **state)
 {
 	struct fixture *f = fixture_of(state);
-	struct cow_file *file = f->file;
+	struct cow_file *file = f->file, *shared;
 	uint64_t bytes;
 	assert_int_equal(cow_loop_resize(f->loop, file, 1 << 20), 0);
+	assert_int_equal(file->host->ops->open(file->host, f->path, COW_OPEN_NO_LOCK, &shared, NULL), 0);
 	assert_int_equal(file->size_bytes, 1 << 20);
 	assert_true(cow_file_is_whole(file));
 	assert_true(file->host->ops->length(file, &bytes) && bytes == 1 << 20);
 	assert_int_equal(cow_loop_resize(f->loop, file, 4096), 0);
 	assert_int_equal(file->size_bytes, 4096);
 	assert_true(cow_file_is_whole(file));
+	assert_true(cow_file_is_whole(shared)); /* its writer is free to do that */
+	file->host->ops->close(shared);
 	assert_int_equal(truncate(file->path, 1000), 0);
 	assert_false(cow_file_is_whole(file));
 	assert_int_equal(truncate(file->path, 4096), 0);
