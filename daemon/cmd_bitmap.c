@@ -254,7 +254,8 @@ int cow_cmd_bitmap(int argc, char **argv)
 	static int (*const run[])(const struct arguments *, bool, uint32_t) = {
 		[CHANGE] = run_change, [LIST] = run_list, [DUMP] = run_dump
 	};
-	int status = run[a.action](&a, cow_target_writer(a.image, &id), id);
+	bool attached = cow_target_writer(a.image, &id);
+	int status = run[a.action](&a, attached, id);
 	free(a.sources);
 	return status;
 }

@@ -12,6 +12,12 @@ ln a.qcow2 other-name.qcow2
 must_fail 'attached as /dev/ublkb5' "$cowblk" attach other-name.qcow2
 [ "$("$cowblk" list | wc -l)" = 3 ] || fail "list does not show two devices: $("$cowblk" list)"
 "$cowblk" list --json | grep -q '"image": "'"$PWD"'/b.qcow2"' || fail "list --json has no b.qcow2"
+# Of several devices the one that was named: by its own name, and by its image's.
+"$cowblk" bitmap add "$a" of-a || fail "bitmap add $a"
+"$cowblk" bitmap add b.qcow2 of-b || fail "bitmap add b.qcow2"
+[ "$("$cowblk" bitmap list "$a" | awk 'NR > 1 { print $3 }')" = of-a ] || fail "bitmaps of $a: $("$cowblk" bitmap list "$a")"
+[ "$("$cowblk" bitmap list "$b" | awk 'NR > 1 { print $3 }')" = of-b ] || fail "bitmaps of $b: $("$cowblk" bitmap list "$b")"
+"$cowblk" bitmap remove "$a" of-a && "$cowblk" bitmap remove "$b" of-b || fail "bitmap remove"
 "$cowblk" create c.qcow2 1M
 must_fail '5: taken' "$cowblk" attach --id 5 c.qcow2
 
