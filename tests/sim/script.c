@@ -327,7 +327,7 @@ static void live_action(struct sim_random *r, const struct sim_plan *plan, struc
 		}
 	} else if (plan->faults && sim_chance(r, 30)) {
 		struct sim_action fault = { .kind = SIM_FAULT, .offset = 1 + sim_below(r, 40), .flags = SIM_EAGER };
-		fault.length = sim_chance(r, 50) ? 0 : 1 + sim_below(r, 5);
+		fault.length = 1 + (sim_chance(r, 50) ? COW_IO_READ : sim_below(r, 5));
 		sim_script_add(script, &fault);
 	}
 	sim_script_add(script, &a);
