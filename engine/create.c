@@ -43,6 +43,7 @@ static void close_new(struct creation *c, struct new_file *f, bool failed)
 		unlink(f->path);
 }
 
+/* What is there stays until all that can be refused is known: see set_length(). */
 static int open_new(struct creation *c, struct new_file *f, struct cow_error *err)
 {
 	struct cow_error first = {0};
@@ -52,8 +53,7 @@ static int open_new(struct creation *c, struct new_file *f, struct cow_error *er
 	if (ret == -EEXIST) {
 		f->existed = true;
 		first = (struct cow_error){0};
-		ret = c->host->ops->open(c->host, f->path, COW_OPEN_CREATE | COW_OPEN_TRUNCATE | COW_OPEN_BUFFERED,
-					 &f->file, &first);
+		ret = c->host->ops->open(c->host, f->path, COW_OPEN_WRITE | COW_OPEN_BUFFERED, &f->file, &first);
 	}
 	if (ret && first.code)
 		return cow_error_set(err, ret, "%s", first.text);
@@ -65,7 +65,9 @@ static int set_length(struct creation *c, struct new_file *f, uint64_t bytes, st
 {
 	enum cow_preallocation preallocation = cow_create_preallocation(c->options);
 	if (!f->file->block_device) {
-		int ret = cow_loop_resize(c->loop, f->file, bytes);
+		int ret = f->existed ? cow_loop_resize(c->loop, f->file, 0) : 0;
+		if (!ret)
+			ret = cow_loop_resize(c->loop, f->file, bytes);
 		return ret ? cow_error_set(err, ret, "%s: cannot write: %s", f->path, strerror(-ret)) : 0;
 	}
 	if (preallocation != COW_PREALLOC_OFF && preallocation != COW_PREALLOC_FULL)
