@@ -40,6 +40,9 @@ void cow_harden_memory(void)
 	struct rlimit unlimited = { RLIM_INFINITY, RLIM_INFINITY };
 	if (setrlimit(RLIMIT_MEMLOCK, &unlimited))
 		warn("RLIMIT_MEMLOCK");
+	/* The caller's limit on his own files would be a full host to the device. */
+	if (setrlimit(RLIMIT_FSIZE, &unlimited))
+		warn("RLIMIT_FSIZE");
 	if (mlockall(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT))
 		warn("mlockall");
 	if (prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0))

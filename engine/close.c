@@ -111,16 +111,16 @@ static int cut_file(struct cow_image *image, struct cow_loop *loop)
 	return ret ? ret : cow_loop_sync(loop, image->file);
 }
 
-/* The image itself is closed soundly whether this works or not. */
-static void store_bitmaps(struct cow_image *image, struct cow_loop *loop)
+/* The image itself is closed soundly whether this works or not; but who has it closed must hear of it. */
+static int store_bitmaps(struct cow_image *image, struct cow_loop *loop, struct cow_error *err)
 {
-	struct cow_error err = { 0 };
-	if (cow_tracking_store(&image->tracking, loop, image->file, &err))
-		cow_log(COW_LOG_ERR, "%s: its dirty bitmaps are inconsistent now: remove them, and make a full backup: %s",
-			image->path, err.text);
+	struct cow_error own = { 0 };
+	int ret = cow_tracking_store(&image->tracking, loop, image->file, &own);
+	return ret ? cow_error_set(err, ret, "%s: the disk is whole, but its dirty bitmaps are inconsistent now: remove them, and make "
+				   "a full backup: %s", image->path, own.text) : 0;
 }
 
-static int finish(struct cow_image *image, struct cow_loop *loop)
+static int finish(struct cow_image *image, struct cow_loop *loop, struct cow_error *err)
 {
 	if (cow_image_is_failed(image)) {
 		release_all(image, loop);
@@ -135,7 +135,7 @@ static int finish(struct cow_image *image, struct cow_loop *loop)
 	if (!ret)
 		ret = cut_file(image, loop);
 	if (!ret && !cow_image_is_failed(image))
-		store_bitmaps(image, loop);
+		ret = store_bitmaps(image, loop, err);
 	return cow_image_is_failed(image) ? -EIO : ret;
 }
 
@@ -145,7 +145,7 @@ int cow_image_close(struct cow_image *image, struct cow_loop *loop, struct cow_e
 	if (!image)
 		return 0;
 	if (image->writable) {
-		ret = finish(image, loop);
+		ret = finish(image, loop, err);
 		if (ret)
 			cow_error_set(err, ret, "%s: %s", image->path,
 				      image->failure[0] ? image->failure : strerror(-ret));

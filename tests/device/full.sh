@@ -47,3 +47,20 @@ attach dev --read-only host/disk.qcow2
 same_data 5000 && same_data 0 || fail "data is damaged after a detach on a full host"
 detach "$dev"
 say "detached while full: data whole"
+
+# A dirty bitmap for which there is no room is lost; detach says so, or it is not lost.
+attach dev host/disk.qcow2
+mount -o remount,size="$(($(disk_kib host/disk.qcow2) + 8192))k" host
+"$cowblk" bitmap add "$dev" b0 || fail "bitmap add"
+! timeout -k 5 $limit dd if=/dev/urandom of="$dev" bs=64K seek=12000 count=900 oflag=direct status=none 2>/dev/null || fail "not full"
+status=0
+said=$(timeout -k 5 $limit "$cowblk" detach "$dev" 2>&1) || status=$?
+wanted=enabled
+if [ $status != 0 ]; then
+	wanted=inconsistent
+	grep -q "the disk is whole, but its dirty bitmaps are inconsistent" <<<"$said" || fail "detach said '$said'"
+fi
+"$cowblk" bitmap list host/disk.qcow2 | grep -q "$wanted" || fail "detach: status $status: $("$cowblk" bitmap list host/disk.qcow2)"
+[ ! -b "$dev" ] || fail "$dev is still there"
+check_sound host/disk.qcow2
+say "a bitmap on a full host: $wanted, and detach said '$said'"
