@@ -29,6 +29,19 @@ static int read_item(struct cow_bitmap_edit *edit, const struct cow_bitmap_item 
 	return cow_bitmap_read(edit->e.loop, edit->e.file, &edit->e.header, &item->b, d, edit->e.err);
 }
 
+/* Too many enabled ones would all be lost at the first write (tracking.h). */
+static int check_enabled(const struct cow_bitmap_edit *edit)
+{
+	struct cow_dirty_budget budget = { 0 };
+	int ret = 0;
+	for (uint32_t i = 0; i < edit->nr && !ret; i++) {
+		const struct cow_bitmap *b = &edit->items[i].b;
+		if ((b->flags & COW_BITMAP_AUTO) && !(b->flags & COW_BITMAP_IN_USE))
+			ret = cow_dirty_budget_take(&budget, edit->e.header.size_bytes, b->granularity_bits, edit->e.err);
+	}
+	return ret;
+}
+
 /* ---- the commands: d is for new content, empty ---- */
 
 static int add(struct cow_bitmap_edit *edit, const struct cow_bitmap_change *c, struct cow_dirty *d)
@@ -42,7 +55,7 @@ static int add(struct cow_bitmap_edit *edit, const struct cow_bitmap_change *c, 
 		return ret;
 	item->b.flags = c->disabled ? 0 : COW_BITMAP_AUTO;
 	item->content = d;
-	return 0;
+	return c->disabled ? 0 : check_enabled(edit);
 }
 
 static int remove_one(struct cow_bitmap_edit *edit, const struct cow_bitmap_change *c, struct cow_dirty *d)
@@ -70,11 +83,12 @@ static int enable(struct cow_bitmap_edit *edit, const struct cow_bitmap_change *
 	struct cow_bitmap_item *item = need(edit, c->name);
 	if (!item)
 		return edit->e.err->code;
-	if (c->command == COW_BITMAP_ENABLE)
-		item->b.flags |= COW_BITMAP_AUTO;
-	else
+	if (c->command == COW_BITMAP_DISABLE) {
 		item->b.flags &= ~COW_BITMAP_AUTO;
-	return 0;
+		return 0;
+	}
+	item->b.flags |= COW_BITMAP_AUTO;
+	return check_enabled(edit);
 }
 
 static int merge_one(struct cow_bitmap_edit *edit, const char *name, struct cow_dirty *d)

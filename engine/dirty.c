@@ -6,6 +6,21 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Each is marked with each write, and each takes two clusters when it is stored. */
+#define MAX_TRACKED 1024u
+
+/* Looked at after each: the sum of so many that a hostile directory names does not fit into 64 bits. */
+int cow_dirty_budget_take(struct cow_dirty_budget *budget, uint64_t size_bytes, unsigned granularity_bits,
+			  struct cow_error *err)
+{
+	if (++budget->nr > MAX_TRACKED)
+		return cow_error_set(err, -EFBIG, "more than %u bitmaps are enabled", MAX_TRACKED);
+	budget->bytes += cow_dirty_bytes(size_bytes, granularity_bits);
+	if (budget->bytes > COW_DIRTY_MAX_BYTES)
+		return cow_error_set(err, -EFBIG, "the enabled bitmaps are larger than 512 MiB together");
+	return 0;
+}
+
 static uint64_t nr_words(const struct cow_dirty *d)
 {
 	return d->nr_bits / 64 + !!(d->nr_bits % 64);

@@ -10,6 +10,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "engine/base/error.h"
+
 #define COW_DIRTY_MAX_BYTES (512ull << 20) /* the format's limit, as in QEMU */
 
 struct cow_dirty {
@@ -26,6 +28,17 @@ static inline uint64_t cow_dirty_bytes(uint64_t size_bytes, unsigned granularity
 	uint64_t bits = (size_bytes >> granularity_bits) + !!(size_bytes & ((1ull << granularity_bits) - 1));
 	return bits / 8 + !!(bits % 8);
 }
+
+/*
+ * What the bitmaps that are kept up to date may take together: an image must not make us take any amount of memory, nor any number of
+ * looks at each request. Zero to begin with; -EFBIG, with the limit in the error's text: one more is too much.
+ */
+struct cow_dirty_budget {
+	unsigned nr;
+	uint64_t bytes;
+};
+int cow_dirty_budget_take(struct cow_dirty_budget *budget, uint64_t size_bytes, unsigned granularity_bits,
+			  struct cow_error *err);
 
 /* All clean. -EFBIG: more than the format's limit. */
 int cow_dirty_init(struct cow_dirty *d, uint64_t size_bytes, unsigned granularity_bits);

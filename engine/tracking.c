@@ -12,11 +12,6 @@
 #include "engine/format_load.h"
 #include "engine/image_impl.h"
 
-/* Of all enabled bitmaps together: an image must not make us take any amount of memory. */
-#define MAX_BYTES COW_DIRTY_MAX_BYTES
-/* Nor any amount of time: each is marked with each write, and each takes two clusters when it is stored. */
-#define MAX_TRACKED 1024u
-
 /* ---- start ---- */
 
 /* What the file says of bitmaps. */
@@ -49,18 +44,12 @@ static bool is_tracked(const struct cow_bitmap *b)
 
 static int check_limits(const struct directory *dir, struct cow_error *err)
 {
-	uint64_t bytes = 0;
-	unsigned nr = 0;
-	/* Looked at after each: the sum of so many that a hostile directory names does not fit into 64 bits. */
-	for (uint32_t i = 0; i < dir->nr && bytes <= MAX_BYTES; i++) {
-		if (!is_tracked(&dir->list[i]))
-			continue;
-		bytes += cow_dirty_bytes(dir->header.size_bytes, dir->list[i].granularity_bits);
-		nr++;
-	}
-	if (nr > MAX_TRACKED)
-		return cow_error_set(err, -EFBIG, "more than %u are enabled", MAX_TRACKED);
-	return bytes > MAX_BYTES ? cow_error_set(err, -EFBIG, "together they are larger than 512 MiB") : 0;
+	struct cow_dirty_budget budget = { 0 };
+	int ret = 0;
+	for (uint32_t i = 0; i < dir->nr && !ret; i++)
+		if (is_tracked(&dir->list[i]))
+			ret = cow_dirty_budget_take(&budget, dir->header.size_bytes, dir->list[i].granularity_bits, err);
+	return ret;
 }
 
 static int load_one(struct cow_tracked *t, const struct directory *dir, const struct cow_bitmap *b, struct cow_loop *loop,

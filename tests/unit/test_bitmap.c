@@ -279,14 +279,33 @@ static void too_much_in_all(void **state)
 	put_entries(f, extension, 9, 32767);
 	for (unsigned bits = 10; bits <= 28; bits++)
 		put_entries(f, extension, bits, 1);
-	assert_not_kept(f, "together they are larger");
+	assert_not_kept(f, "larger than 512 MiB together");
 }
 
 static void too_many(void **state)
 {
 	struct fixture *f = *state;
 	put_entries(f, make_huge(f, 1ull << 20), 16, 1025);
-	assert_not_kept(f, "more than 1024 are enabled");
+	assert_not_kept(f, "more than 1024 bitmaps are enabled");
+}
+
+/* A command that would have all of them lost at the next write is refused; one that records nothing is not. */
+static void one_too_many(void **state)
+{
+	struct fixture *f = *state;
+	struct cow_create_options options = { .size_bytes = 2ull << 40, .has_size = true, .overwrite = true };
+	struct cow_bitmap_change change = { .command = COW_BITMAP_ADD, .name = "a", .granularity_bits = 9 };
+	assert_int_equal(cow_create(&f->m->host, &f->m->loop, "/disk", &options, &f->err), 0);
+	assert_int_equal(run(f, &change), 0);
+	change.name = "b";
+	assert_int_equal(run(f, &change), -EFBIG);
+	assert_non_null(strstr(f->err.text, "larger than 512 MiB together"));
+	f->err = (struct cow_error){ 0 };
+	change.disabled = true;
+	assert_int_equal(run(f, &change), 0);
+	change.command = COW_BITMAP_ENABLE;
+	assert_int_equal(run(f, &change), -EFBIG);
+	f->err = (struct cow_error){ 0 };
 }
 
 int main(void)
@@ -302,6 +321,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(short_last_cluster, setup, teardown),
 		cmocka_unit_test_setup_teardown(too_much_in_all, setup, teardown),
 		cmocka_unit_test_setup_teardown(too_many, setup, teardown),
+		cmocka_unit_test_setup_teardown(one_too_many, setup, teardown),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
