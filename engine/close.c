@@ -116,6 +116,12 @@ static int store_bitmaps(struct cow_image *image, struct cow_loop *loop, struct 
 {
 	struct cow_error own = { 0 };
 	int ret = cow_tracking_store(&image->tracking, loop, image->file, &own);
+	if (ret == -ENOSPC) {
+		own = (struct cow_error){ 0 };
+		ret = cow_tracking_store_in_place(image, loop, &own);
+		if (!ret)
+			cow_log(COW_LOG_WARNING, "%s: no room for its dirty bitmaps: they say more than what was changed", image->path);
+	}
 	return ret ? cow_error_set(err, ret, "%s: the disk is whole, but its dirty bitmaps are inconsistent now: remove them, and make "
 				   "a full backup: %s", image->path, own.text) : 0;
 }

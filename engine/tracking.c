@@ -173,6 +173,71 @@ int cow_tracking_store(struct cow_tracking *t, struct cow_loop *loop, struct cow
 	return ret ? cow_error_set(err, ret, "cannot store its dirty bitmaps: %s", strerror(-ret)) : 0;
 }
 
+/* ---- store without room ---- */
+
+/* Part i of the content to its cluster; without one, all of the part is dirty if anything is. */
+static int put_part(struct cow_image *image, struct cow_loop *loop, const struct cow_dirty *d, uint32_t i, uint64_t *entry,
+		    uint8_t *buf)
+{
+	const struct cow_geometry *g = &image->g;
+	bool any = cow_dirty_store(d, (uint64_t)i << g->cluster_bits, buf, g->cluster_bytes);
+	uint64_t off = *entry & COW_BITMAP_TABLE_OFFSET_MASK;
+	if (!off) {
+		*entry = any ? COW_BITMAP_TABLE_ALL_ONES : 0;
+		return 0;
+	}
+	return cow_overlap(image, off, g->cluster_bytes) ? -EINVAL : cow_loop_write(loop, image->file, off, buf, g->cluster_bytes);
+}
+
+static int put_parts(struct cow_image *image, struct cow_loop *loop, const struct cow_dirty *d, const struct cow_bitmap *b,
+		     uint64_t *table)
+{
+	uint64_t bytes = (uint64_t)b->table_entries * 8;
+	uint8_t *buf = cow_buf_alloc(image->g.cluster_bytes);
+	int ret = !buf ? -ENOMEM : cow_overlap(image, b->table_off, bytes) ? -EINVAL : 0;
+	for (uint32_t i = 0; i < b->table_entries && !ret; i++) {
+		ret = put_part(image, loop, d, i, &table[i], buf);
+		cow_store64_be(&table[i], table[i]);
+	}
+	if (!ret)
+		ret = cow_loop_write(loop, image->file, b->table_off, table, bytes);
+	free(buf);
+	return ret;
+}
+
+static int put_one(struct cow_image *image, struct cow_loop *loop, const struct directory *dir, const struct cow_tracked *t,
+		   struct cow_error *err)
+{
+	uint64_t *table;
+	uint32_t i = 0;
+	while (i < dir->nr && dir->list[i].entry_off != t->entry_off)
+		i++;
+	if (i == dir->nr)
+		return -EINVAL;
+	int ret = cow_bitmap_read_table(loop, image->file, &dir->header, &dir->list[i], &table, err);
+	if (ret)
+		return ret;
+	ret = put_parts(image, loop, &t->dirty, &dir->list[i], table);
+	free(table);
+	return ret;
+}
+
+int cow_tracking_store_in_place(struct cow_image *image, struct cow_loop *loop, struct cow_error *err)
+{
+	struct cow_tracking *t = &image->tracking;
+	struct directory dir;
+	int ret = load_directory(&dir, loop, image->file, err);
+	for (unsigned i = 0; i < t->nr && !ret; i++)
+		if (atomic_load(&t->list[i].dirty.changed))
+			ret = put_one(image, loop, &dir, &t->list[i], err);
+	free(dir.list);
+	if (!ret)
+		ret = cow_loop_sync(loop, image->file);
+	if (!ret)
+		ret = write_flags(t, loop, image->file, 0);
+	return ret ? cow_error_set(err, ret, "cannot store its dirty bitmaps: %s", strerror(-ret)) : 0;
+}
+
 /* ---- on an opened image ---- */
 
 struct live_change {

@@ -5,7 +5,8 @@
  *
  *   start    load | IN_USE set in the directory |            then requests may change the disk
  *   mark     first thing of a request that changes the disk
- *   store    everything else is durable: new content (bitmap_edit.h), IN_USE cleared, at one blow
+ *   store    everything else is durable: new content (bitmap_edit.h), IN_USE cleared, at one blow; without room for that:
+ *            content and tables in place | IN_USE cleared
  *
  * Disabled ones stay as they are on disk, valid. Inconsistent ones (IN_USE at start) stay as well, and are used for nothing. If the
  * directory or an enabled bitmap cannot be used at all, nothing is kept: the first write makes the bitmaps invalid, as
@@ -38,6 +39,11 @@ void cow_tracking_start(struct cow_tracking *t, struct cow_loop *loop, struct co
  * disk must not be changed any more.
  */
 int cow_tracking_store(struct cow_tracking *t, struct cow_loop *loop, struct cow_file *file, struct cow_error *err);
+/*
+ * Where there is no room for new content: the clusters that a bitmap has already take it, and a part of it that has none is dirty as a whole,
+ * which costs nothing. Coarse, but nothing is missed. Only at the end: memory knows better.
+ */
+int cow_tracking_store_in_place(struct cow_image *image, struct cow_loop *loop, struct cow_error *err);
 void cow_tracking_fini(struct cow_tracking *t);
 
 static inline void cow_tracking_mark(struct cow_tracking *t, uint64_t off, uint64_t bytes)
