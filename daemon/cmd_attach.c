@@ -254,7 +254,8 @@ static int hear_from_child(int fd, pid_t child)
 	line[strcspn(line, "\n")] = '\0';
 	if (line[0] != '+')
 		return cow_cmd_fail("%s", line + 1);
-	puts(line + 1);
+	if (puts(line + 1) < 0 || fflush(stdout))
+		_exit(cow_cmd_fail("%s is attached, but standard output cannot be written: `cowblk detach` takes it away", line + 1));
 	return 0;
 }
 

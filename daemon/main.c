@@ -2,8 +2,10 @@
 /* The program: a table of subcommands and nothing else. */
 #include "daemon/cmd.h"
 
+#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 struct command {
 	const char *name;
@@ -48,8 +50,19 @@ static const struct command *find_command(const char *name)
 	return NULL;
 }
 
+/* An image opened under the number of a stream that was closed would get that stream's text. */
+static void fill_standard_streams(void)
+{
+	int fd;
+	while ((fd = open("/dev/null", O_RDONLY)) >= 0 && fd <= STDERR_FILENO)
+		;
+	if (fd >= 0)
+		close(fd);
+}
+
 int main(int argc, char **argv)
 {
+	fill_standard_streams();
 	if (argc < 2) {
 		print_help(stderr);
 		return 2;

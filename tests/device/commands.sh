@@ -104,4 +104,17 @@ if setpriv --reuid=65534 --clear-groups true 2>/dev/null; then
 	must_fail 'run as root' setpriv --reuid=65534 --clear-groups "$cowblk" attach "$PWD/a.qcow2"
 fi
 ! "$cowblk" attach --queues 0 a.qcow2 2>/dev/null || fail "--queues 0 was accepted"
+
+# Nobody reads the answer: a failure, which says that the device is there.
+for out in /dev/full closed; do
+	if [ $out = closed ]; then
+		! "$cowblk" attach a.qcow2 2>said >&- || fail "attach with standard output closed: status 0"
+	else
+		! "$cowblk" attach a.qcow2 2>said >$out || fail "attach to $out: status 0"
+	fi
+	[ "$(wc -l <said)" = 1 ] && grep -q "/dev/ublkb[0-9]* is attached, but standard output cannot be written" said ||
+		fail "attach, standard output $out: $(cat said)"
+	"$cowblk" detach a.qcow2 || fail "detach after attach, standard output $out"
+done
+check_clean a.qcow2
 say "ids, list, limits, detach --all, SIGTERM, one-line failures"
