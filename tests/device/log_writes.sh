@@ -3,7 +3,7 @@
 # Then each state that a crash could have left is made again: the image has no errors, and in a sample of them the file system
 # inside has none and every file that was fsynced before is whole.
 . "$(dirname "$0")/lib.sh"
-cluster=${1:-64K} sample=${COW_LOG_SAMPLE:-11} files=36 mib=2048
+cluster=${1:-64K} sample=${COW_LOG_SAMPLE:-11} files=${COW_LOG_FILES:-24} mib=2048
 here=$(dirname "$0")
 need dmsetup
 need python3
