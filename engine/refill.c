@@ -376,6 +376,8 @@ static void end(struct cow_task *task)
 	int error = task->error;
 	if (error == -EFBIG || error == -EDQUOT)
 		error = -ENOSPC;
+	if (error == -EOPNOTSUPP) /* a punch, while the image has failed: of no meaning to a request */
+		error = -EIO;
 	if (r->has_room)
 		cow_quarantine_unreserve(&r->image->quarantine, COW_RESERVE_EXTENTS);
 	r->has_room = false;
