@@ -4,7 +4,7 @@
 #ifndef BENCH_BATCH_H
 #define BENCH_BATCH_H
 
-#include "engine/image.h"
+#include "engine/life/image.h"
 
 #define BENCH_MAX_DEPTH 256
 

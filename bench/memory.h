@@ -7,7 +7,7 @@
 #ifndef BENCH_MEMORY_H
 #define BENCH_MEMORY_H
 
-#include "engine/loop.h"
+#include "engine/loop/loop.h"
 
 /* Files opened through it live until the process ends; an existing file of the real host is read
  * into memory. */

@@ -15,7 +15,7 @@
 #include "bench/batch.h"
 #include "bench/memory.h"
 #include "engine/base/assert.h"
-#include "engine/create.h"
+#include "engine/create/create.h"
 
 #define IMAGE_BYTES (1ull << 30)
 #define FILL_BYTES (512u << 10)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * LUKS version 1 on disk. All integers are big-endian; the structs give offsets and sizes only, access goes through
- * engine/luks.h. Source: LUKS On-Disk Format Specification 1.2.3.
+ * engine/crypt/luks.h. Source: LUKS On-Disk Format Specification 1.2.3.
  */
 #ifndef COW_UAPI_LUKS_H
 #define COW_UAPI_LUKS_H

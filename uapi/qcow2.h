@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * qcow2 on disk. All integers are big-endian on disk; the structs here give
- * offsets and sizes only, access goes through engine/format.h and engine/base/be.h.
+ * offsets and sizes only, access goes through engine/format/format.h and engine/base/be.h.
  * Source: QEMU docs/interop/qcow2 (sections named per block).
  */
 #ifndef COW_UAPI_QCOW2_H

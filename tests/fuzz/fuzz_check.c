@@ -8,7 +8,7 @@
 #include <string.h>
 
 #include "engine/base/assert.h"
-#include "engine/check.h"
+#include "engine/check/check.h"
 #include "tests/fuzz/memory_disk.h"
 
 #define MAX_BYTES (1u << 20)

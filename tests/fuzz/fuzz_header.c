@@ -5,7 +5,7 @@
 #include <string.h>
 
 #include "engine/base/assert.h"
-#include "engine/format.h"
+#include "engine/format/format.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 

@@ -5,7 +5,7 @@
 #include <string.h>
 
 #include "engine/base/assert.h"
-#include "engine/luks.h"
+#include "engine/crypt/luks.h"
 
 #define HEADER_BYTES sizeof(struct luks1_header_be)
 #define AREA_BYTES (4u << 20)

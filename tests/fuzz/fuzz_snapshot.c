@@ -5,8 +5,8 @@
 #include <string.h>
 
 #include "engine/base/assert.h"
-#include "engine/format.h"
-#include "engine/format_bitmap.h"
+#include "engine/format/format.h"
+#include "engine/format/bitmap_directory.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 

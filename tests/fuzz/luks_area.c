@@ -4,8 +4,8 @@
 #include <string.h>
 
 #include "engine/base/assert.h"
-#include "engine/luks_impl.h"
-#include "engine/luks_kdf.h"
+#include "engine/crypt/luks_impl.h"
+#include "engine/crypt/luks_kdf.h"
 
 #define SLOT_BYTES (64u << 10)
 

@@ -3,7 +3,7 @@
 #ifndef COW_TEST_LUKS_AREA_H
 #define COW_TEST_LUKS_AREA_H
 
-#include "engine/crypt_secret.h"
+#include "engine/crypt/secret.h"
 #include "tests/fuzz/memory_disk.h"
 
 #define LUKS_AREA_OFF (256u << 10)

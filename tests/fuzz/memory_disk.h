@@ -6,7 +6,7 @@
 #ifndef COW_TEST_MEMORY_DISK_H
 #define COW_TEST_MEMORY_DISK_H
 
-#include "engine/loop.h"
+#include "engine/loop/loop.h"
 
 struct memory_disk {
 	struct cow_file file; /* first; any disk's loop does I/O on it */

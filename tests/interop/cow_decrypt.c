@@ -13,8 +13,8 @@
 #include <unistd.h>
 
 #include "engine/base/be.h"
-#include "engine/crypt_open.h"
-#include "engine/format_load.h"
+#include "engine/crypt/unlock.h"
+#include "engine/core/load.h"
 
 struct disk {
 	struct cow_loop *loop;

@@ -26,7 +26,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "engine/image.h"
+#include "engine/life/image.h"
 
 #define CHUNK_BYTES (1u << 20)
 #define MAX_ROOTS 8

@@ -25,7 +25,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "engine/image.h"
+#include "engine/life/image.h"
 #include "tests/interop/live.h"
 #include "tests/interop/model.h"
 #include "tests/interop/workload.h"

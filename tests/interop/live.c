@@ -6,9 +6,9 @@
 #include <stdio.h>
 #include <unistd.h>
 
-#include "engine/freeze.h"
-#include "engine/snapshot.h"
-#include "engine/tracking.h"
+#include "engine/life/freeze.h"
+#include "engine/snapshot/snapshot.h"
+#include "engine/bitmap/tracking.h"
 
 static struct {
 	pthread_t thread;

@@ -3,7 +3,7 @@
 #ifndef COW_TEST_LIVE_H
 #define COW_TEST_LIVE_H
 
-#include "engine/image.h"
+#include "engine/life/image.h"
 
 /* A thread that takes a snapshot and deletes an older one every now and then, until live_stop(). keep: how many stay. */
 void live_start(struct cow_image *image, unsigned keep);

@@ -6,7 +6,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "engine/image.h"
+#include "engine/life/image.h"
 
 struct rng {
 	uint64_t state;

@@ -5,7 +5,7 @@
 #include <string.h>
 
 #include "engine/base/assert.h"
-#include "engine/check.h"
+#include "engine/check/check.h"
 #include "tests/sim/prepare.h"
 #include "tests/sim/snapshot.h"
 #include "tests/sim/run.h"

@@ -6,9 +6,9 @@
 
 #include "engine/base/assert.h"
 #include "engine/base/be.h"
-#include "engine/format_load.h"
-#include "engine/luks_impl.h"
-#include "engine/luks_kdf.h"
+#include "engine/core/load.h"
+#include "engine/crypt/luks_impl.h"
+#include "engine/crypt/luks_kdf.h"
 
 #define CRYPT_METHOD_OFF 32 /* in the header */
 

@@ -3,7 +3,7 @@
 #ifndef SIM_KEYS_H
 #define SIM_KEYS_H
 
-#include "engine/create.h"
+#include "engine/create/create.h"
 #include "tests/sim/run.h"
 
 /* The passphrase of all images; freed by cow_secret_free(). */

@@ -6,8 +6,8 @@
 #include <string.h>
 
 #include "engine/base/assert.h"
-#include "engine/freeze.h"
-#include "engine/format_load.h"
+#include "engine/life/freeze.h"
+#include "engine/core/load.h"
 #include "tests/sim/snapshot.h"
 
 #define TOP "/sim/top"

@@ -7,8 +7,8 @@
 #include <unistd.h>
 
 #include "engine/base/assert.h"
-#include "engine/create.h"
-#include "engine/snapshot.h"
+#include "engine/create/create.h"
+#include "engine/snapshot/snapshot.h"
 #include "tests/sim/keys.h"
 #include "tests/sim/prepare.h"
 #include "tests/sim/run.h"

@@ -8,8 +8,8 @@
 
 #include "engine/base/assert.h"
 #include "engine/base/be.h"
-#include "engine/compress.h"
-#include "engine/format.h"
+#include "engine/compress/compress.h"
+#include "engine/format/format.h"
 #include "tests/sim/world.h"
 
 bool sim_have_qemu(void)

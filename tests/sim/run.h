@@ -3,7 +3,7 @@
 #ifndef SIM_RUN_H
 #define SIM_RUN_H
 
-#include "engine/image.h"
+#include "engine/life/image.h"
 #include "tests/sim/bitmap.h"
 #include "tests/sim/model.h"
 #include "tests/sim/script.h"

@@ -7,7 +7,7 @@
 #include <string.h>
 
 #include "engine/base/assert.h"
-#include "engine/loop.h"
+#include "engine/loop/loop.h"
 #include "tests/sim/random.h"
 
 #define SECTOR 512u

@@ -7,8 +7,8 @@
 
 #include "engine/base/assert.h"
 #include "engine/base/be.h"
-#include "engine/check.h"
-#include "engine/snapshot.h"
+#include "engine/check/check.h"
+#include "engine/snapshot/snapshot.h"
 #include "tests/sim/prepare.h"
 
 #define TOP "/sim/top"

@@ -12,7 +12,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "engine/loop.h"
+#include "engine/loop/loop.h"
 #include "tests/sim/disk.h"
 #include "tests/sim/random.h"
 

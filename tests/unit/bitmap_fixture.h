@@ -20,13 +20,13 @@
 
 #include "engine/base/be.h"
 #include "engine/base/log.h"
-#include "engine/bitmap.h"
-#include "engine/check.h"
-#include "engine/create.h"
-#include "engine/format_load.h"
-#include "engine/geometry.h"
-#include "engine/image.h"
-#include "engine/tracking.h"
+#include "engine/bitmap/bitmap.h"
+#include "engine/check/check.h"
+#include "engine/create/create.h"
+#include "engine/core/load.h"
+#include "engine/format/geometry.h"
+#include "engine/life/image.h"
+#include "engine/bitmap/tracking.h"
 #include "tests/unit/memory_host.h"
 
 #define DISK_BYTES (256u << 10)

@@ -5,7 +5,7 @@
 #include <string.h>
 
 #include "engine/base/be.h"
-#include "engine/format.h"
+#include "engine/format/format.h"
 
 static void zero_refblock(struct tiny_image *t)
 {

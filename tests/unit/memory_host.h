@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/loop.h"
+#include "engine/loop/loop.h"
 
 #define MEMORY_MAX_BYTES (64u << 20)
 #define MEMORY_BLOCK_BYTES 4096u

@@ -8,9 +8,9 @@
 
 #include <cmocka.h>
 
-#include "engine/check.h"
-#include "engine/create.h"
-#include "engine/image.h"
+#include "engine/check/check.h"
+#include "engine/create/create.h"
+#include "engine/life/image.h"
 #include "tests/unit/memory_host.h"
 
 struct fixture {

@@ -13,7 +13,7 @@
 
 #include <cmocka.h>
 
-#include "engine/cache.h"
+#include "engine/meta/cache.h"
 
 #define SLICE 512u
 #define FILE_SLICES 256u

@@ -13,8 +13,8 @@
 #include <cmocka.h>
 
 #include "engine/base/be.h"
-#include "engine/check.h"
-#include "engine/format.h"
+#include "engine/check/check.h"
+#include "engine/format/format.h"
 #include "tests/fuzz/memory_disk.h"
 #include "tests/unit/tiny_image.h"
 

@@ -16,7 +16,7 @@
 #include <openssl/crypto.h>
 #include <openssl/evp.h>
 
-#include "engine/crypt.h"
+#include "engine/crypt/crypt.h"
 
 #define SECTOR COW_CRYPT_SECTOR_BYTES
 

@@ -10,8 +10,8 @@
 
 #include <cmocka.h>
 
-#include "engine/dirty.h"
-#include "engine/format_bitmap.h"
+#include "engine/bitmap/dirty.h"
+#include "engine/format/bitmap_directory.h"
 
 #define MAX_SECTORS 2048u
 

@@ -16,7 +16,7 @@
 #include <cmocka.h>
 
 #include "engine/base/be.h"
-#include "engine/format.h"
+#include "engine/format/format.h"
 
 #define CLUSTER_BYTES 65536u
 #define FILE_BYTES (64u << 20)

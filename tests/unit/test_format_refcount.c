@@ -8,7 +8,7 @@
 
 #include <cmocka.h>
 
-#include "engine/format.h"
+#include "engine/format/format.h"
 
 #define BLOCK_BYTES 512u
 

@@ -11,8 +11,8 @@
 #include <cmocka.h>
 
 #include "engine/base/be.h"
-#include "engine/format.h"
-#include "engine/format_bitmap.h"
+#include "engine/format/format.h"
+#include "engine/format/bitmap_directory.h"
 
 #define TABLE_OFF 0x50000u
 

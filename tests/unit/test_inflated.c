@@ -8,9 +8,9 @@
 
 #include <cmocka.h>
 
-#include "engine/create.h"
-#include "engine/image_impl.h"
-#include "engine/op.h"
+#include "engine/create/create.h"
+#include "engine/image/state.h"
+#include "engine/request/op.h"
 #include "tests/unit/memory_host.h"
 
 #define CLUSTER 65536u

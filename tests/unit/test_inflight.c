@@ -11,8 +11,8 @@
 
 #include <cmocka.h>
 
-#include "engine/epoch.h"
-#include "engine/inflight.h"
+#include "engine/space/epoch.h"
+#include "engine/image/claim.h"
 
 #define SLICE_ENTRIES 64u
 

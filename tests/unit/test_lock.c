@@ -15,8 +15,8 @@
 
 #include <cmocka.h>
 
-#include "engine/lock.h"
-#include "engine/loop.h"
+#include "engine/host/lock.h"
+#include "engine/loop/loop.h"
 
 static char dir[64], image[96];
 

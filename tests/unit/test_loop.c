@@ -15,9 +15,9 @@
 
 #include <cmocka.h>
 
-#include "engine/host.h"
-#include "engine/loop.h"
-#include "engine/loop_uring.h"
+#include "engine/host/system.h"
+#include "engine/loop/loop.h"
+#include "engine/loop/loop_uring.h"
 
 struct fixture {
 	char dir[64], path[96];

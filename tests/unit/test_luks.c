@@ -16,9 +16,9 @@
 #include <cmocka.h>
 
 #include "engine/base/be.h"
-#include "engine/crypt_open.h"
-#include "engine/luks_impl.h"
-#include "engine/luks_kdf.h"
+#include "engine/crypt/unlock.h"
+#include "engine/crypt/luks_impl.h"
+#include "engine/crypt/luks_kdf.h"
 #include "tests/unit/memory_host.h"
 
 #define HEADER_BYTES sizeof(struct luks1_header_be)

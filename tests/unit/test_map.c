@@ -9,7 +9,7 @@
 
 #include <cmocka.h>
 
-#include "engine/map.h"
+#include "engine/format/map.h"
 
 #define CLUSTER 4096u
 #define HOST(n) ((uint64_t)(n) * CLUSTER)

@@ -11,11 +11,11 @@
 
 #include <cmocka.h>
 
-#include "engine/check.h"
-#include "engine/create.h"
-#include "engine/format_load.h"
-#include "engine/image.h"
-#include "engine/snapshot.h"
+#include "engine/check/check.h"
+#include "engine/create/create.h"
+#include "engine/core/load.h"
+#include "engine/life/image.h"
+#include "engine/snapshot/snapshot.h"
 #include "tests/unit/memory_host.h"
 
 #define DISK_BYTES (1u << 20)

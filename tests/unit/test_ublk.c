@@ -9,11 +9,11 @@
 
 #include <cmocka.h>
 
-#include "daemon/affinity.c"
-#include "daemon/cmd.c"
-#include "daemon/params.c"
+#include "daemon/device/affinity.c"
+#include "daemon/cli/cmd.c"
+#include "daemon/device/params.c"
 #undef SECTOR_SHIFT
-#include "daemon/request.c"
+#include "daemon/device/request.c"
 
 /* ---- requests ---- */
 

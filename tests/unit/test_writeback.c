@@ -12,10 +12,10 @@
 #include <cmocka.h>
 
 #include "engine/base/be.h"
-#include "engine/check.h"
-#include "engine/create.h"
-#include "engine/format.h"
-#include "engine/image.h"
+#include "engine/check/check.h"
+#include "engine/create/create.h"
+#include "engine/format/format.h"
+#include "engine/life/image.h"
 #include "tests/unit/memory_host.h"
 
 #define CLUSTER 65536u

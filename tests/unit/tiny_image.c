@@ -4,7 +4,7 @@
 #include <string.h>
 
 #include "engine/base/be.h"
-#include "engine/format.h"
+#include "engine/format/format.h"
 
 #define NEW_CONTENT 0xee /* of guest cluster 0, since the snapshot */
 

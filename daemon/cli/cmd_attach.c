@@ -1,0 +1,371 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * cowblk attach: forks the daemon and returns when it has said that the device is ready, or why not. The fork comes before
+ * any thread or ring exists.
+ */
+#include <argp.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "daemon/cli/cmd.h"
+#include "daemon/control/control.h"
+#include "daemon/control/record.h"
+#include "daemon/server/report.h"
+#include "daemon/cli/passphrase.h"
+#include "daemon/server/server.h"
+#include "daemon/control/target.h"
+
+#define DEFAULT_DEPTH 64
+#define MAX_BACKING_ROOTS 64
+/* The kernel has room for 2^20 ids, but its /dev names are ours to keep sane. */
+#define MAX_ID 65535
+
+enum {
+	OPT_READ_ONLY = 'r',
+	OPT_FOREGROUND = 'f',
+	OPT_QUEUES = 'q',
+	OPT_DEPTH = 'd',
+	OPT_ID = 'n',
+	OPT_BACKING_ROOT = 0x100,
+	OPT_CACHE_SIZE,
+	OPT_DETECT_ZEROES,
+	OPT_NO_DISCARD,
+	OPT_NO_PARTITION_SCAN,
+	OPT_AFFINITY,
+	OPT_TRANSFER,
+	OPT_BUFFERED,
+	OPT_WRITE_LEGACY_AES,
+	OPT_SNAPSHOT,
+	OPT_COMPRESS,
+	OPT_TEMPORARY,
+	OPT_DATA_FILE,
+};
+
+static const struct argp_option options[] = {
+	{ "read-only", OPT_READ_ONLY, NULL, 0, "Attach read-only; the image is not written at all", 0 },
+	{ "queues", OPT_QUEUES, "N", 0, "Queues, each with a thread (default: one for each CPU)", 0 },
+	{ "depth", OPT_DEPTH, "N", 0, "Requests in flight for each queue (default: 64)", 0 },
+	{ "id", OPT_ID, "N", 0, "Be /dev/ublkbN (default: the first free number)", 0 },
+	{ "foreground", OPT_FOREGROUND, NULL, 0, "Stay in the foreground; SIGTERM detaches", 0 },
+	{ "backing-root", OPT_BACKING_ROOT, "DIR", 0,
+	  "Backing files may lie below DIR, besides the image's own directory (repeatable)", 0 },
+	{ "cache-size", OPT_CACHE_SIZE, "SIZE", 0, "Metadata cache, like 16M (default: by the image, up to 32M)", 0 },
+	{ "detect-zeroes", OPT_DETECT_ZEROES, "off|on|unmap", 0,
+	  "Store written zeros as zero clusters (on) or free the space (unmap) (default: off)", 0 },
+	{ "no-discard", OPT_NO_DISCARD, NULL, 0, "Give no space back to the host", 0 },
+	{ "no-partition-scan", OPT_NO_PARTITION_SCAN, NULL, 0, "Do not look for partitions", 0 },
+	{ "affinity", OPT_AFFINITY, "POLICY", 0,
+	  "CPUs of the queue threads: other (default), float, queue, or a list like 0-3", 0 },
+	{ "transfer", OPT_TRANSFER, "copy|user-copy", 0, "How data is moved (default: copy)", 0 },
+	{ "snapshot", OPT_SNAPSHOT, "SNAPSHOT", 0,
+	  "With --read-only: attach this internal snapshot (id or name), beside the live image if that is attached", 0 },
+	{ "write-legacy-aes", OPT_WRITE_LEGACY_AES, NULL, 0, "Write images with the old AES encryption, which is weak", 0 },
+	{ "temporary", OPT_TEMPORARY, NULL, 0, "Leave the image as it is: what is written is thrown away at the end", 0 },
+	{ "compress", OPT_COMPRESS, NULL, 0, "Store newly written clusters compressed where that saves space", 0 },
+	{ "data-file", OPT_DATA_FILE, "FILE", 0, "The external data file, instead of the one that the image names", 0 },
+	{ "buffered", OPT_BUFFERED, NULL, 0, "Use the host's page cache (default: O_DIRECT where possible)", 0 },
+	{ 0 },
+};
+
+struct attach {
+	struct cow_server_config server;
+	const char *image;
+	const char *roots[MAX_BACKING_ROOTS];
+	struct cow_secrets secrets;
+	int news; /* the parent's pipe */
+};
+
+static unsigned long parse_number(struct argp_state *state, const char *option, const char *text,
+				  unsigned long min, unsigned long max)
+{
+	char *end;
+	errno = 0;
+	unsigned long v = strtoul(text, &end, 10);
+	if (errno || end == text || *end || *text == '-' || v < min || v > max)
+		argp_error(state, "--%s %s: not a number from %lu to %lu", option, text, min, max);
+	return v;
+}
+
+static enum cow_detect_zeroes parse_detect_zeroes(struct argp_state *state, const char *text)
+{
+	if (!strcmp(text, "on"))
+		return COW_DETECT_ZEROES_ON;
+	if (!strcmp(text, "unmap"))
+		return COW_DETECT_ZEROES_UNMAP;
+	if (strcmp(text, "off"))
+		argp_error(state, "--detect-zeroes %s: not one of off, on, unmap", text);
+	return COW_DETECT_ZEROES_OFF;
+}
+
+static void add_root(struct argp_state *state, struct attach *attach, const char *dir)
+{
+	struct cow_open_options *open = &attach->server.device.open;
+	if (open->nr_backing_roots == MAX_BACKING_ROOTS)
+		argp_error(state, "--backing-root: more than %d", MAX_BACKING_ROOTS);
+	attach->roots[open->nr_backing_roots++] = dir;
+}
+
+/* Options that choose among policies or take a size. */
+static error_t parse_policy(int key, char *arg, struct argp_state *state, struct cow_device_config *config)
+{
+	unsigned long long bytes;
+	switch (key) {
+	case OPT_CACHE_SIZE:
+		if (cow_cmd_parse_size(arg, &bytes) || !bytes)
+			argp_error(state, "--cache-size %s: not a size like 16M", arg);
+		config->open.cache_bytes = bytes;
+		return 0;
+	case OPT_DETECT_ZEROES:
+		config->open.detect_zeroes = parse_detect_zeroes(state, arg);
+		return 0;
+	case OPT_AFFINITY:
+		if (cow_affinity_parse(arg, &config->affinity))
+			argp_error(state, "--affinity %s: not float, queue, other or a list of CPUs", arg);
+		return 0;
+	case OPT_TRANSFER:
+		config->transfer = cow_transfer_find(arg);
+		if (!config->transfer)
+			argp_error(state, "--transfer %s: not one of copy, user-copy", arg);
+		return 0;
+	default:
+		return ARGP_ERR_UNKNOWN;
+	}
+}
+
+static error_t parse_option(int key, char *arg, struct argp_state *state)
+{
+	struct attach *attach = state->input;
+	struct cow_device_config *config = &attach->server.device;
+	switch (key) {
+	case OPT_READ_ONLY:
+		config->open.writable = false;
+		return 0;
+	case OPT_QUEUES:
+		config->queues = (unsigned)parse_number(state, "queues", arg, 1, COW_MAX_QUEUES);
+		return 0;
+	case OPT_DEPTH:
+		config->depth = (unsigned)parse_number(state, "depth", arg, 1, COW_MAX_QUEUE_DEPTH);
+		return 0;
+	case OPT_ID:
+		config->id = (uint32_t)parse_number(state, "id", arg, 0, MAX_ID);
+		return 0;
+	case OPT_FOREGROUND:
+		attach->server.foreground = true;
+		return 0;
+	case OPT_BACKING_ROOT:
+		add_root(state, attach, arg);
+		return 0;
+	case OPT_NO_DISCARD:
+		config->open.no_discard = true;
+		return 0;
+	case OPT_NO_PARTITION_SCAN:
+		config->partition_scan = false;
+		return 0;
+	case OPT_BUFFERED:
+		config->open.buffered = true;
+		return 0;
+	case OPT_WRITE_LEGACY_AES:
+		config->open.write_legacy_aes = true;
+		return 0;
+	case ARGP_KEY_INIT:
+		state->child_inputs[0] = &attach->secrets;
+		return 0;
+	case OPT_TEMPORARY:
+		config->temporary = true;
+		return 0;
+	case OPT_COMPRESS:
+		config->open.compress = true;
+		return 0;
+	case OPT_DATA_FILE:
+		config->open.data_file = arg;
+		return 0;
+	case OPT_SNAPSHOT:
+		config->open.snapshot = arg;
+		return 0;
+	case ARGP_KEY_ARG:
+		if (attach->image)
+			argp_error(state, "%s: one image at a time", arg);
+		attach->image = arg;
+		return 0;
+	case ARGP_KEY_NO_ARGS:
+		argp_error(state, "which image?");
+		return EINVAL;
+	default:
+		return parse_policy(key, arg, state, config);
+	}
+}
+
+static const struct argp_child children[] = { { &cow_secret_argp, 0, "Passphrase of an encrypted image:", 0 }, { 0 } };
+
+static const struct argp argp = {
+	.options = options,
+	.children = children,
+	.parser = parse_option,
+	.args_doc = "IMAGE",
+	.doc = "Attach the qcow2 image IMAGE as a block device and print the device's path.\v"
+	       "The command returns when the device is ready; a daemon serves it until `cowblk detach`.",
+};
+
+/* ---- news from the daemon: one line through a pipe, '+' and the device or '-' and the error ---- */
+
+/* Whether it went well or not, the images are not opened again: from here on no passphrase is needed. */
+
+static bool announce_to_parent(void *ctx, const char *device, const char *error)
+{
+	struct attach *attach = ctx;
+	int fd = attach->news;
+	cow_secrets_free(&attach->secrets);
+	bool heard = dprintf(fd, "%c%s\n", error ? '-' : '+', error ? error : device) > 0;
+	close(fd);
+	return heard;
+}
+
+static bool announce_here(void *ctx, const char *device, const char *error)
+{
+	cow_secrets_free(&((struct attach *)ctx)->secrets);
+	if (error) {
+		cow_cmd_fail("%s", error);
+		return true;
+	}
+	puts(device);
+	return !fflush(stdout);
+}
+
+static int hear_from_child(int fd, pid_t child)
+{
+	char line[1024];
+	FILE *f = fdopen(fd, "r");
+	bool heard = f && fgets(line, sizeof(line), f);
+	if (f)
+		fclose(f);
+	if (!heard) {
+		int status = 0;
+		waitpid(child, &status, 0);
+		return cow_cmd_fail("the daemon died while attaching (%s %d): see the system's log",
+				    WIFSIGNALED(status) ? "signal" : "status",
+				    WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status));
+	}
+	line[strcspn(line, "\n")] = '\0';
+	if (line[0] != '+')
+		return cow_cmd_fail("%s", line + 1);
+	if (puts(line + 1) < 0 || fflush(stdout))
+		_exit(cow_cmd_fail("%s is attached, but standard output cannot be written: `cowblk detach` takes it away", line + 1));
+	return 0;
+}
+
+static int run_in_background(struct attach *attach)
+{
+	struct cow_server_config *server = &attach->server;
+	int fds[2];
+	if (pipe2(fds, O_CLOEXEC))
+		return cow_cmd_fail("pipe: %s", strerror(errno));
+	fflush(NULL);
+	pid_t child = fork();
+	if (child < 0)
+		return cow_cmd_fail("fork: %s", strerror(errno));
+	if (child) {
+		cow_secrets_free(&attach->secrets);
+		close(fds[1]);
+		return hear_from_child(fds[0], child);
+	}
+	close(fds[0]);
+	setsid();
+	server->announce = announce_to_parent;
+	server->ctx = attach;
+	attach->news = fds[1];
+	_exit(cow_server_run(server));
+}
+
+static bool daemon_answers(uint32_t id)
+{
+	int fd = cow_control_connect(id);
+	if (fd >= 0)
+		close(fd);
+	return fd >= 0;
+}
+
+/* One writer has the live disk for himself; snapshots do not change. */
+static bool clashes(const struct cow_record *theirs, const struct cow_device_config *ours)
+{
+	bool we_write = ours->open.writable && !ours->temporary;
+	return !theirs->snapshot && !ours->open.snapshot && (we_write || cow_record_writes_image(theirs));
+}
+
+/* Only to say it better than the image lock can: which device has the image. */
+static bool attached_already(const char *image, const struct cow_device_config *ours)
+{
+	static uint32_t ids[COW_MAX_DEVICES];
+	int nr = cow_target_image(image, ids, COW_MAX_DEVICES);
+	bool found = false;
+	for (int i = 0; i < nr && !found; i++) {
+		struct cow_record record;
+		if (cow_record_read(ids[i], &record))
+			continue;
+		found = clashes(&record, ours) && daemon_answers(record.id);
+		if (found)
+			cow_cmd_fail("%s: is attached as /dev/ublkb%u (process %d): use that, or `cowblk detach` it first",
+				     image, record.id, record.pid);
+		cow_record_fini(&record);
+	}
+	return found;
+}
+
+static void set_defaults(struct attach *attach)
+{
+	struct cow_device_config *config = &attach->server.device;
+	long cpus = sysconf(_SC_NPROCESSORS_ONLN);
+	config->id = UB_ANY_ID;
+	config->queues = cpus < 1 ? 1 : cpus > COW_MAX_QUEUES ? COW_MAX_QUEUES : (unsigned)cpus;
+	config->depth = DEFAULT_DEPTH;
+	config->partition_scan = true;
+	config->affinity.policy = COW_AFFINITY_OTHER;
+	config->transfer = &cow_transfer_copy;
+	config->open.writable = true;
+	config->open.backing_roots = attach->roots;
+	config->open.secrets = attach->secrets.loaded;
+}
+
+int cow_cmd_attach(int argc, char **argv)
+{
+	struct attach attach = { 0 };
+	struct cow_error err = { 0 };
+	set_defaults(&attach);
+	argp_parse(&argp, argc, argv, 0, NULL, &attach);
+	struct cow_device_config *device = &attach.server.device;
+	if (device->temporary && (device->open.snapshot || !device->open.writable))
+		return cow_cmd_fail("%s: --temporary makes the live disk writable: leave out --%s", attach.image,
+				    device->open.snapshot ? "snapshot" : "read-only");
+	if (device->open.snapshot && device->open.writable)
+		return cow_cmd_fail("%s: a snapshot can only be attached read-only: add --read-only", attach.image);
+	char *image = realpath(attach.image, NULL);
+	if (!image)
+		return cow_cmd_fail("%s: %s%s", attach.image, strerror(errno),
+				    errno == EACCES && geteuid() ? ": run as root" : "");
+	int status = 1;
+	if (attached_already(image, &attach.server.device))
+		goto free_image;
+	attach.server.image_path = attach.server.device.image_path = image;
+	cow_report_init();
+	if (cow_secrets_load(&attach.secrets, image, false, &err)) {
+		cow_cmd_fail("%s", err.text);
+		goto free_image;
+	}
+	attach.server.device.open.nr_secrets = attach.secrets.nr;
+	if (attach.server.foreground) {
+		attach.server.announce = announce_here;
+		attach.server.ctx = &attach;
+		status = cow_server_run(&attach.server);
+	} else {
+		status = run_in_background(&attach);
+	}
+	cow_secrets_free(&attach.secrets);
+free_image:
+	free(image);
+	return status;
+}

@@ -1,0 +1,207 @@
+/* SPDX-License-Identifier: MIT */
+/* cowblk check: consistency check and repair; names and exit codes of `qemu-img check`. */
+#include "daemon/cli/cmd.h"
+
+#include <argp.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <json-c/json.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "engine/check/check.h"
+
+enum exit_code {
+	EXIT_CLEAN = 0,
+	EXIT_NOT_CHECKED = 1,
+	EXIT_CORRUPT = 2,
+	EXIT_LEAKS = 3,
+	EXIT_NOT_SUPPORTED = 63,
+};
+
+struct arguments {
+	const char *image;
+	enum cow_repair repair;
+	bool json, quiet;
+};
+
+static const struct argp_option options[] = {
+	{"json", 'j', NULL, 0, "Print JSON with the names of qemu-img", 0},
+	{"repair", 'r', "leaks|all", 0, "Repair leaks only, or everything", 0},
+	{"quiet", 'q', NULL, 0, "Do not list the findings", 0},
+	{0},
+};
+
+static error_t parse_repair(struct arguments *a, const char *arg, struct argp_state *state)
+{
+	if (!strcmp(arg, "leaks"))
+		a->repair = COW_REPAIR_LEAKS;
+	else if (!strcmp(arg, "all"))
+		a->repair = COW_REPAIR_ALL;
+	else
+		argp_error(state, "--repair %s: must be leaks or all", arg);
+	return 0;
+}
+
+static error_t parse_option(int key, char *arg, struct argp_state *state)
+{
+	struct arguments *a = state->input;
+	switch (key) {
+	case 'j':
+		a->json = true;
+		return 0;
+	case 'r':
+		return parse_repair(a, arg, state);
+	case 'q':
+		a->quiet = true;
+		return 0;
+	case ARGP_KEY_ARG:
+		if (state->arg_num)
+			return ARGP_ERR_UNKNOWN;
+		a->image = arg;
+		return 0;
+	case ARGP_KEY_END:
+		if (!a->image)
+			argp_error(state, "IMAGE is missing");
+		return 0;
+	default:
+		return ARGP_ERR_UNKNOWN;
+	}
+}
+
+/* ---- output ---- */
+
+/* Findings go where results go, except with --json. Text from the image is shown as printable ASCII. */
+static void print_finding(void *ctx, const char *text)
+{
+	const struct arguments *a = ctx;
+	if (a->quiet)
+		return;
+	FILE *out = a->json ? stderr : stdout;
+	for (const char *p = text; *p; p++)
+		fputc(*p >= 0x20 && *p < 0x7f ? *p : '?', out);
+	fputc('\n', out);
+}
+
+static void print_progress(void *ctx, unsigned permille)
+{
+	static unsigned last = 1001;
+	(void)ctx;
+	if (permille == last)
+		return;
+	last = permille;
+	if (permille == 1000)
+		fputs("\r        \r", stderr);
+	else
+		fprintf(stderr, "\r%3u.%u %%", permille / 10, permille % 10);
+}
+
+static void put_nonzero(struct json_object *o, const char *key, uint64_t value)
+{
+	if (value)
+		json_object_object_add(o, key, json_object_new_uint64(value));
+}
+
+static void print_json(const char *image, const struct cow_check_result *r)
+{
+	struct json_object *o = json_object_new_object();
+	put_nonzero(o, "image-end-offset", r->image_end_offset);
+	put_nonzero(o, "total-clusters", r->total_clusters);
+	json_object_object_add(o, "check-errors", json_object_new_uint64(r->check_errors));
+	put_nonzero(o, "corruptions", r->corruptions);
+	put_nonzero(o, "leaks", r->leaks);
+	put_nonzero(o, "corruptions-fixed", r->corruptions_fixed);
+	put_nonzero(o, "leaks-fixed", r->leaks_fixed);
+	put_nonzero(o, "allocated-clusters", r->allocated_clusters);
+	put_nonzero(o, "fragmented-clusters", r->fragmented_clusters);
+	put_nonzero(o, "compressed-clusters", r->compressed_clusters);
+	json_object_object_add(o, "filename", json_object_new_string(image));
+	json_object_object_add(o, "format", json_object_new_string("qcow2"));
+	puts(json_object_to_json_string_ext(o, JSON_C_TO_STRING_PRETTY | JSON_C_TO_STRING_NOSLASHESCAPE));
+	json_object_put(o);
+}
+
+static void print_text(const struct cow_check_result *r)
+{
+	if (r->corruptions_fixed || r->leaks_fixed)
+		printf("Repaired: %" PRIu64 " corruptions, %" PRIu64 " leaks.\n", r->corruptions_fixed, r->leaks_fixed);
+	if (r->corruptions)
+		printf("%" PRIu64 " errors were found on the image: data may be corrupted, do not write to it.\n",
+		       r->corruptions);
+	if (r->leaks)
+		printf("%" PRIu64 " leaked clusters were found: space is wasted, no data is in danger.\n", r->leaks);
+	if (!r->corruptions && !r->leaks)
+		printf("No errors were found on the image.\n");
+	if (r->total_clusters && r->allocated_clusters)
+		printf("%" PRIu64 "/%" PRIu64 " = %.2f%% allocated, %.2f%% fragmented, %.2f%% compressed clusters\n",
+		       r->allocated_clusters, r->total_clusters,
+		       100.0 * (double)r->allocated_clusters / (double)r->total_clusters,
+		       100.0 * (double)r->fragmented_clusters / (double)r->allocated_clusters,
+		       100.0 * (double)r->compressed_clusters / (double)r->allocated_clusters);
+	if (r->image_end_offset)
+		printf("Image end offset: %" PRIu64 "\n", r->image_end_offset);
+}
+
+/* ---- running ---- */
+
+static int exit_code(int ret, const struct cow_check_result *r)
+{
+	if (ret == -ENOTSUP)
+		return EXIT_NOT_SUPPORTED;
+	if (ret || r->check_errors)
+		return EXIT_NOT_CHECKED;
+	return r->corruptions ? EXIT_CORRUPT : r->leaks ? EXIT_LEAKS : EXIT_CLEAN;
+}
+
+static int check_file(const struct arguments *a, struct cow_loop *loop, struct cow_check_result *result,
+		      struct cow_error *err)
+{
+	struct cow_host *host = cow_host_system();
+	struct cow_file *file;
+	struct cow_check_options check = {
+		.repair = a->repair,
+		.finding = print_finding,
+		.progress = isatty(STDERR_FILENO) ? print_progress : NULL,
+		.ctx = (void *)(uintptr_t)a,
+	};
+	unsigned flags = COW_OPEN_BUFFERED | (a->repair == COW_REPAIR_NONE ? 0 : COW_OPEN_WRITE);
+	int ret = host->ops->open(host, a->image, flags, &file, err);
+	if (ret)
+		return ret == -ENOTSUP ? -EINVAL : ret;
+	ret = cow_check_file(loop, file, &check, result, err);
+	if (ret)
+		cow_error_prefix(err, "%s", a->image);
+	host->ops->close(file);
+	return ret;
+}
+
+int cow_cmd_check(int argc, char **argv)
+{
+	static const struct argp argp = {
+		.options = options,
+		.parser = parse_option,
+		.args_doc = "IMAGE",
+		.doc = "Check IMAGE, which must not be in use.\vExit status: 0 clean, 1 could not be checked, 2 corrupt, "
+		       "3 leaks only, 63 not a format that can be checked. With --repair: what is left afterwards.",
+	};
+	struct arguments a = {0};
+	struct cow_error err = {0};
+	struct cow_check_result result = {0};
+	struct cow_loop *loop;
+	argp_err_exit_status = EXIT_NOT_CHECKED;
+	if (argp_parse(&argp, argc, argv, 0, NULL, &a))
+		return EXIT_NOT_CHECKED;
+	if (cow_loop_sync_new(&loop))
+		return cow_cmd_fail("out of memory");
+	int ret = check_file(&a, loop, &result, &err);
+	cow_loop_free(loop);
+	if (ret)
+		cow_cmd_fail("%s", err.text);
+	else if (a.json)
+		print_json(a.image, &result);
+	else
+		print_text(&result);
+	return exit_code(ret, &result);
+}

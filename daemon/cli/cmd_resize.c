@@ -1,0 +1,113 @@
+/* SPDX-License-Identifier: MIT */
+/* cowblk resize: give an image that is not attached another disk size. */
+#include "daemon/cli/cmd.h"
+
+#include <argp.h>
+#include <ctype.h>
+#include <string.h>
+
+#include "daemon/control/target.h"
+#include "engine/edit/resize.h"
+
+struct arguments {
+	struct cow_resize_options options;
+	const char *image, *size;
+};
+
+static const struct argp_option options[] = {
+	{ "shrink", 's', NULL, 0, "The disk may become smaller: what lies behind its new end is lost", 0 },
+	{ 0 },
+};
+
+static error_t parse_word(struct arguments *a, const char *word)
+{
+	if (!a->image)
+		a->image = word;
+	else if (!a->size)
+		a->size = word;
+	else
+		return ARGP_ERR_UNKNOWN;
+	return 0;
+}
+
+static error_t parse_option(int key, char *arg, struct argp_state *state)
+{
+	struct arguments *a = state->input;
+	switch (key) {
+	case 's':
+		a->options.shrink = true;
+		return 0;
+	case ARGP_KEY_ARG:
+		return parse_word(a, arg);
+	case ARGP_KEY_END:
+		if (!a->image || !a->size)
+			argp_error(state, "%s is missing", a->image ? "SIZE" : "IMAGE");
+		return 0;
+	default:
+		return ARGP_ERR_UNKNOWN;
+	}
+}
+
+static bool parse_size(struct arguments *a)
+{
+	unsigned long long bytes;
+	const char *text = a->size;
+	a->options.sign = (*text == '+') - (*text == '-');
+	if (cow_cmd_parse_size(text + (a->options.sign != 0), &bytes))
+		return false;
+	a->options.bytes = bytes;
+	return true;
+}
+
+static int resize(const struct arguments *a, struct cow_loop *loop, struct cow_error *err)
+{
+	struct cow_host *host = cow_host_system();
+	struct cow_file *file;
+	int ret = host->ops->open(host, a->image, COW_OPEN_WRITE | COW_OPEN_BUFFERED, &file, err);
+	if (ret)
+		return ret;
+	ret = cow_resize(loop, file, &a->options, err);
+	if (ret)
+		cow_error_prefix(err, "%s", a->image);
+	host->ops->close(file);
+	return ret;
+}
+
+/* "-1G" at the end is a size, not an option. */
+static const char *negative_size(int *argc, char **argv)
+{
+	const char *last = *argc > 2 ? argv[*argc - 1] : "";
+	if (last[0] != '-' || !isdigit((unsigned char)last[1]))
+		return NULL;
+	argv[--*argc] = NULL;
+	return last;
+}
+
+int cow_cmd_resize(int argc, char **argv)
+{
+	static const struct argp argp = {
+		.options = options,
+		.parser = parse_option,
+		.args_doc = "IMAGE [+|-]SIZE",
+		.doc = "Give the disk of IMAGE, which is not attached, another size: SIZE bytes (k, M, G, T: powers of 1024), or that much more "
+		       "or less.\v"
+		       "Make a file system smaller before its disk, and larger after it. A crash leaves the image as it was or as it shall be.",
+	};
+	struct arguments a = { 0 };
+	struct cow_error err = { 0 };
+	struct cow_loop *loop;
+	uint32_t id;
+	argp_err_exit_status = 1;
+	a.size = negative_size(&argc, argv);
+	if (argp_parse(&argp, argc, argv, 0, NULL, &a))
+		return 1;
+	if (!parse_size(&a))
+		return cow_cmd_fail("size %s: must be a number with an optional k, M, G, T, P or E", a.size);
+	if (cow_target_image(a.image, &id, 1) > 0)
+		return cow_cmd_fail("%s: is attached as /dev/ublkb%u: detach it first", a.image, id);
+	if (cow_loop_sync_new(&loop))
+		return cow_cmd_fail("out of memory");
+	int ret = resize(&a, loop, &err);
+	cow_loop_free(loop);
+	return ret ? cow_cmd_fail("%s", err.text[0] ? err.text : strerror(-ret)) : 0;
+}

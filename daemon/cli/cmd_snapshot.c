@@ -1,0 +1,228 @@
+/* SPDX-License-Identifier: MIT */
+/* cowblk snapshot: internal snapshots of an image that is not attached. */
+#include "daemon/cli/cmd.h"
+
+#include <argp.h>
+#include <errno.h>
+#include <json-c/json.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "daemon/server/serve_snapshot.h"
+#include "daemon/control/record.h"
+#include "daemon/control/show.h"
+#include "daemon/control/target.h"
+#include "engine/life/info.h"
+#include "engine/snapshot/snapshot.h"
+
+struct arguments;
+
+struct action {
+	const char *name;
+	int (*run)(const struct arguments *a, struct cow_loop *loop, struct cow_error *err);
+	bool names_one; /* takes SNAPSHOT */
+	bool live;      /* works on an attached image, through its daemon */
+};
+
+struct arguments {
+	const struct action *action;
+	const char *image;
+	struct cow_snapshot_key key;
+	bool json, freeze;
+};
+
+/* ---- the actions ---- */
+
+/* Opens the image as its only user, for `change`. */
+static int with_image(const struct arguments *a, struct cow_loop *loop,
+		      int (*change)(const struct arguments *, struct cow_loop *, struct cow_file *, struct cow_error *),
+		      struct cow_error *err)
+{
+	struct cow_host *host = cow_host_system();
+	struct cow_file *file;
+	int ret = host->ops->open(host, a->image, COW_OPEN_WRITE | COW_OPEN_BUFFERED, &file, err);
+	if (ret)
+		return ret;
+	ret = change(a, loop, file, err);
+	if (ret)
+		cow_error_prefix(err, "%s", a->image);
+	host->ops->close(file);
+	return ret;
+}
+
+static int create_in(const struct arguments *a, struct cow_loop *loop, struct cow_file *file, struct cow_error *err)
+{
+	struct timespec now;
+	char *id = NULL;
+	clock_gettime(CLOCK_REALTIME, &now);
+	const struct cow_snapshot_date date = { .sec = (uint32_t)now.tv_sec, .nsec = (uint32_t)now.tv_nsec };
+	int ret = cow_snapshot_create(loop, file, a->key.text, &date, &id, err);
+	if (!ret && id)
+		puts(id);
+	free(id);
+	return ret;
+}
+
+static int apply_in(const struct arguments *a, struct cow_loop *loop, struct cow_file *file, struct cow_error *err)
+{
+	return cow_snapshot_apply(loop, file, &a->key, err);
+}
+
+static int delete_in(const struct arguments *a, struct cow_loop *loop, struct cow_file *file, struct cow_error *err)
+{
+	return cow_snapshot_delete(loop, file, &a->key, err);
+}
+
+static int create(const struct arguments *a, struct cow_loop *loop, struct cow_error *err)
+{
+	return with_image(a, loop, create_in, err);
+}
+
+static int apply(const struct arguments *a, struct cow_loop *loop, struct cow_error *err)
+{
+	return with_image(a, loop, apply_in, err);
+}
+
+static int delete(const struct arguments *a, struct cow_loop *loop, struct cow_error *err)
+{
+	return with_image(a, loop, delete_in, err);
+}
+
+static int list(const struct arguments *a, struct cow_loop *loop, struct cow_error *err)
+{
+	struct cow_info info;
+	struct cow_record record = { 0 };
+	uint32_t id;
+	bool attached = cow_target_device(a->image, &id) && !cow_record_read(id, &record);
+	int ret = cow_info_load(cow_host_system(), loop, attached ? record.image : a->image, &info, err);
+	cow_record_fini(&record);
+	if (ret)
+		return ret;
+	struct json_object *snapshots = cow_show_snapshots(info.snapshots, info.header.nr_snapshots);
+	if (a->json)
+		puts(json_object_to_json_string_ext(snapshots, JSON_C_TO_STRING_PRETTY | JSON_C_TO_STRING_NOSLASHESCAPE));
+	else if (info.header.nr_snapshots)
+		cow_show_snapshots_text(snapshots);
+	json_object_put(snapshots);
+	cow_info_fini(&info);
+	return 0;
+}
+
+static const struct action actions[] = {
+	{ "create", create, true, true },
+	{ "apply", apply, true, false },
+	{ "delete", delete, true, true },
+	{ "list", list, false, false },
+};
+
+/* ---- arguments ---- */
+
+static const struct argp_option options[] = {
+	{ "id", 'i', NULL, 0, "SNAPSHOT is an id (default: an id or a name, whichever fits)", 0 },
+	{ "name", 'n', NULL, 0, "SNAPSHOT is a name", 0 },
+	{ "freeze", 'f', NULL, 0, "create, attached: freeze the mounted file systems around it", 0 },
+	{ "json", 'j', NULL, 0, "list: print JSON with the names of qemu-img", 0 },
+	{ 0 },
+};
+
+static const struct action *find_action(const char *name)
+{
+	for (size_t i = 0; i < sizeof(actions) / sizeof(actions[0]); i++)
+		if (!strcmp(actions[i].name, name))
+			return &actions[i];
+	return NULL;
+}
+
+static error_t parse_word(struct arguments *a, char *word, struct argp_state *state)
+{
+	switch (state->arg_num) {
+	case 0:
+		a->action = find_action(word);
+		if (!a->action)
+			argp_error(state, "%s: not one of create, apply, delete, list", word);
+		return 0;
+	case 1:
+		a->image = word;
+		return 0;
+	case 2:
+		if (!a->action->names_one)
+			return ARGP_ERR_UNKNOWN;
+		a->key.text = word;
+		return 0;
+	default:
+		return ARGP_ERR_UNKNOWN;
+	}
+}
+
+static error_t parse_option(int key, char *arg, struct argp_state *state)
+{
+	struct arguments *a = state->input;
+	switch (key) {
+	case 'i':
+		a->key.by = COW_SNAPSHOT_BY_ID;
+		return 0;
+	case 'n':
+		a->key.by = COW_SNAPSHOT_BY_NAME;
+		return 0;
+	case 'f':
+		a->freeze = true;
+		return 0;
+	case 'j':
+		a->json = true;
+		return 0;
+	case ARGP_KEY_ARG:
+		return parse_word(a, arg, state);
+	case ARGP_KEY_END:
+		if (!a->action || !a->image)
+			argp_error(state, "%s is missing", a->action ? "IMAGE" : "what to do");
+		else if (a->action->names_one && !a->key.text)
+			argp_error(state, "SNAPSHOT is missing");
+		return 0;
+	default:
+		return ARGP_ERR_UNKNOWN;
+	}
+}
+
+/* Here a device means the image behind it, not what lies on it. */
+static bool is_attached(const char *name, uint32_t *id)
+{
+	struct cow_record record;
+	if (!cow_target_device(name, id))
+		return cow_target_image(name, id, 1) > 0;
+	if (cow_record_read(*id, &record))
+		return false;
+	cow_record_fini(&record);
+	return true;
+}
+
+int cow_cmd_snapshot(int argc, char **argv)
+{
+	static const struct argp argp = {
+		.options = options,
+		.parser = parse_option,
+		.args_doc = "create IMAGE NAME\napply IMAGE SNAPSHOT\ndelete IMAGE SNAPSHOT\nlist IMAGE",
+		.doc = "Internal snapshots of IMAGE; create, delete and list also while it is attached (IMAGE may be the device "
+		       "then).\v"
+		       "create prints the new snapshot's id. apply gives the disk the snapshot's content and size; what it "
+		       "held before is lost unless another snapshot holds it. A crash leaves the image as it was before "
+		       "the command or as it is after it.",
+	};
+	struct arguments a = { 0 };
+	struct cow_error err = { 0 };
+	struct cow_loop *loop;
+	if (argp_parse(&argp, argc, argv, 0, NULL, &a))
+		return 1;
+	uint32_t id;
+	if (a.action->live && cow_target_writer(a.image, &id))
+		return cow_live_ask(id, a.action->name, &a.key, a.freeze);
+	if (a.action->names_one && !a.action->live && is_attached(a.image, &id))
+		return cow_cmd_fail("%s: is attached as /dev/ublkb%u: detach it first", a.image, id);
+	if (cow_loop_sync_new(&loop))
+		return cow_cmd_fail("out of memory");
+	int ret = a.action->run(&a, loop, &err);
+	cow_loop_free(loop);
+	return ret ? cow_cmd_fail("%s", err.text[0] ? err.text : strerror(-ret)) : 0;
+}

@@ -1,0 +1,92 @@
+/* SPDX-License-Identifier: MIT */
+/* The program: a table of subcommands and nothing else. */
+#include "daemon/cli/cmd.h"
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+struct command {
+	const char *name;
+	int (*run)(int argc, char **argv);
+	const char *argv0;
+	const char *summary;
+};
+
+static const struct command commands[] = {
+	{ "create", cow_cmd_create, "cowblk create", "make a new qcow2 image" },
+	{ "attach", cow_cmd_attach, "cowblk attach", "attach an image as a block device" },
+	{ "list", cow_cmd_list, "cowblk list", "list attached images" },
+	{ "detach", cow_cmd_detach, "cowblk detach", "detach a device, flushing and closing its image" },
+	{ "info", cow_cmd_info, "cowblk info", "show what an image says of itself" },
+	{ "check", cow_cmd_check, "cowblk check", "check an image for corruption and leaks, or repair it" },
+	{ "amend", cow_cmd_amend, "cowblk amend", "change an image's version, or its lazy refcounts" },
+	{ "resize", cow_cmd_resize, "cowblk resize", "give an image's disk another size" },
+	{ "snapshot", cow_cmd_snapshot, "cowblk snapshot", "create, apply, delete or list an image's internal snapshots" },
+	{ "bitmap", cow_cmd_bitmap, "cowblk bitmap", "list, change or dump an image's persistent dirty bitmaps" },
+};
+
+#define NR_COMMANDS (sizeof(commands) / sizeof(commands[0]))
+
+static void print_help(FILE *out)
+{
+	fputs("Usage: cowblk COMMAND [OPTION...] [ARGUMENT...]\n"
+	      "Attach qcow2 images as Linux block devices.\n\nCommands:\n",
+	      out);
+	for (size_t i = 0; i < NR_COMMANDS; i++)
+		fprintf(out, "  %-8s %s\n", commands[i].name, commands[i].summary);
+	fputs("\nOptions:\n"
+	      "  --help     show this text; `cowblk COMMAND --help` shows the command's options\n"
+	      "  --version  show the version\n",
+	      out);
+}
+
+static const struct command *find_command(const char *name)
+{
+	for (size_t i = 0; i < NR_COMMANDS; i++)
+		if (!strcmp(commands[i].name, name))
+			return &commands[i];
+	return NULL;
+}
+
+/* An image opened under the number of a stream that was closed would get that stream's text. */
+static void fill_standard_streams(void)
+{
+	int fd;
+	while ((fd = open("/dev/null", O_RDONLY)) >= 0 && fd <= STDERR_FILENO)
+		;
+	if (fd >= 0)
+		close(fd);
+}
+
+int main(int argc, char **argv)
+{
+	fill_standard_streams();
+	if (argc < 2) {
+		print_help(stderr);
+		return 2;
+	}
+	const char *word = argv[1];
+	if (!strcmp(word, "--help") || !strcmp(word, "-h") || !strcmp(word, "help")) {
+		print_help(stdout);
+		return 0;
+	}
+	if (!strcmp(word, "--version") || !strcmp(word, "-V")) {
+		puts("cowblk " COW_VERSION);
+		return 0;
+	}
+	const struct command *command = find_command(word);
+	if (!command) {
+		cow_cmd_fail("%s: no such command: see `cowblk --help`", word);
+		return 2;
+	}
+	char *name = strdup(command->argv0);
+	if (!name)
+		return cow_cmd_fail("out of memory");
+	argv[1] = name;
+	int status = command->run(argc - 1, argv + 1);
+	if (fflush(stdout) || ferror(stdout))
+		status = cow_cmd_fail("standard output: cannot write");
+	return status;
+}

@@ -1,0 +1,52 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Where passphrases come from: never from the command line itself, which every user of the machine can read. The options, as a child
+ * parser for the subcommands that open or make images, and the getting, which is done before the daemon forks and
+ * gives up its rights.
+ *
+ *   --key-file FILE          all bytes of the file, a newline at its end too (as QEMU and cryptsetup do it)
+ *   --key-credential NAME    a credential of the systemd unit (LoadCredential=, SetCredentialEncrypted=)
+ *   --key-keyring NAME       the kernel's keyrings: a key of type "user", described as NAME
+ *   --key-prompt             asked for on the terminal
+ *
+ * Each may be given several times, for chains whose images have different passphrases.
+ */
+#ifndef COW_PASSPHRASE_H
+#define COW_PASSPHRASE_H
+
+#include <argp.h>
+#include <stdbool.h>
+
+#include "engine/base/error.h"
+#include "engine/crypt/unlock.h"
+
+enum cow_secret_kind { COW_SECRET_FILE, COW_SECRET_CREDENTIAL, COW_SECRET_KEYRING, COW_SECRET_PROMPT };
+
+struct cow_secret_source {
+	enum cow_secret_kind kind;
+	const char *name;
+};
+
+/* Zeroed by the caller. */
+struct cow_secrets {
+	size_t nr;
+	struct cow_secret_source sources[COW_MAX_SECRETS];
+	const struct cow_secret *loaded[COW_MAX_SECRETS]; /* as cow_crypt_open() wants them */
+	struct cow_secret *owned[COW_MAX_SECRETS];
+};
+
+/* A child for the subcommand's argp; its input (child_inputs, at ARGP_KEY_INIT) is a struct cow_secrets. */
+extern const struct argp cow_secret_argp;
+
+/*
+ * Gets them all. what: named in the prompt (the image). twice: a prompt asks again and compares (for a new image). From now on the
+ * process leaves no core dump. On failure nothing is held.
+ */
+int cow_secrets_load(struct cow_secrets *secrets, const char *what, bool twice, struct cow_error *err);
+/* Wipes them. May be called twice, and without a load. */
+void cow_secrets_free(struct cow_secrets *secrets);
+
+/* secret_prompt.c: asks on the terminal, without echo. -ECANCELED: interrupted; -ENXIO: there is no terminal. */
+int cow_secret_prompt(const char *what, bool twice, struct cow_secret *secret, struct cow_error *err);
+
+#endif

@@ -1,0 +1,171 @@
+/* SPDX-License-Identifier: MIT */
+#include "daemon/control/record.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define JSON_FLAGS (JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE)
+
+void cow_record_path(uint32_t id, const char *suffix, char *path, size_t len)
+{
+	snprintf(path, len, COW_RUN_DIR "/ublkb%u.%s", id, suffix);
+}
+
+int cow_record_make_dir(void)
+{
+	return mkdir(COW_RUN_DIR, 0755) && errno != EEXIST ? -errno : 0;
+}
+
+/* ---- JSON ---- */
+
+struct json_object *cow_record_to_json(const struct cow_record *record)
+{
+	struct json_object *o = json_object_new_object();
+	char device[24];
+	snprintf(device, sizeof(device), "/dev/ublkb%u", record->id);
+	json_object_object_add(o, "device", json_object_new_string(device));
+	json_object_object_add(o, "id", json_object_new_int64(record->id));
+	json_object_object_add(o, "image", json_object_new_string(record->image));
+	json_object_object_add(o, "size", json_object_new_uint64(record->size_bytes));
+	json_object_object_add(o, "read-only", json_object_new_boolean(record->read_only));
+	json_object_object_add(o, "temporary", json_object_new_boolean(record->temporary));
+	if (record->snapshot)
+		json_object_object_add(o, "snapshot", json_object_new_string(record->snapshot));
+	json_object_object_add(o, "queues", json_object_new_int64(record->queues));
+	json_object_object_add(o, "depth", json_object_new_int64(record->depth));
+	json_object_object_add(o, "pid", json_object_new_int64(record->pid));
+	json_object_object_add(o, "cookie", json_object_new_uint64(record->cookie));
+	return o;
+}
+
+static uint64_t get_number(struct json_object *o, const char *key)
+{
+	struct json_object *v;
+	return json_object_object_get_ex(o, key, &v) ? json_object_get_uint64(v) : 0;
+}
+
+static bool get_bool(struct json_object *o, const char *key)
+{
+	struct json_object *v;
+	return json_object_object_get_ex(o, key, &v) && json_object_get_boolean(v);
+}
+
+static int from_json(struct json_object *o, struct cow_record *record)
+{
+	struct json_object *image, *snapshot;
+	if (!json_object_object_get_ex(o, "image", &image) || !json_object_is_type(image, json_type_string))
+		return -EINVAL;
+	memset(record, 0, sizeof(*record));
+	record->id = (uint32_t)get_number(o, "id");
+	record->size_bytes = get_number(o, "size");
+	record->queues = (unsigned)get_number(o, "queues");
+	record->depth = (unsigned)get_number(o, "depth");
+	record->pid = (pid_t)get_number(o, "pid");
+	record->cookie = get_number(o, "cookie");
+	record->read_only = get_bool(o, "read-only");
+	record->temporary = get_bool(o, "temporary");
+	record->image = strdup(json_object_get_string(image));
+	if (record->image && json_object_object_get_ex(o, "snapshot", &snapshot))
+		record->snapshot = strdup(json_object_get_string(snapshot));
+	return record->image ? 0 : -ENOMEM;
+}
+
+/* ---- files ---- */
+
+static int write_file(const char *path, const char *text)
+{
+	int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+	if (fd < 0)
+		return -errno;
+	size_t len = strlen(text);
+	ssize_t n = write(fd, text, len);
+	int ret = n < 0 ? -errno : (size_t)n == len ? 0 : -EIO;
+	close(fd);
+	return ret;
+}
+
+/* By rename: a reader sees all of it or nothing. */
+int cow_record_write(const struct cow_record *record)
+{
+	char path[64], fresh[64];
+	cow_record_path(record->id, "json", path, sizeof(path));
+	cow_record_path(record->id, "new", fresh, sizeof(fresh));
+	struct json_object *o = cow_record_to_json(record);
+	int ret = write_file(fresh, json_object_to_json_string_ext(o, JSON_FLAGS));
+	json_object_put(o);
+	if (!ret && rename(fresh, path))
+		ret = -errno;
+	if (ret)
+		unlink(fresh);
+	return ret;
+}
+
+int cow_record_read(uint32_t id, struct cow_record *record)
+{
+	char path[64];
+	cow_record_path(id, "json", path, sizeof(path));
+	if (access(path, R_OK))
+		return -errno;
+	struct json_object *o = json_object_from_file(path);
+	if (!o)
+		return -EINVAL;
+	int ret = from_json(o, record);
+	json_object_put(o);
+	if (!ret && record->id != id) {
+		cow_record_fini(record);
+		ret = -EINVAL;
+	}
+	return ret;
+}
+
+bool cow_record_writes_image(const struct cow_record *record)
+{
+	return !record->read_only && !record->temporary;
+}
+
+void cow_record_fini(struct cow_record *record)
+{
+	free(record->image);
+	free(record->snapshot);
+	record->image = record->snapshot = NULL;
+}
+
+void cow_record_remove(uint32_t id)
+{
+	static const char *const suffixes[] = { "json", "sock", "log", "new" };
+	char path[64];
+	for (size_t i = 0; i < sizeof(suffixes) / sizeof(suffixes[0]); i++) {
+		cow_record_path(id, suffixes[i], path, sizeof(path));
+		unlink(path);
+	}
+}
+
+static int compare_ids(const void *a, const void *b)
+{
+	uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
+	return (x > y) - (x < y);
+}
+
+int cow_record_list(uint32_t *ids, unsigned max)
+{
+	DIR *d = opendir(COW_RUN_DIR);
+	if (!d)
+		return errno == ENOENT ? 0 : -errno;
+	unsigned nr = 0;
+	struct dirent *e;
+	while (nr < max && (e = readdir(d))) {
+		unsigned id;
+		int end = 0;
+		if (sscanf(e->d_name, "ublkb%u.json%n", &id, &end) == 1 && end && !e->d_name[end])
+			ids[nr++] = id;
+	}
+	closedir(d);
+	qsort(ids, nr, sizeof(*ids), compare_ids);
+	return (int)nr;
+}

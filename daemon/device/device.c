@@ -1,0 +1,446 @@
+/* SPDX-License-Identifier: MIT */
+#include "daemon/device/device.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "daemon/device/busy.h"
+#include "daemon/device/harden.h"
+#include "daemon/device/params.h"
+#include "daemon/device/partitions.h"
+#include "daemon/device/temporary.h"
+#include "engine/base/assert.h"
+#include "engine/base/log.h"
+
+#define CONTROL_LOOP_DEPTH 32
+#define POLL_MS 10
+#define NODE_WAIT_MS 10000
+/* How long somebody who just looks (udev) may keep the device open before it counts as in use. */
+#define OPENER_WAIT_MS 2000
+/* For the last of the kernel to let go, so that the id can be used again. */
+#define DELETE_WAIT_MS 2000
+
+const char *cow_device_state_name(enum cow_device_state state)
+{
+	static const char *const names[] = {
+		[COW_DEVICE_NEW] = "new",	  [COW_DEVICE_ADDED] = "added",
+		[COW_DEVICE_SERVING] = "serving", [COW_DEVICE_LIVE] = "live",
+		[COW_DEVICE_STOPPED] = "stopped", [COW_DEVICE_CLOSED] = "closed",
+	};
+	return names[state];
+}
+
+static void enter_state(struct cow_device *dev, enum cow_device_state state)
+{
+	cow_log(COW_LOG_DEBUG, "%s: %s -> %s", dev->disk[0] ? dev->disk : "device",
+		cow_device_state_name(dev->state), cow_device_state_name(state));
+	dev->state = state;
+}
+
+static void sleep_ms(unsigned ms)
+{
+	nanosleep(&(struct timespec){ .tv_sec = ms / 1000, .tv_nsec = (long)(ms % 1000) * 1000000 }, NULL);
+}
+
+/* ---- the image ---- */
+
+static int open_image(struct cow_device *dev, const struct cow_device_config *config, struct cow_error *err)
+{
+	int ret = cow_loop_uring_new(CONTROL_LOOP_DEPTH, &dev->loop);
+	if (ret)
+		return cow_error_set(err, ret, "io_uring: %s", strerror(-ret));
+	cow_loop_enter(dev->loop);
+	if (config->temporary)
+		ret = cow_temporary_open(dev->loop, config->image_path, &config->open, &dev->image, err);
+	else
+		ret = cow_image_open(cow_host_system(), dev->loop, config->image_path, &config->open, &dev->image, err);
+	if (ret) {
+		cow_error_set(err, ret, "%s: %s", config->image_path, strerror(-ret));
+		cow_loop_free(dev->loop);
+		return ret;
+	}
+	dev->geometry = *cow_image_geometry(dev->image);
+	return 0;
+}
+
+static int close_image(struct cow_device *dev, struct cow_error *err)
+{
+	int ret = cow_image_close(dev->image, dev->loop, err);
+	if (ret)
+		cow_error_set(err, ret, "closing the image: %s: run `cowblk check` on it", strerror(-ret));
+	cow_loop_free(dev->loop);
+	return ret;
+}
+
+/* ---- the kernel's device ---- */
+
+static int add_error(int code, uint32_t id, struct cow_error *err)
+{
+	switch (code) {
+	case -EEXIST:
+		return cow_error_set(err, code, "--id %u: taken: leave --id out, or see `cowblk list`", id);
+	case -EACCES:
+	case -ENOSPC:
+		return cow_error_set(err, code, "the kernel has no room for another ublk device: detach some");
+	case -EPERM:
+		return cow_error_set(err, code, "ublk: not permitted: run as root");
+	default:
+		return cow_error_set(err, code, "ublk: cannot add a device: %s", strerror(-code));
+	}
+}
+
+static uint64_t wanted_flags(const struct cow_device *dev, const struct cow_device_config *config)
+{
+	/* Where the kernel can leave the scan to us we do it ourselves and know when it is finished. */
+	uint64_t flags = UB_F_CMD_IOCTL_ENCODE | UB_F_NO_AUTO_PART_SCAN | config->transfer->device_flags;
+	return dev->ctrl.features ? flags & (dev->ctrl.features | config->transfer->device_flags) : flags;
+}
+
+/* The kernel gives no more queues than there are CPUs. */
+static unsigned possible_queues(const struct cow_device_config *config)
+{
+	long cpus = sysconf(_SC_NPROCESSORS_CONF);
+	return cpus > 0 && (unsigned long)cpus < config->queues ? (unsigned)cpus : config->queues;
+}
+
+static int add_device(struct cow_device *dev, const struct cow_device_config *config, struct cow_error *err)
+{
+	dev->buffer_bytes = cow_params_buffer_bytes(possible_queues(config), config->depth);
+	if (getrandom(&dev->cookie, sizeof(dev->cookie), 0) != sizeof(dev->cookie))
+		return cow_error_set(err, -EIO, "getrandom: %s", strerror(errno));
+	struct ub_dev_info info = {
+		.nr_hw_queues = (uint16_t)possible_queues(config),
+		.queue_depth = (uint16_t)config->depth,
+		.max_io_buf_bytes = dev->buffer_bytes,
+		.dev_id = config->id,
+		.ublksrv_pid = -1,
+		.flags = wanted_flags(dev, config),
+		.ublksrv_flags = dev->cookie,
+	};
+	int ret = cow_ctrl_add(&dev->ctrl, &info);
+	if (ret)
+		return add_error(ret, config->id, err);
+	dev->id = info.dev_id;
+	dev->flags = info.flags;
+	dev->nr_queues = info.nr_hw_queues;
+	dev->depth = info.queue_depth;
+	snprintf(dev->disk, sizeof(dev->disk), "ublkb%u", dev->id);
+	snprintf(dev->path, sizeof(dev->path), "/dev/%s", dev->disk);
+	if (config->transfer->device_flags & ~dev->flags) {
+		cow_ctrl_delete(&dev->ctrl, dev->id, DELETE_WAIT_MS);
+		return cow_error_set(err, -EOPNOTSUPP, "--transfer %s: this kernel cannot do that: use copy",
+				     config->transfer->name);
+	}
+	enter_state(dev, COW_DEVICE_ADDED);
+	return 0;
+}
+
+static int set_params(struct cow_device *dev, const struct cow_device_config *config, struct cow_error *err)
+{
+	struct ub_params params;
+	cow_params_fill(&params, &dev->geometry, dev->buffer_bytes, !config->open.no_discard);
+	int ret = cow_ctrl_set_params(&dev->ctrl, dev->id, &params);
+	if (ret)
+		return cow_error_set(err, ret, "ublk: the kernel refused the device's parameters: %s",
+				     strerror(-ret));
+	return 0;
+}
+
+/* The node is made by the kernel, but its permissions may be udev's. */
+static int open_char(struct cow_device *dev, struct cow_error *err)
+{
+	char path[32];
+	snprintf(path, sizeof(path), "/dev/ublkc%u", dev->id);
+	for (unsigned ms = 0;; ms += POLL_MS) {
+		dev->char_fd = open(path, O_RDWR | O_CLOEXEC);
+		if (dev->char_fd >= 0)
+			return 0;
+		if (errno != ENOENT || ms >= NODE_WAIT_MS)
+			break;
+		sleep_ms(POLL_MS);
+	}
+	return cow_error_set(err, -errno, "%s: %s", path, strerror(errno));
+}
+
+/* ---- the queues ---- */
+
+static void choose_cpus(struct cow_device *dev, const struct cow_affinity *affinity,
+			struct cow_uqueue_config *queue)
+{
+	cpu_set_t submitters, allowed;
+	queue->pinned = false;
+	if (sched_getaffinity(0, sizeof(allowed), &allowed))
+		return;
+	if (cow_ctrl_queue_cpus(&dev->ctrl, dev->id, queue->idx, &submitters))
+		CPU_ZERO(&submitters);
+	queue->pinned = cow_affinity_choose(affinity, &submitters, &allowed, &queue->cpus);
+}
+
+static void stop_queues(struct cow_device *dev, unsigned nr)
+{
+	for (unsigned i = 0; i < nr; i++)
+		cow_uqueue_stop(&dev->queues[i]);
+	for (unsigned i = 0; i < nr; i++)
+		cow_uqueue_free(&dev->queues[i]);
+}
+
+static int start_queues(struct cow_device *dev, const struct cow_device_config *config, struct cow_error *err)
+{
+	struct cow_uqueue_config queue = {
+		.image = dev->image,
+		.transfer = config->transfer,
+		.char_fd = dev->char_fd,
+		.event_fd = dev->event_fd,
+		.depth = dev->depth,
+		.buffer_bytes = dev->buffer_bytes,
+	};
+	for (unsigned i = 0; i < dev->nr_queues; i++) {
+		queue.idx = i;
+		choose_cpus(dev, &config->affinity, &queue);
+		int ret = cow_uqueue_start(&dev->queues[i], &queue);
+		if (ret) {
+			stop_queues(dev, i);
+			return cow_error_set(err, ret, "queue %u: cannot serve: %s", i, strerror(-ret));
+		}
+	}
+	return 0;
+}
+
+static int serve(struct cow_device *dev, const struct cow_device_config *config, struct cow_error *err)
+{
+	dev->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (dev->event_fd < 0)
+		return cow_error_set(err, -errno, "eventfd: %s", strerror(errno));
+	int ret = -ENOMEM;
+	dev->queues = calloc(dev->nr_queues, sizeof(*dev->queues));
+	if (!dev->queues)
+		goto close_event;
+	ret = start_queues(dev, config, err);
+	if (ret)
+		goto free_queues;
+	enter_state(dev, COW_DEVICE_SERVING);
+	return 0;
+
+free_queues:
+	free(dev->queues);
+close_event:
+	close(dev->event_fd);
+	return cow_error_set(err, ret, "out of memory");
+}
+
+static void end_service(struct cow_device *dev)
+{
+	stop_queues(dev, dev->nr_queues);
+	free(dev->queues);
+	close(dev->event_fd);
+}
+
+/* ---- start ---- */
+
+static bool node_is_there(const struct cow_device *dev, const struct ub_param_devt *devt)
+{
+	struct stat st;
+	return !stat(dev->path, &st) && S_ISBLK(st.st_mode) && major(st.st_rdev) == devt->disk_major &&
+	       minor(st.st_rdev) == devt->disk_minor;
+}
+
+static int wait_node(struct cow_device *dev, struct cow_error *err)
+{
+	struct ub_params params;
+	int ret = cow_ctrl_get_params(&dev->ctrl, dev->id, &params);
+	if (ret)
+		return cow_error_set(err, ret, "ublk: cannot ask for the device number: %s", strerror(-ret));
+	for (unsigned ms = 0; ms < NODE_WAIT_MS; ms += POLL_MS) {
+		if (node_is_there(dev, &params.devt))
+			return 0;
+		sleep_ms(POLL_MS);
+	}
+	return cow_error_set(err, -ETIMEDOUT, "%s: did not appear: is /dev a devtmpfs, does udev run?", dev->path);
+}
+
+/* Nothing of it makes the attach fail: the user can scan by hand (partx). */
+static void arrange_partitions(struct cow_device *dev, bool wanted)
+{
+	bool left_to_us = dev->flags & UB_F_NO_AUTO_PART_SCAN;
+	int ret = 0;
+	if (wanted && left_to_us)
+		ret = cow_partitions_scan(dev->path);
+	else if (!wanted && !left_to_us)
+		ret = cow_partitions_remove(dev->disk);
+	if (ret)
+		cow_log(COW_LOG_WARNING, "%s: partitions: %s", dev->path, strerror(-ret));
+}
+
+static int go_live(struct cow_device *dev, const struct cow_device_config *config, struct cow_error *err)
+{
+	int ret = cow_ctrl_start(&dev->ctrl, dev->id);
+	if (ret)
+		return cow_error_set(err, ret, "ublk: cannot start the device: %s", strerror(-ret));
+	enter_state(dev, COW_DEVICE_LIVE);
+	ret = wait_node(dev, err);
+	if (ret) {
+		cow_ctrl_stop(&dev->ctrl, dev->id);
+		return ret;
+	}
+	arrange_partitions(dev, config->partition_scan);
+	return 0;
+}
+
+int cow_device_open(struct cow_device *dev, const struct cow_device_config *config, struct cow_error *err)
+{
+	memset(dev, 0, sizeof(*dev));
+	int ret = cow_ctrl_open(&dev->ctrl, err);
+	if (ret)
+		return ret;
+	cow_harden_memory();
+	ret = open_image(dev, config, err);
+	if (ret)
+		goto close_ctrl;
+	cow_harden_drop_privileges();
+	ret = add_device(dev, config, err);
+	if (ret)
+		goto close_image;
+	ret = set_params(dev, config, err);
+	if (ret)
+		goto delete_device;
+	ret = open_char(dev, err);
+	if (ret)
+		goto delete_device;
+	ret = serve(dev, config, err);
+	if (ret)
+		goto close_char;
+	ret = go_live(dev, config, err);
+	if (ret)
+		goto end_service;
+	return 0;
+
+end_service:
+	end_service(dev);
+close_char:
+	close(dev->char_fd);
+delete_device:
+	cow_ctrl_delete(&dev->ctrl, dev->id, DELETE_WAIT_MS);
+close_image:
+	close_image(dev, err);
+close_ctrl:
+	cow_ctrl_close(&dev->ctrl);
+	return ret;
+}
+
+/* ---- stop ---- */
+
+static int busy_error(const struct cow_device *dev, struct cow_error *err)
+{
+	char who[256] = "it is open somewhere";
+	cow_busy_find(dev->disk, who, sizeof(who));
+	return cow_error_set(err, -EBUSY, "%s: in use: %s: unmount or close it first", dev->path, who);
+}
+
+/*
+ * Kernels with TRY_STOP_DEV refuse by themselves while anybody has it open, even without a claim. On older ones only
+ * `cowblk detach` can look for such: this process may not look into others' files any more.
+ */
+static int stop_if_closed(struct cow_device *dev)
+{
+	int ret;
+	for (unsigned ms = 0;; ms += POLL_MS) {
+		ret = cow_ctrl_try_stop(&dev->ctrl, dev->id);
+		if (ret != -EBUSY || ms >= OPENER_WAIT_MS)
+			return ret;
+		sleep_ms(POLL_MS);
+	}
+}
+
+/* O_EXCL on the whole disk is refused when it or a partition is claimed: mounted, held, swap. */
+static int open_exclusively(const struct cow_device *dev)
+{
+	for (unsigned ms = 0;; ms += POLL_MS) {
+		int fd = open(dev->path, O_RDONLY | O_EXCL | O_CLOEXEC);
+		if (fd >= 0)
+			return fd;
+		if (errno != EBUSY || ms >= OPENER_WAIT_MS / 4)
+			return -errno;
+		sleep_ms(POLL_MS);
+	}
+}
+
+static int stop_unused(struct cow_device *dev, struct cow_error *err)
+{
+	int fd = open_exclusively(dev);
+	if (fd == -EBUSY)
+		return busy_error(dev, err);
+	if (fd < 0)
+		return cow_error_set(err, fd, "%s: %s", dev->path, strerror(-fd));
+	int ret = fsync(fd) ? -errno : 0;
+	if (ret) {
+		close(fd);
+		return cow_error_set(err, ret,
+				     "%s: cannot flush: %s: mend that and detach again, or lose data with --force",
+				     dev->path, strerror(-ret));
+	}
+	if (dev->ctrl.features & UB_F_SAFE_STOP_DEV) {
+		close(fd);
+		ret = stop_if_closed(dev);
+	} else {
+		ret = cow_ctrl_stop(&dev->ctrl, dev->id); /* our claim keeps others from mounting it meanwhile */
+		close(fd);
+	}
+	if (ret == -EBUSY)
+		return busy_error(dev, err);
+	return ret ? cow_error_set(err, ret, "%s: cannot stop: %s", dev->path, strerror(-ret)) : 0;
+}
+
+int cow_device_stop(struct cow_device *dev, bool force, struct cow_error *err)
+{
+	cow_assert(dev->state == COW_DEVICE_LIVE);
+	int ret;
+	if (force) {
+		/* The kernel writes mounted file systems back before it takes the device away. */
+		ret = cow_ctrl_stop(&dev->ctrl, dev->id);
+		if (ret)
+			cow_error_set(err, ret, "%s: cannot stop: %s", dev->path, strerror(-ret));
+	} else {
+		ret = stop_unused(dev, err);
+		dev->unused = !ret;
+	}
+	if (!ret)
+		enter_state(dev, COW_DEVICE_STOPPED);
+	return ret;
+}
+
+bool cow_device_drained(const struct cow_device *dev)
+{
+	for (unsigned i = 0; i < dev->nr_queues; i++)
+		if (!cow_uqueue_drained(&dev->queues[i]))
+			return false;
+	return true;
+}
+
+static void wait_drained(const struct cow_device *dev)
+{
+	while (!cow_device_drained(dev))
+		sleep_ms(1);
+}
+
+int cow_device_close(struct cow_device *dev, struct cow_error *err)
+{
+	wait_drained(dev);
+	end_service(dev);
+	int ret = close_image(dev, err);
+	close(dev->char_fd);
+	int deleted = cow_ctrl_delete(&dev->ctrl, dev->id, dev->unused ? DELETE_WAIT_MS : 0);
+	if (deleted && deleted != -ENODEV)
+		cow_log(COW_LOG_WARNING, "%s: cannot delete the device: %s", dev->path, strerror(-deleted));
+	cow_ctrl_close(&dev->ctrl);
+	enter_state(dev, COW_DEVICE_CLOSED);
+	return ret;
+}

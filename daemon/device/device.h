@@ -1,0 +1,82 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A block device over an image: its whole life, on the control thread.
+ *
+ * state        who moves it on       what is true
+ * NEW          cow_device_open       the image is open, the kernel knows nothing
+ * ADDED        cow_device_open       /dev/ublkcN exists, the id is ours
+ * SERVING      cow_device_open       parameters are set, every queue's thread runs and has fetched every tag
+ * LIVE         cow_device_open       /dev/ublkbN exists and serves
+ * STOPPED      cow_device_stop, or   /dev/ublkbN is gone, no request runs, every tag is dead (about to be, if the kernel
+ *              somebody else's STOP  was told by somebody else)
+ * CLOSED       cow_device_close      nothing is left
+ */
+#ifndef COW_DEVICE_H
+#define COW_DEVICE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "daemon/device/affinity.h"
+#include "daemon/device/ctrl.h"
+#include "daemon/device/transfer.h"
+#include "daemon/device/uqueue.h"
+#include "engine/life/image.h"
+
+enum cow_device_state {
+	COW_DEVICE_NEW,
+	COW_DEVICE_ADDED,
+	COW_DEVICE_SERVING,
+	COW_DEVICE_LIVE,
+	COW_DEVICE_STOPPED,
+	COW_DEVICE_CLOSED,
+};
+
+const char *cow_device_state_name(enum cow_device_state state);
+
+struct cow_device_config {
+	const char *image_path;
+	struct cow_open_options open;
+	uint32_t id;            /* UB_ANY_ID: the kernel chooses */
+	unsigned queues, depth; /* the kernel may give fewer queues */
+	bool partition_scan;
+	bool temporary;         /* write to an overlay that is thrown away */
+	struct cow_affinity affinity;
+	const struct cow_transfer_ops *transfer;
+};
+
+struct cow_device {
+	enum cow_device_state state;
+	struct cow_ctrl ctrl;
+	struct cow_loop *loop; /* the control thread's, for open and close */
+	struct cow_image *image;
+	struct cow_image_geometry geometry;
+	uint32_t id;
+	char disk[16];  /* "ublkb0" */
+	char path[24];  /* "/dev/ublkb0" */
+	uint64_t flags; /* UB_F_* that the kernel granted */
+	uint64_t cookie; /* random, in the kernel's device info: whose device it is when the daemon is dead */
+	unsigned nr_queues, depth;
+	uint32_t buffer_bytes;
+	bool unused;    /* at the stop; else some user may hold on to the remains */
+	int char_fd;
+	int event_fd; /* readable when a queue has drained */
+	struct cow_uqueue *queues;
+};
+
+/* All the way to LIVE, partitions included. After a failure nothing is left. */
+int cow_device_open(struct cow_device *dev, const struct cow_device_config *config, struct cow_error *err);
+
+/*
+ * LIVE -> STOPPED. Flushes first. Unless force: -EBUSY, with a text who, when the device or a partition is in use, and
+ * the flush's error when that fails; then the device stays LIVE.
+ */
+int cow_device_stop(struct cow_device *dev, bool force, struct cow_error *err);
+
+/* True when the kernel has stopped the device: our doing or not. */
+bool cow_device_drained(const struct cow_device *dev);
+
+/* STOPPED or drained -> CLOSED. An error (the first) means that the image could not be closed cleanly. */
+int cow_device_close(struct cow_device *dev, struct cow_error *err);
+
+#endif

@@ -1,0 +1,70 @@
+/* SPDX-License-Identifier: MIT */
+#include "daemon/device/harden.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/capability.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "engine/base/log.h"
+
+#ifndef PR_SET_IO_FLUSHER
+#define PR_SET_IO_FLUSHER 57
+#endif
+
+/* As journald and other services that others depend on. */
+#define OOM_SCORE "-900"
+
+static void warn(const char *what)
+{
+	cow_log(COW_LOG_WARNING, "%s: %s", what, strerror(errno));
+}
+
+static void spare_from_oom(void)
+{
+	int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
+	if (fd < 0 || write(fd, OOM_SCORE, strlen(OOM_SCORE)) < 0)
+		warn("oom_score_adj");
+	if (fd >= 0)
+		close(fd);
+}
+
+void cow_harden_memory(void)
+{
+	struct rlimit unlimited = { RLIM_INFINITY, RLIM_INFINITY };
+	if (setrlimit(RLIMIT_MEMLOCK, &unlimited))
+		warn("RLIMIT_MEMLOCK");
+	/* The caller's limit on his own files would be a full host to the device. */
+	if (setrlimit(RLIMIT_FSIZE, &unlimited))
+		warn("RLIMIT_FSIZE");
+	if (mlockall(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT))
+		warn("mlockall");
+	if (prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0))
+		warn("PR_SET_IO_FLUSHER");
+	spare_from_oom();
+}
+
+void cow_harden_drop_privileges(void)
+{
+	struct __user_cap_header_struct header = { .version = _LINUX_CAPABILITY_VERSION_3 };
+	struct __user_cap_data_struct data[2];
+	const uint32_t keep = 1u << CAP_SYS_ADMIN | 1u << CAP_IPC_LOCK;
+	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
+		warn("PR_SET_NO_NEW_PRIVS");
+	if (syscall(SYS_capget, &header, data)) {
+		warn("capget");
+		return;
+	}
+	data[0].effective &= keep;
+	data[0].permitted &= keep;
+	data[1].effective = data[1].permitted = 0;
+	data[0].inheritable = data[1].inheritable = 0;
+	if (syscall(SYS_capset, &header, data))
+		warn("capset");
+}

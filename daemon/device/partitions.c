@@ -1,0 +1,69 @@
+/* SPDX-License-Identifier: MIT */
+#include "daemon/device/partitions.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/blkpg.h>
+#include <linux/fs.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <time.h>
+#include <unistd.h>
+
+#define RETRY_MS 20
+#define MAX_RETRIES 100
+
+/* -EBUSY: somebody (udev) looks at the device this very moment. */
+static int reread(int fd)
+{
+	for (int i = 0; i < MAX_RETRIES; i++) {
+		if (!ioctl(fd, BLKRRPART))
+			return 0;
+		if (errno != EBUSY)
+			return -errno;
+		nanosleep(&(struct timespec){ .tv_nsec = RETRY_MS * 1000000 }, NULL);
+	}
+	return -EBUSY;
+}
+
+int cow_partitions_scan(const char *path)
+{
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return -errno;
+	int ret = reread(fd);
+	close(fd);
+	return ret;
+}
+
+static int remove_one(int fd, int number)
+{
+	struct blkpg_partition part = { .pno = number };
+	struct blkpg_ioctl_arg arg = { .op = BLKPG_DEL_PARTITION, .datalen = sizeof(part), .data = &part };
+	return ioctl(fd, BLKPG, &arg) ? -errno : 0;
+}
+
+int cow_partitions_remove(const char *disk)
+{
+	char path[64];
+	snprintf(path, sizeof(path), "/dev/%s", disk);
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return -errno;
+	snprintf(path, sizeof(path), "/sys/block/%s", disk);
+	DIR *d = opendir(path);
+	int ret = d ? 0 : -errno;
+	size_t n = strlen(disk);
+	struct dirent *e;
+	while (!ret && (e = readdir(d))) {
+		int number;
+		if (!strncmp(e->d_name, disk, n) && sscanf(e->d_name + n, "p%d", &number) == 1)
+			ret = remove_one(fd, number);
+	}
+	if (d)
+		closedir(d);
+	close(fd);
+	return ret;
+}

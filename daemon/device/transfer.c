@@ -1,0 +1,77 @@
+/* SPDX-License-Identifier: MIT */
+#include "daemon/device/transfer.h"
+
+#include <errno.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "daemon/device/uqueue.h"
+#include "uapi/ublk.h"
+
+/* ---- copy ---- */
+
+static uint64_t buffer_addr(const struct cow_tag *tag)
+{
+	return (uintptr_t)tag->buf;
+}
+
+static int nothing_to_do(struct cow_tag *tag, uint32_t bytes)
+{
+	return 0;
+}
+
+const struct cow_transfer_ops cow_transfer_copy = {
+	.name = "copy",
+	.fetch_addr = buffer_addr,
+	.write_begin = nothing_to_do,
+	.read_end = nothing_to_do,
+};
+
+/* ---- user copy ---- */
+
+static uint64_t no_addr(const struct cow_tag *tag)
+{
+	return 0;
+}
+
+/* The kernel moves all of it or fails; a short count means a request that is being torn down. */
+static int copy_result(ssize_t n, uint32_t bytes)
+{
+	if (n < 0)
+		return -errno;
+	return (uint32_t)n == bytes ? 0 : -EIO;
+}
+
+static int read_request(struct cow_tag *tag, uint32_t bytes)
+{
+	const struct cow_uqueue *queue = tag->queue;
+	off_t off = (off_t)ub_user_copy_off(queue->config.idx, tag->idx);
+	return copy_result(pread(queue->config.char_fd, tag->buf, bytes, off), bytes);
+}
+
+static int write_request(struct cow_tag *tag, uint32_t bytes)
+{
+	const struct cow_uqueue *queue = tag->queue;
+	off_t off = (off_t)ub_user_copy_off(queue->config.idx, tag->idx);
+	return copy_result(pwrite(queue->config.char_fd, tag->buf, bytes, off), bytes);
+}
+
+const struct cow_transfer_ops cow_transfer_user_copy = {
+	.name = "user-copy",
+	.device_flags = UB_F_USER_COPY,
+	.fetch_addr = no_addr,
+	.write_begin = read_request,
+	.read_end = write_request,
+};
+
+/* ---- the choice ---- */
+
+static const struct cow_transfer_ops *const tables[] = { &cow_transfer_copy, &cow_transfer_user_copy };
+
+const struct cow_transfer_ops *cow_transfer_find(const char *name)
+{
+	for (size_t i = 0; i < sizeof(tables) / sizeof(tables[0]); i++)
+		if (!strcmp(tables[i]->name, name))
+			return tables[i];
+	return NULL;
+}

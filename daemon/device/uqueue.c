@@ -1,0 +1,305 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The thread that serves one queue. Everything it does starts in a completion of its loop: a fetch command that came back with
+ * a request, or host I/O of the engine. The answer to a request goes out as COMMIT_AND_FETCH with the same round's
+ * system call, together with whatever else was queued.
+ *
+ * A drained queue goes on running its loop until it is told to stop: other queues may still need the engine's messages here.
+ */
+#include "daemon/device/uqueue.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "daemon/device/request.h"
+#include "engine/base/assert.h"
+#include "engine/base/log.h"
+#include "engine/loop/loop_uring.h"
+
+/* Of each buffer; what most requests use. The rest is locked when it is first touched. */
+#define PREFAULT_BYTES (16u << 10)
+/* Engine I/Os at once for each request: a hint for the ring's size. */
+#define IOS_PER_TAG 2u
+
+/* ---- commands ---- */
+
+static void send_command(struct cow_tag *tag, uint32_t op, int32_t result)
+{
+	struct cow_uqueue *queue = tag->queue;
+	struct io_uring_sqe *sqe = cow_uring_sqe(queue->loop, &tag->completion);
+	uint64_t user_data = sqe->user_data;
+	memset(sqe, 0, sizeof(*sqe));
+	sqe->user_data = user_data;
+	sqe->opcode = IORING_OP_URING_CMD;
+	sqe->fd = queue->config.char_fd;
+	sqe->cmd_op = op;
+	struct ub_io_cmd cmd = {
+		.q_id = (uint16_t)queue->config.idx,
+		.tag = tag->idx,
+		.result = result,
+		.addr = queue->config.transfer->fetch_addr(tag),
+	};
+	memcpy(sqe->cmd, &cmd, sizeof(cmd));
+}
+
+static void commit(struct cow_tag *tag, int result)
+{
+	send_command(tag, UB_IO_COMMIT_AND_FETCH_REQ, cow_request_answer(result, tag->data_bytes));
+}
+
+static void engine_done(void *ctx, int result)
+{
+	struct cow_tag *tag = ctx;
+	if (!result && tag->is_read)
+		result = tag->queue->config.transfer->read_end(tag, tag->data_bytes);
+	commit(tag, result);
+}
+
+static void begin_request(struct cow_tag *tag)
+{
+	struct cow_uqueue *queue = tag->queue;
+	struct cow_request request;
+	tag->data_bytes = 0;
+	tag->is_read = false;
+	int ret = cow_request_decode(&queue->descs[tag->idx], queue->config.buffer_bytes, &request);
+	if (!ret && cow_request_has_data(&request)) {
+		tag->data_bytes = (uint32_t)request.length;
+		tag->is_read = request.kind == COW_OP_READ;
+		if (!tag->is_read)
+			ret = queue->config.transfer->write_begin(tag, tag->data_bytes);
+	}
+	if (ret) {
+		commit(tag, ret);
+		return;
+	}
+	cow_queue_submit(queue->engine, tag->idx, request.kind, request.flags, request.offset, request.length,
+			 tag->buf, engine_done, tag);
+}
+
+static void note_error(struct cow_uqueue *queue, int error)
+{
+	pthread_mutex_lock(&queue->lock);
+	if (!queue->error)
+		queue->error = error;
+	pthread_mutex_unlock(&queue->lock);
+}
+
+static void bury(struct cow_tag *tag, int res)
+{
+	struct cow_uqueue *queue = tag->queue;
+	if (res != UB_IO_RES_ABORT) {
+		if (!queue->quit)
+			cow_log(COW_LOG_ERR, "queue %u: tag %u: the kernel refused a command: %s", queue->config.idx,
+				tag->idx, strerror(-res));
+		note_error(queue, res);
+	}
+	if (--queue->nr_alive)
+		return;
+	queue->drained = true;
+	uint64_t one = 1;
+	ssize_t n = write(queue->config.event_fd, &one, sizeof(one));
+	cow_assert(n == sizeof(one) || errno == EAGAIN);
+}
+
+static void fetched(struct cow_completion *completion, int res, unsigned flags)
+{
+	struct cow_tag *tag = (struct cow_tag *)((char *)completion - offsetof(struct cow_tag, completion));
+	if (res == UB_IO_RES_OK)
+		begin_request(tag);
+	else
+		bury(tag, res < 0 ? res : -EIO);
+}
+
+/* ---- the thread ---- */
+
+static void report(struct cow_uqueue *queue, int error)
+{
+	pthread_mutex_lock(&queue->lock);
+	if (!queue->error)
+		queue->error = error;
+	queue->reported = true;
+	pthread_cond_signal(&queue->changed);
+	pthread_mutex_unlock(&queue->lock);
+}
+
+/* Refused fetches complete at once; the others stay with the kernel. */
+static int fetch_all(struct cow_uqueue *queue)
+{
+	queue->nr_alive = queue->config.depth;
+	for (unsigned i = 0; i < queue->config.depth; i++)
+		send_command(&queue->tags[i], UB_IO_FETCH_REQ, 0);
+	return cow_loop_run(queue->loop, false);
+}
+
+static void apply_affinity(const struct cow_uqueue *queue)
+{
+	if (!queue->config.pinned)
+		return;
+	int ret = pthread_setaffinity_np(pthread_self(), sizeof(queue->config.cpus), &queue->config.cpus);
+	if (ret)
+		cow_log(COW_LOG_WARNING, "queue %u: cannot set the thread's CPUs: %s", queue->config.idx, strerror(ret));
+}
+
+static void run_loop(struct cow_uqueue *queue)
+{
+	while (!queue->quit) {
+		int ret = cow_loop_run(queue->loop, true);
+		if (ret)
+			cow_log(COW_LOG_ERR, "queue %u: io_uring: %s", queue->config.idx, strerror(-ret));
+		cow_assert(ret == 0);
+	}
+}
+
+static void *thread_main(void *arg)
+{
+	struct cow_uqueue *queue = arg;
+	cow_loop_enter(queue->loop);
+	apply_affinity(queue);
+	int ret = cow_queue_new(queue->config.image, queue->loop, queue->config.depth, &queue->engine);
+	if (ret) {
+		report(queue, ret);
+		cow_loop_enter(NULL);
+		return NULL;
+	}
+	ret = fetch_all(queue);
+	report(queue, ret);
+	run_loop(queue);
+	cow_queue_free(queue->engine);
+	cow_loop_enter(NULL);
+	return NULL;
+}
+
+static void quit_posted(struct cow_msg *msg)
+{
+	struct cow_uqueue *queue = (struct cow_uqueue *)((char *)msg - offsetof(struct cow_uqueue, quit_msg));
+	queue->quit = true;
+}
+
+/* ---- memory ---- */
+
+/* True to the kernel: a multiple of the page size, whatever that is. */
+static size_t page_align(size_t bytes)
+{
+	size_t page = (size_t)sysconf(_SC_PAGESIZE);
+	return (bytes + page - 1) / page * page;
+}
+
+static int map_descs(struct cow_uqueue *queue)
+{
+	off_t off = (off_t)(UB_CMD_BUF_OFF +
+			    queue->config.idx * page_align(UB_MAX_QUEUE_DEPTH * sizeof(struct ub_io_desc)));
+	queue->descs_bytes = page_align(queue->config.depth * sizeof(struct ub_io_desc));
+	void *p = mmap(NULL, queue->descs_bytes, PROT_READ, MAP_SHARED | MAP_POPULATE, queue->config.char_fd, off);
+	if (p == MAP_FAILED)
+		return -errno;
+	queue->descs = p;
+	return 0;
+}
+
+static size_t buffers_bytes(const struct cow_uqueue *queue)
+{
+	return (size_t)queue->config.depth * queue->config.buffer_bytes;
+}
+
+static int map_buffers(struct cow_uqueue *queue)
+{
+	void *p = mmap(NULL, buffers_bytes(queue), PROT_READ | PROT_WRITE,
+		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (p == MAP_FAILED)
+		return -errno;
+	queue->buffers = p;
+	return 0;
+}
+
+static int make_tags(struct cow_uqueue *queue)
+{
+	queue->tags = calloc(queue->config.depth, sizeof(*queue->tags));
+	if (!queue->tags)
+		return -ENOMEM;
+	for (unsigned i = 0; i < queue->config.depth; i++) {
+		struct cow_tag *tag = &queue->tags[i];
+		tag->completion.fn = fetched;
+		tag->queue = queue;
+		tag->idx = (uint16_t)i;
+		tag->buf = queue->buffers + (size_t)i * queue->config.buffer_bytes;
+		memset(tag->buf, 0, queue->config.buffer_bytes < PREFAULT_BYTES ? queue->config.buffer_bytes : PREFAULT_BYTES);
+	}
+	return 0;
+}
+
+/* ---- start and stop ---- */
+
+static void take_config(struct cow_uqueue *queue, const struct cow_uqueue_config *config)
+{
+	memset(queue, 0, sizeof(*queue));
+	queue->config = *config;
+	queue->quit_msg.fn = quit_posted;
+	pthread_mutex_init(&queue->lock, NULL);
+	pthread_cond_init(&queue->changed, NULL);
+}
+
+void cow_uqueue_free(struct cow_uqueue *queue)
+{
+	cow_loop_free(queue->loop);
+	free(queue->tags);
+	if (queue->buffers)
+		munmap(queue->buffers, buffers_bytes(queue));
+	if (queue->descs)
+		munmap((void *)(uintptr_t)queue->descs, queue->descs_bytes);
+	pthread_cond_destroy(&queue->changed);
+	pthread_mutex_destroy(&queue->lock);
+}
+
+static int wait_report(struct cow_uqueue *queue)
+{
+	pthread_mutex_lock(&queue->lock);
+	while (!queue->reported)
+		pthread_cond_wait(&queue->changed, &queue->lock);
+	int error = queue->error;
+	pthread_mutex_unlock(&queue->lock);
+	return error;
+}
+
+static int start_thread(struct cow_uqueue *queue)
+{
+	int ret = -pthread_create(&queue->thread, NULL, thread_main, queue);
+	if (ret)
+		return ret;
+	char name[16];
+	snprintf(name, sizeof(name), "cowblk-q%u", queue->config.idx);
+	pthread_setname_np(queue->thread, name);
+	ret = wait_report(queue);
+	if (!ret)
+		return 0;
+	if (queue->engine)
+		cow_loop_post(queue->loop, &queue->quit_msg);
+	pthread_join(queue->thread, NULL);
+	return ret;
+}
+
+int cow_uqueue_start(struct cow_uqueue *queue, const struct cow_uqueue_config *config)
+{
+	take_config(queue, config);
+	int ret = map_descs(queue);
+	if (!ret)
+		ret = map_buffers(queue);
+	if (!ret)
+		ret = make_tags(queue);
+	if (!ret)
+		ret = cow_loop_uring_new(queue->config.depth * IOS_PER_TAG, &queue->loop);
+	if (!ret)
+		ret = start_thread(queue);
+	if (ret)
+		cow_uqueue_free(queue);
+	return ret;
+}
+
+void cow_uqueue_stop(struct cow_uqueue *queue)
+{
+	cow_loop_post(queue->loop, &queue->quit_msg);
+	pthread_join(queue->thread, NULL);
+}

@@ -1,0 +1,70 @@
+/* SPDX-License-Identifier: MIT */
+#include "daemon/server/report.h"
+
+#include <fcntl.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <syslog.h>
+#include <unistd.h>
+#ifdef COW_HAVE_SYSTEMD
+#include <systemd/sd-daemon.h>
+#endif
+
+#include "daemon/control/record.h"
+#include "engine/base/log.h"
+
+/* The sink stays the same for life, since threads use it; what it does is told by these. */
+static atomic_bool to_syslog;
+static bool to_journal;
+
+static void sink(enum cow_log_level level, const char *line)
+{
+	if (to_journal)
+		fprintf(stderr, "<%d>%s\n", level, line);
+	else
+		fprintf(stderr, "cowblk: %s\n", line);
+	if (to_syslog)
+		syslog(level, "%s", line);
+}
+
+void cow_report_init(void)
+{
+	to_journal = getenv("JOURNAL_STREAM") && !isatty(STDERR_FILENO);
+	cow_log_set_sink(sink, getenv("COWBLK_DEBUG") ? COW_LOG_DEBUG : COW_LOG_INFO);
+}
+
+static void replace(int fd, const char *path, int flags)
+{
+	int fresh = open(path, flags | O_CLOEXEC, 0600);
+	if (fresh < 0)
+		fresh = open("/dev/null", O_RDWR | O_CLOEXEC);
+	if (fresh < 0)
+		return;
+	dup2(fresh, fd);
+	close(fresh);
+}
+
+void cow_report_leave_terminal(uint32_t id)
+{
+	static char ident[24];
+	char path[64];
+	snprintf(ident, sizeof(ident), "cowblk-ublkb%u", id);
+	cow_record_path(id, "log", path, sizeof(path));
+	openlog(ident, LOG_PID | LOG_NDELAY, LOG_DAEMON);
+	to_syslog = true;
+	to_journal = false;
+	replace(STDIN_FILENO, "/dev/null", O_RDONLY);
+	replace(STDOUT_FILENO, "/dev/null", O_WRONLY);
+	replace(STDERR_FILENO, path, O_WRONLY | O_CREAT | O_TRUNC | O_APPEND);
+	if (chdir("/"))
+		return; /* then it keeps a file system busy, no more */
+}
+
+void cow_report_systemd(const char *state)
+{
+#ifdef COW_HAVE_SYSTEMD
+	sd_notify(0, state);
+#endif
+}

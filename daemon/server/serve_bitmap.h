@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Dirty bitmaps of an attached image.
+ *
+ *   {"cmd":"bitmap","action":"list"}                    {"ok":true,"bytes":N}, then N bytes of JSON: cow_show_bitmaps()
+ *   {"cmd":"bitmap","action":"dump","name":...}         {"ok":true,"bytes":N,"size":...,"granularity-bits":...}, then N bytes:
+ *                                                       the bits as the format has them
+ *   {"cmd":"bitmap","action":"add|remove|clear|enable|disable|merge","name":...,"granularity-bits":...,"disabled":...,
+ *    "sources":[...]}                                   {"ok":true,"pause_ms":...}
+ */
+#ifndef COW_SERVE_BITMAP_H
+#define COW_SERVE_BITMAP_H
+
+#include <json-c/json.h>
+#include <stdint.h>
+
+#include "engine/bitmap/bitmap.h"
+#include "engine/life/image.h"
+
+/* The daemon's side, on the control thread: answers the client. */
+void cow_live_bitmap_serve(struct cow_image *image, struct json_object *request, int client);
+
+/* The client's side: /dev/ublkb<id>'s daemon is asked. An error is told; the exit status. */
+int cow_live_bitmap_change(uint32_t id, const struct cow_bitmap_change *change);
+int cow_live_bitmap_list(uint32_t id, struct json_object **list);
+int cow_live_bitmap_dump(uint32_t id, const char *name, struct cow_dirty *d);
+
+#endif

@@ -1,0 +1,117 @@
+/* SPDX-License-Identifier: MIT */
+#include "daemon/server/serve_snapshot.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "daemon/cli/cmd.h"
+#include "daemon/control/control.h"
+#include "daemon/cli/fsfreeze.h"
+#include "engine/base/log.h"
+#include "engine/life/freeze.h"
+
+/* ---- in the daemon, on the control thread ---- */
+
+struct change {
+	bool create;
+	struct cow_snapshot_key key;
+	char *id;
+};
+
+static int run_change(void *ctx, struct cow_loop *loop, struct cow_file *file, struct cow_error *err)
+{
+	struct change *c = ctx;
+	if (!c->create)
+		return cow_snapshot_delete(loop, file, &c->key, err);
+	struct timespec now;
+	clock_gettime(CLOCK_REALTIME, &now);
+	const struct cow_snapshot_date date = { .sec = (uint32_t)now.tv_sec, .nsec = (uint32_t)now.tv_nsec };
+	return cow_snapshot_create(loop, file, c->key.text, &date, &c->id, err);
+}
+
+static bool parse_change(struct json_object *request, struct change *c)
+{
+	struct json_object *by;
+	const char *action = cow_control_text(request, "action", "");
+	c->create = !strcmp(action, "create");
+	c->key.text = cow_control_text(request, "snapshot", NULL);
+	if (json_object_object_get_ex(request, "by", &by))
+		c->key.by = (enum cow_snapshot_by)json_object_get_int(by);
+	return c->key.text && c->key.by <= COW_SNAPSHOT_BY_NAME && (c->create || !strcmp(action, "delete"));
+}
+
+struct json_object *cow_live_handle(struct cow_image *image, struct json_object *request)
+{
+	struct change c = { 0 };
+	struct cow_error err = { 0 };
+	struct cow_loop *loop;
+	uint64_t pause_ns = 0;
+	if (!parse_change(request, &c))
+		return cow_control_error("not a request about snapshots");
+	if (cow_loop_sync_new(&loop))
+		return cow_control_error("out of memory");
+	int ret = cow_image_change_frozen(image, loop, run_change, &c, &pause_ns, &err);
+	cow_loop_free(loop);
+	struct json_object *reply = ret ? cow_control_error(err.text[0] ? err.text : strerror(-ret)) : cow_control_ok();
+	if (!ret)
+		cow_log(COW_LOG_INFO, "snapshot %s %s: requests waited for %.1f ms", c.key.text,
+			c.create ? "created" : "deleted", (double)pause_ns / 1e6);
+	if (c.id)
+		json_object_object_add(reply, "id", json_object_new_string(c.id));
+	json_object_object_add(reply, "pause_ms", json_object_new_double((double)pause_ns / 1e6));
+	free(c.id);
+	return reply;
+}
+
+/* ---- in the client ---- */
+
+static struct json_object *exchange(uint32_t id, const char *action, const struct cow_snapshot_key *key, int *error)
+{
+	int fd = cow_control_connect(id);
+	if (fd < 0) {
+		*error = fd;
+		return NULL;
+	}
+	struct json_object *request = json_object_new_object();
+	json_object_object_add(request, "cmd", json_object_new_string("snapshot"));
+	json_object_object_add(request, "action", json_object_new_string(action));
+	json_object_object_add(request, "snapshot", json_object_new_string(key->text));
+	json_object_object_add(request, "by", json_object_new_int(key->by));
+	*error = cow_control_send(fd, request);
+	struct json_object *reply = *error ? NULL : cow_control_receive(fd, -1, error);
+	close(fd);
+	return reply;
+}
+
+static int show(uint32_t id, struct json_object *reply, int error)
+{
+	struct json_object *pause;
+	if (!reply)
+		return cow_cmd_fail("/dev/ublkb%u: no answer from its daemon: %s", id, strerror(-error));
+	const char *text = cow_control_reply_error(reply);
+	if (text)
+		return cow_cmd_fail("/dev/ublkb%u: %s", id, text);
+	const char *snapshot = cow_control_text(reply, "id", NULL);
+	if (snapshot)
+		puts(snapshot);
+	if (isatty(STDERR_FILENO) && json_object_object_get_ex(reply, "pause_ms", &pause))
+		fprintf(stderr, "requests waited for %.1f ms\n", json_object_get_double(pause));
+	return 0;
+}
+
+int cow_live_ask(uint32_t id, const char *action, const struct cow_snapshot_key *key, bool freeze)
+{
+	struct cow_fsfreeze frozen = { 0 };
+	struct cow_error err = { 0 };
+	int error = 0;
+	if (freeze && cow_fsfreeze(id, &frozen, &err))
+		return cow_cmd_fail("%s", err.text);
+	struct json_object *reply = exchange(id, action, key, &error);
+	cow_fsthaw(&frozen);
+	int status = show(id, reply, error);
+	json_object_put(reply);
+	return status;
+}

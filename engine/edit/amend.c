@@ -1,0 +1,264 @@
+/* SPDX-License-Identifier: MIT */
+#include "engine/edit/amend.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/edit/amend_scan.h"
+#include "engine/base/be.h"
+#include "engine/create/create_layout.h"
+#include "engine/core/load.h"
+#include "engine/edit/edit.h"
+
+#define SECTOR 512u
+#define END_BYTES 8u /* the extension that ends them, all zeros */
+#define EXTRA_SIZES_BYTES 16u /* of a snapshot's extra data: VM state size, disk size */
+/* Autoclear features that stay true: guest data and its place do not change. */
+#define KEPT_AUTOCLEAR (QCOW2_AUTOCLEAR_BITMAPS | QCOW2_AUTOCLEAR_DATA_FILE_RAW)
+
+struct amend {
+	struct cow_loop *loop;
+	struct cow_file *file;
+	const struct cow_amend_options *options;
+	struct cow_error *err;
+	struct cow_header old, header; /* as it stands; as it shall be */
+	struct cow_extensions ext;
+	uint8_t *cluster;              /* the first one, as it stands */
+	uint8_t sector[SECTOR];        /* its first sector, as it shall be */
+};
+
+static int load(struct amend *a)
+{
+	free(a->cluster);
+	int ret = cow_load_header(a->loop, a->file, false, &a->old, &a->cluster, a->err);
+	if (!ret)
+		ret = cow_extensions_decode(a->cluster, &a->old, &a->ext, a->err);
+	a->header = a->old;
+	return ret;
+}
+
+static int cannot_write(struct amend *a, int ret)
+{
+	return ret ? cow_error_set(a->err, ret, "cannot write: %s", strerror(-ret)) : 0;
+}
+
+/* ---- what stands in the way ---- */
+
+static int refuse(struct amend *a)
+{
+	if (a->old.incompatible & QCOW2_INCOMPAT_CORRUPT)
+		return cow_error_set(a->err, -EROFS, "the image is marked corrupt: repair it with cowblk check --repair all");
+	if (a->old.incompatible & QCOW2_INCOMPAT_DIRTY)
+		return cow_error_set(a->err, -EROFS, "the image was not closed properly: repair it with cowblk check --repair "
+				     "all");
+	return 0;
+}
+
+static int needs_version_3(struct amend *a, const char *what)
+{
+	return cow_error_set(a->err, -ENOTSUP, "compat=0.10: not possible: the image has %s", what);
+}
+
+static int check_downgrade(struct amend *a)
+{
+	if (a->old.incompatible & QCOW2_INCOMPAT_EXTL2)
+		return needs_version_3(a, "extended L2 entries");
+	if (a->old.incompatible & QCOW2_INCOMPAT_DATA_FILE)
+		return needs_version_3(a, "an external data file");
+	if (a->old.incompatible)
+		return needs_version_3(a, "a compression type other than zlib");
+	if (a->old.refcount_order != 4)
+		return needs_version_3(a, "refcount bits other than 16");
+	if (a->ext.has_bitmaps)
+		return needs_version_3(a, "dirty bitmaps");
+	return cow_amend_refuse_zero_clusters(a->loop, a->file, &a->old, a->err);
+}
+
+/* ---- snapshots of version 2 need not say how large their disk was ---- */
+
+static bool lacks_sizes(const struct cow_snapshot *list, uint32_t nr)
+{
+	for (uint32_t i = 0; i < nr; i++)
+		if (list[i].extra_bytes < EXTRA_SIZES_BYTES)
+			return true;
+	return false;
+}
+
+static int write_sizes(struct cow_edit *e)
+{
+	for (uint32_t i = 0; i < e->header.nr_snapshots; i++)
+		if (e->snapshots[i].extra_bytes < EXTRA_SIZES_BYTES)
+			e->snapshots[i].extra_bytes = EXTRA_SIZES_BYTES;
+	int ret = cow_edit_write_snapshots(e);
+	return ret ? ret : cow_edit_commit(e);
+}
+
+static int complete_snapshots(struct amend *a)
+{
+	struct cow_edit e;
+	struct cow_snapshot *list;
+	uint64_t bytes;
+	int ret = cow_load_snapshots(a->loop, a->file, &a->old, &list, &bytes, a->err);
+	if (ret)
+		return ret;
+	bool lacking = lacks_sizes(list, a->old.nr_snapshots);
+	cow_snapshots_free(list, a->old.nr_snapshots);
+	if (!lacking)
+		return 0;
+	ret = cow_edit_open(&e, a->loop, a->file, a->err);
+	if (ret)
+		return ret;
+	ret = write_sizes(&e);
+	cow_edit_close(&e);
+	return ret ? ret : load(a);
+}
+
+/* ---- the sector ---- */
+
+/* The area's last extension may lack its padding. */
+static size_t copy_extension(struct amend *a, size_t to, size_t at, size_t bytes, size_t end)
+{
+	memcpy(a->sector + to, a->cluster + at, bytes < end - at ? bytes : end - at);
+	return to + bytes;
+}
+
+/* Copies what the new version knows of to a->sector from header_bytes on. Returns the offset for END; 0: no room. */
+static size_t move_extensions(struct amend *a)
+{
+	size_t at = a->old.header_bytes, to = a->header.header_bytes;
+	size_t end = a->old.backing_name_off ? a->old.backing_name_off : cow_cluster_bytes(&a->old);
+	while (at + 8 <= end && cow_load32_be(a->cluster + at) != QCOW2_EXT_END) {
+		size_t bytes = 8 + (((size_t)cow_load32_be(a->cluster + at + 4) + 7) & ~(size_t)7);
+		bool drop = a->header.version == 2 && cow_load32_be(a->cluster + at) == QCOW2_EXT_FEATURE_NAMES;
+		if (!drop && bytes > SECTOR - to)
+			return 0;
+		if (!drop)
+			to = copy_extension(a, to, at, bytes, end);
+		at += bytes;
+	}
+	return SECTOR - to >= END_BYTES ? to : 0;
+}
+
+/* Nothing but the name may stand behind the extensions, so there is room up to the cluster's end. */
+static int move_name_away(struct amend *a)
+{
+	uint64_t bytes = a->old.backing_name_bytes, sectors = (bytes + SECTOR - 1) & ~(uint64_t)(SECTOR - 1);
+	uint64_t to = (a->old.backing_name_off + bytes + SECTOR - 1) & ~(uint64_t)(SECTOR - 1);
+	if (to + sectors > cow_cluster_bytes(&a->old))
+		return cow_error_set(a->err, -EFBIG, "no room in the first cluster to move the backing file's name: give it a "
+				     "shorter one with qemu-img rebase -u");
+	uint8_t *buf = cow_buf_alloc(sectors);
+	if (!buf)
+		return cow_error_set(a->err, -ENOMEM, "out of memory");
+	memcpy(buf, a->cluster + a->old.backing_name_off, bytes);
+	int ret = cow_loop_write(a->loop, a->file, to, buf, sectors);
+	if (!ret)
+		ret = cow_loop_sync(a->loop, a->file);
+	free(buf);
+	a->header.backing_name_off = to;
+	return cannot_write(a, ret);
+}
+
+/* The name stays where it is, or goes behind the extensions if the sector has room for it, or behind its old place. */
+static int place_name(struct amend *a, size_t end)
+{
+	uint64_t off = a->old.backing_name_off, bytes = a->old.backing_name_bytes;
+	if (!off || off >= SECTOR)
+		return 0;
+	if (off >= end) {
+		memcpy(a->sector + off, a->cluster + off, SECTOR - off);
+		return 0;
+	}
+	if (bytes > SECTOR - end)
+		return move_name_away(a);
+	memcpy(a->sector + end, a->cluster + off, bytes);
+	a->header.backing_name_off = end;
+	return 0;
+}
+
+/* As QEMU does it, where that leaves the backing file's name alone. */
+static size_t add_feature_names(struct amend *a, size_t end)
+{
+	bool room = end + COW_FEATURE_NAMES_BYTES + END_BYTES <= SECTOR;
+	if (a->header.version == 2 || !room || (a->old.backing_name_off && a->old.backing_name_off < SECTOR))
+		return end;
+	return cow_put_feature_names(a->sector, end);
+}
+
+static int build_sector(struct amend *a)
+{
+	memset(a->sector, 0, SECTOR);
+	size_t end = move_extensions(a);
+	if (!end)
+		return cow_error_set(a->err, -EFBIG, "the header's extensions would not fit into 512 bytes any more, so it cannot "
+				     "be changed safely: use qemu-img amend on a copy");
+	end = add_feature_names(a, end);
+	return place_name(a, end + END_BYTES);
+}
+
+/* A header of the same length stays as it is, what we do not know of it too. */
+static int write_header(struct amend *a)
+{
+	int ret = 0;
+	if (a->header.version != a->old.version)
+		ret = build_sector(a);
+	else
+		memcpy(a->sector, a->cluster, SECTOR);
+	if (ret)
+		return ret;
+	cow_header_encode(&a->header, a->sector, SECTOR);
+	ret = cow_loop_write(a->loop, a->file, 0, a->sector, SECTOR);
+	if (!ret)
+		ret = cow_loop_sync(a->loop, a->file);
+	return cannot_write(a, ret);
+}
+
+/* ---- the options ---- */
+
+static int change_version(struct amend *a)
+{
+	uint32_t version = a->options->version;
+	if (!version || version == a->old.version)
+		return 0;
+	int ret = version == 3 ? complete_snapshots(a) : check_downgrade(a);
+	a->header.version = version;
+	a->header.header_bytes = version == 3 ? sizeof(struct qcow2_header_be) : QCOW2_V2_HEADER_LENGTH;
+	return ret;
+}
+
+static int change_lazy_refcounts(struct amend *a)
+{
+	if (a->options->lazy_refcounts == COW_AMEND_ON && a->header.version == 2)
+		return cow_error_set(a->err, -EINVAL, "lazy refcounts: needs compat=1.1");
+	if (a->options->lazy_refcounts == COW_AMEND_ON)
+		a->header.compatible |= QCOW2_COMPAT_LAZY_REFCOUNTS;
+	if (a->options->lazy_refcounts == COW_AMEND_OFF)
+		a->header.compatible &= ~QCOW2_COMPAT_LAZY_REFCOUNTS;
+	return 0;
+}
+
+static bool changed(const struct amend *a)
+{
+	return a->header.version != a->old.version || a->header.compatible != a->old.compatible;
+}
+
+int cow_amend(struct cow_loop *loop, struct cow_file *file, const struct cow_amend_options *options,
+	      struct cow_error *err)
+{
+	struct amend a = {.loop = loop, .file = file, .options = options, .err = err};
+	int ret = load(&a);
+	if (!ret)
+		ret = refuse(&a);
+	if (!ret)
+		ret = change_version(&a);
+	if (!ret)
+		ret = change_lazy_refcounts(&a);
+	if (!ret && changed(&a)) {
+		a.header.autoclear &= KEPT_AUTOCLEAR;
+		ret = write_header(&a);
+	}
+	free(a.cluster);
+	return ret;
+}

@@ -1,0 +1,311 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Refcounts of an edit: blocks are loaded when first looked at, changed in memory, and written to new places at the commit.
+ *
+ * A cluster may be taken if it is free twice: in the image as it stands (`used`), which must survive until the header is switched, and
+ * in the image as it will be (`counts`).
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/base/be.h"
+#include "engine/edit/edit.h"
+
+/* ---- blocks ---- */
+
+int cow_edit_load_refcounts(struct cow_edit *e)
+{
+	uint64_t bytes = (uint64_t)e->header.reftable_clusters << e->g.cluster_bits;
+	uint8_t *raw = cow_buf_alloc(bytes);
+	e->nr_blocks = bytes / 8;
+	e->max_blocks = QCOW2_MAX_REFTABLE_BYTES / 8;
+	e->blocks = calloc(e->max_blocks, sizeof(*e->blocks));
+	int ret = raw && e->blocks ? 0 : -ENOMEM;
+	if (!ret)
+		ret = cow_loop_read(e->loop, e->file, e->header.reftable_off, raw, bytes);
+	if (ret)
+		cow_error_set(e->err, ret, "refcount table: %s", strerror(-ret));
+	for (uint64_t i = 0; i < e->nr_blocks && !ret; i++) {
+		uint64_t off = cow_load64_be(raw + i * 8);
+		if (off & (e->g.cluster_bytes - 1) || off >= e->file->size_bytes)
+			ret = cow_edit_corrupt(e, e->header.reftable_off + i * 8, "refcount block out of place");
+		e->blocks[i].old_off = e->blocks[i].off = off;
+	}
+	free(raw);
+	return ret;
+}
+
+void cow_edit_free_refcounts(struct cow_edit *e)
+{
+	for (uint64_t i = 0; e->blocks && i < e->nr_blocks; i++) {
+		free(e->blocks[i].counts);
+		free(e->blocks[i].used);
+	}
+	free(e->blocks);
+}
+
+static void note_used(struct cow_edit *e, struct cow_edit_block *b)
+{
+	for (uint64_t i = 0; i < e->g.refs_per_block; i++)
+		if (cow_refcount_get(b->counts, e->g.refcount_order, i))
+			b->used[i / 8] |= (uint8_t)(1u << (i & 7));
+}
+
+static int load_block(struct cow_edit *e, struct cow_edit_block *b)
+{
+	if (b->counts)
+		return 0;
+	b->counts = cow_buf_alloc(e->g.cluster_bytes);
+	b->used = calloc(1, e->g.refs_per_block / 8 + 1);
+	if (!b->counts || !b->used)
+		return cow_error_set(e->err, -ENOMEM, "out of memory for refcounts");
+	if (!b->old_off)
+		return 0;
+	int ret = cow_loop_read(e->loop, e->file, b->old_off, b->counts, e->g.cluster_bytes);
+	if (ret)
+		return cow_error_set(e->err, ret, "refcount block at offset %" PRIu64 ": %s", b->old_off,
+				     strerror(-ret));
+	note_used(e, b);
+	return 0;
+}
+
+/* The loaded block that counts the cluster; NULL: there is none, so the cluster is free. */
+static int find_block(struct cow_edit *e, uint64_t cluster, struct cow_edit_block **out)
+{
+	uint64_t idx = cluster / e->g.refs_per_block;
+	*out = NULL;
+	if (idx >= e->nr_blocks || (!e->blocks[idx].old_off && !e->blocks[idx].counts))
+		return 0;
+	*out = &e->blocks[idx];
+	return load_block(e, *out);
+}
+
+/* The same, made if there is none. */
+static int need_block(struct cow_edit *e, uint64_t cluster, struct cow_edit_block **out)
+{
+	uint64_t idx = cluster / e->g.refs_per_block;
+	if (idx >= e->max_blocks)
+		return cow_error_set(e->err, -EFBIG, "the refcount table would be larger than 8 MiB");
+	if (idx >= e->nr_blocks)
+		e->nr_blocks = idx + 1;
+	*out = &e->blocks[idx];
+	return load_block(e, *out);
+}
+
+/* ---- counts ---- */
+
+int cow_edit_refcount(struct cow_edit *e, uint64_t cluster, uint64_t *count)
+{
+	struct cow_edit_block *b;
+	*count = 0;
+	int ret = find_block(e, cluster, &b);
+	if (!ret && b)
+		*count = cow_refcount_get(b->counts, e->g.refcount_order, cluster % e->g.refs_per_block);
+	return ret;
+}
+
+static int too_many(struct cow_edit *e, uint64_t cluster)
+{
+	return cow_error_set(e->err, -ERANGE, "refcounts of %u bits cannot count another reference to the cluster at "
+			     "offset %" PRIu64 ": %s", 1u << e->g.refcount_order, cluster << e->g.cluster_bits,
+			     e->g.refcount_order ? "delete snapshots first"
+						 : "such an image cannot have snapshots, make one with more refcount bits");
+}
+
+static int count_one(struct cow_edit *e, uint64_t cluster, int delta)
+{
+	struct cow_edit_block *b;
+	uint64_t idx = cluster % e->g.refs_per_block, count = 0, less = delta < 0 ? (uint64_t)-delta : 0;
+	int ret = find_block(e, cluster, &b);
+	if (ret)
+		return ret;
+	if (b)
+		count = cow_refcount_get(b->counts, e->g.refcount_order, idx);
+	if (!count || count < less)
+		return cow_edit_corrupt(e, cluster << e->g.cluster_bits, "a cluster in use has a refcount too low");
+	if (delta > 0 && (uint64_t)delta > e->g.max_refcount - count)
+		return too_many(e, cluster);
+	if (delta) {
+		cow_refcount_set(b->counts, e->g.refcount_order, idx, count + (uint64_t)(int64_t)delta);
+		b->dirty = true;
+	}
+	return 0;
+}
+
+int cow_edit_count(struct cow_edit *e, uint64_t off, uint64_t bytes, int delta)
+{
+	uint64_t first = off >> e->g.cluster_bits, last = (off + bytes - 1) >> e->g.cluster_bits;
+	int ret = 0;
+	for (uint64_t cluster = first; bytes && cluster <= last && !ret; cluster++)
+		ret = count_one(e, cluster, delta);
+	return ret;
+}
+
+/* ---- allocation ---- */
+
+static int is_free(struct cow_edit *e, uint64_t cluster, bool *yes)
+{
+	struct cow_edit_block *b;
+	uint64_t idx = cluster % e->g.refs_per_block;
+	int ret = find_block(e, cluster, &b);
+	*yes = !b || !(b->used[idx / 8] & (1u << (idx & 7)) || cow_refcount_get(b->counts, e->g.refcount_order, idx));
+	return ret;
+}
+
+static int find_free(struct cow_edit *e, uint64_t nr, uint64_t *first)
+{
+	uint64_t run = 0, cluster = e->scan;
+	for (; run < nr; cluster++) {
+		bool yes;
+		if (cluster >= e->max_clusters)
+			return cow_error_set(e->err, -ENOSPC, "no room for new tables: the device is full");
+		int ret = is_free(e, cluster, &yes);
+		if (ret)
+			return ret;
+		run = yes ? run + 1 : 0;
+	}
+	*first = cluster - nr;
+	return 0;
+}
+
+int cow_edit_alloc(struct cow_edit *e, uint64_t nr, uint64_t *off)
+{
+	uint64_t first = 0;
+	int ret = find_free(e, nr, &first);
+	for (uint64_t i = 0; i < nr && !ret; i++) {
+		struct cow_edit_block *b = NULL;
+		ret = need_block(e, first + i, &b);
+		if (ret)
+			return ret;
+		cow_refcount_set(b->counts, e->g.refcount_order, (first + i) % e->g.refs_per_block, 1);
+		b->dirty = true;
+	}
+	if (ret)
+		return ret;
+	if (nr == 1)
+		e->scan = first + 1;
+	*off = first << e->g.cluster_bits;
+	return 0;
+}
+
+/* ---- writing ---- */
+
+/* A new place for one block that has changed. That changes others' counts, perhaps: until none is left. */
+static int place_block(struct cow_edit *e, struct cow_edit_block *b, bool *placed)
+{
+	if (!b->dirty || b->off != b->old_off)
+		return 0;
+	int ret = cow_edit_alloc(e, 1, &b->off);
+	if (!ret && b->old_off)
+		ret = cow_edit_count(e, b->old_off, e->g.cluster_bytes, -1);
+	*placed = true;
+	return ret;
+}
+
+static int place_blocks(struct cow_edit *e)
+{
+	bool placed = true;
+	int ret = 0;
+	while (placed && !ret) {
+		placed = false;
+		for (uint64_t i = 0; i < e->nr_blocks && !ret; i++)
+			ret = place_block(e, &e->blocks[i], &placed);
+	}
+	return ret;
+}
+
+static uint64_t table_clusters(const struct cow_edit *e)
+{
+	uint64_t need = (e->nr_blocks * 8 + e->g.cluster_bytes - 1) >> e->g.cluster_bits;
+	return cow_max(need, e->header.reftable_clusters);
+}
+
+/* The table counts itself: a cluster more when placing it took blocks that it had no room for. */
+static int place_table(struct cow_edit *e)
+{
+	uint64_t had = 0;
+	int ret = cow_edit_count(e, e->header.reftable_off,
+				 (uint64_t)e->header.reftable_clusters << e->g.cluster_bits, -1);
+	while (!ret && had < table_clusters(e)) {
+		if (had)
+			ret = cow_edit_count(e, e->header.reftable_off, had << e->g.cluster_bits, -1);
+		had = table_clusters(e);
+		if (!ret)
+			ret = cow_edit_alloc(e, had, &e->header.reftable_off);
+		if (!ret)
+			ret = place_blocks(e);
+	}
+	e->header.reftable_clusters = (uint32_t)had;
+	return ret;
+}
+
+static int write_blocks(struct cow_edit *e)
+{
+	int ret = 0;
+	for (uint64_t i = 0; i < e->nr_blocks && !ret; i++)
+		if (e->blocks[i].dirty)
+			ret = cow_loop_write(e->loop, e->file, e->blocks[i].off, e->blocks[i].counts,
+					     e->g.cluster_bytes);
+	return ret;
+}
+
+static int write_table(struct cow_edit *e)
+{
+	uint64_t bytes = (uint64_t)e->header.reftable_clusters << e->g.cluster_bits;
+	uint8_t *raw = cow_buf_alloc(bytes);
+	if (!raw)
+		return -ENOMEM;
+	for (uint64_t i = 0; i < e->nr_blocks; i++)
+		cow_store64_be(raw + i * 8, e->blocks[i].off);
+	int ret = cow_loop_write(e->loop, e->file, e->header.reftable_off, raw, bytes);
+	free(raw);
+	return ret;
+}
+
+int cow_edit_write_refcounts(struct cow_edit *e)
+{
+	int ret = place_blocks(e);
+	if (!ret)
+		ret = place_table(e);
+	if (ret)
+		return ret;
+	ret = write_blocks(e);
+	if (!ret)
+		ret = write_table(e);
+	return ret ? cow_error_set(e->err, ret, "cannot write refcounts: %s", strerror(-ret)) : 0;
+}
+
+/* ---- afterwards ---- */
+
+static bool became_free(const struct cow_edit *e, const struct cow_edit_block *b, uint64_t idx)
+{
+	return b->used && (b->used[idx / 8] & (1u << (idx & 7))) &&
+	       !cow_refcount_get(b->counts, e->g.refcount_order, idx);
+}
+
+static int punch(struct cow_edit *e, uint64_t cluster, uint64_t nr)
+{
+	return nr ? cow_loop_punch(e->loop, e->file, cluster << e->g.cluster_bits, nr << e->g.cluster_bits) : 0;
+}
+
+int cow_edit_punch_freed(struct cow_edit *e)
+{
+	uint64_t first = 0, nr = 0;
+	int ret = 0;
+	for (uint64_t b = 0; b < e->nr_blocks && !ret; b++) {
+		for (uint64_t i = 0; i < e->g.refs_per_block && e->blocks[b].dirty && !ret; i++) {
+			uint64_t cluster = b * e->g.refs_per_block + i;
+			if (!became_free(e, &e->blocks[b], i))
+				continue;
+			if (first + nr != cluster) {
+				ret = punch(e, first, nr);
+				first = cluster;
+				nr = 0;
+			}
+			nr++;
+		}
+	}
+	return ret ? ret : punch(e, first, nr);
+}

@@ -1,0 +1,101 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Refcount entries of 1 to 64 bits, and the packed offset/length word of a compressed cluster.
+ *
+ * order  width  layout in a refcount block
+ *  0..2  1,2,4  several entries a byte, entry 0 in the least significant bits
+ *  3      8     a byte
+ *  4..6  16..64 big-endian
+ */
+#include "engine/format/format.h"
+
+#include "engine/base/assert.h"
+#include "engine/base/be.h"
+
+uint64_t cow_refcount_max(uint32_t order)
+{
+	return order >= 6 ? UINT64_MAX : (1ull << (1u << order)) - 1;
+}
+
+static uint64_t get_sub_byte(const uint8_t *block, uint32_t order, uint64_t idx)
+{
+	uint32_t width = 1u << order, per_byte_shift = 3 - order;
+	uint32_t shift = (uint32_t)(idx & ((1u << per_byte_shift) - 1)) * width;
+	return (block[idx >> per_byte_shift] >> shift) & ((1u << width) - 1);
+}
+
+static void set_sub_byte(uint8_t *block, uint32_t order, uint64_t idx, uint64_t value)
+{
+	uint32_t width = 1u << order, per_byte_shift = 3 - order;
+	uint32_t shift = (uint32_t)(idx & ((1u << per_byte_shift) - 1)) * width;
+	uint32_t mask = ((1u << width) - 1) << shift;
+	uint8_t *byte = &block[idx >> per_byte_shift];
+	*byte = (uint8_t)((*byte & ~mask) | ((uint32_t)value << shift));
+}
+
+uint64_t cow_refcount_get(const void *block, uint32_t order, uint64_t idx)
+{
+	const uint8_t *p = block;
+	switch (order) {
+	case 3:
+		return p[idx];
+	case 4:
+		return cow_load16_be(p + idx * 2);
+	case 5:
+		return cow_load32_be(p + idx * 4);
+	case 6:
+		return cow_load64_be(p + idx * 8);
+	default:
+		cow_assert(order < 3);
+		return get_sub_byte(p, order, idx);
+	}
+}
+
+void cow_refcount_set(void *block, uint32_t order, uint64_t idx, uint64_t value)
+{
+	uint8_t *p = block;
+	cow_assert(value <= cow_refcount_max(order));
+	switch (order) {
+	case 3:
+		p[idx] = (uint8_t)value;
+		break;
+	case 4:
+		cow_store16_be(p + idx * 2, (uint16_t)value);
+		break;
+	case 5:
+		cow_store32_be(p + idx * 4, (uint32_t)value);
+		break;
+	case 6:
+		cow_store64_be(p + idx * 8, value);
+		break;
+	default:
+		cow_assert(order < 3);
+		set_sub_byte(p, order, idx, value);
+	}
+}
+
+/* ---- compressed L2 entries: low x bits offset, then the number of additional sectors up to bit 61 ---- */
+
+static uint32_t compressed_offset_bits(uint32_t cluster_bits)
+{
+	return 62 - (cluster_bits - 8);
+}
+
+struct cow_compressed cow_compressed_decode(uint64_t entry, uint32_t cluster_bits)
+{
+	uint32_t x = compressed_offset_bits(cluster_bits);
+	uint64_t off = entry & ((1ull << x) - 1);
+	uint64_t more_sectors = (entry >> x) & ((1ull << (62 - x)) - 1);
+	return (struct cow_compressed){
+		.off = off,
+		.bytes = (uint32_t)((more_sectors + 1) * 512 - (off & 511)),
+	};
+}
+
+uint64_t cow_compressed_encode(uint64_t off, uint32_t bytes, uint32_t cluster_bits)
+{
+	uint32_t x = compressed_offset_bits(cluster_bits);
+	uint64_t more_sectors = ((off + bytes - 1) >> 9) - (off >> 9);
+	cow_assert(bytes > 0 && off < (1ull << x) && more_sectors < (1ull << (62 - x)));
+	return QCOW2_COMPRESSED | (more_sectors << x) | off;
+}

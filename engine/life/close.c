@@ -1,0 +1,161 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Closing: unused reservations return, everything is written back, the file ends behind the last cluster in use. Order: frees go their
+ * usual way through the quarantine (refcounts fall durably); then the file is cut.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/life/chain.h"
+#include "engine/base/log.h"
+
+/* A task that joins one pass. */
+struct joiner {
+	struct cow_task task;
+	struct cow_image *image;
+	bool done;
+};
+
+static enum cow_next joined(struct cow_task *task)
+{
+	return COW_END;
+}
+
+static const struct cow_step step_joined = { "close: joined", joined };
+
+static enum cow_next join(struct cow_task *task)
+{
+	task->step = &step_joined;
+	cow_writeback_join(&((struct joiner *)task)->image->commit, task);
+	return COW_WAIT;
+}
+
+static const struct cow_step step_join = { "close: join", join };
+
+static void join_end(struct cow_task *task)
+{
+	((struct joiner *)task)->done = true;
+}
+
+int cow_image_write_back(struct cow_image *image, struct cow_loop *loop)
+{
+	struct joiner j = { .image = image };
+	cow_task_init(&j.task, &step_joined, join_end);
+	cow_task_start(&j.task, loop, &step_join);
+	int ret = cow_loop_run_until(loop, &j.done);
+	return ret ? ret : j.task.error;
+}
+
+static void return_reservations(struct cow_image *image)
+{
+	for (unsigned i = 0; i < image->nr_left; i++)
+		if (image->left[i].nr)
+			cow_quarantine_add(&image->quarantine, image->left[i].cluster, image->left[i].nr);
+	image->nr_left = 0;
+}
+
+/* Until all that was freed is released. A full host cannot be waited for: what stays is leaked, and said so. */
+static int release_all(struct cow_image *image, struct cow_loop *loop)
+{
+	struct cow_quarantine *q = &image->quarantine;
+	atomic_store(&q->closing, true);
+	while (!cow_quarantine_idle(q) || !cow_writeback_idle(&image->commit)) {
+		atomic_store(&q->hurry, true);
+		cow_quarantine_kick(q, loop);
+		int ret = cow_loop_run(loop, true);
+		if (ret)
+			return ret;
+	}
+	return q->leaked ? -ENOSPC : 0;
+}
+
+/* Index behind the last cluster with a refcount, reading the refcount blocks from the end; all of them are on disk. */
+static int last_used(struct cow_image *image, struct cow_loop *loop, uint64_t *end)
+{
+	const struct cow_geometry *g = &image->g;
+	uint8_t *block = cow_buf_alloc(g->cluster_bytes);
+	if (!block)
+		return -ENOMEM;
+	int ret = 0;
+	*end = 0;
+	for (uint64_t b = image->reftable.nr; b-- > 0 && !*end && !ret;) {
+		uint64_t off = cow_table_get(&image->reftable, b);
+		if (!off)
+			continue;
+		ret = cow_loop_read(loop, image->file, off, block, g->cluster_bytes);
+		for (uint64_t i = g->refs_per_block; !ret && i-- > 0 && !*end;)
+			if (cow_refcount_get(block, g->refcount_order, i))
+				*end = b * g->refs_per_block + i + 1;
+	}
+	free(block);
+	return ret;
+}
+
+/* Only what was extended in this session is cut off. */
+static int cut_file(struct cow_image *image, struct cow_loop *loop)
+{
+	uint64_t end, opened = image->alloc.opened_bytes;
+	if (image->file->block_device)
+		return 0;
+	if (image->alloc.file_bytes <= opened)
+		return 0;
+	int ret = last_used(image, loop, &end);
+	/* Refcounts past the end (a broken image) are none of our clusters; nor may the shift overflow. */
+	if (ret || end >= image->alloc.file_bytes >> image->g.cluster_bits)
+		return ret;
+	uint64_t bytes = cow_max(end << image->g.cluster_bits, opened);
+	if (bytes >= image->alloc.file_bytes)
+		return 0;
+	ret = cow_loop_resize(loop, image->file, bytes);
+	return ret ? ret : cow_loop_sync(loop, image->file);
+}
+
+/* The image itself is closed soundly whether this works or not; but who has it closed must hear of it. */
+static int store_bitmaps(struct cow_image *image, struct cow_loop *loop, struct cow_error *err)
+{
+	struct cow_error own = { 0 };
+	int ret = cow_tracking_store(&image->tracking, loop, image->file, &own);
+	if (ret == -ENOSPC) {
+		own = (struct cow_error){ 0 };
+		ret = cow_tracking_store_in_place(image, loop, &own);
+		if (!ret)
+			cow_log(COW_LOG_WARNING, "%s: no room for its dirty bitmaps: they say more than what was changed", image->path);
+	}
+	return ret ? cow_error_set(err, ret, "%s: the disk is whole, but its dirty bitmaps are inconsistent now: remove them, and make "
+				   "a full backup: %s", image->path, own.text) : 0;
+}
+
+static int finish(struct cow_image *image, struct cow_loop *loop, struct cow_error *err)
+{
+	if (cow_image_is_failed(image)) {
+		release_all(image, loop);
+		return -EIO;
+	}
+	return_reservations(image);
+	int ret = cow_image_write_back(image, loop);
+	if (!ret)
+		ret = release_all(image, loop);
+	if (!ret)
+		ret = cow_image_write_back(image, loop);
+	if (!ret)
+		ret = cut_file(image, loop);
+	if (!ret && !cow_image_is_failed(image))
+		ret = store_bitmaps(image, loop, err);
+	return cow_image_is_failed(image) ? -EIO : ret;
+}
+
+int cow_image_close(struct cow_image *image, struct cow_loop *loop, struct cow_error *err)
+{
+	int ret = 0;
+	if (!image)
+		return 0;
+	if (image->writable) {
+		ret = finish(image, loop, err);
+		if (ret)
+			cow_error_set(err, ret, "%s: %s", image->path,
+				      image->failure[0] ? image->failure : strerror(-ret));
+	}
+	cow_image_free(image);
+	return ret;
+}

@@ -1,0 +1,156 @@
+/* SPDX-License-Identifier: MIT */
+#include "engine/life/freeze.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/life/chain.h"
+#include "engine/base/log.h"
+#include "engine/request/op.h"
+
+#define POLL_NS (200ull * 1000)
+#define RELOAD_TRIES 3u
+
+/* ---- polling: a freeze is rare, so nobody is made to notify it ---- */
+
+struct nap {
+	struct cow_io io;
+	bool over;
+};
+
+static void nap_done(struct cow_io *io)
+{
+	((struct nap *)io)->over = true;
+}
+
+static int nap(struct cow_loop *loop)
+{
+	struct nap n = { .over = false };
+	cow_io_prep(&n.io, COW_IO_TIMER, NULL, POLL_NS, 0, nap_done);
+	cow_loop_submit(loop, &n.io);
+	return cow_loop_run_until(loop, &n.over);
+}
+
+/* No request runs, and no refill. */
+static bool queues_idle(struct cow_image *image)
+{
+	bool idle = true;
+	cow_mutex_lock(&image->queues_lock);
+	for (unsigned i = 0; i < COW_MAX_QUEUES; i++) {
+		struct cow_queue *queue = image->queues[i];
+		if (queue && (atomic_load(&queue->running) || atomic_load(&queue->reserve.refilling)))
+			idle = false;
+	}
+	cow_mutex_unlock(&image->queues_lock);
+	return idle;
+}
+
+/* A request may be waiting for freed clusters on a full host. */
+static int wait_for_queues(struct cow_image *image, struct cow_loop *loop)
+{
+	unsigned full = atomic_load(&image->quarantine.nr_full);
+	int ret = 0;
+	while (!ret && !queues_idle(image))
+		ret = atomic_load(&image->quarantine.nr_full) - full > 3 ? -ENOSPC : nap(loop);
+	return ret;
+}
+
+/* Until nothing freed is on its way any more; no request runs, so nothing new comes. */
+static int wait_for_release(struct cow_image *image, struct cow_loop *loop)
+{
+	struct cow_quarantine *q = &image->quarantine;
+	unsigned full = atomic_load(&q->nr_full);
+	for (;;) {
+		if (cow_image_is_failed(image))
+			return -EIO;
+		if (atomic_load(&q->nr_full) - full > 3)
+			return -ENOSPC;
+		if (cow_quarantine_idle(q) && cow_writeback_idle(&image->commit))
+			return 0;
+		atomic_store(&q->hurry, true);
+		cow_quarantine_kick(q, loop);
+		int ret = nap(loop);
+		if (ret)
+			return ret;
+	}
+}
+
+static int settle(struct cow_image *image, struct cow_loop *loop)
+{
+	int ret = wait_for_queues(image, loop);
+	if (!ret)
+		ret = wait_for_release(image, loop);
+	if (!ret)
+		ret = cow_image_write_back(image, loop);
+	return ret;
+}
+
+/* The caller's loop may go when we return: the engine's own tasks that we started on it end, or go on elsewhere. */
+static void leave_loop(struct cow_image *image, struct cow_loop *loop)
+{
+	struct cow_quarantine *q = &image->quarantine;
+	atomic_store(&q->leaving[COW_MAX_QUEUES], loop);
+	while (cow_quarantine_runs_on(q, loop) || cow_writeback_runs_on(&image->commit, loop))
+		if (nap(loop))
+			break;
+	atomic_store(&q->leaving[COW_MAX_QUEUES], NULL);
+	cow_image_hand_over_release(image);
+}
+
+static void thaw(struct cow_image *image)
+{
+	struct cow_freeze *f = &image->freeze;
+	struct cow_waitlist wake;
+	cow_waitlist_init(&wake);
+	cow_mutex_lock(&f->lock);
+	atomic_store(&f->frozen, false);
+	cow_waitlist_take(&f->parked, &wake);
+	cow_mutex_unlock(&f->lock);
+	cow_waitlist_wake(&wake, 0);
+}
+
+/* Without its tables nothing of the image can be found: not even reads go on then. A host's error may pass. */
+static int load_anew(struct cow_image *image, struct cow_loop *loop, struct cow_error *err)
+{
+	int ret = -EIO;
+	for (unsigned i = 0; ret && i < RELOAD_TRIES; i++) {
+		struct cow_error own = { 0 };
+		ret = cow_image_reload(image, loop, &own);
+		if (ret)
+			cow_log(COW_LOG_WARNING, "%s: cannot be loaded anew: %s", image->path,
+				own.code ? own.text : strerror(-ret));
+	}
+	if (!ret)
+		return 0;
+	atomic_store(&image->unreadable, true);
+	cow_image_fail(image, loop, "cannot be loaded anew after a change of the whole image");
+	cow_log(COW_LOG_ERR, "%s: nothing can be read any more: detach it and attach it again", image->path);
+	return cow_error_set(err, ret, "%s: changed, but cannot be loaded anew: %s", image->path, strerror(-ret));
+}
+
+int cow_image_change_frozen(struct cow_image *image, struct cow_loop *loop,
+			    int (*change)(void *ctx, struct cow_loop *loop, struct cow_file *file, struct cow_error *err),
+			    void *ctx, uint64_t *pause_ns, struct cow_error *err)
+{
+	if (!image->writable || cow_image_is_failed(image))
+		return cow_error_set(err, -EROFS, "%s: the image is not writable", image->path);
+	if (atomic_exchange(&image->freeze.frozen, true))
+		return cow_error_set(err, -EBUSY, "%s: another change of the whole image is under way", image->path);
+	uint64_t start = cow_loop_now(loop);
+	int ret = settle(image, loop);
+	if (ret) {
+		cow_error_set(err, ret, "%s: cannot write everything back: %s", image->path, strerror(-ret));
+	} else {
+		ret = change(ctx, loop, image->file, err);
+		if (ret == -ENOTRECOVERABLE)
+			cow_image_fail(image, loop, "a change of the whole image may have reached the disk in part");
+		int again = load_anew(image, loop, err);
+		ret = ret ? ret : again;
+	}
+	thaw(image);
+	if (pause_ns)
+		*pause_ns = cow_loop_now(loop) - start;
+	leave_loop(image, loop);
+	return ret;
+}

@@ -1,0 +1,376 @@
+/* SPDX-License-Identifier: MIT */
+#include "engine/meta/cache.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#define SHARDS_MAX 16
+#define SLOTS_PER_SHARD_MIN 8
+#define MAX_DIRTY 1024u
+
+/* ---- set-up ---- */
+
+static int shard_init(struct cow_cache *cache, struct cow_shard *shard, unsigned nr_slots, uint8_t *data,
+		      enum cow_lock_rank rank)
+{
+	cow_mutex_init(&shard->lock, rank);
+	shard->cache = cache;
+	shard->nr_slots = nr_slots;
+	shard->hand = 0;
+	shard->nr_dirty = 0;
+	cow_waitlist_init(&shard->starved);
+	unsigned buckets = 16;
+	while (buckets < nr_slots * 2)
+		buckets *= 2;
+	shard->hash_mask = buckets - 1;
+	shard->hash = calloc(buckets, sizeof(*shard->hash));
+	shard->slots = calloc(nr_slots, sizeof(*shard->slots));
+	if (!shard->hash || !shard->slots)
+		return -ENOMEM;
+	for (unsigned i = 0; i < nr_slots; i++) {
+		shard->slots[i].shard = shard;
+		shard->slots[i].data = data + (size_t)i * cache->slice_bytes;
+		cow_waitlist_init(&shard->slots[i].waiters);
+	}
+	return 0;
+}
+
+int cow_cache_init(struct cow_cache *cache, struct cow_file *file, uint32_t slice_bytes, uint64_t bytes,
+		   enum cow_lock_rank rank, void (*need_writeback)(void *, struct cow_loop *), void *ctx)
+{
+	uint64_t slots = bytes / slice_bytes;
+	if (slots < SLOTS_PER_SHARD_MIN)
+		slots = SLOTS_PER_SHARD_MIN;
+	unsigned shards = 1;
+	while (shards < SHARDS_MAX && slots / (shards * 2) >= SLOTS_PER_SHARD_MIN * 2)
+		shards *= 2;
+	unsigned per_shard = (unsigned)(slots / shards);
+
+	memset(cache, 0, sizeof(*cache));
+	cache->file = file;
+	cache->slice_bytes = slice_bytes;
+	cache->nr_shards = shards;
+	cache->nr_slots = per_shard * shards;
+	cache->max_dirty = cache->nr_slots / 2 < MAX_DIRTY ? cache->nr_slots / 2 : MAX_DIRTY;
+	cache->need_writeback = need_writeback;
+	cache->ctx = ctx;
+	cow_mutex_init(&cache->limit_lock, COW_RANK_CACHE_LIMIT);
+	cow_waitlist_init(&cache->limited);
+	cache->shards = calloc(shards, sizeof(*cache->shards));
+	cache->memory = cow_buf_alloc((size_t)cache->nr_slots * slice_bytes);
+	if (!cache->shards || !cache->memory) {
+		cow_cache_fini(cache);
+		return -ENOMEM;
+	}
+	for (unsigned i = 0; i < shards; i++) {
+		uint8_t *data = cache->memory + (size_t)i * per_shard * slice_bytes;
+		int ret = shard_init(cache, &cache->shards[i], per_shard, data, rank);
+		if (ret) {
+			cow_cache_fini(cache);
+			return ret;
+		}
+	}
+	return 0;
+}
+
+void cow_cache_fini(struct cow_cache *cache)
+{
+	for (unsigned i = 0; cache->shards && i < cache->nr_shards; i++) {
+		free(cache->shards[i].hash);
+		free(cache->shards[i].slots);
+	}
+	free(cache->shards);
+	free(cache->memory);
+	cache->shards = NULL;
+	cache->memory = NULL;
+}
+
+/* ---- look-up ---- */
+
+static uint64_t hash_key(const struct cow_cache *cache, uint64_t key)
+{
+	return (key / cache->slice_bytes) * 0x9e3779b97f4a7c15ull;
+}
+
+static struct cow_shard *shard_of(struct cow_cache *cache, uint64_t key)
+{
+	return &cache->shards[(hash_key(cache, key) >> 56) & (cache->nr_shards - 1)];
+}
+
+static struct cow_slot **bucket_of(struct cow_shard *shard, uint64_t key)
+{
+	return &shard->hash[(hash_key(shard->cache, key) >> 32) & shard->hash_mask];
+}
+
+static struct cow_slot *find_locked(struct cow_shard *shard, uint64_t key)
+{
+	struct cow_slot *slot = *bucket_of(shard, key);
+	while (slot && slot->key != key)
+		slot = slot->hash_next;
+	return slot;
+}
+
+static void unhash_locked(struct cow_shard *shard, struct cow_slot *slot)
+{
+	struct cow_slot **link = bucket_of(shard, slot->key);
+	while (*link != slot)
+		link = &(*link)->hash_next;
+	*link = slot->hash_next;
+	slot->state = COW_SLOT_EMPTY;
+}
+
+/* Clock: an empty slot, or a clean one not used since the hand last passed. */
+static struct cow_slot *victim_locked(struct cow_shard *shard)
+{
+	for (unsigned n = 0; n < 2 * shard->nr_slots; n++) {
+		struct cow_slot *slot = &shard->slots[shard->hand];
+		shard->hand = (shard->hand + 1) % shard->nr_slots;
+		if (slot->state == COW_SLOT_EMPTY)
+			return slot;
+		if (slot->state == COW_SLOT_LOADING || slot->dirty || slot->writing)
+			continue;
+		if (slot->referenced) {
+			slot->referenced = false;
+			continue;
+		}
+		unhash_locked(shard, slot);
+		return slot;
+	}
+	return NULL;
+}
+
+static void load_done(struct cow_io *io)
+{
+	struct cow_slot *slot = (struct cow_slot *)((char *)io - offsetof(struct cow_slot, io));
+	struct cow_shard *shard = slot->shard;
+	struct cow_waitlist wake, starved;
+	int result = io->result; /* once unlocked, the slot may be loading something else */
+	cow_waitlist_init(&wake);
+	cow_waitlist_init(&starved);
+	cow_mutex_lock(&shard->lock);
+	if (result)
+		unhash_locked(shard, slot);
+	else
+		slot->state = COW_SLOT_READY;
+	cow_waitlist_take(&slot->waiters, &wake);
+	cow_waitlist_take(&shard->starved, &starved);
+	cow_mutex_unlock(&shard->lock);
+	cow_waitlist_wake(&wake, result);
+	cow_waitlist_wake(&starved, 0);
+}
+
+static void load_locked(struct cow_shard *shard, struct cow_slot *slot, uint64_t key, struct cow_task *task)
+{
+	slot->key = key;
+	slot->state = COW_SLOT_LOADING;
+	slot->referenced = true;
+	struct cow_slot **bucket = bucket_of(shard, key);
+	slot->hash_next = *bucket;
+	*bucket = slot;
+	cow_waitlist_park(&slot->waiters, task);
+}
+
+struct cow_slot *cow_cache_get(struct cow_cache *cache, uint64_t key, struct cow_task *task)
+{
+	struct cow_shard *shard = shard_of(cache, key);
+	struct cow_loop *loop = task->loop;
+	cow_assert(key % cache->slice_bytes == 0);
+	cow_mutex_lock(&shard->lock);
+	struct cow_slot *slot = find_locked(shard, key);
+	if (slot && slot->state == COW_SLOT_READY) {
+		slot->referenced = true;
+		return slot;
+	}
+	if (slot) {
+		cow_waitlist_park(&slot->waiters, task);
+		cow_mutex_unlock(&shard->lock);
+		return NULL;
+	}
+	slot = victim_locked(shard);
+	if (!slot) { /* part of the shard is never dirty: some of it is loading, and the first load to end wakes us */
+		cow_waitlist_park(&shard->starved, task);
+		cow_mutex_unlock(&shard->lock);
+		return NULL;
+	}
+	load_locked(shard, slot, key, task);
+	cow_mutex_unlock(&shard->lock);
+	cow_io_prep_rw(&slot->io, COW_IO_READ, cache->file, key, slot->data, cache->slice_bytes, load_done);
+	cow_loop_submit(loop, &slot->io);
+	return NULL;
+}
+
+void cow_cache_put(struct cow_slot *slot)
+{
+	cow_mutex_unlock(&slot->shard->lock);
+}
+
+/* ---- dirtying ---- */
+
+static bool reserve_dirty(struct cow_cache *cache)
+{
+	unsigned n = atomic_load(&cache->nr_dirty);
+	while (n < cache->max_dirty)
+		if (atomic_compare_exchange_weak(&cache->nr_dirty, &n, n + 1))
+			return true;
+	return false;
+}
+
+static bool shard_has_room(const struct cow_shard *shard)
+{
+	return shard->nr_dirty < shard->nr_slots - shard->nr_slots / 4;
+}
+
+bool cow_cache_may_dirty(struct cow_slot *slot, struct cow_task *task)
+{
+	struct cow_shard *shard = slot->shard;
+	struct cow_cache *cache = shard->cache;
+	struct cow_loop *loop = task->loop;
+	if (slot->dirty || slot->writing) {
+		slot->dirty = true;
+		return true;
+	}
+	if (shard_has_room(shard) && reserve_dirty(cache)) {
+		shard->nr_dirty++;
+		slot->dirty = true;
+		return true;
+	}
+	/* Parking and the pass's completion meet under both locks: either we see room, or it sees us. */
+	cow_mutex_lock(&cache->limit_lock);
+	bool room = shard_has_room(shard) && atomic_load(&cache->nr_dirty) < cache->max_dirty;
+	if (!room)
+		cow_waitlist_park(&cache->limited, task);
+	cow_mutex_unlock(&cache->limit_lock);
+	cow_cache_put(slot);
+	if (room)
+		cow_task_yield(task);
+	else
+		cache->need_writeback(cache->ctx, loop);
+	return false;
+}
+
+void cow_cache_put_dirty(struct cow_slot *slot)
+{
+	cow_assert(slot->dirty);
+	cow_mutex_unlock(&slot->shard->lock);
+}
+
+bool cow_cache_drop(struct cow_cache *cache, uint64_t off, uint64_t bytes)
+{
+	bool ok = true;
+	for (uint64_t key = off; key < off + bytes; key += cache->slice_bytes) {
+		struct cow_shard *shard = shard_of(cache, key);
+		cow_mutex_lock(&shard->lock);
+		struct cow_slot *slot = find_locked(shard, key);
+		if (slot && (slot->state != COW_SLOT_READY || slot->dirty || slot->writing))
+			ok = false;
+		else if (slot)
+			unhash_locked(shard, slot);
+		cow_mutex_unlock(&shard->lock);
+	}
+	return ok;
+}
+
+void cow_cache_drop_all(struct cow_cache *cache)
+{
+	for (unsigned i = 0; i < cache->nr_shards; i++) {
+		struct cow_shard *shard = &cache->shards[i];
+		cow_mutex_lock(&shard->lock);
+		for (unsigned j = 0; j < shard->nr_slots; j++) {
+			struct cow_slot *slot = &shard->slots[j];
+			cow_assert(slot->state != COW_SLOT_LOADING && !slot->dirty && !slot->writing);
+			if (slot->state == COW_SLOT_READY)
+				unhash_locked(shard, slot);
+		}
+		cow_mutex_unlock(&shard->lock);
+	}
+}
+
+/* ---- writeback ---- */
+
+static int captured_cmp(const void *a, const void *b)
+{
+	uint64_t x = ((const struct cow_captured *)a)->off, y = ((const struct cow_captured *)b)->off;
+	return x < y ? -1 : x > y;
+}
+
+/* List the shard's dirty slots; they stay dirty until they are copied. */
+static unsigned list_shard(struct cow_cache *cache, struct cow_shard *shard, struct cow_captured *out,
+			   unsigned nr)
+{
+	cow_mutex_lock(&shard->lock);
+	for (unsigned i = 0; i < shard->nr_slots; i++) {
+		struct cow_slot *slot = &shard->slots[i];
+		if (!slot->dirty)
+			continue;
+		cow_assert(!slot->writing && nr < cache->max_dirty);
+		slot->writing = true;
+		out[nr].off = slot->key;
+		out[nr].slot = slot;
+		nr++;
+	}
+	cow_mutex_unlock(&shard->lock);
+	return nr;
+}
+
+static void copy_slot(struct cow_cache *cache, struct cow_captured *c, uint8_t *copy)
+{
+	cow_mutex_lock(&c->slot->shard->lock);
+	c->copy = copy;
+	memcpy(copy, c->slot->data, cache->slice_bytes);
+	c->slot->dirty = false;
+	cow_mutex_unlock(&c->slot->shard->lock);
+}
+
+static void wake_limited(struct cow_cache *cache, int error)
+{
+	struct cow_waitlist wake;
+	cow_waitlist_init(&wake);
+	cow_mutex_lock(&cache->limit_lock);
+	cow_waitlist_take(&cache->limited, &wake);
+	cow_mutex_unlock(&cache->limit_lock);
+	cow_waitlist_wake(&wake, error);
+}
+
+unsigned cow_cache_capture(struct cow_cache *cache, uint8_t *buf, struct cow_captured *out)
+{
+	unsigned nr = 0;
+	if (!cow_cache_is_dirty(cache))
+		return 0;
+	for (unsigned i = 0; i < cache->nr_shards; i++)
+		nr = list_shard(cache, &cache->shards[i], out, nr);
+	qsort(out, nr, sizeof(*out), captured_cmp);
+	for (unsigned i = 0; i < nr; i++)
+		copy_slot(cache, &out[i], buf + (size_t)i * cache->slice_bytes);
+	return nr;
+}
+
+static void complete_slot(struct cow_cache *cache, struct cow_slot *slot, bool ok)
+{
+	cow_mutex_lock(&slot->shard->lock);
+	slot->writing = false;
+	if (!ok)
+		slot->dirty = true;
+	if (!slot->dirty) {
+		slot->shard->nr_dirty--;
+		atomic_fetch_sub(&cache->nr_dirty, 1);
+	}
+	cow_mutex_unlock(&slot->shard->lock);
+}
+
+void cow_cache_complete(struct cow_cache *cache, struct cow_captured *captured, unsigned nr, int error)
+{
+	for (unsigned i = 0; i < nr; i++)
+		complete_slot(cache, captured[i].slot, !error);
+	for (unsigned i = 0; i < cache->nr_shards; i++) {
+		struct cow_shard *shard = &cache->shards[i];
+		struct cow_waitlist wake;
+		cow_waitlist_init(&wake);
+		cow_mutex_lock(&shard->lock);
+		cow_waitlist_take(&shard->starved, &wake);
+		cow_mutex_unlock(&shard->lock);
+		cow_waitlist_wake(&wake, 0); /* who waits for a slot need not be told of the pass's error */
+	}
+	wake_limited(cache, error);
+}

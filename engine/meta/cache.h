@@ -1,0 +1,125 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Sharded write-back cache of metadata slices (pieces of L2 tables or of refcount blocks), keyed by host offset.
+ *
+ * cow_cache_get() returns a ready slot WITH ITS SHARD LOCKED, or parks the task and returns NULL. The caller looks at or changes the
+ * slot's data and calls cow_cache_put(), all within one step. There are no pins: nothing points into the cache across a wait.
+ *
+ * Life of a slot:
+ *   empty -> loading (its read is in flight, tasks park on it) -> ready
+ *   ready + dirty    changed since it was captured; counted against max_dirty; never evicted
+ *   ready + writing  captured by the running writeback pass (engine/meta/writeback.h); may be changed and become dirty again; never
+ *                    evicted, since what the file holds is older
+ * Only the one running writeback pass captures and completes.
+ *
+ * The number of slots that are dirty or being written is bounded by max_dirty, which is also the size of the writeback's copy buffer: a pass always captures
+ * everything. Who wants to dirty one slot too many parks until a pass is through. A quarter of each shard is never dirty, so that who only
+ * reads gets on even while nothing can be written.
+ *
+ * Locks: shard->lock guards its slots. Load I/O is submitted after it is dropped.
+ */
+#ifndef COW_CACHE_H
+#define COW_CACHE_H
+
+#include <stdatomic.h>
+
+#include "engine/base/mutex.h"
+#include "engine/loop/loop.h"
+#include "engine/loop/task.h"
+
+struct cow_cache;
+struct cow_shard;
+
+enum cow_slot_state { COW_SLOT_EMPTY, COW_SLOT_LOADING, COW_SLOT_READY };
+
+struct cow_slot {
+	/* constant */
+	struct cow_shard *shard;
+	uint8_t *data;
+	/* shard->lock */
+	uint64_t key;
+	enum cow_slot_state state;
+	bool dirty, writing, referenced;
+	struct cow_slot *hash_next;
+	struct cow_waitlist waiters; /* while loading */
+	/* the load in flight */
+	struct cow_io io;
+};
+
+struct cow_shard {
+	struct cow_mutex lock;
+	struct cow_cache *cache;
+	struct cow_slot *slots;
+	unsigned nr_slots, hand;
+	unsigned nr_dirty;           /* of the cache's nr_dirty */
+	struct cow_slot **hash;
+	unsigned hash_mask;
+	struct cow_waitlist starved; /* every slot is loading, dirty or being written */
+};
+
+struct cow_cache {
+	/* constant */
+	struct cow_file *file;
+	uint32_t slice_bytes;
+	unsigned nr_shards, nr_slots;
+	unsigned max_dirty;
+	struct cow_shard *shards;
+	uint8_t *memory;
+	/* called without locks to have dirty slots written soon */
+	void (*need_writeback)(void *ctx, struct cow_loop *loop);
+	void *ctx;
+	/* any thread */
+	atomic_uint nr_dirty; /* slots dirty or writing */
+	/* limit_lock */
+	struct cow_mutex limit_lock;
+	struct cow_waitlist limited; /* waiting for nr_dirty to fall */
+};
+
+/* rank: COW_RANK_L2_SHARD or COW_RANK_REF_SHARD. bytes is rounded to at least a handful of slots. */
+int cow_cache_init(struct cow_cache *cache, struct cow_file *file, uint32_t slice_bytes, uint64_t bytes,
+		   enum cow_lock_rank rank, void (*need_writeback)(void *, struct cow_loop *), void *ctx);
+void cow_cache_fini(struct cow_cache *cache);
+
+/* key: host offset, multiple of slice_bytes. NULL: the task is parked, or failed at once (task->error). */
+struct cow_slot *cow_cache_get(struct cow_cache *cache, uint64_t key, struct cow_task *task);
+
+/*
+ * To be asked, with the slot held, before changing it. False: the slot was put, the task is parked until there is room for one
+ * more dirty slot. True: change it and call cow_cache_put_dirty().
+ */
+bool cow_cache_may_dirty(struct cow_slot *slot, struct cow_task *task);
+
+void cow_cache_put(struct cow_slot *slot);
+void cow_cache_put_dirty(struct cow_slot *slot);
+
+/*
+ * Forget the slices of [off, off+bytes): the host range gets a new meaning. False if one of them is in use, which a sound image cannot
+ * bring about.
+ */
+bool cow_cache_drop(struct cow_cache *cache, uint64_t off, uint64_t bytes);
+
+/* Forget everything. Nothing is dirty, nobody uses the cache. */
+void cow_cache_drop_all(struct cow_cache *cache);
+
+/* ---- for writeback, one pass at a time ---- */
+
+struct cow_captured {
+	uint64_t off;
+	struct cow_slot *slot;
+	uint8_t *copy;
+};
+
+/*
+ * Copies every dirty slot into buf (max_dirty * slice_bytes) and lists them, sorted by offset, copies in that order, in out
+ * (max_dirty entries). Returns their number. The slots are clean and `writing` from then on.
+ */
+unsigned cow_cache_capture(struct cow_cache *cache, uint8_t *buf, struct cow_captured *out);
+/* The pass is over: written, or (error) to be dirty again. Wakes who waited for room, with the error. */
+void cow_cache_complete(struct cow_cache *cache, struct cow_captured *captured, unsigned nr, int error);
+
+static inline bool cow_cache_is_dirty(struct cow_cache *cache)
+{
+	return atomic_load(&cache->nr_dirty) != 0;
+}
+
+#endif

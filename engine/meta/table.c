@@ -1,0 +1,149 @@
+/* SPDX-License-Identifier: MIT */
+#include "engine/meta/table.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "engine/base/be.h"
+#include "engine/format/geometry.h"
+
+enum { TABLE_DIRTY = 1, TABLE_WRITING = 2 };
+
+static uint64_t blocks_of(uint64_t entries)
+{
+	return (entries + COW_TABLE_BLOCK_ENTRIES - 1) / COW_TABLE_BLOCK_ENTRIES;
+}
+
+/* Memory that is only touched where the table is: the capacity costs address space, not pages. */
+static void *reserve_memory(size_t bytes)
+{
+	void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	return p == MAP_FAILED ? NULL : p;
+}
+
+int cow_table_init(struct cow_table *table, uint64_t off, uint64_t nr, uint64_t capacity,
+		   void (*need_writeback)(void *, struct cow_loop *), void *ctx)
+{
+	memset(table, 0, sizeof(*table));
+	cow_mutex_init(&table->lock, COW_RANK_L1);
+	cow_waitlist_init(&table->limited);
+	table->capacity = blocks_of(cow_max(capacity, nr) + 1) * COW_TABLE_BLOCK_ENTRIES;
+	table->entries = reserve_memory(table->capacity * sizeof(uint64_t));
+	table->state = reserve_memory(blocks_of(table->capacity));
+	table->off = off;
+	table->nr = nr;
+	table->need_writeback = need_writeback;
+	table->ctx = ctx;
+	return table->entries && table->state ? 0 : -ENOMEM;
+}
+
+void cow_table_fini(struct cow_table *table)
+{
+	if (table->entries)
+		munmap((void *)table->entries, table->capacity * sizeof(uint64_t));
+	if (table->state)
+		munmap(table->state, blocks_of(table->capacity));
+	table->entries = NULL;
+	table->state = NULL;
+}
+
+void cow_table_load(struct cow_table *table, const uint8_t *be, uint64_t nr)
+{
+	for (uint64_t i = 0; i < nr; i++)
+		atomic_store_explicit(&table->entries[i], cow_load64_be(be + i * 8), memory_order_relaxed);
+}
+
+bool cow_table_may_set(struct cow_table *table, uint64_t idx, struct cow_task *task)
+{
+	struct cow_loop *loop = task->loop;
+	uint8_t *state = &table->state[idx / COW_TABLE_BLOCK_ENTRIES];
+	cow_mutex_lock(&table->lock);
+	bool room = true;
+	if (!*state) {
+		room = table->nr_dirty < COW_TABLE_MAX_DIRTY;
+		if (room)
+			table->nr_dirty++;
+	}
+	if (room)
+		*state |= TABLE_DIRTY;
+	else
+		cow_waitlist_park(&table->limited, task);
+	cow_mutex_unlock(&table->lock);
+	if (!room)
+		table->need_writeback(table->ctx, loop);
+	return room;
+}
+
+void cow_table_set(struct cow_table *table, uint64_t idx, uint64_t value)
+{
+	cow_mutex_lock(&table->lock);
+	uint8_t *state = &table->state[idx / COW_TABLE_BLOCK_ENTRIES];
+	if (!*state) /* captured and written between may_set and here: one block over the limit does not hurt */
+		table->nr_dirty++;
+	*state |= TABLE_DIRTY;
+	atomic_store_explicit(&table->entries[idx], value, memory_order_release);
+	cow_mutex_unlock(&table->lock);
+}
+
+void cow_table_move(struct cow_table *table, uint64_t off, uint64_t nr)
+{
+	cow_mutex_lock(&table->lock);
+	cow_assert(table->nr_dirty == 0 && nr <= table->capacity);
+	table->off = off;
+	table->nr = nr;
+	cow_mutex_unlock(&table->lock);
+}
+
+void cow_table_encode(const struct cow_table *table, uint64_t idx, uint64_t nr, uint8_t *be)
+{
+	for (uint64_t i = 0; i < nr; i++)
+		cow_store64_be(be + i * 8, cow_table_get(table, idx + i));
+}
+
+bool cow_table_is_dirty(struct cow_table *table)
+{
+	cow_mutex_lock(&table->lock);
+	bool dirty = table->nr_dirty != 0;
+	cow_mutex_unlock(&table->lock);
+	return dirty;
+}
+
+unsigned cow_table_capture(struct cow_table *table, uint8_t *buf, struct cow_table_block *out)
+{
+	unsigned nr = 0;
+	cow_mutex_lock(&table->lock);
+	uint64_t blocks = table->nr_dirty ? blocks_of(table->nr) : 0;
+	for (uint64_t b = 0; b < blocks && nr < COW_TABLE_MAX_CAPTURED; b++) {
+		if (!(table->state[b] & TABLE_DIRTY))
+			continue;
+		cow_table_encode(table, b * COW_TABLE_BLOCK_ENTRIES, COW_TABLE_BLOCK_ENTRIES,
+				 buf + (size_t)nr * COW_TABLE_BLOCK_BYTES);
+		table->state[b] = TABLE_WRITING;
+		out[nr].idx = b;
+		out[nr].off = table->off + b * COW_TABLE_BLOCK_BYTES;
+		nr++;
+	}
+	cow_mutex_unlock(&table->lock);
+	return nr;
+}
+
+void cow_table_complete(struct cow_table *table, const struct cow_table_block *blocks, unsigned nr,
+			int error)
+{
+	struct cow_waitlist wake;
+	cow_waitlist_init(&wake);
+	cow_mutex_lock(&table->lock);
+	for (unsigned i = 0; i < nr; i++) {
+		uint8_t *state = &table->state[blocks[i].idx];
+		*state &= (uint8_t)~TABLE_WRITING;
+		if (error)
+			*state |= TABLE_DIRTY;
+		if (!*state)
+			table->nr_dirty--;
+	}
+	cow_waitlist_take(&table->limited, &wake);
+	cow_mutex_unlock(&table->lock);
+	cow_waitlist_wake(&wake, error);
+}

@@ -1,0 +1,93 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Writeback: the one place that brings metadata to disk, in passes. A pass
+ *
+ *   captures   what is dirty, most dependent first: frees, header, L1, L2, refcount table, refcounts. What is captured later can
+ *              only be newer, so everything that a captured pointer relies on is in the same pass (or on disk already);
+ *   writes     refcounts | refcount table | L2 | L1 | header, with one fdatasync at each | that has something to order;
+ *   ends       with an fdatasync, which also covers all guest data that was written before the capture.
+ *
+ * FLUSHes, FUA writes and the engine's own tasks join the next pass and are woken when it is through (group commit). Nothing
+ * holds a lock while a pass writes; slots may be changed meanwhile and belong to the next pass.
+ *
+ * Errors. ENOSPC while writing: what was captured becomes dirty again, who joined gets -ENOSPC, the image stays good (any
+ * part of a phase may be on disk: that is what the order is for). Anything else, and any failed fdatasync: the image is failed.
+ *
+ * Lock: commit->lock guards who waits, and whether a pass runs. The rest belongs to the pass.
+ */
+#ifndef COW_WRITEBACK_H
+#define COW_WRITEBACK_H
+
+#include <stdatomic.h>
+
+#include "engine/base/mutex.h"
+#include "engine/meta/cache.h"
+#include "engine/meta/table.h"
+#include "engine/loop/task.h"
+
+struct cow_image;
+
+enum cow_phase { COW_PHASE_REFS, COW_PHASE_REFTABLE, COW_PHASE_L2, COW_PHASE_L1, COW_PHASE_HEADER, COW_NR_PHASES };
+
+#define COW_WRITEBACK_IOS 16u
+
+/* One contiguous host write. */
+struct cow_extent_write {
+	uint64_t off;
+	uint64_t bytes;
+	uint8_t *data;
+};
+
+struct cow_writeback_io {
+	struct cow_io io;
+	struct cow_commit *commit;
+	bool busy;
+};
+
+struct cow_commit {
+	struct cow_image *image;
+	struct cow_mutex lock;
+	/* lock */
+	struct cow_waitlist joining; /* for the next pass */
+	struct cow_waitlist riding;  /* on the running pass */
+	bool running, wanted;
+	struct cow_loop *loop;       /* where the running pass runs */
+
+	/* any thread: data was written that must be durable before the L2 entries that point to it */
+	atomic_bool ordered_data;
+	/* any thread: the header is to be written */
+	atomic_bool header_dirty;
+
+	/* the pass's own */
+	struct cow_task task;
+	enum cow_phase phase;
+	bool need_barrier;   /* something was written that the next phase must not overtake */
+	bool had_ordered;
+	unsigned next_write, nr_writes;
+	struct cow_extent_write *writes;
+	struct cow_captured *refs, *l2;
+	unsigned nr_refs, nr_l2;
+	struct cow_table_block *l1, *reftable;
+	unsigned nr_l1, nr_reftable;
+	bool has_header;
+	uint8_t *refs_buf, *l2_buf, *l1_buf, *reftable_buf, *header_buf;
+	struct cow_writeback_io ios[COW_WRITEBACK_IOS];
+	/* statistics, for tests and bench */
+	uint64_t nr_passes, nr_syncs;
+};
+
+int cow_writeback_init(struct cow_commit *commit, struct cow_image *image);
+void cow_writeback_fini(struct cow_commit *commit);
+
+/*
+ * Park the task until a pass that begins after this call is through; then it runs its current step again, or fails. So set the
+ * step to what follows before calling, and return COW_WAIT.
+ */
+void cow_writeback_join(struct cow_commit *commit, struct cow_task *task);
+/* Have a pass soon; nobody waits. */
+void cow_writeback_kick(struct cow_commit *commit, struct cow_loop *loop);
+bool cow_writeback_idle(struct cow_commit *commit);
+/* Is a pass running on this loop? */
+bool cow_writeback_runs_on(struct cow_commit *commit, const struct cow_loop *loop);
+
+#endif

@@ -1,0 +1,381 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Copy on write, and all other writes that must fill a whole new cluster: claim -> look -> fill -> write -> publish.
+ *
+ * Until publish the guest's mapping is the old one and readers follow it. The new clusters become visible when all of their bytes are
+ * written; ordered_data makes the next writeback pass put a barrier between them and the L2 entries (data | L2). What the old
+ * entries pointed to goes to the quarantine in the same step.
+ *
+ * Small clusters: head and tail are read into one bounce buffer and written together with the data, in one host write. Large ones: head
+ * and tail are copied in chunks, then the data is written.
+ *
+ * A cluster of ours that does not hold valid bytes there yet (preallocated zeros, subclusters) is filled in place in the same way.
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "engine/request/data.h"
+
+#define READ_OVER_BYTES (32u << 10)
+
+static const struct cow_step step_look, step_fill, step_read_head, step_read_tail, step_write_merged, step_chunk,
+	step_chunk_read, step_chunk_write, step_write_data, step_written, step_publish;
+
+static enum cow_next claim(struct cow_task *task)
+{
+	struct cow_op *op = cow_op_of(task);
+	struct cow_image *image = cow_op_image(op);
+	unsigned bits = image->g.cluster_bits;
+	cow_op_put_bounce(op); /* whoever waits for a claim holds nothing that the claim's holder may need */
+	/* Room first: who holds a claim must not wait for the release of freed clusters (see op.h). */
+	enum cow_next next = cow_op_room_to_free(op, (unsigned)((op->copy.end - op->copy.start) >> bits));
+	if (next != COW_AGAIN || task->error)
+		return next;
+	if (!cow_inflight_claim(&image->inflight, &op->claim, COW_CLAIM_CLUSTERS, op->copy.start >> bits,
+				op->copy.end >> bits, task))
+		return COW_WAIT;
+	return cow_task_goto(task, &step_look);
+}
+
+static enum cow_next give_up(struct cow_op *op)
+{
+	cow_op_put_room(op);
+	cow_inflight_drop(&cow_op_image(op)->inflight, &op->claim);
+	return cow_task_goto(&op->task, op->map);
+}
+
+/*
+ * What to fill. A new cluster that takes the place of data of another one is filled whole; with extended L2 entries a cluster of ours, or
+ * the first cluster for this place, gets just the subclusters that the request touches.
+ */
+static void plan_fill(struct cow_op *op, const struct cow_run *run, bool whole)
+{
+	struct cow_copy *copy = &op->copy;
+	uint32_t sub = cow_op_image(op)->g.sub_bytes;
+	copy->data_start = op->cursor;
+	copy->data_end = cow_min(op->limit, copy->end);
+	copy->fill_start = copy->start;
+	copy->fill_end = copy->end;
+	if (whole)
+		return;
+	copy->data_end = cow_min(copy->data_end, op->cursor + run->bytes);
+	copy->fill_start = cow_round_down(copy->data_start, sub);
+	copy->fill_end = cow_round_up(copy->data_end, sub);
+}
+
+/* Host clusters for the copy: new ones, or the one that is there. COW_AGAIN when copy->host and copy->end are set. */
+static enum cow_next find_host(struct cow_op *op, const struct cow_entry *e, uint32_t nr)
+{
+	struct cow_image *image = cow_op_image(op);
+	struct cow_copy *copy = &op->copy;
+	bool zero;
+	copy->allocated = !(e->has_host && e->copied);
+	copy->host = e->host;
+	if (image->g.data_file) { /* each guest cluster has its place */
+		copy->host.v = copy->start;
+	} else if (copy->allocated) {
+		nr = cow_alloc_take(&op->queue->reserve, nr, &copy->host, &zero, &op->task);
+		if (!nr)
+			return COW_WAIT;
+	} else {
+		const char *fault = cow_data_misplaced(image, e->host.v, (uint64_t)nr << image->g.cluster_bits);
+		if (fault)
+			cow_task_fail(&op->task, cow_image_corrupt(image, op->task.loop, e->host.v, fault));
+	}
+	copy->holds_host = copy->allocated && !image->g.data_file;
+	copy->end = copy->start + ((uint64_t)nr << image->g.cluster_bits);
+	return COW_AGAIN;
+}
+
+/* How many clusters of the run to take on at once: encrypted ones must fit into the bounce buffer. */
+static uint32_t max_clusters(const struct cow_op *op, uint64_t run_bytes)
+{
+	const struct cow_image *image = op->queue->image;
+	const struct cow_geometry *g = &image->g;
+	uint64_t touched = op->cursor + run_bytes - op->copy.start;
+	uint64_t nr = (touched + g->cluster_bytes - 1) >> g->cluster_bits;
+	if (g->extended_l2)
+		nr = 1;
+	if (cow_data_is_encrypted(image))
+		nr = cow_min(nr, cow_max(COW_BOUNCE_BYTES >> g->cluster_bits, 1));
+	return (uint32_t)nr;
+}
+
+/* The mapping as it is under the claim: from now on nobody else changes it. */
+static enum cow_next look(struct cow_task *task)
+{
+	struct cow_op *op = cow_op_of(task);
+	const struct cow_geometry *g = &cow_op_image(op)->g;
+	enum cow_next next;
+	uint64_t table = cow_op_writable_table(op, op->cursor, &next);
+	if (!table)
+		return give_up(op);
+	struct cow_slot *slot = cow_op_slot(op, table, op->cursor);
+	if (!slot)
+		return COW_WAIT;
+	uint64_t claimed = (op->claim.end << g->cluster_bits) - op->cursor;
+	struct cow_run run = cow_map_run(g, slot->data, (struct cow_goff){ op->cursor }, claimed);
+	cow_cache_put(slot);
+	struct cow_entry *e = &run.first;
+	if (e->kind == COW_BAD || (e->kind == COW_NORMAL && e->copied))
+		return give_up(op);
+	next = find_host(op, e, max_clusters(op, run.bytes));
+	if (next != COW_AGAIN || task->error)
+		return next;
+	bool replaces = e->kind == COW_COMPRESSED || (e->has_host && !e->copied);
+	plan_fill(op, &run, !g->extended_l2 || replaces);
+	return cow_task_goto(task, &step_fill);
+}
+
+/* ---- filling ---- */
+
+static uint64_t head_bytes(const struct cow_copy *copy)
+{
+	return copy->data_start - copy->fill_start;
+}
+
+static uint64_t tail_bytes(const struct cow_copy *copy)
+{
+	return copy->fill_end - copy->data_end;
+}
+
+/* Does everything that is filled fit into the bounce buffer? Then each byte has its place there, else tail follows head. */
+static bool fits_whole(const struct cow_copy *copy)
+{
+	return copy->fill_end - copy->fill_start <= COW_BOUNCE_BYTES;
+}
+
+/* One read over a small gap costs less than two. */
+static bool reads_as_one(const struct cow_copy *copy)
+{
+	return fits_whole(copy) && head_bytes(copy) && tail_bytes(copy) &&
+	       copy->data_end - copy->data_start <= READ_OVER_BYTES;
+}
+
+static uint8_t *tail_buf(const struct cow_op *op)
+{
+	const struct cow_copy *copy = &op->copy;
+	return op->bounce + (fits_whole(copy) ? copy->data_end - copy->fill_start : head_bytes(copy));
+}
+
+/* Where guest offset off lands. */
+static uint64_t host_of(const struct cow_copy *copy, uint64_t off)
+{
+	return copy->host.v + (off - copy->start);
+}
+
+static enum cow_next fill(struct cow_task *task)
+{
+	struct cow_op *op = cow_op_of(task);
+	struct cow_copy *copy = &op->copy;
+	bool encrypted = cow_data_is_encrypted(cow_op_image(op));
+	uint64_t rest = head_bytes(copy) + tail_bytes(copy);
+	copy->chunk = copy->data_start;
+	if (!rest && !encrypted)
+		return cow_task_goto(task, &step_write_data);
+	if (!cow_op_get_bounce(op))
+		return COW_WAIT;
+	if (fits_whole(copy) || (!encrypted && rest <= COW_BOUNCE_BYTES)) {
+		op->reader = (struct cow_reader){ .pos = copy->fill_start, .end = copy->data_start, .buf = op->bounce };
+		if (reads_as_one(copy))
+			op->reader.end = copy->fill_end;
+		return cow_task_goto(task, &step_read_head);
+	}
+	copy->chunk = copy->fill_start;
+	copy->chunk_end = copy->fill_start;
+	return cow_task_goto(task, &step_chunk);
+}
+
+static enum cow_next read_head(struct cow_task *task)
+{
+	struct cow_op *op = cow_op_of(task);
+	struct cow_copy *copy = &op->copy;
+	enum cow_next next = cow_op_read(op, &op->reader);
+	if (next != COW_AGAIN || task->error)
+		return next;
+	if (op->reader.pos == copy->fill_end)
+		return cow_task_goto(task, &step_write_merged);
+	op->reader = (struct cow_reader){
+		.pos = copy->data_end,
+		.end = copy->fill_end,
+		.buf = tail_buf(op),
+	};
+	return cow_task_goto(task, &step_read_tail);
+}
+
+static enum cow_next read_tail(struct cow_task *task)
+{
+	struct cow_op *op = cow_op_of(task);
+	enum cow_next next = cow_op_read(op, &op->reader);
+	if (next != COW_AGAIN || task->error)
+		return next;
+	return cow_task_goto(task, &step_write_merged);
+}
+
+static void add_vec(struct cow_io *io, void *base, uint64_t bytes)
+{
+	if (bytes)
+		io->vec[io->nr_vec++] = (struct iovec){ .iov_base = base, .iov_len = bytes };
+}
+
+/* The request's bytes of a copy; WRITE_ZEROES writes within one cluster, so that image->zeros is long enough. */
+static enum cow_next write_merged(struct cow_task *task)
+{
+	struct cow_op *op = cow_op_of(task);
+	struct cow_copy *copy = &op->copy;
+	struct cow_piece *piece = cow_op_piece(op);
+	if (!piece)
+		return cow_task_wait_io(task);
+	task->step = &step_written;
+	if (cow_data_is_encrypted(cow_op_image(op))) {
+		memcpy(op->bounce + head_bytes(copy), cow_op_data(op, copy->data_start), copy->data_end - copy->data_start);
+		cow_data_write(op, piece, host_of(copy, copy->fill_start), copy->fill_start, op->bounce,
+			       copy->fill_end - copy->fill_start, false);
+		return COW_AGAIN;
+	}
+	cow_io_prep(&piece->io, COW_IO_WRITE, cow_op_image(op)->data, host_of(copy, copy->fill_start),
+		    copy->fill_end - copy->fill_start, cow_op_piece_done);
+	add_vec(&piece->io, op->bounce, head_bytes(copy));
+	add_vec(&piece->io, cow_op_data(op, copy->data_start), copy->data_end - copy->data_start);
+	add_vec(&piece->io, tail_buf(op), tail_bytes(copy));
+	cow_op_submit_piece(op, piece);
+	return cow_task_wait_io(task);
+}
+
+/* ---- chunks, for clusters larger than the bounce buffer ---- */
+
+static enum cow_next chunk(struct cow_task *task)
+{
+	struct cow_op *op = cow_op_of(task);
+	struct cow_copy *copy = &op->copy;
+	copy->chunk = copy->chunk_end;
+	if (copy->chunk >= copy->data_start && copy->chunk < copy->data_end)
+		copy->chunk = copy->data_end;
+	if (copy->chunk == copy->fill_end) {
+		copy->chunk = copy->data_start;
+		return cow_task_goto(task, &step_write_data);
+	}
+	uint64_t stop = copy->chunk < copy->data_start ? copy->data_start : copy->fill_end;
+	copy->chunk_end = cow_min(stop, copy->chunk + COW_BOUNCE_BYTES);
+	op->reader = (struct cow_reader){ .pos = copy->chunk, .end = copy->chunk_end, .buf = op->bounce };
+	return cow_task_goto(task, &step_chunk_read);
+}
+
+static enum cow_next chunk_read(struct cow_task *task)
+{
+	struct cow_op *op = cow_op_of(task);
+	struct cow_copy *copy = &op->copy;
+	enum cow_next next = cow_op_read(op, &op->reader);
+	if (next != COW_AGAIN || task->error)
+		return next;
+	task->step = &step_chunk_write;
+	cow_data_write(op, cow_op_piece(op), host_of(copy, copy->chunk), copy->chunk, op->bounce,
+		       copy->chunk_end - copy->chunk, false);
+	return COW_AGAIN;
+}
+
+static enum cow_next chunk_write(struct cow_task *task)
+{
+	return task->pending ? cow_task_wait_io(task) : cow_task_goto(task, &step_chunk);
+}
+
+static enum cow_next write_data(struct cow_task *task)
+{
+	struct cow_op *op = cow_op_of(task);
+	struct cow_copy *copy = &op->copy;
+	struct cow_piece *piece = cow_op_piece(op);
+	uint64_t max = cow_data_max_bytes(cow_op_image(op));
+	if (!piece || (op->bounce && task->pending)) /* one bounce buffer: one write at a time */
+		return cow_task_wait_io(task);
+	uint64_t off = copy->chunk, bytes = cow_min(copy->data_end - off, max);
+	copy->chunk += bytes;
+	if (copy->chunk == copy->data_end)
+		task->step = &step_written;
+	cow_data_write(op, piece, host_of(copy, off), off, cow_op_data(op, off), bytes, false);
+	return COW_AGAIN;
+}
+
+/* ---- publishing ---- */
+
+static enum cow_next written(struct cow_task *task)
+{
+	struct cow_op *op = cow_op_of(task);
+	if (task->pending)
+		return cow_task_wait_io(task);
+	cow_op_put_bounce(op);
+	return cow_task_goto(task, &step_publish);
+}
+
+void cow_free_entry(struct cow_image *image, const struct cow_entry *e)
+{
+	unsigned bits = image->g.cluster_bits;
+	if (e->kind == COW_COMPRESSED) {
+		struct cow_compressed c = cow_compressed_decode(e->raw, bits);
+		uint64_t first = c.off >> bits, last = (c.off + c.bytes - 1) >> bits;
+		cow_quarantine_add(&image->quarantine, first, (uint32_t)(last - first + 1));
+	} else if (e->kind != COW_BAD && e->has_host && !image->g.data_file) {
+		cow_quarantine_add(&image->quarantine, e->host.v >> bits, 1);
+	}
+}
+
+/* The entry of the i-th cluster of the copy, instead of old. */
+static struct cow_l2_entry new_entry(const struct cow_geometry *g, const struct cow_copy *copy,
+				     const struct cow_entry *old, uint32_t i)
+{
+	struct cow_l2_entry e = cow_entry_full(g, copy->host.v + ((uint64_t)i << g->cluster_bits));
+	if (copy->fill_end - copy->fill_start < g->cluster_bytes) {
+		uint64_t filled = cow_subs_of(g, copy->fill_start, copy->fill_end - copy->fill_start);
+		e.subs = (old->subs | filled) & ~(filled << 32);
+	}
+	return e;
+}
+
+static void switch_entries(struct cow_op *op, struct cow_slot *slot)
+{
+	struct cow_image *image = cow_op_image(op);
+	const struct cow_geometry *g = &image->g;
+	struct cow_copy *copy = &op->copy;
+	uint32_t idx = cow_l2_slice_idx(g, (struct cow_goff){ copy->start });
+	uint32_t nr = (uint32_t)((copy->end - copy->start) >> g->cluster_bits);
+	for (uint32_t i = 0; i < nr; i++) {
+		struct cow_entry old = cow_entry_decode(g, cow_slice_get(g, slot->data, idx + i), 0);
+		if (copy->allocated)
+			cow_free_entry(image, &old);
+		cow_slice_set(g, slot->data, idx + i, new_entry(g, copy, &old, i));
+	}
+}
+
+static enum cow_next publish(struct cow_task *task)
+{
+	struct cow_op *op = cow_op_of(task);
+	struct cow_image *image = cow_op_image(op);
+	struct cow_copy *copy = &op->copy;
+	enum cow_next next;
+	uint64_t table = cow_op_writable_table(op, copy->start, &next);
+	cow_assert(table); /* was writable under look, and tables stay so until a freeze */
+	struct cow_slot *slot = cow_op_slot(op, table, copy->start);
+	if (!slot || !cow_cache_may_dirty(slot, task))
+		return COW_WAIT;
+	atomic_store(&image->commit.ordered_data, true); /* before the entry can be captured */
+	switch_entries(op, slot);
+	cow_cache_put_dirty(slot);
+	copy->holds_host = false;
+	op->cursor = copy->data_end;
+	cow_op_put_room(op);
+	cow_inflight_drop(&image->inflight, &op->claim);
+	cow_quarantine_kick(&image->quarantine, task->loop);
+	return cow_task_goto(task, op->map);
+}
+
+const struct cow_step cow_step_copy = { "copy: claim", claim };
+static const struct cow_step step_look = { "copy: look", look };
+static const struct cow_step step_fill = { "copy: fill", fill };
+static const struct cow_step step_read_head = { "copy: read head", read_head };
+static const struct cow_step step_read_tail = { "copy: read tail", read_tail };
+static const struct cow_step step_write_merged = { "copy: write merged", write_merged };
+static const struct cow_step step_chunk = { "copy: chunk", chunk };
+static const struct cow_step step_chunk_read = { "copy: read chunk", chunk_read };
+static const struct cow_step step_chunk_write = { "copy: write chunk", chunk_write };
+static const struct cow_step step_write_data = { "copy: write data", write_data };
+static const struct cow_step step_written = { "copy: written", written };
+static const struct cow_step step_publish = { "copy: publish", publish };

@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: MIT */
+/* FLUSH, and the tail of FUA writes: join a writeback pass. */
+#include <errno.h>
+
+#include "engine/request/op.h"
+
+static enum cow_next flushed(struct cow_task *task)
+{
+	return COW_END;
+}
+
+static const struct cow_step step_flushed = { "flush: flushed", flushed };
+
+static enum cow_next flush(struct cow_task *task)
+{
+	struct cow_op *op = cow_op_of(task);
+	struct cow_image *image = cow_op_image(op);
+	if (!image->writable)
+		return COW_END;
+	if (cow_image_is_failed(image)) {
+		cow_task_fail(task, -EIO);
+		return COW_AGAIN;
+	}
+	task->step = &step_flushed;
+	cow_writeback_join(&image->commit, task);
+	return COW_WAIT;
+}
+
+const struct cow_step cow_step_flush = { "flush: join", flush };

@@ -1,0 +1,136 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * An L2 table of our own for the guest range around op->cursor: a new one where there is none, a copy where it is shared with a
+ * snapshot: claim the L1 entry -> look -> fill -> publish.
+ *
+ * Order on disk: refcounts | table | L1 entry. The table is written here before the L1 entry is set in memory; a writeback
+ * pass has a barrier before its L1 writes. A shared old table is unreferenced by the quarantine, after the L1 entry is durable.
+ */
+#include <errno.h>
+
+#include "engine/request/op.h"
+
+static const struct cow_step step_look, step_fill, step_copy_read, step_copy_write, step_publish;
+
+static enum cow_next claim(struct cow_task *task)
+{
+	struct cow_op *op = cow_op_of(task);
+	struct cow_image *image = cow_op_image(op);
+	uint64_t idx = op->table.l1_idx;
+	cow_op_put_bounce(op);
+	enum cow_next next = cow_op_room_to_free(op, 1); /* before the claim: see op.h */
+	if (next != COW_AGAIN || task->error)
+		return next;
+	if (!cow_inflight_claim(&image->inflight, &op->claim, COW_CLAIM_L1, idx, idx + 1, task))
+		return COW_WAIT;
+	return cow_task_goto(task, &step_look);
+}
+
+static enum cow_next leave(struct cow_op *op)
+{
+	cow_op_put_room(op);
+	cow_inflight_drop(&cow_op_image(op)->inflight, &op->claim);
+	return cow_task_goto(&op->task, op->map);
+}
+
+static enum cow_next look(struct cow_task *task)
+{
+	struct cow_op *op = cow_op_of(task);
+	struct cow_image *image = cow_op_image(op);
+	struct cow_new_table *t = &op->table;
+	t->old = cow_table_get(&image->l1, t->l1_idx);
+	if (t->old & QCOW2_COPIED)
+		return leave(op); /* somebody else made it */
+	if (!cow_alloc_take(&op->queue->reserve, 1, &t->host, &t->zero, task))
+		return COW_WAIT;
+	t->holds_host = true;
+	t->done = 0;
+	if (!cow_cache_drop(&image->l2, t->host.v, image->g.cluster_bytes)) {
+		cow_task_fail(task, cow_image_corrupt(image, task->loop, t->host.v, "a live L2 table has refcount 0"));
+		return COW_AGAIN;
+	}
+	return cow_task_goto(task, &step_fill);
+}
+
+static enum cow_next fill(struct cow_task *task)
+{
+	struct cow_op *op = cow_op_of(task);
+	struct cow_image *image = cow_op_image(op);
+	struct cow_new_table *t = &op->table;
+	if (t->old) {
+		if (!cow_op_get_bounce(op))
+			return COW_WAIT;
+		return cow_task_goto(task, &step_copy_read);
+	}
+	/* Written even if it is a hole already: so a full host fails this request, and never a FLUSH that comes to write entries. */
+	struct cow_piece *piece = cow_op_piece(op);
+	if (!piece)
+		return cow_task_wait_io(task);
+	t->done = image->g.cluster_bytes;
+	cow_op_submit_rw(op, piece, COW_IO_WRITE, image->file, t->host.v, image->zeros, image->g.cluster_bytes);
+	return cow_task_goto(task, &step_copy_write);
+}
+
+static uint64_t chunk_bytes(const struct cow_op *op)
+{
+	return cow_min(COW_BOUNCE_BYTES, op->queue->image->g.cluster_bytes - op->table.done);
+}
+
+/* Shared tables are never changed in place, so what the file holds is the table. */
+static enum cow_next copy_read(struct cow_task *task)
+{
+	struct cow_op *op = cow_op_of(task);
+	struct cow_image *image = cow_op_image(op);
+	struct cow_new_table *t = &op->table;
+	struct cow_piece *piece = cow_op_piece(op);
+	if (!piece)
+		return cow_task_wait_io(task);
+	t->writing = false;
+	cow_op_submit_rw(op, piece, COW_IO_READ, image->file, (t->old & QCOW2_OFFSET_MASK) + t->done, op->bounce,
+			 chunk_bytes(op));
+	return cow_task_goto(task, &step_copy_write);
+}
+
+static enum cow_next copy_write(struct cow_task *task)
+{
+	struct cow_op *op = cow_op_of(task);
+	struct cow_image *image = cow_op_image(op);
+	struct cow_new_table *t = &op->table;
+	if (task->pending)
+		return cow_task_wait_io(task);
+	if (t->done == image->g.cluster_bytes) {
+		cow_op_put_bounce(op);
+		return cow_task_goto(task, &step_publish);
+	}
+	if (t->writing) { /* this chunk is through */
+		t->done += chunk_bytes(op);
+		return t->done == image->g.cluster_bytes ? COW_AGAIN : cow_task_goto(task, &step_copy_read);
+	}
+	t->writing = true;
+	cow_op_submit_rw(op, cow_op_piece(op), COW_IO_WRITE, image->file, t->host.v + t->done, op->bounce,
+			 chunk_bytes(op));
+	return cow_task_wait_io(task);
+}
+
+static enum cow_next publish(struct cow_task *task)
+{
+	struct cow_op *op = cow_op_of(task);
+	struct cow_image *image = cow_op_image(op);
+	struct cow_new_table *t = &op->table;
+	if (!cow_table_may_set(&image->l1, t->l1_idx, task))
+		return COW_WAIT;
+	cow_overlap_add(image, t->host.v);
+	cow_table_set(&image->l1, t->l1_idx, t->host.v | QCOW2_COPIED);
+	t->holds_host = false;
+	if (t->old)
+		cow_quarantine_add(&image->quarantine, (t->old & QCOW2_OFFSET_MASK) >> image->g.cluster_bits, 1);
+	cow_quarantine_kick(&image->quarantine, task->loop);
+	return leave(op);
+}
+
+const struct cow_step cow_step_new_table = { "l2 table: claim", claim };
+static const struct cow_step step_look = { "l2 table: look", look };
+static const struct cow_step step_fill = { "l2 table: fill", fill };
+static const struct cow_step step_copy_read = { "l2 table: read old", copy_read };
+static const struct cow_step step_copy_write = { "l2 table: write", copy_write };
+static const struct cow_step step_publish = { "l2 table: publish", publish };

@@ -1,0 +1,216 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Guest requests and the queue that owns them. A request is an object made when the queue is made, one per tag; it embeds all that it
+ * can need: its host I/Os, one claim, the state of a copy on write. It finishes in one place (op.c: end), which gives back
+ * whatever it still holds.
+ *
+ * Steps by kind:
+ *   READ          read.c:  map+submit until all is submitted -> drained
+ *   WRITE         write.c: begin -> map (in place, or a fresh hole) -> [l2table.c: unshare or make the table] ->
+ *                 [copy.c: copy on write] -> ... -> drained -> [FUA: writeback]
+ *   DISCARD, WRITE_ZEROES   zero.c: as WRITE, whole clusters by changing the mapping
+ *   FLUSH         flush.c: writeback
+ */
+#ifndef COW_OP_H
+#define COW_OP_H
+
+#include "engine/compress/compress.h"
+#include "engine/crypt/crypt.h"
+#include "engine/image/state.h"
+#include "engine/compress/inflated.h"
+#include "engine/format/map.h"
+#include "engine/request/pack.h"
+#include "engine/image/source.h"
+
+#define COW_OP_PIECES 8u
+#define COW_BOUNCE_BYTES (128u << 10)
+#define COW_QUEUE_BOUNCES 16u
+#define COW_QUEUE_PACKED 4u
+
+/* A host I/O of an op. */
+struct cow_piece {
+	struct cow_io io;
+	struct cow_op *op;
+	bool busy;
+	uint8_t *bounce;           /* returned to the queue when the write is through */
+	struct cow_crypt *crypt;   /* to decrypt what was read with; NULL: in the clear */
+	uint64_t crypt_off, crypt_bytes;
+	uint8_t *crypt_buf;
+};
+
+/* Guest range -> buffer, through the chain. */
+struct cow_reader {
+	uint64_t pos, end;   /* guest bytes */
+	uint8_t *buf;        /* where pos goes */
+	struct cow_source source;
+	uint8_t *packed;     /* a compressed cluster on its way, into this buffer of the queue's; NULL: none */
+	struct cow_inflating inflating;
+};
+
+/*
+ * A copy on write under way: clusters [start, end) of the guest get new host clusters from host on. Their bytes [fill_start, fill_end)
+ * are written: all of them, or with extended L2 entries the touched subclusters.
+ */
+struct cow_copy {
+	uint64_t start, end;           /* guest bytes, cluster-aligned */
+	uint64_t fill_start, fill_end; /* subcluster-aligned */
+	uint64_t data_start, data_end; /* the request's own bytes in there */
+	struct cow_hoff host;
+	bool allocated;                /* host is a fresh allocation (else a cluster of ours that is filled in place) */
+	bool holds_host;               /* to be given back if the op fails */
+	uint64_t chunk, chunk_end;     /* large clusters: what is in the bounce buffer; how far the data is written */
+};
+
+/* A new L2 table under way. */
+struct cow_new_table {
+	uint64_t l1_idx;
+	uint64_t old;                  /* L1 entry it replaces */
+	struct cow_hoff host;
+	bool holds_host, zero;
+	uint64_t done;                 /* bytes copied */
+	bool writing;
+};
+
+struct cow_op {
+	struct cow_task task;
+	struct cow_queue *queue;
+	unsigned idx;
+	bool active;
+
+	/* the request */
+	enum cow_op_kind kind;
+	unsigned flags;
+	uint64_t off, end;       /* guest bytes */
+	uint8_t *buf;
+	cow_op_done_fn *done;
+	void *ctx;
+
+	/* progress */
+	uint64_t cursor;         /* all before it is submitted or done */
+	uint64_t limit;          /* where the write steps stop */
+	const struct cow_step *map;   /* the step that a finished copy or table returns to */
+	uint64_t epoch;
+	bool in_epoch;
+	bool punch_failed;       /* DISCARD, WRITE_ZEROES with an external data file: the host cannot punch */
+	bool no_punch;           /* then by mapping or writing */
+	bool explicit_zeros;     /* WRITE_ZEROES: by writing, not by mapping */
+	bool prepared;           /* cow_image_prepare_write() was called */
+	struct cow_claim claim;
+	unsigned room;           /* extents reserved in the quarantine */
+	uint8_t *bounce;
+	struct cow_reader reader;
+	struct cow_copy copy;
+	struct cow_new_table table;
+	struct cow_packing packing;
+	bool holds_packing;      /* packing's references are to be given back if the op fails */
+	struct cow_piece pieces[COW_OP_PIECES];
+};
+
+struct cow_queue {
+	struct cow_image *image;
+	struct cow_loop *loop;
+	unsigned idx;            /* in image->queues and the epochs */
+	unsigned nr_ops;
+	bool leaving;            /* image->queues_lock: it is being freed, nothing new is started on its loop */
+	atomic_uint running;     /* ops admitted; written by the owner */
+	struct cow_op *ops;      /* nr_ops, and one more for cow_queue_do() */
+	struct cow_reserve reserve;
+	/* bounce buffers */
+	uint8_t *bounce_memory;
+	uint8_t *bounces[COW_QUEUE_BOUNCES];
+	unsigned nr_bounces;
+	struct cow_waitlist bounce_waiters;
+	/* ciphers of the encrypted images of the chain, by their depth in it */
+	struct cow_crypt *crypts[COW_MAX_BACKING_DEPTH];
+	/* inflating: several clusters may be on their way from the host */
+	struct cow_inflate *inflate;
+	uint8_t *packed_memory;
+	uint8_t *packed[COW_QUEUE_PACKED];
+	unsigned nr_packed;
+	uint8_t *unpacked;       /* one cluster; changes places with those of image->inflated */
+	struct cow_waitlist packed_waiters;
+	/* compressing, with attach --compress */
+	struct cow_packer packer;
+	struct cow_waitlist packer_waiters;
+};
+
+static inline struct cow_op *cow_op_of(struct cow_task *task)
+{
+	return (struct cow_op *)task;
+}
+
+static inline struct cow_image *cow_op_image(struct cow_op *op)
+{
+	return op->queue->image;
+}
+
+/* ---- what steps use ---- */
+
+/* A free piece, or NULL: then return cow_task_wait_io(). */
+struct cow_piece *cow_op_piece(struct cow_op *op);
+/* One host I/O of one buffer. */
+void cow_op_submit_rw(struct cow_op *op, struct cow_piece *piece, enum cow_io_kind kind, struct cow_file *file,
+		      uint64_t host_off, void *buf, uint64_t bytes);
+/* For I/Os prepared by hand: done function and submission. */
+void cow_op_submit_piece(struct cow_op *op, struct cow_piece *piece);
+void cow_op_piece_done(struct cow_io *io);
+
+/* The bytes to be written at guest offset off: the request's, or zeros (at most a cluster). */
+static inline uint8_t *cow_op_data(struct cow_op *op, uint64_t off)
+{
+	return op->kind == COW_OP_WRITE ? op->buf + (off - op->off) : op->queue->image->zeros;
+}
+
+/* The op's bounce buffer; false: parked. */
+bool cow_op_get_bounce(struct cow_op *op);
+void cow_op_put_bounce(struct cow_op *op);
+
+/* Read [reader->pos, reader->end): COW_AGAIN when all of it is in the buffer, else COW_WAIT. */
+enum cow_next cow_op_read(struct cow_op *op, struct cow_reader *reader);
+/* At the op's end, in case it failed on the way. */
+void cow_op_end_read(struct cow_op *op, struct cow_reader *reader);
+
+/*
+ * Room in the quarantine for nr extents, to be had before a claim is taken and before mappings are looked at: COW_AGAIN: it is ours until
+ * cow_op_put_room() or the op's end, and the op is in an epoch. Otherwise the op waits, outside of any epoch (else the release,
+ * which waits for old epochs, would wait for it) and without claims (else others would wait for it inside theirs).
+ */
+enum cow_next cow_op_room_to_free(struct cow_op *op, unsigned nr);
+void cow_op_put_room(struct cow_op *op);
+
+/* The L1 entry for off if it names an L2 table that may be changed; else 0 and the op is sent on (step set, parked or failed). */
+uint64_t cow_op_writable_table(struct cow_op *op, uint64_t off, enum cow_next *next);
+/* The slot of off's L2 slice; NULL: parked. */
+struct cow_slot *cow_op_slot(struct cow_op *op, uint64_t table, uint64_t off);
+
+/* Does an unallocated cluster at off read as zeros, because no backing file reaches there? */
+static inline bool cow_nothing_below(const struct cow_image *image, uint64_t off)
+{
+	return off >= image->backing_bytes;
+}
+
+/* ---- steps across files ---- */
+extern const struct cow_step cow_step_read;          /* read.c */
+extern const struct cow_step cow_step_write_begin;   /* write.c */
+extern const struct cow_step cow_step_write_map;
+extern const struct cow_step cow_step_write_drain;
+extern const struct cow_step cow_step_zero_begin;    /* zero.c */
+extern const struct cow_step cow_step_zero_map;
+extern const struct cow_step cow_step_flush;         /* flush.c */
+extern const struct cow_step cow_step_copy;          /* copy.c: copy on write at op->cursor */
+extern const struct cow_step cow_step_pack;          /* pack.c: the cluster at op->cursor, compressed */
+extern const struct cow_step cow_step_new_table;     /* l2table.c: table for op->cursor */
+
+/* pack.c: references of a packing that failed. */
+void cow_pack_give_back(struct cow_op *op);
+
+/* First step of all that changes the image: the header tells that somebody writes. COW_AGAIN: go on. */
+enum cow_next cow_op_begin_write(struct cow_op *op);
+
+/* The cluster that the entry points to loses this reference: to the quarantine. The slice is held. copy.c */
+void cow_free_entry(struct cow_image *image, const struct cow_entry *e);
+
+/* The entry (for guest offset off, in the L2 table at `table`) breaks a rule: the op fails, and the image for writing. No slot held. */
+enum cow_next cow_op_bad_entry(struct cow_op *op, const struct cow_entry *e, uint64_t table, uint64_t off);
+
+#endif

@@ -1,0 +1,218 @@
+/* SPDX-License-Identifier: MIT */
+/* Queues: a thread's requests, its reservation of clusters and its buffers. */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "engine/request/op.h"
+#include "engine/request/queue.h"
+
+/* Of compressed clusters on their way, where a cluster is not larger than that. */
+#define PACKED_BYTES (640u << 10)
+
+static int alloc_buffers(struct cow_queue *queue)
+{
+	uint32_t cluster = cow_chain_cluster_bytes(queue->image);
+	queue->bounce_memory = cow_buf_alloc(COW_QUEUE_BOUNCES * (size_t)COW_BOUNCE_BYTES);
+	/* A compressed cluster's length field reaches to twice the cluster; it starts anywhere in a sector. */
+	size_t packed = 2 * (size_t)cluster + 1024;
+	queue->nr_packed = packed > PACKED_BYTES ? 1 : (unsigned)cow_min(PACKED_BYTES / packed, COW_QUEUE_PACKED);
+	queue->packed_memory = cow_buf_alloc(queue->nr_packed * packed);
+	queue->unpacked = cow_buf_alloc(cluster);
+	queue->inflate = cow_inflate_new();
+	queue->ops = calloc(queue->nr_ops + 1, sizeof(*queue->ops));
+	if (!queue->bounce_memory || !queue->packed_memory || !queue->unpacked || !queue->inflate || !queue->ops)
+		return -ENOMEM;
+	for (unsigned i = 0; i < queue->nr_packed; i++)
+		queue->packed[i] = queue->packed_memory + i * packed;
+	for (unsigned i = 0; i < COW_QUEUE_BOUNCES; i++)
+		queue->bounces[i] = queue->bounce_memory + (size_t)i * COW_BOUNCE_BYTES;
+	queue->nr_bounces = COW_QUEUE_BOUNCES;
+	return 0;
+}
+
+static void free_buffers(struct cow_queue *queue)
+{
+	free(queue->bounce_memory);
+	free(queue->packed_memory);
+	free(queue->unpacked);
+	free(queue->ops);
+	cow_inflate_free(queue->inflate);
+	cow_packer_fini(queue);
+	for (unsigned i = 0; i < COW_MAX_BACKING_DEPTH; i++)
+		cow_crypt_free(queue->crypts[i]);
+	free(queue);
+}
+
+static int make_ciphers(struct cow_queue *queue)
+{
+	int ret = 0;
+	for (struct cow_image *i = queue->image; i && !ret; i = i->backing)
+		if (i->key)
+			ret = cow_crypt_new(i->key, &queue->crypts[i->depth]);
+	return ret;
+}
+
+static int attach(struct cow_queue *queue)
+{
+	struct cow_image *image = queue->image;
+	int ret = -EMFILE;
+	cow_mutex_lock(&image->queues_lock);
+	for (unsigned i = 0; i < COW_MAX_QUEUES; i++) {
+		if (image->queues[i])
+			continue;
+		image->queues[i] = queue;
+		queue->idx = i;
+		ret = 0;
+		break;
+	}
+	cow_mutex_unlock(&image->queues_lock);
+	return ret;
+}
+
+int cow_queue_new(struct cow_image *image, struct cow_loop *loop, unsigned nr_ops, struct cow_queue **out)
+{
+	if (!nr_ops || nr_ops > COW_MAX_QUEUE_DEPTH)
+		return -EINVAL;
+	struct cow_queue *queue = calloc(1, sizeof(*queue));
+	if (!queue)
+		return -ENOMEM;
+	queue->image = image;
+	queue->loop = loop;
+	queue->nr_ops = nr_ops;
+	cow_waitlist_init(&queue->bounce_waiters);
+	cow_waitlist_init(&queue->packed_waiters);
+	cow_waitlist_init(&queue->packer_waiters);
+	int ret = alloc_buffers(queue);
+	if (!ret)
+		ret = make_ciphers(queue);
+	if (!ret)
+		ret = cow_packer_init(queue);
+	cow_reserve_init(&queue->reserve, image);
+	for (unsigned i = 0; !ret && i <= nr_ops; i++)
+		cow_op_init(&queue->ops[i], queue, i);
+	if (!ret)
+		ret = attach(queue); /* last: a freeze looks at all queues */
+	if (ret) {
+		free_buffers(queue);
+		return ret;
+	}
+	*out = queue;
+	return 0;
+}
+
+/* The engine's own tasks that happen to run on this queue's loop must end before the loop does. */
+static void settle(struct cow_queue *queue)
+{
+	struct cow_image *image = queue->image;
+	atomic_store(&image->quarantine.leaving[queue->idx], queue->loop);
+	while (queue->reserve.refilling || cow_quarantine_runs_on(&image->quarantine, queue->loop) ||
+	       cow_writeback_runs_on(&image->commit, queue->loop)) {
+		atomic_store(&image->quarantine.hurry, true);
+		if (cow_loop_run(queue->loop, true))
+			break;
+	}
+	atomic_store(&image->quarantine.leaving[queue->idx], NULL);
+}
+
+static void keep_reservation(struct cow_image *image, const struct cow_reserve *reserve)
+{
+	unsigned nr = reserve->nr - reserve->pos;
+	struct cow_reserved *left = realloc(image->left, (image->nr_left + nr + 1) * sizeof(*left));
+	if (!left)
+		return; /* leaked until a check */
+	for (unsigned i = 0; i < nr; i++)
+		left[image->nr_left++] = reserve->extents[reserve->pos + i];
+	image->left = left;
+}
+
+/* Somebody may be waiting for it. */
+void cow_image_hand_over_release(struct cow_image *image)
+{
+	cow_mutex_lock(&image->queues_lock);
+	for (unsigned i = 0; i < COW_MAX_QUEUES; i++) {
+		struct cow_queue *other = image->queues[i];
+		if (!other || other->leaving)
+			continue;
+		cow_quarantine_kick(&image->quarantine, other->loop);
+		break;
+	}
+	cow_mutex_unlock(&image->queues_lock);
+}
+
+void cow_queue_free(struct cow_queue *queue)
+{
+	if (!queue)
+		return;
+	struct cow_image *image = queue->image;
+	cow_mutex_lock(&image->queues_lock);
+	queue->leaving = true;
+	cow_mutex_unlock(&image->queues_lock);
+	cow_packer_close(queue);
+	if (!image->raw)
+		settle(queue);
+	cow_mutex_lock(&image->queues_lock);
+	keep_reservation(image, &queue->reserve);
+	image->queues[queue->idx] = NULL;
+	cow_mutex_unlock(&image->queues_lock);
+	free_buffers(queue);
+	if (image->writable)
+		cow_image_hand_over_release(image);
+}
+
+static void start(struct cow_op *op, enum cow_op_kind kind, unsigned flags, uint64_t offset, uint64_t length,
+		  void *buf, cow_op_done_fn *done, void *ctx)
+{
+	op->kind = kind;
+	op->flags = flags;
+	op->off = kind == COW_OP_FLUSH ? 0 : offset;
+	op->buf = buf;
+	op->done = done;
+	op->ctx = ctx;
+	cow_op_start(op, kind == COW_OP_FLUSH ? 0 : length);
+}
+
+void cow_queue_submit(struct cow_queue *queue, unsigned idx, enum cow_op_kind kind, unsigned flags,
+		      uint64_t offset, uint64_t length, void *buf, cow_op_done_fn *done, void *ctx)
+{
+	cow_assert(idx < queue->nr_ops);
+	start(&queue->ops[idx], kind, flags, offset, length, buf, done, ctx);
+}
+
+struct wait_op {
+	bool done;
+	int result;
+};
+
+static void wait_op_done(void *ctx, int result)
+{
+	struct wait_op *w = ctx;
+	w->result = result;
+	w->done = true;
+}
+
+int cow_queue_do(struct cow_queue *queue, enum cow_op_kind kind, unsigned flags, uint64_t offset, uint64_t length,
+		 void *buf)
+{
+	struct wait_op w = { 0 };
+	start(&queue->ops[queue->nr_ops], kind, flags, offset, length, buf, wait_op_done, &w);
+	int ret = cow_loop_run_until(queue->loop, &w.done);
+	cow_assert(ret == 0);
+	return w.result;
+}
+
+void cow_queue_print(const struct cow_queue *queue, void (*line)(void *ctx, const char *text), void *ctx)
+{
+	static const char *const kinds[] = { "READ", "WRITE", "FLUSH", "DISCARD", "WRITE_ZEROES" };
+	for (unsigned i = 0; i <= queue->nr_ops; i++) {
+		const struct cow_op *op = &queue->ops[i];
+		if (!op->active)
+			continue;
+		char text[160];
+		snprintf(text, sizeof(text), "queue %u tag %u %s [%llu, %llu) at %llu: %s, %u host I/Os, error %d",
+			 queue->idx, i, kinds[op->kind], (unsigned long long)op->off,
+			 (unsigned long long)op->end, (unsigned long long)op->cursor,
+			 op->task.step ? op->task.step->name : "?", op->task.pending, op->task.error);
+		line(ctx, text);
+	}
+}

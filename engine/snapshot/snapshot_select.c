@@ -1,0 +1,94 @@
+/* SPDX-License-Identifier: MIT */
+#include "engine/snapshot/snapshot_select.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/core/load.h"
+#include "engine/host/system.h"
+
+/* Far behind the bytes that QEMU locks. Ids that are no numbers share one byte. */
+#define LOCK_BASE (1ll << 40)
+#define LOCK_IDS (1ul << 32)
+
+int cow_snapshot_lock(struct cow_file *file, const struct cow_snapshot *s, bool exclusive, struct cow_error *err)
+{
+	struct flock fl = {
+		.l_type = exclusive ? F_WRLCK : F_RDLCK,
+		.l_whence = SEEK_SET,
+		.l_start = LOCK_BASE + (off_t)(strtoul(s->id, NULL, 10) % LOCK_IDS),
+		.l_len = 1,
+	};
+	if (file->host != cow_host_system() || !fcntl(cow_host_fd(file), F_OFD_SETLK, &fl))
+		return 0;
+	if (errno != EAGAIN && errno != EACCES)
+		return cow_error_set(err, -errno, "cannot lock snapshot '%s': %s", s->name, strerror(errno));
+	return cow_error_set(err, -EBUSY, exclusive ? "snapshot '%s' is attached: detach it first"
+						    : "snapshot '%s' is being deleted", s->name);
+}
+
+static int check_size(const struct cow_snapshot *s, const struct cow_header *h, struct cow_error *err)
+{
+	if (s->disk_bytes % 512 || s->disk_bytes > INT64_MAX ||
+	    cow_l1_entries_for(h, s->disk_bytes) > QCOW2_MAX_L1_BYTES / 8)
+		return cow_error_set(err, -EINVAL, "snapshot '%s': its disk size %" PRIu64 " is impossible", s->name,
+				     s->disk_bytes);
+	return 0;
+}
+
+static int choose(struct cow_file *file, const struct cow_snapshot *list, const char *text, struct cow_header *h,
+		  bool lock, struct cow_error *err)
+{
+	const struct cow_snapshot_key key = { .text = text };
+	uint32_t idx;
+	int ret = cow_snapshot_find(list, h->nr_snapshots, &key, &idx, err);
+	if (!ret)
+		ret = cow_snapshot_verify_l1(&list[idx], h, file->size_bytes, err);
+	if (!ret)
+		ret = check_size(&list[idx], h, err);
+	if (!ret && lock)
+		ret = cow_snapshot_lock(file, &list[idx], false, err);
+	if (ret || lock)
+		return ret;
+	h->size_bytes = list[idx].disk_bytes;
+	h->l1_off = list[idx].l1_off;
+	h->l1_entries = list[idx].l1_entries;
+	return 0;
+}
+
+static int load_and_choose(struct cow_loop *loop, struct cow_file *file, const char *text, struct cow_header *h,
+			   bool lock, struct cow_error *err)
+{
+	struct cow_snapshot *list;
+	uint64_t used_bytes;
+	int ret = cow_load_snapshots(loop, file, h, &list, &used_bytes, err);
+	if (ret)
+		return ret;
+	ret = choose(file, list, text, h, lock, err);
+	cow_snapshots_free(list, h->nr_snapshots);
+	return ret;
+}
+
+/* Looked at again once it is locked: until then it could be deleted. */
+int cow_snapshot_select(struct cow_loop *loop, struct cow_file *file, const char *text, struct cow_header *h,
+			struct cow_error *err)
+{
+	struct cow_header now;
+	uint8_t *cluster;
+	int ret = load_and_choose(loop, file, text, h, true, err);
+	if (!ret)
+		ret = cow_load_header(loop, file, false, &now, &cluster, err);
+	if (ret)
+		return ret;
+	free(cluster);
+	ret = load_and_choose(loop, file, text, &now, false, err);
+	if (ret)
+		return ret;
+	h->size_bytes = now.size_bytes;
+	h->l1_off = now.l1_off;
+	h->l1_entries = now.l1_entries;
+	return 0;
+}

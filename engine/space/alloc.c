@@ -1,0 +1,160 @@
+/* SPDX-License-Identifier: MIT */
+/* The queue's side of allocation: taking from the reservation. Filling it: refill.c. */
+#include "engine/space/alloc.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/image/state.h"
+#include "engine/space/refill.h"
+
+int cow_alloc_init(struct cow_image *image)
+{
+	struct cow_alloc *alloc = &image->alloc;
+	cow_mutex_init(&alloc->lock, COW_RANK_ALLOC);
+	cow_waitlist_init(&alloc->waiters);
+	alloc->busy = false;
+	alloc->first_free = 1;
+	alloc->freed_meanwhile = UINT64_MAX;
+	alloc->file_bytes = image->file->size_bytes;
+	alloc->opened_bytes = alloc->file_bytes;
+	alloc->virgin_cluster = (image->file->size_bytes + image->g.cluster_bytes - 1) >> image->g.cluster_bits;
+	if (image->file->block_device)
+		alloc->virgin_cluster = UINT64_MAX;
+	alloc->cannot_punch = !image->file->can_punch;
+	uint64_t reserve = image->reserve_bytes ? image->reserve_bytes : COW_RESERVE_DEFAULT_BYTES;
+	alloc->reserve_clusters = (uint32_t)cow_max(reserve >> image->g.cluster_bits, COW_RESERVE_MIN_CLUSTERS);
+	alloc->grow_buf = cow_buf_alloc(image->g.cluster_bytes);
+	return alloc->grow_buf ? 0 : -ENOMEM;
+}
+
+/*
+ * What a killed process has left in the host's cache is made durable before anything builds on it: its new header (of a snapshot
+ * command) may call clusters free that the old one, which power loss would bring back, leads to.
+ */
+int cow_alloc_prepare_file(struct cow_image *image, struct cow_loop *loop)
+{
+	struct cow_file *file = image->file;
+	uint64_t bytes = cow_round_up(image->alloc.file_bytes, COW_FILE_ALIGN_BYTES);
+	int ret = 0;
+	if (!file->block_device && bytes != image->alloc.file_bytes)
+		ret = cow_loop_resize(loop, file, bytes);
+	if (ret)
+		return ret;
+	if (!file->block_device)
+		image->alloc.file_bytes = bytes;
+	ret = cow_loop_sync(loop, file);
+	if (!ret && file->direct && !file->block_device && file->host->ops->drop_cache)
+		file->host->ops->drop_cache(file);
+	return ret;
+}
+
+void cow_alloc_restart(struct cow_image *image, uint64_t bytes)
+{
+	struct cow_alloc *alloc = &image->alloc;
+	uint64_t end = (bytes + image->g.cluster_bytes - 1) >> image->g.cluster_bits;
+	cow_mutex_lock(&alloc->lock);
+	alloc->file_bytes = bytes;
+	alloc->first_free = 1;
+	if (alloc->virgin_cluster != UINT64_MAX)
+		alloc->virgin_cluster = cow_max(alloc->virgin_cluster, end);
+	cow_mutex_unlock(&alloc->lock);
+}
+
+void cow_alloc_fini(struct cow_image *image)
+{
+	free(image->alloc.grow_buf);
+	image->alloc.grow_buf = NULL;
+}
+
+void cow_reserve_init(struct cow_reserve *reserve, struct cow_image *image)
+{
+	memset(reserve, 0, sizeof(*reserve));
+	reserve->image = image;
+	reserve->goal_clusters = (uint32_t)cow_min(16, image->alloc.reserve_clusters);
+	cow_waitlist_init(&reserve->waiters);
+	cow_refill_init(reserve);
+}
+
+void cow_reserve_refill(struct cow_reserve *reserve, struct cow_loop *loop)
+{
+	if (reserve->refilling)
+		return;
+	reserve->refilling = true;
+	cow_refill_start(reserve, loop);
+}
+
+void cow_alloc_freed(struct cow_alloc *alloc, uint64_t lowest_cluster)
+{
+	cow_mutex_lock(&alloc->lock);
+	alloc->first_free = cow_min(alloc->first_free, lowest_cluster);
+	alloc->freed_meanwhile = cow_min(alloc->freed_meanwhile, lowest_cluster);
+	cow_mutex_unlock(&alloc->lock);
+}
+
+static void skip_empty(struct cow_reserve *reserve)
+{
+	while (reserve->pos < reserve->nr && !reserve->extents[reserve->pos].nr)
+		reserve->pos++;
+}
+
+/* Refill early, so that writers seldom wait for it. */
+static void prefetch(struct cow_reserve *reserve, struct cow_loop *loop)
+{
+	if (reserve->refilling || reserve->nr - reserve->pos > COW_RESERVE_EXTENTS / 4)
+		return;
+	uint64_t left = 0;
+	for (unsigned i = reserve->pos; i < reserve->nr; i++)
+		left += reserve->extents[i].nr;
+	if (left <= reserve->goal_clusters / 4)
+		cow_reserve_refill(reserve, loop);
+}
+
+void cow_alloc_wait(struct cow_reserve *reserve, struct cow_task *task)
+{
+	cow_waitlist_park(&reserve->waiters, task);
+	cow_reserve_refill(reserve, task->loop);
+}
+
+uint32_t cow_alloc_take(struct cow_reserve *reserve, uint32_t want, struct cow_hoff *out, bool *zero,
+			struct cow_task *task)
+{
+	skip_empty(reserve);
+	if (reserve->pos == reserve->nr) {
+		cow_alloc_wait(reserve, task);
+		return 0;
+	}
+	struct cow_reserved *e = &reserve->extents[reserve->pos];
+	uint32_t nr = (uint32_t)cow_min(want, e->nr);
+	out->v = e->cluster << reserve->image->g.cluster_bits;
+	*zero = e->zero;
+	e->cluster += nr;
+	e->nr -= nr;
+	prefetch(reserve, task->loop);
+	return nr;
+}
+
+bool cow_alloc_peek(const struct cow_reserve *reserve, bool *zero)
+{
+	for (unsigned i = reserve->pos; i < reserve->nr; i++) {
+		if (reserve->extents[i].nr) {
+			*zero = reserve->extents[i].zero;
+			return true;
+		}
+	}
+	return false;
+}
+
+void cow_alloc_return(struct cow_reserve *reserve, struct cow_hoff off, uint32_t nr)
+{
+	if (reserve->nr == COW_RESERVE_EXTENTS) {
+		cow_quarantine_add(&reserve->image->quarantine, off.v >> reserve->image->g.cluster_bits, nr);
+		return;
+	}
+	reserve->extents[reserve->nr++] = (struct cow_reserved){
+		.cluster = off.v >> reserve->image->g.cluster_bits,
+		.nr = nr,
+		.zero = false,
+	};
+}

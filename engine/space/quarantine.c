@@ -1,0 +1,196 @@
+/* SPDX-License-Identifier: MIT */
+/* The ring of freed extents: what ops and writeback see. The task that empties it is in release.c. */
+#include "engine/space/quarantine.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/image/state.h"
+#include "engine/space/release.h"
+
+/* For what the engine itself frees: failed refills, old refcount tables, reservations at close. */
+#define RING_RESERVE 8192u
+
+int cow_quarantine_init(struct cow_quarantine *q, struct cow_image *image)
+{
+	memset(q, 0, sizeof(*q));
+	q->image = image;
+	cow_mutex_init(&q->lock, COW_RANK_QUARANTINE);
+	cow_waitlist_init(&q->full);
+	cow_waitlist_init(&q->epoch_waiter);
+	q->ring = calloc(COW_QUARANTINE_RING, sizeof(*q->ring));
+	q->blocked = calloc(COW_RELEASE_BATCH, sizeof(*q->blocked));
+	q->batch = calloc(COW_RELEASE_BATCH, sizeof(*q->batch));
+	q->punch = calloc(COW_RELEASE_BATCH, sizeof(*q->punch));
+	if (!q->ring || !q->blocked || !q->batch || !q->punch)
+		return -ENOMEM;
+	cow_release_init(q);
+	return 0;
+}
+
+void cow_quarantine_fini(struct cow_quarantine *q)
+{
+	free(q->ring);
+	free(q->blocked);
+	free(q->batch);
+	free(q->punch);
+	q->ring = NULL;
+	q->blocked = NULL;
+	q->batch = NULL;
+	q->punch = NULL;
+}
+
+static bool room_locked(const struct cow_quarantine *q, unsigned nr)
+{
+	return q->tail - q->head + q->reserved + nr + RING_RESERVE <= COW_QUARANTINE_RING;
+}
+
+bool cow_quarantine_reserve(struct cow_quarantine *q, unsigned nr)
+{
+	cow_mutex_lock(&q->lock);
+	bool room = room_locked(q, nr);
+	if (room)
+		q->reserved += nr;
+	cow_mutex_unlock(&q->lock);
+	return room;
+}
+
+void cow_quarantine_unreserve(struct cow_quarantine *q, unsigned nr)
+{
+	struct cow_waitlist wake;
+	cow_waitlist_init(&wake);
+	cow_mutex_lock(&q->lock);
+	cow_assert(q->reserved >= nr);
+	q->reserved -= nr;
+	cow_waitlist_take(&q->full, &wake);
+	cow_mutex_unlock(&q->lock);
+	cow_waitlist_wake(&wake, 0);
+}
+
+void cow_quarantine_wait(struct cow_quarantine *q, unsigned nr, struct cow_task *task)
+{
+	struct cow_loop *loop = task->loop;
+	cow_mutex_lock(&q->lock);
+	bool failed = cow_image_is_failed(q->image); /* nothing leaves the ring any more */
+	bool park = !failed && !room_locked(q, nr);
+	if (park)
+		cow_waitlist_park(&q->full, task);
+	cow_mutex_unlock(&q->lock);
+	if (!park) {
+		if (failed)
+			cow_task_fail(task, -EIO);
+		cow_task_yield(task);
+		return;
+	}
+	atomic_store(&q->hurry, true);
+	cow_quarantine_kick(q, loop);
+}
+
+static struct cow_freed *at(struct cow_quarantine *q, uint64_t i)
+{
+	return &q->ring[i % COW_QUARANTINE_RING];
+}
+
+void cow_quarantine_add(struct cow_quarantine *q, uint64_t cluster, uint32_t nr)
+{
+	cow_mutex_lock(&q->lock);
+	uint64_t epoch = cow_epoch_now(&q->image->epoch); /* under the lock: epochs never fall along the ring */
+	struct cow_freed *last = q->tail > q->captured ? at(q, q->tail - 1) : NULL;
+	if (last && last->epoch == epoch && last->cluster + last->nr == cluster && last->nr < 1u << 30) {
+		last->nr += nr;
+	} else {
+		cow_assert(q->tail - q->head < COW_QUARANTINE_RING);
+		*at(q, q->tail++) = (struct cow_freed){ .cluster = cluster, .epoch = epoch, .nr = nr };
+	}
+	cow_mutex_unlock(&q->lock);
+}
+
+void cow_quarantine_kick(struct cow_quarantine *q, struct cow_loop *loop)
+{
+	struct cow_waitlist wake;
+	cow_waitlist_init(&wake);
+	cow_mutex_lock(&q->lock);
+	bool failed = cow_image_is_failed(q->image);
+	bool start = !q->running && q->tail != q->head && !failed;
+	if (start) {
+		q->running = true;
+		q->loop = loop;
+	}
+	if (failed && !q->running) /* whoever parked just before it failed: no room will come */
+		cow_waitlist_take(&q->full, &wake);
+	cow_mutex_unlock(&q->lock);
+	cow_waitlist_wake(&wake, -EIO);
+	if (start)
+		cow_release_start(q, loop);
+}
+
+/* ---- writeback ---- */
+
+void cow_quarantine_capture(struct cow_quarantine *q)
+{
+	cow_mutex_lock(&q->lock);
+	q->captured = q->tail;
+	cow_mutex_unlock(&q->lock);
+}
+
+void cow_quarantine_complete(struct cow_quarantine *q, bool ok)
+{
+	cow_mutex_lock(&q->lock);
+	if (ok)
+		q->durable = q->captured;
+	else
+		q->captured = q->durable;
+	cow_mutex_unlock(&q->lock);
+}
+
+/* ---- allocator ---- */
+
+bool cow_quarantine_blocks(struct cow_quarantine *q, uint64_t cluster, uint64_t *until)
+{
+	cow_mutex_lock(&q->lock);
+	unsigned lo = 0, hi = q->nr_blocked;
+	while (lo < hi) { /* first run that ends after cluster */
+		unsigned mid = (lo + hi) / 2;
+		if (q->blocked[mid].cluster + q->blocked[mid].nr <= cluster)
+			lo = mid + 1;
+		else
+			hi = mid;
+	}
+	bool blocked = lo < q->nr_blocked && q->blocked[lo].cluster <= cluster;
+	if (blocked)
+		*until = q->blocked[lo].cluster + q->blocked[lo].nr;
+	cow_mutex_unlock(&q->lock);
+	return blocked;
+}
+
+/* ---- end of ops ---- */
+
+void cow_quarantine_op_ended(struct cow_quarantine *q)
+{
+	if (!atomic_load(&q->waiting_for_epoch))
+		return;
+	struct cow_waitlist wake;
+	cow_waitlist_init(&wake);
+	cow_mutex_lock(&q->lock);
+	cow_waitlist_take(&q->epoch_waiter, &wake);
+	atomic_store(&q->waiting_for_epoch, false);
+	cow_mutex_unlock(&q->lock);
+	cow_waitlist_wake(&wake, 0);
+}
+
+bool cow_quarantine_idle(struct cow_quarantine *q)
+{
+	cow_mutex_lock(&q->lock);
+	bool idle = !q->running && (q->head == q->tail || cow_image_is_failed(q->image));
+	cow_mutex_unlock(&q->lock);
+	return idle;
+}
+
+bool cow_quarantine_runs_on(struct cow_quarantine *q, const struct cow_loop *loop)
+{
+	cow_mutex_lock(&q->lock);
+	bool runs = q->running && q->loop == loop;
+	cow_mutex_unlock(&q->lock);
+	return runs;
+}

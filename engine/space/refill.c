@@ -1,0 +1,413 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The refill task: baton -> scan (-> new refcount block | larger refcount table -> scan) -> checked -> extend -> punch -> finish.
+ *
+ * A new refcount block lies in the first cluster of the range that it describes. Its zeros are written before its table entry
+ * is set in memory; writeback brings its refcounts to disk before the entry (phases REFS, REFTABLE).
+ */
+#include "engine/space/refill.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "engine/image/state.h"
+#include "engine/meta/refcount.h"
+
+#define EXTEND_MIN_BYTES (8ull << 20)
+#define EXTEND_MAX_BYTES (256ull << 20)
+
+static const struct cow_step step_baton, step_scan, step_block, step_block_zero, step_block_link, step_extend, step_extended,
+	step_punch, step_punched, step_finish;
+
+static struct cow_reserve *of(struct cow_task *task)
+{
+	return (struct cow_reserve *)((char *)task - offsetof(struct cow_reserve, task));
+}
+
+static void io_done(struct cow_io *io)
+{
+	struct cow_reserve *r = (struct cow_reserve *)((char *)io - offsetof(struct cow_reserve, io));
+	cow_task_io_done(&r->task, io->result);
+}
+
+/* ---- the baton ---- */
+
+static enum cow_next baton(struct cow_task *task)
+{
+	struct cow_reserve *r = of(task);
+	struct cow_alloc *alloc = &r->image->alloc;
+	cow_mutex_lock(&alloc->lock);
+	bool mine = !alloc->busy;
+	if (mine) {
+		alloc->busy = true;
+		alloc->freed_meanwhile = UINT64_MAX;
+		r->scan = alloc->first_free;
+	} else {
+		cow_waitlist_park(&alloc->waiters, task);
+	}
+	cow_mutex_unlock(&alloc->lock);
+	if (!mine)
+		return COW_WAIT;
+	r->has_baton = true;
+	/* Room to give everything back: on a full host refills fail one after the other, and their frees stay. */
+	r->has_room = cow_quarantine_reserve(&r->image->quarantine, COW_RESERVE_EXTENTS);
+	if (!r->has_room)
+		cow_task_fail(task, -ENOSPC);
+	return cow_task_goto(task, &step_scan);
+}
+
+static void drop_baton(struct cow_reserve *r)
+{
+	struct cow_alloc *alloc = &r->image->alloc;
+	struct cow_waitlist wake;
+	if (!r->has_baton)
+		return;
+	r->has_baton = false;
+	cow_waitlist_init(&wake);
+	cow_mutex_lock(&alloc->lock);
+	alloc->busy = false;
+	cow_waitlist_take(&alloc->waiters, &wake);
+	cow_mutex_unlock(&alloc->lock);
+	cow_waitlist_wake(&wake, 0);
+}
+
+/* ---- scan ---- */
+
+static uint32_t fresh_room(const struct cow_reserve *r)
+{
+	return r->fresh_clusters < r->goal_clusters ? r->goal_clusters - r->fresh_clusters : 0;
+}
+
+static bool add_fresh(struct cow_reserve *r, uint64_t cluster)
+{
+	struct cow_reserved *last = r->nr_fresh ? &r->fresh[r->nr_fresh - 1] : NULL;
+	if (last && last->cluster + last->nr == cluster) {
+		last->nr++;
+	} else {
+		if (r->nr_fresh == COW_RESERVE_EXTENTS / 2)
+			return false;
+		r->fresh[r->nr_fresh++] = (struct cow_reserved){ .cluster = cluster, .nr = 1 };
+	}
+	r->fresh_clusters++;
+	return true;
+}
+
+/* Free clusters of the slice from r->scan on: taken if `take`, else only looked for. Moves r->scan to where it stopped. */
+static bool scan_slice(struct cow_reserve *r, struct cow_slot *slot, uint64_t end, bool take)
+{
+	const struct cow_geometry *g = &r->image->g;
+	while (r->scan < end) {
+		uint64_t idx = r->scan % g->refs_per_slice, until;
+		if (cow_refcount_get(slot->data, g->refcount_order, idx)) {
+			r->scan++;
+			continue;
+		}
+		if (cow_quarantine_blocks(&r->image->quarantine, r->scan, &until)) {
+			r->scan = cow_min(until, end);
+			continue;
+		}
+		if (!take)
+			return true;
+		if (!fresh_room(r) || !add_fresh(r, r->scan))
+			return true;
+		cow_refcount_set(slot->data, g->refcount_order, idx, 1);
+		r->scan++;
+	}
+	return false;
+}
+
+/* First cluster behind the slice of r->scan, or behind the end of a block device. */
+static uint64_t slice_end(const struct cow_reserve *r)
+{
+	const struct cow_geometry *g = &r->image->g;
+	uint64_t end = (r->scan / g->refs_per_slice + 1) * g->refs_per_slice;
+	if (r->image->file->block_device)
+		end = cow_min(end, r->image->alloc.file_bytes >> g->cluster_bits);
+	return end;
+}
+
+static enum cow_next scan_one_slice(struct cow_reserve *r, struct cow_slot *slot)
+{
+	uint64_t end = slice_end(r);
+	if (!scan_slice(r, slot, end, false)) {
+		cow_cache_put(slot);
+		return COW_AGAIN;
+	}
+	if (!cow_cache_may_dirty(slot, &r->task))
+		return COW_WAIT;
+	scan_slice(r, slot, end, true);
+	cow_cache_put_dirty(slot);
+	return COW_AGAIN;
+}
+
+static enum cow_next scan(struct cow_task *task)
+{
+	struct cow_reserve *r = of(task);
+	while (fresh_room(r) && r->nr_fresh < COW_RESERVE_EXTENTS / 2) {
+		if (slice_end(r) <= r->scan) /* the end of a block device */
+			break;
+		struct cow_slot *slot;
+		switch (cow_refs_get(r->image, r->scan, task, &slot)) {
+		case COW_REFS_PARKED:
+			return COW_WAIT;
+		case COW_REFS_NONE:
+			r->new_block = r->scan / r->image->g.refs_per_block;
+			return cow_task_goto(task, &step_block);
+		case COW_REFS_BEYOND:
+			if (r->nr_fresh)
+				return cow_task_goto(task, &step_extend);
+			return cow_reftable_grow(r);
+		case COW_REFS_READY:
+			if (scan_one_slice(r, slot) == COW_WAIT)
+				return COW_WAIT;
+			break;
+		}
+	}
+	if (!r->nr_fresh)
+		cow_task_fail(task, -ENOSPC);
+	return cow_task_goto(task, &step_extend);
+}
+
+enum cow_next cow_refill_scan_again(struct cow_reserve *r)
+{
+	return cow_task_goto(&r->task, &step_scan);
+}
+
+/* ---- a new refcount block ---- */
+
+/*
+ * The file is made longer before anything is written there, so that it always ends on a multiple of COW_FILE_ALIGN_BYTES: a host
+ * file system zeroes the rest of a last, partial block through the page cache when the file grows on, which
+ * collides with our direct writes to that block (Linux warns, and fails the next fdatasync).
+ */
+enum cow_next cow_refill_extend(struct cow_reserve *r, uint64_t end, const struct cow_step *next)
+{
+	struct cow_image *image = r->image;
+	r->after_extend = next;
+	if (end <= image->alloc.file_bytes)
+		return cow_task_goto(&r->task, next);
+	if (!cow_image_is_whole(image, r->task.loop)) {
+		cow_task_fail(&r->task, -EIO);
+		return COW_AGAIN;
+	}
+	uint64_t ahead = cow_min(cow_max(end / 8, EXTEND_MIN_BYTES), EXTEND_MAX_BYTES);
+	uint64_t size = cow_round_up(end + ahead, cow_max(image->g.cluster_bytes, COW_FILE_ALIGN_BYTES));
+	cow_io_prep(&r->io, COW_IO_RESIZE, image->file, size, 0, io_done);
+	r->task.pending++;
+	r->task.step = &step_extended;
+	cow_loop_submit(r->task.loop, &r->io);
+	return cow_task_wait_io(&r->task);
+}
+
+static enum cow_next extended(struct cow_task *task)
+{
+	struct cow_reserve *r = of(task);
+	r->image->alloc.file_bytes = r->io.offset;
+	return cow_task_goto(task, r->after_extend);
+}
+
+static uint64_t new_block_off(const struct cow_reserve *r)
+{
+	return r->new_block * r->image->g.refs_per_block << r->image->g.cluster_bits;
+}
+
+static enum cow_next block(struct cow_task *task)
+{
+	struct cow_reserve *r = of(task);
+	return cow_refill_extend(r, new_block_off(r) + r->image->g.cluster_bytes, &step_block_zero);
+}
+
+static enum cow_next block_zero(struct cow_task *task)
+{
+	struct cow_reserve *r = of(task);
+	struct cow_image *image = r->image;
+	uint64_t off = new_block_off(r);
+	const char *what = cow_overlap(image, off, image->g.cluster_bytes);
+	if (!off || what || !cow_cache_drop(&image->refs, off, image->g.cluster_bytes)) {
+		cow_task_fail(task, cow_image_corrupt(image, task->loop, off,
+						      "metadata in a range without a refcount block"));
+		return COW_AGAIN;
+	}
+	cow_io_prep_rw(&r->io, COW_IO_WRITE, image->file, off, image->zeros, image->g.cluster_bytes, io_done);
+	task->pending++;
+	task->step = &step_block_link;
+	cow_loop_submit(task->loop, &r->io);
+	return cow_task_wait_io(task);
+}
+
+static enum cow_next block_link(struct cow_task *task)
+{
+	struct cow_reserve *r = of(task);
+	struct cow_image *image = r->image;
+	const struct cow_geometry *g = &image->g;
+	uint64_t off = new_block_off(r);
+	struct cow_slot *slot = cow_cache_get(&image->refs, off, task);
+	if (!slot || !cow_cache_may_dirty(slot, task))
+		return COW_WAIT;
+	if (!cow_table_may_set(&image->reftable, r->new_block, task)) {
+		cow_cache_put_dirty(slot);
+		return COW_WAIT;
+	}
+	cow_refcount_set(slot->data, g->refcount_order, 0, 1);
+	cow_cache_put_dirty(slot);
+	cow_overlap_add(image, off);
+	/* After the slot: a pass that captures the entry captures the refcount as well. */
+	cow_table_set(&image->reftable, r->new_block, off);
+	return cow_task_goto(task, &step_scan);
+}
+
+/* ---- make it usable ---- */
+
+static uint64_t fresh_end(const struct cow_reserve *r)
+{
+	const struct cow_reserved *last = &r->fresh[r->nr_fresh - 1];
+	return (last->cluster + last->nr) << r->image->g.cluster_bits;
+}
+
+static enum cow_next extend(struct cow_task *task)
+{
+	struct cow_reserve *r = of(task);
+	unsigned bits = r->image->g.cluster_bits;
+	for (unsigned i = 0; i < r->nr_fresh; i++) {
+		uint64_t off = r->fresh[i].cluster << bits;
+		if (!cow_overlap(r->image, off, (uint64_t)r->fresh[i].nr << bits))
+			continue;
+		cow_task_fail(task, cow_image_corrupt(r->image, task->loop, off, "live metadata has refcount 0"));
+		return COW_AGAIN;
+	}
+	r->fresh_idx = 0;
+	return cow_refill_extend(r, fresh_end(r), &step_punch);
+}
+
+static bool may_punch(const struct cow_reserve *r, const struct cow_reserved *e)
+{
+	unsigned bits = r->image->g.cluster_bits;
+	uint64_t off = e->cluster << bits, bytes = (uint64_t)e->nr << bits;
+	return !r->image->alloc.cannot_punch && !r->image->no_discard && !((off | bytes) & (COW_PUNCH_ALIGN_BYTES - 1));
+}
+
+/* Clusters never used are holes. Used ones are made holes now, if the host can and may. */
+static enum cow_next punch(struct cow_task *task)
+{
+	struct cow_reserve *r = of(task);
+	struct cow_alloc *alloc = &r->image->alloc;
+	unsigned bits = r->image->g.cluster_bits;
+	for (; r->fresh_idx < r->nr_fresh; r->fresh_idx++) {
+		struct cow_reserved *e = &r->fresh[r->fresh_idx];
+		e->zero = e->cluster >= alloc->virgin_cluster;
+		if (e->zero || !may_punch(r, e))
+			continue;
+		cow_io_prep(&r->io, COW_IO_PUNCH, r->image->file, e->cluster << bits, (uint64_t)e->nr << bits, io_done);
+		task->pending++;
+		task->step = &step_punched;
+		cow_loop_submit(task->loop, &r->io);
+		return cow_task_wait_io(task);
+	}
+	return cow_task_goto(task, &step_finish);
+}
+
+static enum cow_next punched(struct cow_task *task)
+{
+	struct cow_reserve *r = of(task);
+	r->fresh[r->fresh_idx++].zero = true;
+	return cow_task_goto(task, &step_punch);
+}
+
+static void hand_over(struct cow_reserve *r)
+{
+	unsigned left = 0;
+	for (unsigned i = r->pos; i < r->nr; i++)
+		if (r->extents[i].nr)
+			r->extents[left++] = r->extents[i];
+	r->pos = 0;
+	r->nr = left;
+	for (unsigned i = 0; i < r->nr_fresh; i++) {
+		if (r->nr < COW_RESERVE_EXTENTS)
+			r->extents[r->nr++] = r->fresh[i];
+		else /* failed requests have handed back too many pieces meanwhile */
+			cow_quarantine_add(&r->image->quarantine, r->fresh[i].cluster, r->fresh[i].nr);
+	}
+	r->nr_fresh = 0;
+	r->fresh_clusters = 0;
+}
+
+static enum cow_next finish(struct cow_task *task)
+{
+	struct cow_reserve *r = of(task);
+	struct cow_alloc *alloc = &r->image->alloc;
+	uint64_t end = fresh_end(r) >> r->image->g.cluster_bits;
+	if (alloc->virgin_cluster != UINT64_MAX)
+		alloc->virgin_cluster = cow_max(alloc->virgin_cluster, end);
+	/* What was freed behind the scan while it ran is to be found by the next one. */
+	cow_mutex_lock(&alloc->lock);
+	alloc->first_free = cow_min(r->scan, alloc->freed_meanwhile);
+	cow_mutex_unlock(&alloc->lock);
+	atomic_store(&r->image->commit.ordered_data, true);
+	hand_over(r);
+	r->goal_clusters = (uint32_t)cow_min(r->goal_clusters * 2ull, r->image->alloc.reserve_clusters);
+	return COW_END;
+}
+
+/* ---- the end ---- */
+
+static enum cow_next unwind(struct cow_task *task)
+{
+	struct cow_reserve *r = of(task);
+	if (task->pending)
+		return cow_task_wait_io(task);
+	/* A failed punch only means that the content of these clusters is unknown. */
+	if (r->io.kind == COW_IO_PUNCH && r->io.result && !cow_image_is_failed(r->image)) {
+		r->image->alloc.cannot_punch = r->io.result == -EOPNOTSUPP || r->image->alloc.cannot_punch;
+		r->io.result = 0;
+		task->error = 0;
+		r->fresh[r->fresh_idx++].zero = false;
+		return cow_task_goto(task, &step_punch);
+	}
+	for (unsigned i = 0; i < r->nr_fresh; i++)
+		cow_quarantine_add(&r->image->quarantine, r->fresh[i].cluster, r->fresh[i].nr);
+	r->nr_fresh = 0;
+	r->fresh_clusters = 0;
+	return COW_END;
+}
+
+static void end(struct cow_task *task)
+{
+	struct cow_reserve *r = of(task);
+	int error = task->error;
+	if (error == -EFBIG || error == -EDQUOT)
+		error = -ENOSPC;
+	if (error == -EOPNOTSUPP) /* a punch, while the image has failed: of no meaning to a request */
+		error = -EIO;
+	if (r->has_room)
+		cow_quarantine_unreserve(&r->image->quarantine, COW_RESERVE_EXTENTS);
+	r->has_room = false;
+	drop_baton(r);
+	r->refilling = false;
+	if (error)
+		cow_quarantine_kick(&r->image->quarantine, task->loop);
+	cow_waitlist_wake(&r->waiters, error);
+}
+
+static const struct cow_step step_baton = { "refill: baton", baton };
+static const struct cow_step step_scan = { "refill: scan", scan };
+static const struct cow_step step_block = { "refill: room for a refcount block", block };
+static const struct cow_step step_block_zero = { "refill: new refcount block", block_zero };
+static const struct cow_step step_block_link = { "refill: link refcount block", block_link };
+static const struct cow_step step_extend = { "refill: extend", extend };
+static const struct cow_step step_extended = { "refill: extended", extended };
+static const struct cow_step step_punch = { "refill: punch", punch };
+static const struct cow_step step_punched = { "refill: punched", punched };
+static const struct cow_step step_finish = { "refill: finish", finish };
+const struct cow_step cow_refill_unwind = { "refill: unwind", unwind };
+
+void cow_refill_init(struct cow_reserve *reserve)
+{
+	cow_task_init(&reserve->task, &cow_refill_unwind, end);
+}
+
+void cow_refill_start(struct cow_reserve *reserve, struct cow_loop *loop)
+{
+	reserve->nr_fresh = 0;
+	reserve->fresh_clusters = 0;
+	cow_task_post(&reserve->task, loop, &step_baton);
+}

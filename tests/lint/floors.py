@@ -1,0 +1,189 @@
+#!/usr/bin/env python3
+"""floors.py SOURCE includes | calls BUILD | self: what may know what.
+
+A folder may include from, and call into, itself and what its row of FLOORS names. `includes` reads the sources; `calls` reads the
+objects of a build with nm: an undefined symbol that another object defines is a call. Inside a folder neither makes a circle.
+What breaks the law today and is still to be mended stands in floors.todo, one line each: a line that is not needed any more is
+an error as well, so the list only gets shorter. Prints what is wrong and ends with 1."""
+import os
+import re
+import subprocess
+import sys
+
+PUBLIC = {"engine/" + name for name in """
+    life/image.h life/live.h life/freeze.h life/info.h request/request.h request/op.h request/queue.h create/create.h check/check.h
+    snapshot/snapshot.h snapshot/snapshot_select.h bitmap/bitmap.h bitmap/dirty.h edit/amend.h edit/resize.h crypt/secret.h
+    crypt/luks.h loop/loop.h loop/loop_uring.h host/file.h host/lock.h host/system.h base/assert.h base/error.h base/log.h""".split()}
+ENGINE = {
+    "base": "", "host": "base", "format": "base", "loop": "base host", "crypt": "base host format loop", "compress": "base loop",
+    "core": "base host format loop", "meta": "base host format loop core", "space": "base host format loop core meta",
+    "check": "base host format loop core", "create": "base host format loop core crypt", "edit": "base host format loop core check",
+    "snapshot": "base host format loop core edit", "bitmap": "base host format loop core meta edit",
+    "image": "base host format loop core meta space compress crypt bitmap",
+    "request": "base host format loop core meta space compress crypt bitmap image",
+    "life": "base host format loop core meta space compress crypt bitmap image request check snapshot",
+}
+DAEMON = {"device": "", "control": "", "server": "device control", "cli": "device control server"}
+UAPI = {"engine/format", "engine/crypt", "engine/compress", "daemon/device"}
+FLOORS = {"engine/" + name: {"engine/" + low for low in row.split()} for name, row in ENGINE.items()}
+FLOORS.update({"daemon/" + name: {"daemon/" + low for low in row.split()} for name, row in DAEMON.items()})
+# Tests that stand beside the program they test may look into it.
+TESTS = {"tests": {"engine", "uapi", "tests"}, "tests/unit": {"daemon", "engine", "uapi", "tests"}, "bench": {"bench", "engine", "uapi"}}
+INCLUDE = re.compile(r'^\s*#\s*include\s*"([^"]+)"', re.M)
+
+
+def folder(name):
+    return os.path.dirname(name)
+
+
+def why_not(name, target, public):
+    """Why name may not know target, or None. public: the headers that the daemon may include, or None for calls."""
+    here, there = folder(name), folder(target)
+    top = name.split("/")[0]
+    if top in ("tests", "bench"):
+        row = max((part for part in TESTS if (name + "/").startswith(part + "/")), key=len)
+        return None if target.split("/")[0] in TESTS[row] else f"{row} may not know {there}"
+    if there == "uapi":
+        return None if here in UAPI or here == "uapi" else f"{here} may not know uapi"
+    if here == there or there in FLOORS.get(here, ()):
+        return None
+    if top == "daemon" and there.startswith("engine/"):
+        if public is None or target in public or there == "engine/format":
+            return None
+        return f"{target} is not public"
+    return f"{here} may not know {there}"
+
+
+def find_circle(edges):
+    """A circle as a list, or None."""
+    state, path = {}, []
+
+    def visit(node):
+        state[node] = "open"
+        path.append(node)
+        for after in sorted(edges.get(node, ())):
+            if state.get(after) == "open":
+                return path[path.index(after):] + [after]
+            if after not in state:
+                found = visit(after)
+                if found:
+                    return found
+        path.pop()
+        state[node] = "done"
+        return None
+
+    for start in sorted(edges):
+        if start not in state:
+            found = visit(start)
+            if found:
+                return found
+    return None
+
+
+def check(pairs, kind, public, todo):
+    """Yields what is wrong with pairs of (source, target), less what todo excuses; then what todo excuses for nothing."""
+    edges, used = {}, set()
+    for name, target in sorted(set(pairs)):
+        line = f"{kind} {name} {target}"
+        why = why_not(name, target, public)
+        if line in todo:
+            used.add(line)
+            continue
+        if why:
+            yield f"{line}: {why}"
+        if folder(name) == folder(target) and (kind == "calls" or name.endswith(".h")):
+            edges.setdefault(name, set()).add(target)
+    circle = find_circle(edges)
+    while circle:
+        yield f"{kind} make a circle: " + " -> ".join(circle)
+        edges[circle[-2]].discard(circle[-1])
+        circle = find_circle(edges)
+    for line in sorted(todo - used):
+        if line.startswith(kind + " "):
+            yield f"floors.todo: '{line}' is not needed any more: delete it"
+
+
+def read_todo(root):
+    with open(os.path.join(root, "tests/lint/floors.todo"), encoding="utf-8") as file:
+        return {line.strip() for line in file if line.strip() and not line.startswith("#")}
+
+
+def tracked(root, *ends):
+    ask = ["git", "-C", root, "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(ask, capture_output=True, check=True).stdout.decode().split("\0")
+    return sorted(name for name in names if name.endswith(ends) and os.path.isfile(os.path.join(root, name)))
+
+
+def includes(root):
+    known = set(tracked(root, ".h"))
+    for name in tracked(root, ".c", ".h"):
+        with open(os.path.join(root, name), encoding="utf-8") as file:
+            text = file.read()
+        for found in INCLUDE.finditer(text):
+            for at in (found[1], os.path.normpath(os.path.join(folder(name), found[1]))):
+                if at in known:
+                    yield name, at
+                    break
+
+
+def objects(build):
+    """(source, object file) of engine and daemon in a build by CMake."""
+    for target in ("cowengine", "cowblk"):
+        top = os.path.join(build, "CMakeFiles", target + ".dir")
+        for where, _, names in os.walk(top):
+            for name in names:
+                if name.endswith(".c.o"):
+                    path = os.path.join(where, name)
+                    yield os.path.relpath(path, top)[:-2], path
+
+
+def calls(root, build):
+    here = set(tracked(root, ".c"))
+    found = [(source, path) for source, path in objects(build) if source in here]
+    defined, wanted = {}, {}
+    for source, path in found:
+        out = subprocess.run(["nm", "-P", path], capture_output=True, check=True).stdout.decode()
+        for line in out.splitlines():
+            symbol, kind = line.split()[:2]
+            if kind in "UW":
+                wanted.setdefault(source, set()).add(symbol)
+            elif kind.isupper():
+                defined[symbol] = source
+    for source, symbols in wanted.items():
+        for symbol in symbols:
+            if symbol in defined and defined[symbol] != source:
+                yield source, defined[symbol]
+
+
+def self_check():
+    for kind, pair in (("includes", ("engine/format/map.c", "engine/request/op.h")), ("includes", ("uapi/a.h", "engine/format/map.h")),
+                       ("includes", ("engine/meta/cache.c", "engine/image/state.h")), ("includes", ("engine/request/op.c", "daemon/cli/cmd.h")),
+                       ("includes", ("daemon/cli/main.c", "engine/meta/cache.h")), ("includes", ("daemon/device/device.c", "daemon/cli/cmd.h")),
+                       ("includes", ("tests/sim/run.c", "daemon/cli/cmd.h")), ("calls", ("engine/space/alloc.c", "engine/request/op.c")),
+                       ("calls", ("engine/base/error.c", "engine/loop/loop.c"))):
+        if not list(check([pair], kind, PUBLIC if kind == "includes" else None, set())):
+            yield f"{pair[0]} {kind} {pair[1]}, and the rule is silent"
+    if not list(check([("engine/meta/a.c", "engine/meta/b.c"), ("engine/meta/b.c", "engine/meta/a.c")], "calls", None, set())):
+        yield "a circle of calls is not seen"
+    if not list(check([("engine/meta/a.h", "engine/meta/b.h"), ("engine/meta/b.h", "engine/meta/a.h")], "includes", PUBLIC, set())):
+        yield "a circle of includes is not seen"
+    if not list(check([], "calls", None, {"calls engine/a/b.c engine/c/d.c"})):
+        yield "a line of floors.todo that nothing needs is not seen"
+    if list(check([("engine/request/op.c", "engine/format/map.h"), ("daemon/cli/main.c", "engine/life/image.h")], "includes", PUBLIC, set())):
+        yield "an include in the right direction is not let through"
+
+
+def main():
+    root, rule = sys.argv[1:3]
+    if rule == "self":
+        said = list(self_check())
+    else:
+        pairs = list(includes(root)) if rule == "includes" else list(calls(root, sys.argv[3]))
+        said = list(check(pairs, rule, PUBLIC if rule == "includes" else None, read_todo(root)))
+        if len(pairs) < 200:
+            said.append(f"only {len(pairs)} {rule} were found: the check does not see the sources")
+    print("\n".join(said) or f"{rule}: nothing to say")
+    sys.exit(1 if said else 0)
+
+
+main()
