@@ -34,7 +34,7 @@ int bench_batch_run(struct bench_batch *batch)
 	struct slot slots[BENCH_MAX_DEPTH];
 	cow_assert(batch->depth && batch->depth <= BENCH_MAX_DEPTH);
 	for (unsigned i = 0; i < batch->depth; i++)
-		slots[i] = (struct slot){.batch = batch, .idx = i, .free = true};
+		slots[i] = (struct slot){ .batch = batch, .idx = i, .free = true };
 	batch->next = batch->finished = 0;
 	batch->error = 0;
 	while (batch->finished < batch->nr) {
@@ -66,7 +66,7 @@ static void flush_done(void *ctx, int result)
 
 int bench_flush(struct cow_queue *queue, struct cow_loop *loop)
 {
-	struct flush flush = {.done = false};
+	struct flush flush = { .done = false };
 	cow_queue_submit(queue, 0, COW_OP_FLUSH, 0, 0, 0, NULL, flush_done, &flush);
 	int ret = cow_loop_run_until(loop, &flush.done);
 	return ret ? ret : flush.result;

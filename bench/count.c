@@ -99,9 +99,9 @@ static int parse_kind(const char *word, enum cow_op_kind *kind)
 		const char *word;
 		enum cow_op_kind kind;
 	} kinds[] = {
-		{"read", COW_OP_READ},
-		{"write", COW_OP_WRITE},
-		{"discard", COW_OP_DISCARD},
+		{ "read", COW_OP_READ },
+		{ "write", COW_OP_WRITE },
+		{ "discard", COW_OP_DISCARD },
 	};
 	for (size_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++) {
 		if (strcmp(word, kinds[i].word))
@@ -127,7 +127,7 @@ static int run(struct cow_image *image, struct bench_batch *batch)
 
 int main(int argc, char **argv)
 {
-	struct bench_batch batch = {0};
+	struct bench_batch batch = { 0 };
 	if (argc != 5 || parse_kind(argv[2], &batch.kind)) {
 		fprintf(stderr, "usage: count IMAGE write|discard|read BYTES DEPTH < OFFSETS\n");
 		return 2;
@@ -149,9 +149,9 @@ int main(int argc, char **argv)
 		return 1;
 	memset(batch.memory, 0x11, batch.length_bytes * batch.depth);
 
-	struct cow_open_options options = {.writable = true};
+	struct cow_open_options options = { .writable = true };
 	struct cow_image *image;
-	struct cow_error err = {0};
+	struct cow_error err = { 0 };
 	int ret = cow_image_open(cow_host_system(), batch.loop, argv[1], &options, &image, &err);
 	if (!ret) {
 		memset(&counted, 0, sizeof(counted));

@@ -84,11 +84,11 @@ static int add(struct cow_host *host, const char *path, bool create, struct memo
 			  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (file->data == MAP_FAILED)
 		return -ENOMEM;
-	file->base = (struct cow_file){.host = host,
-				       .path = strdup(path),
-				       .ino = nr_files + 1,
-				       .direct = true,
-				       .can_punch = true};
+	file->base = (struct cow_file){ .host = host,
+					.path = strdup(path),
+					.ino = nr_files + 1,
+					.direct = true,
+					.can_punch = true };
 	int ret = create ? 0 : load(file, path);
 	if (ret || !file->base.path)
 		return ret ? ret : -ENOMEM;
@@ -128,7 +128,7 @@ static const struct cow_host_ops host_ops = {
 
 struct cow_host *bench_memory_host(void)
 {
-	static struct cow_host host = {.ops = &host_ops};
+	static struct cow_host host = { .ops = &host_ops };
 	return &host;
 }
 

@@ -29,14 +29,14 @@ struct micro_case {
 };
 
 static const struct micro_case cases[] = {
-	{"read-4k", COW_OP_READ, 4096, false, true},
-	{"write-4k", COW_OP_WRITE, 4096, false, true},
-	{"read-512k", COW_OP_READ, 512 << 10, true, true},
-	{"write-512k", COW_OP_WRITE, 512 << 10, true, true},
-	{"read-empty-4k", COW_OP_READ, 4096, false, false},
-	{"first-write-4k", COW_OP_WRITE, 4096, false, false},
-	{"first-write-512k", COW_OP_WRITE, 512 << 10, true, false},
-	{"discard-64k", COW_OP_DISCARD, 64 << 10, false, true},
+	{ "read-4k", COW_OP_READ, 4096, false, true },
+	{ "write-4k", COW_OP_WRITE, 4096, false, true },
+	{ "read-512k", COW_OP_READ, 512 << 10, true, true },
+	{ "write-512k", COW_OP_WRITE, 512 << 10, true, true },
+	{ "read-empty-4k", COW_OP_READ, 4096, false, false },
+	{ "first-write-4k", COW_OP_WRITE, 4096, false, false },
+	{ "first-write-512k", COW_OP_WRITE, 512 << 10, true, false },
+	{ "discard-64k", COW_OP_DISCARD, 64 << 10, false, true },
 };
 
 struct micro {
@@ -126,8 +126,8 @@ static int run(const struct micro *m, size_t nr)
 
 static int open_image(struct micro *m, const char *path, struct cow_error *err)
 {
-	struct cow_create_options create = {.size_bytes = IMAGE_BYTES, .has_size = true};
-	struct cow_open_options open = {.writable = true};
+	struct cow_create_options create = { .size_bytes = IMAGE_BYTES, .has_size = true };
+	struct cow_open_options open = { .writable = true };
 	int ret = path ? 0 : cow_create(bench_memory_host(), m->loop, "micro.qcow2", &create, err);
 	return ret ? ret
 		   : cow_image_open(bench_memory_host(), m->loop, path ? path : "micro.qcow2",
@@ -153,12 +153,12 @@ static int usage(void)
 
 int main(int argc, char **argv)
 {
-	struct micro m = {.which = argc > 1 ? find_case(argv[1]) : NULL};
+	struct micro m = { .which = argc > 1 ? find_case(argv[1]) : NULL };
 	size_t nr = argc > 2 ? strtoul(argv[2], NULL, 10) : 10000;
 	m.depth = argc > 3 ? (unsigned)strtoul(argv[3], NULL, 10) : 32;
 	if (!m.which || argc > 5 || !nr || !m.depth || m.depth > BENCH_MAX_DEPTH)
 		return usage();
-	struct cow_error err = {0};
+	struct cow_error err = { 0 };
 	m.memory = cow_buf_alloc((size_t)m.depth * FILL_BYTES);
 	if (!m.memory || bench_memory_loop_new(&m.loop))
 		return 1;

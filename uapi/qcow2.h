@@ -13,28 +13,28 @@
 /* Header ------------------------------------------------------------------ */
 
 struct qcow2_header_be {
-	uint32_t magic;                   /*   0 */
-	uint32_t version;                 /*   4 */
-	uint64_t backing_file_offset;     /*   8 */
-	uint32_t backing_file_size;       /*  16 */
-	uint32_t cluster_bits;            /*  20 */
-	uint64_t size;                    /*  24 bytes */
-	uint32_t crypt_method;            /*  32 */
-	uint32_t l1_size;                 /*  36 entries */
-	uint64_t l1_table_offset;         /*  40 */
-	uint64_t refcount_table_offset;   /*  48 */
+	uint32_t magic;			  /*   0 */
+	uint32_t version;		  /*   4 */
+	uint64_t backing_file_offset;	  /*   8 */
+	uint32_t backing_file_size;	  /*  16 */
+	uint32_t cluster_bits;		  /*  20 */
+	uint64_t size;			  /*  24 bytes */
+	uint32_t crypt_method;		  /*  32 */
+	uint32_t l1_size;		  /*  36 entries */
+	uint64_t l1_table_offset;	  /*  40 */
+	uint64_t refcount_table_offset;	  /*  48 */
 	uint32_t refcount_table_clusters; /*  56 */
-	uint32_t nb_snapshots;            /*  60 */
-	uint64_t snapshots_offset;        /*  64 */
+	uint32_t nb_snapshots;		  /*  60 */
+	uint64_t snapshots_offset;	  /*  64 */
 	/* version 2 ends here (72 bytes) */
-	uint64_t incompatible_features;   /*  72 */
-	uint64_t compatible_features;     /*  80 */
-	uint64_t autoclear_features;      /*  88 */
-	uint32_t refcount_order;          /*  96 */
-	uint32_t header_length;           /* 100 */
+	uint64_t incompatible_features; /*  72 */
+	uint64_t compatible_features;	/*  80 */
+	uint64_t autoclear_features;	/*  88 */
+	uint32_t refcount_order;	/*  96 */
+	uint32_t header_length;		/* 100 */
 	/* optional: present if header_length > 104 */
-	uint8_t compression_type;         /* 104 */
-	uint8_t padding[7];               /* 105 */
+	uint8_t compression_type; /* 104 */
+	uint8_t padding[7];	  /* 105 */
 };
 _Static_assert(sizeof(struct qcow2_header_be) == 112, "qcow2 header");
 _Static_assert(offsetof(struct qcow2_header_be, snapshots_offset) == 64, "qcow2 header");
@@ -94,16 +94,18 @@ _Static_assert(offsetof(struct qcow2_header_be, compression_type) == 104, "qcow2
 /* Snapshot table entry ------------------------------------------------------ */
 
 struct qcow2_snapshot_be {
-	uint64_t l1_table_offset;   /*  0 */
-	uint32_t l1_size;           /*  8 entries */
-	uint16_t id_size;           /* 12 */
-	uint16_t name_size;         /* 14 */
-	uint32_t date_sec;          /* 16 */
-	uint32_t date_nsec;         /* 20 */
-	uint64_t vm_clock_nsec;     /* 24 */
-	uint32_t vm_state_size;     /* 32 */
-	uint32_t extra_data_size;   /* 36 */
-	/* extra data: uint64 vm_state_size, uint64 disk_size, uint64 icount; id; name; padding to 8 */
+	uint64_t l1_table_offset; /*  0 */
+	uint32_t l1_size;	  /*  8 entries */
+	uint16_t id_size;	  /* 12 */
+	uint16_t name_size;	  /* 14 */
+	uint32_t date_sec;	  /* 16 */
+	uint32_t date_nsec;	  /* 20 */
+	uint64_t vm_clock_nsec;	  /* 24 */
+	uint32_t vm_state_size;	  /* 32 */
+	uint32_t extra_data_size; /* 36 */
+				  /*
+	 * extra data: uint64 vm_state_size, uint64 disk_size, uint64 icount; id; name; padding to 8
+	 */
 };
 _Static_assert(sizeof(struct qcow2_snapshot_be) == 40, "qcow2 snapshot");
 

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The kernel's ublk interface: numbers and layouts as of Linux 7.3, native byte order. What a kernel has is asked with
- * UB_CMD_GET_FEATURES (Linux 6.5 and newer; -EOPNOTSUPP before).
+ * The kernel's ublk interface: numbers and layouts as of Linux 7.3, native byte order. What a
+ * kernel has is asked with UB_CMD_GET_FEATURES (Linux 6.5 and newer; -EOPNOTSUPP before).
  *
- * Names: the kernel's UBLK_ is UB_ here and its ublksrv_ is ub_, so that tests/unit/test_uapi.c can include both headers
- * and compare them. Source: include/uapi/linux/ublk_cmd.h and Documentation/block/ublk.rst.
+ * Names: the kernel's UBLK_ is UB_ here and its ublksrv_ is ub_, so that tests/unit/test_uapi.c can
+ * include both headers and compare them. Source: include/uapi/linux/ublk_cmd.h and
+ * Documentation/block/ublk.rst.
  */
 #ifndef COW_UAPI_UBLK_H
 #define COW_UAPI_UBLK_H
@@ -15,16 +16,19 @@
 
 #define UB_CONTROL_PATH "/dev/ublk-control"
 
-/* Control commands: SQE128 on /dev/ublk-control, a struct ub_ctrl_cmd in the SQE's command area ------------------- */
+/*
+ * Control commands: SQE128 on /dev/ublk-control, a struct ub_ctrl_cmd in the SQE's command area
+ * -------------------
+ */
 
 struct ub_ctrl_cmd {
 	uint32_t dev_id;       /*  0: UB_ANY_ID with ADD_DEV: the kernel chooses */
 	uint16_t queue_id;     /*  4: UB_NO_QUEUE unless the command is about a queue */
-	uint16_t len;          /*  6: bytes at addr */
-	uint64_t addr;         /*  8: buffer, in or out */
+	uint16_t len;	       /*  6: bytes at addr */
+	uint64_t addr;	       /*  8: buffer, in or out */
 	uint64_t data[1];      /* 16: inline argument */
 	uint16_t dev_path_len; /* 24: unprivileged devices only */
-	uint16_t pad;          /* 26 */
+	uint16_t pad;	       /* 26 */
 	uint32_t reserved;     /* 28 */
 };
 _Static_assert(sizeof(struct ub_ctrl_cmd) == 32, "ublk control command");
@@ -37,13 +41,15 @@ _Static_assert(offsetof(struct ub_ctrl_cmd, data) == 16, "ublk control command")
 #define UB_CTRL_WR(nr) _IOWR('u', nr, struct ub_ctrl_cmd)
 
 #define UB_CMD_GET_QUEUE_AFFINITY UB_CTRL_R(0x01) /* data[0] queue; out: CPU mask */
-#define UB_CMD_GET_DEV_INFO UB_CTRL_R(0x02)       /* out: struct ub_dev_info */
-#define UB_CMD_ADD_DEV UB_CTRL_WR(0x04)           /* in, out: struct ub_dev_info */
-#define UB_CMD_DEL_DEV UB_CTRL_WR(0x05)           /* waits until /dev/ublkcN is closed everywhere */
-#define UB_CMD_START_DEV UB_CTRL_WR(0x06)         /* data[0] server's pid; waits until every tag is fetched */
-#define UB_CMD_STOP_DEV UB_CTRL_WR(0x07)          /* flushes; waits for requests in flight; then aborts the fetches */
-#define UB_CMD_SET_PARAMS UB_CTRL_WR(0x08)        /* in: struct ub_params */
-#define UB_CMD_GET_PARAMS UB_CTRL_R(0x09)         /* in, out: struct ub_params */
+#define UB_CMD_GET_DEV_INFO UB_CTRL_R(0x02)	  /* out: struct ub_dev_info */
+#define UB_CMD_ADD_DEV UB_CTRL_WR(0x04)		  /* in, out: struct ub_dev_info */
+#define UB_CMD_DEL_DEV UB_CTRL_WR(0x05)		  /* waits until /dev/ublkcN is closed everywhere */
+#define UB_CMD_START_DEV                                                                           \
+	UB_CTRL_WR(0x06) /* data[0] server's pid; waits until every tag is fetched */
+#define UB_CMD_STOP_DEV                                                                            \
+	UB_CTRL_WR(0x07) /* flushes; waits for requests in flight; then aborts the fetches */
+#define UB_CMD_SET_PARAMS UB_CTRL_WR(0x08) /* in: struct ub_params */
+#define UB_CMD_GET_PARAMS UB_CTRL_R(0x09)  /* in, out: struct ub_params */
 #define UB_CMD_START_USER_RECOVERY UB_CTRL_WR(0x10)
 #define UB_CMD_END_USER_RECOVERY UB_CTRL_WR(0x11)
 #define UB_CMD_GET_DEV_INFO2 UB_CTRL_R(0x12)
@@ -86,20 +92,20 @@ _Static_assert(offsetof(struct ub_ctrl_cmd, data) == 16, "ublk control command")
 #define UB_S_DEV_FAIL_IO 3
 
 struct ub_dev_info {
-	uint16_t nr_hw_queues;     /*  0: out: not more than there are CPUs */
-	uint16_t queue_depth;      /*  2 */
-	uint16_t state;            /*  4: UB_S_DEV_* */
-	uint16_t pad0;             /*  6 */
+	uint16_t nr_hw_queues;	   /*  0: out: not more than there are CPUs */
+	uint16_t queue_depth;	   /*  2 */
+	uint16_t state;		   /*  4: UB_S_DEV_* */
+	uint16_t pad0;		   /*  6 */
 	uint32_t max_io_buf_bytes; /*  8 */
-	uint32_t dev_id;           /* 12 */
-	int32_t ublksrv_pid;       /* 16: -1 until started */
-	uint32_t pad1;             /* 20 */
-	uint64_t flags;            /* 24: UB_F_*; out: what the kernel granted */
-	uint64_t ublksrv_flags;    /* 32: the server's own */
-	uint32_t owner_uid;        /* 40 */
-	uint32_t owner_gid;        /* 44 */
-	uint64_t reserved1;        /* 48 */
-	uint64_t reserved2;        /* 56 */
+	uint32_t dev_id;	   /* 12 */
+	int32_t ublksrv_pid;	   /* 16: -1 until started */
+	uint32_t pad1;		   /* 20 */
+	uint64_t flags;		   /* 24: UB_F_*; out: what the kernel granted */
+	uint64_t ublksrv_flags;	   /* 32: the server's own */
+	uint32_t owner_uid;	   /* 40 */
+	uint32_t owner_gid;	   /* 44 */
+	uint64_t reserved1;	   /* 48 */
+	uint64_t reserved2;	   /* 56 */
 };
 _Static_assert(sizeof(struct ub_dev_info) == 64, "ublk device info");
 _Static_assert(offsetof(struct ub_dev_info, flags) == 24, "ublk device info");
@@ -107,7 +113,10 @@ _Static_assert(offsetof(struct ub_dev_info, flags) == 24, "ublk device info");
 #define UB_MAX_QUEUE_DEPTH 4096
 #define UB_MAX_NR_QUEUES 4096
 
-/* Parameters ---------------------------------------------------------------------------------------------------- */
+/*
+ * Parameters
+ * ----------------------------------------------------------------------------------------------------
+ */
 
 #define UB_ATTR_READ_ONLY (1u << 0)
 #define UB_ATTR_ROTATIONAL (1u << 1)
@@ -115,25 +124,25 @@ _Static_assert(offsetof(struct ub_dev_info, flags) == 24, "ublk device info");
 #define UB_ATTR_FUA (1u << 3)
 
 struct ub_param_basic {
-	uint32_t attrs;              /*  0: UB_ATTR_* */
+	uint32_t attrs;		     /*  0: UB_ATTR_* */
 	uint8_t logical_bs_shift;    /*  4 */
 	uint8_t physical_bs_shift;   /*  5 */
-	uint8_t io_opt_shift;        /*  6 */
-	uint8_t io_min_shift;        /*  7 */
-	uint32_t max_sectors;        /*  8: not above max_io_buf_bytes */
-	uint32_t chunk_sectors;      /* 12 */
-	uint64_t dev_sectors;        /* 16 */
+	uint8_t io_opt_shift;	     /*  6 */
+	uint8_t io_min_shift;	     /*  7 */
+	uint32_t max_sectors;	     /*  8: not above max_io_buf_bytes */
+	uint32_t chunk_sectors;	     /* 12 */
+	uint64_t dev_sectors;	     /* 16 */
 	uint64_t virt_boundary_mask; /* 24 */
 };
 _Static_assert(sizeof(struct ub_param_basic) == 32, "ublk basic parameters");
 
 struct ub_param_discard {
-	uint32_t discard_alignment;        /*  0: bytes */
-	uint32_t discard_granularity;      /*  4: bytes */
-	uint32_t max_discard_sectors;      /*  8 */
+	uint32_t discard_alignment;	   /*  0: bytes */
+	uint32_t discard_granularity;	   /*  4: bytes */
+	uint32_t max_discard_sectors;	   /*  8 */
 	uint32_t max_write_zeroes_sectors; /* 12 */
-	uint16_t max_discard_segments;     /* 16: must be 1 */
-	uint16_t reserved0;                /* 18 */
+	uint16_t max_discard_segments;	   /* 16: must be 1 */
+	uint16_t reserved0;		   /* 18 */
 };
 _Static_assert(sizeof(struct ub_param_discard) == 20, "ublk discard parameters");
 
@@ -180,14 +189,14 @@ _Static_assert(sizeof(struct ub_param_integrity) == 16, "ublk integrity paramete
 
 /* Kernels take a shorter or longer struct and ignore types that they do not know. */
 struct ub_params {
-	uint32_t len;                        /*   0: bytes of this struct */
-	uint32_t types;                      /*   4: UB_PARAM_TYPE_* */
-	struct ub_param_basic basic;         /*   8 */
+	uint32_t len;			     /*   0: bytes of this struct */
+	uint32_t types;			     /*   4: UB_PARAM_TYPE_* */
+	struct ub_param_basic basic;	     /*   8 */
 	struct ub_param_discard discard;     /*  40 */
-	struct ub_param_devt devt;           /*  60 */
-	struct ub_param_zoned zoned;         /*  76 */
-	struct ub_param_dma_align dma;       /* 108 */
-	struct ub_param_segment seg;         /* 120 (4 bytes of padding before it) */
+	struct ub_param_devt devt;	     /*  60 */
+	struct ub_param_zoned zoned;	     /*  76 */
+	struct ub_param_dma_align dma;	     /* 108 */
+	struct ub_param_segment seg;	     /* 120 (4 bytes of padding before it) */
 	struct ub_param_integrity integrity; /* 136 */
 };
 _Static_assert(offsetof(struct ub_params, discard) == 40, "ublk parameters");
@@ -198,13 +207,16 @@ _Static_assert(offsetof(struct ub_params, seg) == 120, "ublk parameters");
 _Static_assert(offsetof(struct ub_params, integrity) == 136, "ublk parameters");
 _Static_assert(sizeof(struct ub_params) == 152, "ublk parameters");
 
-/* Requests: uring commands on /dev/ublkcN, a struct ub_io_cmd in the SQE's command area ------------------------- */
+/*
+ * Requests: uring commands on /dev/ublkcN, a struct ub_io_cmd in the SQE's command area
+ * -------------------------
+ */
 
 struct ub_io_cmd {
-	uint16_t q_id;  /* 0 */
-	uint16_t tag;   /* 2 */
+	uint16_t q_id;	/* 0 */
+	uint16_t tag;	/* 2 */
 	int32_t result; /* 4: COMMIT: bytes done, or -errno */
-	uint64_t addr;  /* 8: the tag's buffer; 0 with USER_COPY */
+	uint64_t addr;	/* 8: the tag's buffer; 0 with USER_COPY */
 };
 _Static_assert(sizeof(struct ub_io_cmd) == 16, "ublk io command");
 _Static_assert(offsetof(struct ub_io_cmd, addr) == 8, "ublk io command");
@@ -226,8 +238,9 @@ _Static_assert(sizeof(struct ub_elem_header) == 8, "ublk batch element");
 #define UB_BATCH_F_HAS_BUF_ADDR (1u << 1)
 #define UB_BATCH_F_AUTO_BUF_REG_FALLBACK (1u << 2)
 
-#define UB_IO_FETCH_REQ _IOWR('u', 0x20, struct ub_io_cmd)            /* once for each tag, before START_DEV */
-#define UB_IO_COMMIT_AND_FETCH_REQ _IOWR('u', 0x21, struct ub_io_cmd) /* the answer, and the next request */
+#define UB_IO_FETCH_REQ _IOWR('u', 0x20, struct ub_io_cmd) /* once for each tag, before START_DEV */
+#define UB_IO_COMMIT_AND_FETCH_REQ                                                                 \
+	_IOWR('u', 0x21, struct ub_io_cmd) /* the answer, and the next request */
 #define UB_IO_NEED_GET_DATA _IOWR('u', 0x22, struct ub_io_cmd)
 #define UB_IO_REGISTER_IO_BUF _IOWR('u', 0x23, struct ub_io_cmd)
 #define UB_IO_UNREGISTER_IO_BUF _IOWR('u', 0x24, struct ub_io_cmd)
@@ -236,16 +249,19 @@ _Static_assert(sizeof(struct ub_elem_header) == 8, "ublk batch element");
 #define UB_IO_FETCH_IO_CMDS _IOWR('u', 0x27, struct ub_batch_io)
 
 /* Completion of FETCH and COMMIT_AND_FETCH */
-#define UB_IO_RES_OK 0            /* a request is in the tag's descriptor */
+#define UB_IO_RES_OK 0 /* a request is in the tag's descriptor */
 #define UB_IO_RES_NEED_GET_DATA 1
-#define UB_IO_RES_ABORT (-19)     /* -ENODEV: the device stops, do not fetch again */
+#define UB_IO_RES_ABORT (-19) /* -ENODEV: the device stops, do not fetch again */
 
-/* Descriptors of queue q: shared memory of /dev/ublkcN at UB_CMD_BUF_OFF + q * UB_MAX_QUEUE_DEPTH * sizeof(desc) */
+/*
+ * Descriptors of queue q: shared memory of /dev/ublkcN at UB_CMD_BUF_OFF + q * UB_MAX_QUEUE_DEPTH *
+ * sizeof(desc)
+ */
 struct ub_io_desc {
 	uint32_t op_flags;     /*  0: bits 0..7 UB_IO_OP_*, bits 8..31 UB_IO_F_* (in place) */
 	uint32_t nr_sectors;   /*  4 */
 	uint64_t start_sector; /*  8 */
-	uint64_t addr;         /* 16 */
+	uint64_t addr;	       /* 16 */
 };
 _Static_assert(sizeof(struct ub_io_desc) == 24, "ublk io descriptor");
 
@@ -270,7 +286,10 @@ _Static_assert(sizeof(struct ub_io_desc) == 24, "ublk io descriptor");
 #define UB_IO_F_INTEGRITY (1u << 18)
 #define UB_IO_F_SHMEM_ZC (1u << 19)
 
-/* USER_COPY: a request's data is at this offset of /dev/ublkcN, bits 0..24 byte, 25..40 tag, 41..52 queue, above UB_IO_BUF_OFF */
+/*
+ * USER_COPY: a request's data is at this offset of /dev/ublkcN, bits 0..24 byte, 25..40 tag, 41..52
+ * queue, above UB_IO_BUF_OFF
+ */
 #define UB_IO_BUF_OFF 0x80000000ull
 #define UB_IO_BUF_BITS 25
 #define UB_IO_TAG_BITS 16

@@ -20,7 +20,10 @@ int cow_cmd_snapshot(int argc, char **argv);
 /* One line "cowblk: TEXT" to standard error; returns the exit status 1. */
 int cow_cmd_fail(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 
-/* "20G", "512", "1.5M", ... -> bytes (K M G T P E are powers of 1024, optional trailing "B" or "iB"). 0 or -EINVAL. */
+/*
+ * "20G", "512", "1.5M", ... -> bytes (K M G T P E are powers of 1024, optional trailing "B" or
+ * "iB"). 0 or -EINVAL.
+ */
 int cow_cmd_parse_size(const char *text, unsigned long long *bytes);
 
 #endif

@@ -17,11 +17,13 @@ struct arguments {
 };
 
 static const struct argp_option options[] = {
-	{ "option", 'o', "NAME=VALUE[,...]", 0, "compat=0.10|1.1 (version 2 or 3), lazy_refcounts=on|off", 0 },
+	{ "option", 'o', "NAME=VALUE[,...]", 0,
+	  "compat=0.10|1.1 (version 2 or 3), lazy_refcounts=on|off", 0 },
 	{ 0 },
 };
 
-static bool parse_value(struct cow_amend_options *o, const char *name, const char *value, bool *known)
+static bool parse_value(struct cow_amend_options *o, const char *name, const char *value,
+			bool *known)
 {
 	bool on;
 	*known = true;
@@ -46,7 +48,8 @@ static void parse_values(struct arguments *a, char *list, struct argp_state *sta
 		else if (parse_value(&a->options, name, value, &known))
 			a->any = true;
 		else if (known)
-			argp_error(state, "-o %s: '%s' is not a valid value: see --help", name, value);
+			argp_error(state, "-o %s: '%s' is not a valid value: see --help", name,
+				   value);
 		else
 			argp_error(state, "-o %s: cannot be changed: see --help", name);
 	}
@@ -66,7 +69,8 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
 		return 0;
 	case ARGP_KEY_END:
 		if (!a->image || !a->any)
-			argp_error(state, "%s is missing", a->image ? "what to change (-o)" : "IMAGE");
+			argp_error(state, "%s is missing",
+				   a->image ? "what to change (-o)" : "IMAGE");
 		return 0;
 	default:
 		return ARGP_ERR_UNKNOWN;
@@ -94,8 +98,10 @@ int cow_cmd_amend(int argc, char **argv)
 		.parser = parse_option,
 		.args_doc = "IMAGE",
 		.doc = "Change the format of IMAGE, which is not attached.\v"
-		       "From version 2 to 3 always works, unless the image's header has no room for it; back only if the image holds "
-		       "nothing that needs version 3. A crash leaves the image as it was or as it shall be.",
+		       "From version 2 to 3 always works, unless the image's header has no room "
+		       "for it; back only if the image holds "
+		       "nothing that needs version 3. A crash leaves the image as it was or as it "
+		       "shall be.",
 	};
 	struct arguments a = { 0 };
 	struct cow_error err = { 0 };
@@ -105,7 +111,8 @@ int cow_cmd_amend(int argc, char **argv)
 	if (argp_parse(&argp, argc, argv, 0, NULL, &a))
 		return 1;
 	if (cow_target_image(a.image, &id, 1) > 0)
-		return cow_cmd_fail("%s: is attached as /dev/ublkb%u: detach it first", a.image, id);
+		return cow_cmd_fail("%s: is attached as /dev/ublkb%u: detach it first", a.image,
+				    id);
 	if (cow_loop_sync_new(&loop))
 		return cow_cmd_fail("out of memory");
 	int ret = amend(&a, loop, &err);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * cowblk attach: forks the daemon and returns when it has said that the device is ready, or why not. The fork comes before
- * any thread or ring exists.
+ * cowblk attach: forks the daemon and returns when it has said that the device is ready, or why
+ * not. The fork comes before any thread or ring exists.
  */
 #include <argp.h>
 #include <errno.h>
@@ -48,14 +48,17 @@ enum {
 };
 
 static const struct argp_option options[] = {
-	{ "read-only", OPT_READ_ONLY, NULL, 0, "Attach read-only; the image is not written at all", 0 },
-	{ "queues", OPT_QUEUES, "N", 0, "Queues, each with a thread (default: one for each CPU)", 0 },
+	{ "read-only", OPT_READ_ONLY, NULL, 0, "Attach read-only; the image is not written at all",
+	  0 },
+	{ "queues", OPT_QUEUES, "N", 0, "Queues, each with a thread (default: one for each CPU)",
+	  0 },
 	{ "depth", OPT_DEPTH, "N", 0, "Requests in flight for each queue (default: 64)", 0 },
 	{ "id", OPT_ID, "N", 0, "Be /dev/ublkbN (default: the first free number)", 0 },
 	{ "foreground", OPT_FOREGROUND, NULL, 0, "Stay in the foreground; SIGTERM detaches", 0 },
 	{ "backing-root", OPT_BACKING_ROOT, "DIR", 0,
 	  "Backing files may lie below DIR, besides the image's own directory (repeatable)", 0 },
-	{ "cache-size", OPT_CACHE_SIZE, "SIZE", 0, "Metadata cache, like 16M (default: by the image, up to 32M)", 0 },
+	{ "cache-size", OPT_CACHE_SIZE, "SIZE", 0,
+	  "Metadata cache, like 16M (default: by the image, up to 32M)", 0 },
 	{ "detect-zeroes", OPT_DETECT_ZEROES, "off|on|unmap", 0,
 	  "Store written zeros as zero clusters (on) or free the space (unmap) (default: off)", 0 },
 	{ "no-discard", OPT_NO_DISCARD, NULL, 0, "Give no space back to the host", 0 },
@@ -64,12 +67,19 @@ static const struct argp_option options[] = {
 	  "CPUs of the queue threads: other (default), float, queue, or a list like 0-3", 0 },
 	{ "transfer", OPT_TRANSFER, "copy|user-copy", 0, "How data is moved (default: copy)", 0 },
 	{ "snapshot", OPT_SNAPSHOT, "SNAPSHOT", 0,
-	  "With --read-only: attach this internal snapshot (id or name), beside the live image if that is attached", 0 },
-	{ "write-legacy-aes", OPT_WRITE_LEGACY_AES, NULL, 0, "Write images with the old AES encryption, which is weak", 0 },
-	{ "temporary", OPT_TEMPORARY, NULL, 0, "Leave the image as it is: what is written is thrown away at the end", 0 },
-	{ "compress", OPT_COMPRESS, NULL, 0, "Store newly written clusters compressed where that saves space", 0 },
-	{ "data-file", OPT_DATA_FILE, "FILE", 0, "The external data file, instead of the one that the image names", 0 },
-	{ "buffered", OPT_BUFFERED, NULL, 0, "Use the host's page cache (default: O_DIRECT where possible)", 0 },
+	  "With --read-only: attach this internal snapshot (id or name), beside the live image if "
+	  "that is attached",
+	  0 },
+	{ "write-legacy-aes", OPT_WRITE_LEGACY_AES, NULL, 0,
+	  "Write images with the old AES encryption, which is weak", 0 },
+	{ "temporary", OPT_TEMPORARY, NULL, 0,
+	  "Leave the image as it is: what is written is thrown away at the end", 0 },
+	{ "compress", OPT_COMPRESS, NULL, 0,
+	  "Store newly written clusters compressed where that saves space", 0 },
+	{ "data-file", OPT_DATA_FILE, "FILE", 0,
+	  "The external data file, instead of the one that the image names", 0 },
+	{ "buffered", OPT_BUFFERED, NULL, 0,
+	  "Use the host's page cache (default: O_DIRECT where possible)", 0 },
 	{ 0 },
 };
 
@@ -112,7 +122,8 @@ static void add_root(struct argp_state *state, struct attach *attach, const char
 }
 
 /* Options that choose among policies or take a size. */
-static error_t parse_policy(int key, char *arg, struct argp_state *state, struct cow_device_config *config)
+static error_t parse_policy(int key, char *arg, struct argp_state *state,
+			    struct cow_device_config *config)
 {
 	unsigned long long bytes;
 	switch (key) {
@@ -126,7 +137,8 @@ static error_t parse_policy(int key, char *arg, struct argp_state *state, struct
 		return 0;
 	case OPT_AFFINITY:
 		if (cow_affinity_parse(arg, &config->affinity))
-			argp_error(state, "--affinity %s: not float, queue, other or a list of CPUs", arg);
+			argp_error(state,
+				   "--affinity %s: not float, queue, other or a list of CPUs", arg);
 		return 0;
 	case OPT_TRANSFER:
 		config->transfer = cow_transfer_find(arg);
@@ -201,7 +213,9 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
 	}
 }
 
-static const struct argp_child children[] = { { &cow_secret_argp, 0, "Passphrase of an encrypted image:", 0 }, { 0 } };
+static const struct argp_child children[] = {
+	{ &cow_secret_argp, 0, "Passphrase of an encrypted image:", 0 }, { 0 }
+};
 
 static const struct argp argp = {
 	.options = options,
@@ -209,12 +223,18 @@ static const struct argp argp = {
 	.parser = parse_option,
 	.args_doc = "IMAGE",
 	.doc = "Attach the qcow2 image IMAGE as a block device and print the device's path.\v"
-	       "The command returns when the device is ready; a daemon serves it until `cowblk detach`.",
+	       "The command returns when the device is ready; a daemon serves it until `cowblk "
+	       "detach`.",
 };
 
-/* ---- news from the daemon: one line through a pipe, '+' and the device or '-' and the error ---- */
+/*
+ * ---- news from the daemon: one line through a pipe, '+' and the device or '-' and the error ----
+ */
 
-/* Whether it went well or not, the images are not opened again: from here on no passphrase is needed. */
+/*
+ * Whether it went well or not, the images are not opened again: from here on no passphrase is
+ * needed.
+ */
 
 static bool announce_to_parent(void *ctx, const char *device, const char *error)
 {
@@ -255,7 +275,9 @@ static int hear_from_child(int fd, pid_t child)
 	if (line[0] != '+')
 		return cow_cmd_fail("%s", line + 1);
 	if (puts(line + 1) < 0 || fflush(stdout))
-		_exit(cow_cmd_fail("%s is attached, but standard output cannot be written: `cowblk detach` takes it away", line + 1));
+		_exit(cow_cmd_fail("%s is attached, but standard output cannot be written: `cowblk "
+				   "detach` takes it away",
+				   line + 1));
 	return 0;
 }
 
@@ -294,7 +316,8 @@ static bool daemon_answers(uint32_t id)
 static bool clashes(const struct cow_record *theirs, const struct cow_device_config *ours)
 {
 	bool we_write = ours->open.writable && !ours->temporary;
-	return !theirs->snapshot && !ours->open.snapshot && (we_write || cow_record_writes_image(theirs));
+	return !theirs->snapshot && !ours->open.snapshot &&
+	       (we_write || cow_record_writes_image(theirs));
 }
 
 /* Only to say it better than the image lock can: which device has the image. */
@@ -309,7 +332,8 @@ static bool attached_already(const char *image, const struct cow_device_config *
 			continue;
 		found = clashes(&record, ours) && daemon_answers(record.id);
 		if (found)
-			cow_cmd_fail("%s: is attached as /dev/ublkb%u (process %d): use that, or `cowblk detach` it first",
+			cow_cmd_fail("%s: is attached as /dev/ublkb%u (process %d): use that, or "
+				     "`cowblk detach` it first",
 				     image, record.id, record.pid);
 		cow_record_fini(&record);
 	}
@@ -339,10 +363,12 @@ int cow_cmd_attach(int argc, char **argv)
 	argp_parse(&argp, argc, argv, 0, NULL, &attach);
 	struct cow_device_config *device = &attach.server.device;
 	if (device->temporary && (device->open.snapshot || !device->open.writable))
-		return cow_cmd_fail("%s: --temporary makes the live disk writable: leave out --%s", attach.image,
-				    device->open.snapshot ? "snapshot" : "read-only");
+		return cow_cmd_fail("%s: --temporary makes the live disk writable: leave out --%s",
+				    attach.image, device->open.snapshot ? "snapshot" : "read-only");
 	if (device->open.snapshot && device->open.writable)
-		return cow_cmd_fail("%s: a snapshot can only be attached read-only: add --read-only", attach.image);
+		return cow_cmd_fail(
+			"%s: a snapshot can only be attached read-only: add --read-only",
+			attach.image);
 	char *image = realpath(attach.image, NULL);
 	if (!image)
 		return cow_cmd_fail("%s: %s%s", attach.image, strerror(errno),

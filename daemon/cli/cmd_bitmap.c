@@ -31,7 +31,8 @@ struct arguments {
 
 /* ---- on a closed image ---- */
 
-static int with_image(const struct arguments *a, unsigned flags, struct cow_dirty *d, struct cow_error *err)
+static int with_image(const struct arguments *a, unsigned flags, struct cow_dirty *d,
+		      struct cow_error *err)
 {
 	struct cow_host *host = cow_host_system();
 	struct cow_loop *loop;
@@ -90,7 +91,8 @@ static int run_list(const struct arguments *a, bool live, uint32_t id)
 	if (status)
 		return status;
 	if (a->json)
-		puts(json_object_to_json_string_ext(list, JSON_C_TO_STRING_PRETTY | JSON_C_TO_STRING_NOSLASHESCAPE));
+		puts(json_object_to_json_string_ext(list, JSON_C_TO_STRING_PRETTY |
+								  JSON_C_TO_STRING_NOSLASHESCAPE));
 	else
 		cow_show_bitmaps_text(list);
 	json_object_put(list);
@@ -116,7 +118,8 @@ static void print_extents(const struct cow_dirty *d, bool json)
 		putchar('[');
 	for (; cow_dirty_next(d, &off, &bytes); off += bytes) {
 		if (json)
-			printf("%s\n  { \"offset\": %" PRIu64 ", \"length\": %" PRIu64 " }", before, off, bytes);
+			printf("%s\n  { \"offset\": %" PRIu64 ", \"length\": %" PRIu64 " }", before,
+			       off, bytes);
 		else
 			printf("%" PRIu64 " %" PRIu64 "\n", off, bytes);
 		before = ",";
@@ -144,10 +147,12 @@ static int run_dump(const struct arguments *a, bool live, uint32_t id)
 enum { KEY_DISABLED = 256, KEY_RAW };
 
 static const struct argp_option options[] = {
-	{ "granularity", 'g', "SIZE", 0, "add: bytes that a bit stands for, a power of two from 512 to 2G (default 64K)", 0 },
+	{ "granularity", 'g', "SIZE", 0,
+	  "add: bytes that a bit stands for, a power of two from 512 to 2G (default 64K)", 0 },
 	{ "disabled", KEY_DISABLED, NULL, 0, "add: record nothing until it is enabled", 0 },
 	{ "json", 'j', NULL, 0, "list, dump: print JSON", 0 },
-	{ "raw", KEY_RAW, NULL, 0, "dump: print the bits, the least significant bit of each byte first", 0 },
+	{ "raw", KEY_RAW, NULL, 0,
+	  "dump: print the bits, the least significant bit of each byte first", 0 },
 	{ 0 },
 };
 
@@ -162,7 +167,9 @@ static void parse_action(struct arguments *a, const char *word, struct argp_stat
 	else if (!strcmp(word, "dump"))
 		a->action = DUMP;
 	else
-		argp_error(state, "%s: not one of list, add, remove, clear, enable, disable, merge, dump", word);
+		argp_error(state,
+			   "%s: not one of list, add, remove, clear, enable, disable, merge, dump",
+			   word);
 }
 
 static error_t parse_word(struct arguments *a, char *word, struct argp_state *state)
@@ -183,7 +190,8 @@ static error_t parse_word(struct arguments *a, char *word, struct argp_state *st
 static void parse_granularity(struct arguments *a, const char *text, struct argp_state *state)
 {
 	unsigned long long bytes;
-	if (cow_cmd_parse_size(text, &bytes) || bytes < 512 || bytes > 1ull << 31 || (bytes & (bytes - 1)))
+	if (cow_cmd_parse_size(text, &bytes) || bytes < 512 || bytes > 1ull << 31 ||
+	    (bytes & (bytes - 1)))
 		argp_error(state, "--granularity %s: not a power of two from 512 to 2G", text);
 	else
 		a->change.granularity_bits = (unsigned)__builtin_ctzll(bytes);
@@ -197,7 +205,8 @@ static void check_arguments(const struct arguments *a, struct argp_state *state)
 		argp_error(state, "IMAGE is missing");
 	else if (a->action != LIST && !a->change.name)
 		argp_error(state, "NAME is missing");
-	else if (a->action == CHANGE && a->change.command == COW_BITMAP_MERGE && !a->change.nr_sources)
+	else if (a->action == CHANGE && a->change.command == COW_BITMAP_MERGE &&
+		 !a->change.nr_sources)
 		argp_error(state, "SOURCE is missing");
 	else if (a->json && a->raw)
 		argp_error(state, "--json and --raw: take one");
@@ -234,13 +243,19 @@ int cow_cmd_bitmap(int argc, char **argv)
 	static const struct argp argp = {
 		.options = options,
 		.parser = parse_option,
-		.args_doc = "list IMAGE\nadd IMAGE NAME\nremove IMAGE NAME\nclear IMAGE NAME\nenable IMAGE NAME\n"
+		.args_doc = "list IMAGE\nadd IMAGE NAME\nremove IMAGE NAME\nclear IMAGE "
+			    "NAME\nenable IMAGE NAME\n"
 			    "disable IMAGE NAME\nmerge IMAGE NAME SOURCE...\ndump IMAGE NAME",
-		.doc = "Persistent dirty bitmaps of IMAGE, also while it is attached (IMAGE may be the device then).\v"
-		       "An enabled bitmap records which parts of the disk are written to, discarded or zeroed. dump prints them, "
-		       "a line \"OFFSET LENGTH\" in bytes for each extent: what an incremental backup has to copy. merge adds "
-		       "what the SOURCEs have recorded to NAME. After a crash a bitmap that was recording is inconsistent, and "
-		       "can only be removed. A crash leaves the image as it was before the command or as it is after it.",
+		.doc = "Persistent dirty bitmaps of IMAGE, also while it is attached (IMAGE may be "
+		       "the device then).\v"
+		       "An enabled bitmap records which parts of the disk are written to, "
+		       "discarded or zeroed. dump prints them, "
+		       "a line \"OFFSET LENGTH\" in bytes for each extent: what an incremental "
+		       "backup has to copy. merge adds "
+		       "what the SOURCEs have recorded to NAME. After a crash a bitmap that was "
+		       "recording is inconsistent, and "
+		       "can only be removed. A crash leaves the image as it was before the command "
+		       "or as it is after it.",
 	};
 	struct arguments a = { 0 };
 	uint32_t id = 0;

@@ -28,10 +28,10 @@ struct arguments {
 };
 
 static const struct argp_option options[] = {
-	{"json", 'j', NULL, 0, "Print JSON with the names of qemu-img", 0},
-	{"repair", 'r', "leaks|all", 0, "Repair leaks only, or everything", 0},
-	{"quiet", 'q', NULL, 0, "Do not list the findings", 0},
-	{0},
+	{ "json", 'j', NULL, 0, "Print JSON with the names of qemu-img", 0 },
+	{ "repair", 'r', "leaks|all", 0, "Repair leaks only, or everything", 0 },
+	{ "quiet", 'q', NULL, 0, "Do not list the findings", 0 },
+	{ 0 },
 };
 
 static error_t parse_repair(struct arguments *a, const char *arg, struct argp_state *state)
@@ -73,7 +73,10 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
 
 /* ---- output ---- */
 
-/* Findings go where results go, except with --json. Text from the image is shown as printable ASCII. */
+/*
+ * Findings go where results go, except with --json. Text from the image is shown as printable
+ * ASCII.
+ */
 static void print_finding(void *ctx, const char *text)
 {
 	const struct arguments *a = ctx;
@@ -119,23 +122,29 @@ static void print_json(const char *image, const struct cow_check_result *r)
 	put_nonzero(o, "compressed-clusters", r->compressed_clusters);
 	json_object_object_add(o, "filename", json_object_new_string(image));
 	json_object_object_add(o, "format", json_object_new_string("qcow2"));
-	puts(json_object_to_json_string_ext(o, JSON_C_TO_STRING_PRETTY | JSON_C_TO_STRING_NOSLASHESCAPE));
+	puts(json_object_to_json_string_ext(o, JSON_C_TO_STRING_PRETTY |
+						       JSON_C_TO_STRING_NOSLASHESCAPE));
 	json_object_put(o);
 }
 
 static void print_text(const struct cow_check_result *r)
 {
 	if (r->corruptions_fixed || r->leaks_fixed)
-		printf("Repaired: %" PRIu64 " corruptions, %" PRIu64 " leaks.\n", r->corruptions_fixed, r->leaks_fixed);
+		printf("Repaired: %" PRIu64 " corruptions, %" PRIu64 " leaks.\n",
+		       r->corruptions_fixed, r->leaks_fixed);
 	if (r->corruptions)
-		printf("%" PRIu64 " errors were found on the image: data may be corrupted, do not write to it.\n",
+		printf("%" PRIu64 " errors were found on the image: data may be corrupted, do not "
+		       "write to it.\n",
 		       r->corruptions);
 	if (r->leaks)
-		printf("%" PRIu64 " leaked clusters were found: space is wasted, no data is in danger.\n", r->leaks);
+		printf("%" PRIu64
+		       " leaked clusters were found: space is wasted, no data is in danger.\n",
+		       r->leaks);
 	if (!r->corruptions && !r->leaks)
 		printf("No errors were found on the image.\n");
 	if (r->total_clusters && r->allocated_clusters)
-		printf("%" PRIu64 "/%" PRIu64 " = %.2f%% allocated, %.2f%% fragmented, %.2f%% compressed clusters\n",
+		printf("%" PRIu64 "/%" PRIu64
+		       " = %.2f%% allocated, %.2f%% fragmented, %.2f%% compressed clusters\n",
 		       r->allocated_clusters, r->total_clusters,
 		       100.0 * (double)r->allocated_clusters / (double)r->total_clusters,
 		       100.0 * (double)r->fragmented_clusters / (double)r->allocated_clusters,
@@ -155,8 +164,8 @@ static int exit_code(int ret, const struct cow_check_result *r)
 	return r->corruptions ? EXIT_CORRUPT : r->leaks ? EXIT_LEAKS : EXIT_CLEAN;
 }
 
-static int check_file(const struct arguments *a, struct cow_loop *loop, struct cow_check_result *result,
-		      struct cow_error *err)
+static int check_file(const struct arguments *a, struct cow_loop *loop,
+		      struct cow_check_result *result, struct cow_error *err)
 {
 	struct cow_host *host = cow_host_system();
 	struct cow_file *file;
@@ -183,12 +192,14 @@ int cow_cmd_check(int argc, char **argv)
 		.options = options,
 		.parser = parse_option,
 		.args_doc = "IMAGE",
-		.doc = "Check IMAGE, which must not be in use.\vExit status: 0 clean, 1 could not be checked, 2 corrupt, "
-		       "3 leaks only, 63 not a format that can be checked. With --repair: what is left afterwards.",
+		.doc = "Check IMAGE, which must not be in use.\vExit status: 0 clean, 1 could not "
+		       "be checked, 2 corrupt, "
+		       "3 leaks only, 63 not a format that can be checked. With --repair: what is "
+		       "left afterwards.",
 	};
-	struct arguments a = {0};
-	struct cow_error err = {0};
-	struct cow_check_result result = {0};
+	struct arguments a = { 0 };
+	struct cow_error err = { 0 };
+	struct cow_check_result result = { 0 };
 	struct cow_loop *loop;
 	argp_err_exit_status = EXIT_NOT_CHECKED;
 	if (argp_parse(&argp, argc, argv, 0, NULL, &a))

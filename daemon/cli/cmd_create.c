@@ -22,19 +22,26 @@ struct arguments {
 };
 
 static const struct argp_option options[] = {
-	{"backing", 'b', "BASE", 0, "Backing file, relative to the new image's directory", 0},
-	{"backing-format", 'F', "FORMAT", 0, "Format of the backing file: qcow2 or raw", 0},
-	{"unsafe", 'u', NULL, 0, "Do not look at the backing file (SIZE must be given)", 0},
-	{"option", 'o', "NAME=VALUE[,...]", 0,
-	 "With qemu-img's names: cluster_size= (64K), refcount_bits= (16), compat=0.10|1.1, lazy_refcounts=on|off, "
-	 "extended_l2=on|off, compression_type=zlib|zstd, preallocation=off|metadata|falloc|full, data_file=FILE, "
-	 "data_file_raw=on|off, size=, backing_file=, backing_fmt=. A comma in a value is written twice", 0},
-	{"encrypt", 'e', "luks", 0,
-	 "Encrypt the image (the same as -o encrypt.format=luks); name a passphrase. -o: encrypt.cipher-alg=aes-128|aes-256, "
-	 "encrypt.cipher-mode=xts|cbc, encrypt.ivgen-alg=plain64|plain|essiv, encrypt.hash-alg= (sha256), "
-	 "encrypt.iter-time=MILLISECONDS (1000)", 0},
-	{"force", 'f', NULL, 0, "Overwrite existing files: IMAGE's and the data file's", 0},
-	{0},
+	{ "backing", 'b', "BASE", 0, "Backing file, relative to the new image's directory", 0 },
+	{ "backing-format", 'F', "FORMAT", 0, "Format of the backing file: qcow2 or raw", 0 },
+	{ "unsafe", 'u', NULL, 0, "Do not look at the backing file (SIZE must be given)", 0 },
+	{ "option", 'o', "NAME=VALUE[,...]", 0,
+	  "With qemu-img's names: cluster_size= (64K), refcount_bits= (16), compat=0.10|1.1, "
+	  "lazy_refcounts=on|off, "
+	  "extended_l2=on|off, compression_type=zlib|zstd, preallocation=off|metadata|falloc|full, "
+	  "data_file=FILE, "
+	  "data_file_raw=on|off, size=, backing_file=, backing_fmt=. A comma in a value is written "
+	  "twice",
+	  0 },
+	{ "encrypt", 'e', "luks", 0,
+	  "Encrypt the image (the same as -o encrypt.format=luks); name a passphrase. -o: "
+	  "encrypt.cipher-alg=aes-128|aes-256, "
+	  "encrypt.cipher-mode=xts|cbc, encrypt.ivgen-alg=plain64|plain|essiv, encrypt.hash-alg= "
+	  "(sha256), "
+	  "encrypt.iter-time=MILLISECONDS (1000)",
+	  0 },
+	{ "force", 'f', NULL, 0, "Overwrite existing files: IMAGE's and the data file's", 0 },
+	{ 0 },
 };
 
 /* ---- values of -o ---- */
@@ -75,7 +82,8 @@ static bool parse_extended_l2(struct cow_create_options *o, const char *value)
 
 static bool parse_compression_type(struct cow_create_options *o, const char *value)
 {
-	o->compression_type = !strcmp(value, "zstd") ? QCOW2_COMPRESSION_ZSTD : QCOW2_COMPRESSION_ZLIB;
+	o->compression_type =
+		!strcmp(value, "zstd") ? QCOW2_COMPRESSION_ZSTD : QCOW2_COMPRESSION_ZLIB;
 	return o->compression_type == QCOW2_COMPRESSION_ZSTD || !strcmp(value, "zlib");
 }
 
@@ -133,18 +141,18 @@ static const struct {
 	const char *name;
 	bool (*parse)(struct cow_create_options *o, const char *value);
 } values[] = {
-	{"cluster_size", parse_cluster_size},
-	{"refcount_bits", parse_refcount_bits},
-	{"compat", parse_compat},
-	{"lazy_refcounts", parse_lazy_refcounts},
-	{"preallocation", parse_preallocation},
-	{"extended_l2", parse_extended_l2},
-	{"compression_type", parse_compression_type},
-	{"data_file", parse_data_file},
-	{"data_file_raw", parse_data_file_raw},
-	{"size", parse_size},
-	{"backing_file", parse_backing_file},
-	{"backing_fmt", parse_backing_fmt},
+	{ "cluster_size", parse_cluster_size },
+	{ "refcount_bits", parse_refcount_bits },
+	{ "compat", parse_compat },
+	{ "lazy_refcounts", parse_lazy_refcounts },
+	{ "preallocation", parse_preallocation },
+	{ "extended_l2", parse_extended_l2 },
+	{ "compression_type", parse_compression_type },
+	{ "data_file", parse_data_file },
+	{ "data_file_raw", parse_data_file_raw },
+	{ "size", parse_size },
+	{ "backing_file", parse_backing_file },
+	{ "backing_fmt", parse_backing_fmt },
 };
 
 static void parse_encryption(const char *word, const char *value, struct argp_state *state)
@@ -158,7 +166,8 @@ static void parse_encryption(const char *word, const char *value, struct argp_st
 	argp_error(state, "-o %s: no such option: see --help", word);
 }
 
-static void parse_value(struct cow_create_options *o, const char *name, const char *value, struct argp_state *state)
+static void parse_value(struct cow_create_options *o, const char *name, const char *value,
+			struct argp_state *state)
 {
 	if (!strncmp(name, "encrypt.", strlen("encrypt."))) {
 		parse_encryption(name, value, state);
@@ -168,7 +177,8 @@ static void parse_value(struct cow_create_options *o, const char *name, const ch
 		if (strcmp(values[i].name, name))
 			continue;
 		if (!values[i].parse(o, value))
-			argp_error(state, "-o %s: '%s' is not a valid value: see --help", name, value);
+			argp_error(state, "-o %s: '%s' is not a valid value: see --help", name,
+				   value);
 		return;
 	}
 	argp_error(state, "-o %s: no such option: see --help", name);
@@ -196,7 +206,8 @@ static error_t parse_argument(struct arguments *a, const char *arg, struct argp_
 	if (state->arg_num > 1)
 		return ARGP_ERR_UNKNOWN;
 	if (!parse_size(&a->options, arg))
-		argp_error(state, "size %s: must be a number with an optional k, M, G, T, P or E", arg);
+		argp_error(state, "size %s: must be a number with an optional k, M, G, T, P or E",
+			   arg);
 	return 0;
 }
 
@@ -209,7 +220,8 @@ static error_t finish_arguments(struct arguments *a, struct argp_state *state)
 	if (!a->encrypt.wanted && a->secrets.nr)
 		argp_error(state, "--key-...: needs --encrypt luks");
 	if (a->encrypt.wanted && a->secrets.nr != 1)
-		argp_error(state, "--encrypt: needs one passphrase: --key-file, --key-credential, --key-keyring or --key-prompt");
+		argp_error(state, "--encrypt: needs one passphrase: --key-file, --key-credential, "
+				  "--key-keyring or --key-prompt");
 	if (a->encrypt.wanted) {
 		cow_encrypt_options_finish(&a->encrypt);
 		a->options.encrypt = &a->encrypt.format;
@@ -255,7 +267,7 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
 
 static int create(struct arguments *a)
 {
-	struct cow_error err = {0};
+	struct cow_error err = { 0 };
 	struct cow_loop *loop;
 	if (cow_loop_sync_new(&loop))
 		return cow_cmd_fail("out of memory");
@@ -270,16 +282,18 @@ static int create(struct arguments *a)
 
 int cow_cmd_create(int argc, char **argv)
 {
-	static const struct argp_child children[] = {{&cow_secret_argp, 0, "Passphrase:", 0}, {0}};
+	static const struct argp_child children[] = { { &cow_secret_argp, 0, "Passphrase:", 0 },
+						      { 0 } };
 	static const struct argp argp = {
 		.options = options,
 		.parser = parse_option,
 		.args_doc = "IMAGE [SIZE]",
-		.doc = "Make a new qcow2 image of SIZE bytes (k, M, G, T: powers of 1024); with a backing file SIZE "
+		.doc = "Make a new qcow2 image of SIZE bytes (k, M, G, T: powers of 1024); with a "
+		       "backing file SIZE "
 		       "defaults to the backing file's.",
 		.children = children,
 	};
-	struct arguments a = {0};
+	struct arguments a = { 0 };
 	cow_encrypt_options_init(&a.encrypt);
 	argp_err_exit_status = 1;
 	if (argp_parse(&argp, argc, argv, 0, NULL, &a))

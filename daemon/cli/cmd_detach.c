@@ -28,7 +28,8 @@ struct detach {
 
 static const struct argp_option options[] = {
 	{ "all", 'a', NULL, 0, "Detach every device; with IMAGEs: every device of theirs", 0 },
-	{ "force", 'f', NULL, 0, "Detach a device that is in use or cannot be flushed: its users get errors", 0 },
+	{ "force", 'f', NULL, 0,
+	  "Detach a device that is in use or cannot be flushed: its users get errors", 0 },
 	{ 0 },
 };
 
@@ -60,8 +61,10 @@ static const struct argp argp = {
 	.parser = parse_option,
 	.args_doc = "DEVICE|IMAGE...\n--all [IMAGE...]",
 	.doc = "Flush and detach devices, named by path (/dev/ublkb0) or by their image.\v"
-	       "A device that is mounted or open is refused. The command returns when the image is closed. An image that "
-	       "several devices serve (read-only ones, snapshots) names none of them: name the device, or say --all.",
+	       "A device that is mounted or open is refused. The command returns when the image is "
+	       "closed. An image that "
+	       "several devices serve (read-only ones, snapshots) names none of them: name the "
+	       "device, or say --all.",
 };
 
 /* ---- a daemon that died ---- */
@@ -97,7 +100,8 @@ static int clean_up(struct cow_record *record)
 		return cow_cmd_fail("/dev/ublkb%u: cannot delete: %s", record->id, strerror(-ret));
 	cow_record_remove(record->id);
 	fprintf(stderr,
-		"cowblk: /dev/ublkb%u: its daemon (process %d) had died: what was not flushed is lost: run `cowblk check %s`\n",
+		"cowblk: /dev/ublkb%u: its daemon (process %d) had died: what was not flushed is "
+		"lost: run `cowblk check %s`\n",
 		record->id, record->pid, record->image);
 	return 0;
 }
@@ -125,7 +129,8 @@ static int ask(int fd, uint32_t id, bool force)
 	int error = cow_control_send(fd, request);
 	struct json_object *reply = error ? NULL : cow_control_receive(fd, -1, &error);
 	if (!reply)
-		return cow_cmd_fail("/dev/ublkb%u: no answer from its daemon: %s", id, strerror(-error));
+		return cow_cmd_fail("/dev/ublkb%u: no answer from its daemon: %s", id,
+				    strerror(-error));
 	const char *text = cow_control_reply_error(reply);
 	int status = text ? cow_cmd_fail("%s", text) : 0;
 	json_object_put(reply);
@@ -144,7 +149,8 @@ static int detach_id(uint32_t id, bool force)
 	char who[256];
 	int fd = cow_control_connect(id), status;
 	if (fd >= 0 && !force && is_in_use(id, who, sizeof(who))) {
-		status = cow_cmd_fail("/dev/ublkb%u: in use: %s: unmount or close it first", id, who);
+		status = cow_cmd_fail("/dev/ublkb%u: in use: %s: unmount or close it first", id,
+				      who);
 		close(fd);
 	} else if (fd >= 0) {
 		status = ask(fd, id, force);
@@ -152,7 +158,8 @@ static int detach_id(uint32_t id, bool force)
 	} else if (fd == -ECONNREFUSED || fd == -ENOENT) {
 		status = clean_up(&record);
 	} else {
-		status = cow_cmd_fail("/dev/ublkb%u: %s%s", id, strerror(-fd), fd == -EACCES ? ": run as root" : "");
+		status = cow_cmd_fail("/dev/ublkb%u: %s%s", id, strerror(-fd),
+				      fd == -EACCES ? ": run as root" : "");
 	}
 	cow_record_fini(&record);
 	return status;
@@ -182,8 +189,9 @@ static int ambiguous(const char *image, const uint32_t *ids, int nr)
 {
 	char devices[512] = "";
 	name_devices(ids, nr, devices, sizeof(devices));
-	return cow_cmd_fail("%s: is attached more than once: %s: name the device, or detach them all with --all", image,
-			    devices);
+	return cow_cmd_fail("%s: is attached more than once: %s: name the device, or detach them "
+			    "all with --all",
+			    image, devices);
 }
 
 static int detach_target(const char *target, const struct detach *detach)
@@ -194,7 +202,8 @@ static int detach_target(const char *target, const struct detach *detach)
 		return detach_id(id, detach->force);
 	int nr = cow_target_image(target, ids, COW_MAX_DEVICES), status = 0;
 	if (nr <= 0)
-		return cow_cmd_fail("%s: neither an attached image nor its device: see `cowblk list`", target);
+		return cow_cmd_fail(
+			"%s: neither an attached image nor its device: see `cowblk list`", target);
 	if (nr > 1 && !detach->all)
 		return ambiguous(target, ids, nr);
 	for (int i = 0; i < nr; i++)

@@ -2,8 +2,8 @@
 /*
  * cowblk info: what an image says of itself, with the names of `qemu-img info --output=json`.
  *
- * The data is gathered once, as JSON; the text for people is printed from it. Strings come from the image: bytes that are not
- * printable ASCII or well-formed UTF-8 are shown as '?'.
+ * The data is gathered once, as JSON; the text for people is printed from it. Strings come from the
+ * image: bytes that are not printable ASCII or well-formed UTF-8 are shown as '?'.
  */
 #include "daemon/cli/cmd.h"
 
@@ -24,8 +24,8 @@ struct arguments {
 };
 
 static const struct argp_option options[] = {
-	{"json", 'j', NULL, 0, "Print JSON with the names of qemu-img", 0},
-	{0},
+	{ "json", 'j', NULL, 0, "Print JSON with the names of qemu-img", 0 },
+	{ 0 },
 };
 
 static error_t parse_option(int key, char *arg, struct argp_state *state)
@@ -61,7 +61,8 @@ static void put_bitmaps(struct json_object *to, const struct cow_info *info)
 	struct json_object *list = json_object_new_array();
 	for (uint32_t i = 0; i < info->ext.nr_bitmaps; i++) {
 		const struct cow_bitmap *b = &info->bitmaps[i];
-		struct json_object *one = json_object_new_object(), *flags = json_object_new_array();
+		struct json_object *one = json_object_new_object(),
+				   *flags = json_object_new_array();
 		if (b->flags & COW_BITMAP_IN_USE)
 			json_object_array_add(flags, json_object_new_string("in-use"));
 		if (b->flags & COW_BITMAP_AUTO)
@@ -131,7 +132,8 @@ static void put_encryption(struct json_object *to, const struct cow_info *info)
 	if (info->header.crypt_method == QCOW2_CRYPT_NONE)
 		return;
 	struct json_object *encrypt = json_object_new_object();
-	cow_show_string(encrypt, "format", info->header.crypt_method == QCOW2_CRYPT_AES ? "aes" : "luks");
+	cow_show_string(encrypt, "format",
+			info->header.crypt_method == QCOW2_CRYPT_AES ? "aes" : "luks");
 	if (info->luks)
 		put_luks(encrypt, info->luks);
 	json_object_object_add(to, "encrypt", encrypt);
@@ -142,7 +144,8 @@ static struct json_object *specific_data(const struct cow_info *info)
 	const struct cow_header *h = &info->header;
 	struct json_object *data = json_object_new_object();
 	cow_show_string(data, "compat", h->version == 2 ? "0.10" : "1.1");
-	cow_show_string(data, "compression-type", h->compression_type == QCOW2_COMPRESSION_ZSTD ? "zstd" : "zlib");
+	cow_show_string(data, "compression-type",
+			h->compression_type == QCOW2_COMPRESSION_ZSTD ? "zstd" : "zlib");
 	if (h->version >= 3)
 		put_bool(data, "lazy-refcounts", h->compatible & QCOW2_COMPAT_LAZY_REFCOUNTS);
 	cow_show_u64(data, "refcount-bits", 1u << h->refcount_order);
@@ -188,7 +191,9 @@ static struct json_object *describe(const char *image, const struct cow_info *in
 		put_bool(o, "encrypted", true);
 	put_backing(o, image, info);
 	if (info->header.nr_snapshots)
-		json_object_object_add(o, "snapshots", cow_show_snapshots(info->snapshots, info->header.nr_snapshots));
+		json_object_object_add(
+			o, "snapshots",
+			cow_show_snapshots(info->snapshots, info->header.nr_snapshots));
 	cow_show_string(specific, "type", "qcow2");
 	json_object_object_add(specific, "data", specific_data(info));
 	json_object_object_add(o, "format-specific", specific);
@@ -242,8 +247,7 @@ static void print_specific(struct json_object *o)
 	struct json_object *specific, *data;
 	json_object_object_get_ex(o, "format-specific", &specific);
 	json_object_object_get_ex(specific, "data", &data);
-	json_object_object_foreach(data, key, value)
-		print_value(key, value, 0);
+	json_object_object_foreach(data, key, value) print_value(key, value, 0);
 }
 
 static void print_text(struct json_object *o)
@@ -251,8 +255,10 @@ static void print_text(struct json_object *o)
 	char size[32], disk[32];
 	cow_show_bytes(get_u64(o, "virtual-size"), size);
 	cow_show_bytes(get_u64(o, "actual-size"), disk);
-	printf("image: %s\nfile format: qcow2\nvirtual size: %s (%" PRIu64 " bytes)\ndisk size: %s\n"
-	       "cluster size: %" PRIu64 "\n", get_string(o, "filename"), size, get_u64(o, "virtual-size"), disk,
+	printf("image: %s\nfile format: qcow2\nvirtual size: %s (%" PRIu64
+	       " bytes)\ndisk size: %s\n"
+	       "cluster size: %" PRIu64 "\n",
+	       get_string(o, "filename"), size, get_u64(o, "virtual-size"), disk,
 	       get_u64(o, "cluster-size"));
 	print_optional(o, "backing-filename", "backing file");
 	print_optional(o, "full-backing-filename", "backing file, full path");
@@ -272,10 +278,11 @@ int cow_cmd_info(int argc, char **argv)
 		.options = options,
 		.parser = parse_option,
 		.args_doc = "IMAGE",
-		.doc = "Show what IMAGE says of itself. Files that it refers to are not opened; IMAGE may be in use.",
+		.doc = "Show what IMAGE says of itself. Files that it refers to are not opened; "
+		       "IMAGE may be in use.",
 	};
-	struct arguments a = {0};
-	struct cow_error err = {0};
+	struct arguments a = { 0 };
+	struct cow_error err = { 0 };
 	struct cow_info info;
 	struct cow_loop *loop;
 	argp_err_exit_status = 1;
@@ -289,7 +296,8 @@ int cow_cmd_info(int argc, char **argv)
 		return cow_cmd_fail("%s", err.text);
 	struct json_object *o = describe(a.image, &info);
 	if (a.json)
-		puts(json_object_to_json_string_ext(o, JSON_C_TO_STRING_PRETTY | JSON_C_TO_STRING_NOSLASHESCAPE));
+		puts(json_object_to_json_string_ext(o, JSON_C_TO_STRING_PRETTY |
+							       JSON_C_TO_STRING_NOSLASHESCAPE));
 	else
 		print_text(o);
 	json_object_put(o);

@@ -39,8 +39,10 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
 static const struct argp argp = {
 	.options = options,
 	.parser = parse_option,
-	.doc = "List attached images.\vStates: live; failed (the image takes no more writes); busy (the daemon is at work, "
-	       "detaching perhaps); dead (the daemon is gone: `cowblk detach` cleans up); running (ask as root to know more).",
+	.doc = "List attached images.\vStates: live; failed (the image takes no more writes); busy "
+	       "(the daemon is at work, "
+	       "detaching perhaps); dead (the daemon is gone: `cowblk detach` cleans up); running "
+	       "(ask as root to know more).",
 };
 
 /* The daemon's own word, or NULL with *state set to what its silence means. */
@@ -92,8 +94,10 @@ static void format_mode(struct json_object *o, char *text, size_t len)
 	else if (json_object_object_get_ex(o, "temporary", &v) && json_object_get_boolean(v))
 		snprintf(text, len, "temporary");
 	else
-		snprintf(text, len, "%s", json_object_object_get_ex(o, "read-only", &v) && json_object_get_boolean(v) ?
-						   "read-only" : "writable");
+		snprintf(text, len, "%s",
+			 json_object_object_get_ex(o, "read-only", &v) && json_object_get_boolean(v)
+				 ? "read-only"
+				 : "writable");
 }
 
 static void format_size(uint64_t bytes, char *text, size_t len)
@@ -110,18 +114,20 @@ static void print_row(struct json_object *o)
 {
 	char size[32], mode[300];
 	struct json_object *v;
-	format_size(json_object_object_get_ex(o, "size", &v) ? json_object_get_uint64(v) : 0, size, sizeof(size));
+	format_size(json_object_object_get_ex(o, "size", &v) ? json_object_get_uint64(v) : 0, size,
+		    sizeof(size));
 	format_mode(o, mode, sizeof(mode));
 	char *image = cow_show_clean(text_of(o, "image")), *clean_mode = cow_show_clean(mode);
-	printf("%-14s %-32s %10s %-8s %6s %7s  %s\n", text_of(o, "device"), image, size, text_of(o, "state"),
-	       text_of(o, "queues"), text_of(o, "pid"), clean_mode);
+	printf("%-14s %-32s %10s %-8s %6s %7s  %s\n", text_of(o, "device"), image, size,
+	       text_of(o, "state"), text_of(o, "queues"), text_of(o, "pid"), clean_mode);
 	free(image);
 	free(clean_mode);
 }
 
 static void print_table(struct json_object *all)
 {
-	printf("%-14s %-32s %10s %-8s %6s %7s  %s\n", "DEVICE", "IMAGE", "SIZE", "STATE", "QUEUES", "PID", "MODE");
+	printf("%-14s %-32s %10s %-8s %6s %7s  %s\n", "DEVICE", "IMAGE", "SIZE", "STATE", "QUEUES",
+	       "PID", "MODE");
 	for (size_t i = 0; i < json_object_array_length(all); i++)
 		print_row(json_object_array_get_idx(all, i));
 }
@@ -141,7 +147,8 @@ int cow_cmd_list(int argc, char **argv)
 			json_object_array_add(all, o);
 	}
 	if (list.json)
-		puts(json_object_to_json_string_ext(all, JSON_C_TO_STRING_PRETTY | JSON_C_TO_STRING_SPACED |
+		puts(json_object_to_json_string_ext(all, JSON_C_TO_STRING_PRETTY |
+								 JSON_C_TO_STRING_SPACED |
 								 JSON_C_TO_STRING_NOSLASHESCAPE));
 	else if (json_object_array_length(all))
 		print_table(all);

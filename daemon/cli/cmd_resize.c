@@ -15,7 +15,8 @@ struct arguments {
 };
 
 static const struct argp_option options[] = {
-	{ "shrink", 's', NULL, 0, "The disk may become smaller: what lies behind its new end is lost", 0 },
+	{ "shrink", 's', NULL, 0,
+	  "The disk may become smaller: what lies behind its new end is lost", 0 },
 	{ 0 },
 };
 
@@ -89,9 +90,11 @@ int cow_cmd_resize(int argc, char **argv)
 		.options = options,
 		.parser = parse_option,
 		.args_doc = "IMAGE [+|-]SIZE",
-		.doc = "Give the disk of IMAGE, which is not attached, another size: SIZE bytes (k, M, G, T: powers of 1024), or that much more "
+		.doc = "Give the disk of IMAGE, which is not attached, another size: SIZE bytes "
+		       "(k, M, G, T: powers of 1024), or that much more "
 		       "or less.\v"
-		       "Make a file system smaller before its disk, and larger after it. A crash leaves the image as it was or as it shall be.",
+		       "Make a file system smaller before its disk, and larger after it. A crash "
+		       "leaves the image as it was or as it shall be.",
 	};
 	struct arguments a = { 0 };
 	struct cow_error err = { 0 };
@@ -102,9 +105,11 @@ int cow_cmd_resize(int argc, char **argv)
 	if (argp_parse(&argp, argc, argv, 0, NULL, &a))
 		return 1;
 	if (!parse_size(&a))
-		return cow_cmd_fail("size %s: must be a number with an optional k, M, G, T, P or E", a.size);
+		return cow_cmd_fail("size %s: must be a number with an optional k, M, G, T, P or E",
+				    a.size);
 	if (cow_target_image(a.image, &id, 1) > 0)
-		return cow_cmd_fail("%s: is attached as /dev/ublkb%u: detach it first", a.image, id);
+		return cow_cmd_fail("%s: is attached as /dev/ublkb%u: detach it first", a.image,
+				    id);
 	if (cow_loop_sync_new(&loop))
 		return cow_cmd_fail("out of memory");
 	int ret = resize(&a, loop, &err);

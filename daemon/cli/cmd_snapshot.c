@@ -24,7 +24,7 @@ struct action {
 	const char *name;
 	int (*run)(const struct arguments *a, struct cow_loop *loop, struct cow_error *err);
 	bool names_one; /* takes SNAPSHOT */
-	bool live;      /* works on an attached image, through its daemon */
+	bool live;	/* works on an attached image, through its daemon */
 };
 
 struct arguments {
@@ -38,7 +38,8 @@ struct arguments {
 
 /* Opens the image as its only user, for `change`. */
 static int with_image(const struct arguments *a, struct cow_loop *loop,
-		      int (*change)(const struct arguments *, struct cow_loop *, struct cow_file *, struct cow_error *),
+		      int (*change)(const struct arguments *, struct cow_loop *, struct cow_file *,
+				    struct cow_error *),
 		      struct cow_error *err)
 {
 	struct cow_host *host = cow_host_system();
@@ -53,12 +54,14 @@ static int with_image(const struct arguments *a, struct cow_loop *loop,
 	return ret;
 }
 
-static int create_in(const struct arguments *a, struct cow_loop *loop, struct cow_file *file, struct cow_error *err)
+static int create_in(const struct arguments *a, struct cow_loop *loop, struct cow_file *file,
+		     struct cow_error *err)
 {
 	struct timespec now;
 	char *id = NULL;
 	clock_gettime(CLOCK_REALTIME, &now);
-	const struct cow_snapshot_date date = { .sec = (uint32_t)now.tv_sec, .nsec = (uint32_t)now.tv_nsec };
+	const struct cow_snapshot_date date = { .sec = (uint32_t)now.tv_sec,
+						.nsec = (uint32_t)now.tv_nsec };
 	int ret = cow_snapshot_create(loop, file, a->key.text, &date, &id, err);
 	if (!ret && id)
 		puts(id);
@@ -66,12 +69,14 @@ static int create_in(const struct arguments *a, struct cow_loop *loop, struct co
 	return ret;
 }
 
-static int apply_in(const struct arguments *a, struct cow_loop *loop, struct cow_file *file, struct cow_error *err)
+static int apply_in(const struct arguments *a, struct cow_loop *loop, struct cow_file *file,
+		    struct cow_error *err)
 {
 	return cow_snapshot_apply(loop, file, &a->key, err);
 }
 
-static int delete_in(const struct arguments *a, struct cow_loop *loop, struct cow_file *file, struct cow_error *err)
+static int delete_in(const struct arguments *a, struct cow_loop *loop, struct cow_file *file,
+		     struct cow_error *err)
 {
 	return cow_snapshot_delete(loop, file, &a->key, err);
 }
@@ -86,7 +91,7 @@ static int apply(const struct arguments *a, struct cow_loop *loop, struct cow_er
 	return with_image(a, loop, apply_in, err);
 }
 
-static int delete(const struct arguments *a, struct cow_loop *loop, struct cow_error *err)
+static int delete (const struct arguments *a, struct cow_loop *loop, struct cow_error *err)
 {
 	return with_image(a, loop, delete_in, err);
 }
@@ -97,13 +102,16 @@ static int list(const struct arguments *a, struct cow_loop *loop, struct cow_err
 	struct cow_record record = { 0 };
 	uint32_t id;
 	bool attached = cow_target_device(a->image, &id) && !cow_record_read(id, &record);
-	int ret = cow_info_load(cow_host_system(), loop, attached ? record.image : a->image, &info, err);
+	int ret = cow_info_load(cow_host_system(), loop, attached ? record.image : a->image, &info,
+				err);
 	cow_record_fini(&record);
 	if (ret)
 		return ret;
-	struct json_object *snapshots = cow_show_snapshots(info.snapshots, info.header.nr_snapshots);
+	struct json_object *snapshots =
+		cow_show_snapshots(info.snapshots, info.header.nr_snapshots);
 	if (a->json)
-		puts(json_object_to_json_string_ext(snapshots, JSON_C_TO_STRING_PRETTY | JSON_C_TO_STRING_NOSLASHESCAPE));
+		puts(json_object_to_json_string_ext(
+			snapshots, JSON_C_TO_STRING_PRETTY | JSON_C_TO_STRING_NOSLASHESCAPE));
 	else if (info.header.nr_snapshots)
 		cow_show_snapshots_text(snapshots);
 	json_object_put(snapshots);
@@ -123,7 +131,8 @@ static const struct action actions[] = {
 static const struct argp_option options[] = {
 	{ "id", 'i', NULL, 0, "SNAPSHOT is an id (default: an id or a name, whichever fits)", 0 },
 	{ "name", 'n', NULL, 0, "SNAPSHOT is a name", 0 },
-	{ "freeze", 'f', NULL, 0, "create, attached: freeze the mounted file systems around it", 0 },
+	{ "freeze", 'f', NULL, 0, "create, attached: freeze the mounted file systems around it",
+	  0 },
 	{ "json", 'j', NULL, 0, "list: print JSON with the names of qemu-img", 0 },
 	{ 0 },
 };
@@ -203,11 +212,15 @@ int cow_cmd_snapshot(int argc, char **argv)
 	static const struct argp argp = {
 		.options = options,
 		.parser = parse_option,
-		.args_doc = "create IMAGE NAME\napply IMAGE SNAPSHOT\ndelete IMAGE SNAPSHOT\nlist IMAGE",
-		.doc = "Internal snapshots of IMAGE; create, delete and list also while it is attached (IMAGE may be the device "
+		.args_doc = "create IMAGE NAME\napply IMAGE SNAPSHOT\ndelete IMAGE SNAPSHOT\nlist "
+			    "IMAGE",
+		.doc = "Internal snapshots of IMAGE; create, delete and list also while it is "
+		       "attached (IMAGE may be the device "
 		       "then).\v"
-		       "create prints the new snapshot's id. apply gives the disk the snapshot's content and size; what it "
-		       "held before is lost unless another snapshot holds it. A crash leaves the image as it was before "
+		       "create prints the new snapshot's id. apply gives the disk the snapshot's "
+		       "content and size; what it "
+		       "held before is lost unless another snapshot holds it. A crash leaves the "
+		       "image as it was before "
 		       "the command or as it is after it.",
 	};
 	struct arguments a = { 0 };
@@ -219,7 +232,8 @@ int cow_cmd_snapshot(int argc, char **argv)
 	if (a.action->live && cow_target_writer(a.image, &id))
 		return cow_live_ask(id, a.action->name, &a.key, a.freeze);
 	if (a.action->names_one && !a.action->live && is_attached(a.image, &id))
-		return cow_cmd_fail("%s: is attached as /dev/ublkb%u: detach it first", a.image, id);
+		return cow_cmd_fail("%s: is attached as /dev/ublkb%u: detach it first", a.image,
+				    id);
 	if (cow_loop_sync_new(&loop))
 		return cow_cmd_fail("out of memory");
 	int ret = a.action->run(&a, loop, &err);

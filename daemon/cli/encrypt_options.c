@@ -17,7 +17,10 @@ static bool parse_format(struct cow_encrypt_options *e, const char *value)
 	return !strcmp(value, "luks");
 }
 
-/* With 192 bits the key material is no whole number of sectors in CBC, at which QEMU dies; XTS has no such key. */
+/*
+ * With 192 bits the key material is no whole number of sectors in CBC, at which QEMU dies; XTS has
+ * no such key.
+ */
 static bool parse_cipher(struct cow_encrypt_options *e, const char *value)
 {
 	e->aes_bits = !strcmp(value, "aes-128") ? 128 : 256;
@@ -33,7 +36,9 @@ static bool parse_mode(struct cow_encrypt_options *e, const char *value)
 static bool parse_ivgen(struct cow_encrypt_options *e, const char *value)
 {
 	static const char *const names[] = {
-		[COW_CRYPT_PLAIN] = "plain", [COW_CRYPT_PLAIN64] = "plain64", [COW_CRYPT_ESSIV_SHA256] = "essiv",
+		[COW_CRYPT_PLAIN] = "plain",
+		[COW_CRYPT_PLAIN64] = "plain64",
+		[COW_CRYPT_ESSIV_SHA256] = "essiv",
 	};
 	for (unsigned i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
 		if (!strcmp(names[i], value)) {
@@ -69,13 +74,14 @@ static const struct {
 	const char *name;
 	bool (*parse)(struct cow_encrypt_options *e, const char *value);
 } values[] = {
-	{ "format", parse_format },     { "cipher-alg", parse_cipher },
-	{ "cipher-mode", parse_mode },  { "ivgen-alg", parse_ivgen },
-	{ "hash-alg", parse_hash },     { "ivgen-hash-alg", parse_ivgen_hash },
+	{ "format", parse_format },	  { "cipher-alg", parse_cipher },
+	{ "cipher-mode", parse_mode },	  { "ivgen-alg", parse_ivgen },
+	{ "hash-alg", parse_hash },	  { "ivgen-hash-alg", parse_ivgen_hash },
 	{ "iter-time", parse_iter_time },
 };
 
-bool cow_encrypt_option_parse(struct cow_encrypt_options *e, const char *name, const char *value, bool *known)
+bool cow_encrypt_option_parse(struct cow_encrypt_options *e, const char *name, const char *value,
+			      bool *known)
 {
 	for (size_t i = 0; i < sizeof(values) / sizeof(values[0]); i++) {
 		if (strcmp(values[i].name, name))
@@ -90,5 +96,6 @@ bool cow_encrypt_option_parse(struct cow_encrypt_options *e, const char *name, c
 
 void cow_encrypt_options_finish(struct cow_encrypt_options *e)
 {
-	e->format.cipher.key_bytes = e->aes_bits / 8 * (e->format.cipher.mode == COW_CRYPT_XTS ? 2 : 1);
+	e->format.cipher.key_bytes =
+		e->aes_bits / 8 * (e->format.cipher.mode == COW_CRYPT_XTS ? 2 : 1);
 }

@@ -33,10 +33,12 @@ static bool is_on(const char *path, uint32_t id)
 static int freeze_one(struct cow_fsfreeze *frozen, const char *dir, struct cow_error *err)
 {
 	if (frozen->nr == COW_FSFREEZE_MAX)
-		return cow_error_set(err, -EMFILE, "%s: more than %d mounted file systems", dir, COW_FSFREEZE_MAX);
+		return cow_error_set(err, -EMFILE, "%s: more than %d mounted file systems", dir,
+				     COW_FSFREEZE_MAX);
 	int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (fd < 0)
-		return cow_error_set(err, -errno, "%s: cannot freeze the file system: %s", dir, strerror(errno));
+		return cow_error_set(err, -errno, "%s: cannot freeze the file system: %s", dir,
+				     strerror(errno));
 	if (!ioctl(fd, FIFREEZE, 0)) {
 		frozen->fds[frozen->nr++] = fd;
 		return 0;
@@ -46,7 +48,8 @@ static int freeze_one(struct cow_fsfreeze *frozen, const char *dir, struct cow_e
 	if (error == EBUSY && frozen->nr)
 		return 0;
 	return cow_error_set(err, -error, "%s: cannot freeze the file system: %s", dir,
-			     error == EOPNOTSUPP ? "it has no support for that: leave out --freeze" : strerror(error));
+			     error == EOPNOTSUPP ? "it has no support for that: leave out --freeze"
+						 : strerror(error));
 }
 
 int cow_fsfreeze(uint32_t id, struct cow_fsfreeze *frozen, struct cow_error *err)

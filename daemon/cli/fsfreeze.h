@@ -13,7 +13,7 @@
 struct cow_fsfreeze {
 	int fds[COW_FSFREEZE_MAX]; /* of the frozen mount points */
 	int nr;
-	sigset_t signals;          /* as they were; held back while anything is frozen */
+	sigset_t signals; /* as they were; held back while anything is frozen */
 };
 
 /* All file systems on /dev/ublkb<id> and its partitions, or none: -errno with a text. */

@@ -18,13 +18,18 @@ static const struct command commands[] = {
 	{ "create", cow_cmd_create, "cowblk create", "make a new qcow2 image" },
 	{ "attach", cow_cmd_attach, "cowblk attach", "attach an image as a block device" },
 	{ "list", cow_cmd_list, "cowblk list", "list attached images" },
-	{ "detach", cow_cmd_detach, "cowblk detach", "detach a device, flushing and closing its image" },
+	{ "detach", cow_cmd_detach, "cowblk detach",
+	  "detach a device, flushing and closing its image" },
 	{ "info", cow_cmd_info, "cowblk info", "show what an image says of itself" },
-	{ "check", cow_cmd_check, "cowblk check", "check an image for corruption and leaks, or repair it" },
-	{ "amend", cow_cmd_amend, "cowblk amend", "change an image's version, or its lazy refcounts" },
+	{ "check", cow_cmd_check, "cowblk check",
+	  "check an image for corruption and leaks, or repair it" },
+	{ "amend", cow_cmd_amend, "cowblk amend",
+	  "change an image's version, or its lazy refcounts" },
 	{ "resize", cow_cmd_resize, "cowblk resize", "give an image's disk another size" },
-	{ "snapshot", cow_cmd_snapshot, "cowblk snapshot", "create, apply, delete or list an image's internal snapshots" },
-	{ "bitmap", cow_cmd_bitmap, "cowblk bitmap", "list, change or dump an image's persistent dirty bitmaps" },
+	{ "snapshot", cow_cmd_snapshot, "cowblk snapshot",
+	  "create, apply, delete or list an image's internal snapshots" },
+	{ "bitmap", cow_cmd_bitmap, "cowblk bitmap",
+	  "list, change or dump an image's persistent dirty bitmaps" },
 };
 
 #define NR_COMMANDS (sizeof(commands) / sizeof(commands[0]))

@@ -16,10 +16,14 @@
 enum { OPT_FILE = 0x4b00, OPT_CREDENTIAL, OPT_KEYRING, OPT_PROMPT };
 
 static const struct argp_option options[] = {
-	{ "key-file", OPT_FILE, "FILE", 0, "Passphrase: all bytes of FILE, a newline at its end too (repeatable)", 0 },
-	{ "key-credential", OPT_CREDENTIAL, "NAME", 0, "Passphrase: the systemd credential NAME (repeatable)", 0 },
+	{ "key-file", OPT_FILE, "FILE", 0,
+	  "Passphrase: all bytes of FILE, a newline at its end too (repeatable)", 0 },
+	{ "key-credential", OPT_CREDENTIAL, "NAME", 0,
+	  "Passphrase: the systemd credential NAME (repeatable)", 0 },
 	{ "key-keyring", OPT_KEYRING, "NAME", 0,
-	  "Passphrase: the key of type \"user\" that is called NAME in the kernel's keyrings (repeatable)", 0 },
+	  "Passphrase: the key of type \"user\" that is called NAME in the kernel's keyrings "
+	  "(repeatable)",
+	  0 },
 	{ "key-prompt", OPT_PROMPT, NULL, 0, "Passphrase: ask for it on the terminal", 0 },
 	{ 0 },
 };
@@ -48,7 +52,8 @@ static int read_all(int fd, struct cow_secret *secret)
 {
 	uint8_t more;
 	while (secret->bytes < sizeof(secret->data)) {
-		ssize_t n = read(fd, secret->data + secret->bytes, sizeof(secret->data) - secret->bytes);
+		ssize_t n = read(fd, secret->data + secret->bytes,
+				 sizeof(secret->data) - secret->bytes);
 		if (n < 0 && errno != EINTR)
 			return -errno;
 		if (n == 0)
@@ -79,10 +84,14 @@ static int load_credential(const char *name, struct cow_secret *secret, struct c
 {
 	const char *path = getenv("CREDENTIALS_DIRECTORY");
 	if (!path)
-		return cow_error_set(err, -ENOENT, "credential %s: CREDENTIALS_DIRECTORY is not set: run as a systemd unit with "
-				     "LoadCredential=%s:FILE", name, name);
+		return cow_error_set(err, -ENOENT,
+				     "credential %s: CREDENTIALS_DIRECTORY is not set: run as a "
+				     "systemd unit with "
+				     "LoadCredential=%s:FILE",
+				     name, name);
 	if (!name[0] || strchr(name, '/') || !strcmp(name, ".") || !strcmp(name, ".."))
-		return cow_error_set(err, -EINVAL, "credential '%s': must be a name, not a path", name);
+		return cow_error_set(err, -EINVAL, "credential '%s': must be a name, not a path",
+				     name);
 	int dir = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
 	int ret = dir < 0 ? -errno : load_at(dir, name, secret);
 	if (dir >= 0)
@@ -93,8 +102,9 @@ static int load_credential(const char *name, struct cow_secret *secret, struct c
 /* ---- the kernel's keyrings ---- */
 
 /*
- * In the order that request_key(2) has: thread, process and session keyring, here without asking user space. A service's session
- * keyring need not be linked to the user's: that one is looked at by itself.
+ * In the order that request_key(2) has: thread, process and session keyring, here without asking
+ * user space. A service's session keyring need not be linked to the user's: that one is looked at
+ * by itself.
  */
 static long find_key(const char *name)
 {
@@ -108,7 +118,9 @@ static int load_key(const char *name, struct cow_secret *secret, struct cow_erro
 {
 	long key = find_key(name);
 	if (key < 0)
-		return cow_error_set(err, -errno, "key %s: not found in the keyrings: %s: add it, like keyctl add user %s ... @u",
+		return cow_error_set(err, -errno,
+				     "key %s: not found in the keyrings: %s: add it, like keyctl "
+				     "add user %s ... @u",
 				     name, strerror(errno), name);
 	long n = syscall(SYS_keyctl, KEYCTL_READ, key, secret->data, sizeof(secret->data));
 	if (n < 0 || (size_t)n > sizeof(secret->data)) {
@@ -121,8 +133,8 @@ static int load_key(const char *name, struct cow_secret *secret, struct cow_erro
 
 /* ---- all ---- */
 
-static int load_one(const struct cow_secret_source *source, const char *what, bool twice, struct cow_secret *secret,
-		    struct cow_error *err)
+static int load_one(const struct cow_secret_source *source, const char *what, bool twice,
+		    struct cow_secret *secret, struct cow_error *err)
 {
 	switch (source->kind) {
 	case COW_SECRET_FILE:
@@ -137,7 +149,8 @@ static int load_one(const struct cow_secret_source *source, const char *what, bo
 	return -EINVAL;
 }
 
-int cow_secrets_load(struct cow_secrets *secrets, const char *what, bool twice, struct cow_error *err)
+int cow_secrets_load(struct cow_secrets *secrets, const char *what, bool twice,
+		     struct cow_error *err)
 {
 	int ret = 0;
 	if (secrets->nr)
@@ -151,7 +164,8 @@ int cow_secrets_load(struct cow_secrets *secrets, const char *what, bool twice, 
 			ret = load_one(&secrets->sources[i], what, twice, secrets->owned[i], err);
 		if (!ret && !secrets->owned[i]->bytes)
 			ret = cow_error_set(err, -EINVAL, "passphrase %s: is empty",
-					    secrets->sources[i].name ? secrets->sources[i].name : "from the terminal");
+					    secrets->sources[i].name ? secrets->sources[i].name
+								     : "from the terminal");
 	}
 	if (ret)
 		cow_secrets_free(secrets);

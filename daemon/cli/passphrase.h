@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Where passphrases come from: never from the command line itself, which every user of the machine can read. The options, as a child
- * parser for the subcommands that open or make images, and the getting, which is done before the daemon forks and
- * gives up its rights.
+ * Where passphrases come from: never from the command line itself, which every user of the machine
+ * can read. The options, as a child parser for the subcommands that open or make images, and the
+ * getting, which is done before the daemon forks and gives up its rights.
  *
  *   --key-file FILE          all bytes of the file, a newline at its end too (as QEMU and cryptsetup do it)
  *   --key-credential NAME    a credential of the systemd unit (LoadCredential=, SetCredentialEncrypted=)
@@ -20,7 +20,12 @@
 #include "engine/base/error.h"
 #include "engine/crypt/unlock.h"
 
-enum cow_secret_kind { COW_SECRET_FILE, COW_SECRET_CREDENTIAL, COW_SECRET_KEYRING, COW_SECRET_PROMPT };
+enum cow_secret_kind {
+	COW_SECRET_FILE,
+	COW_SECRET_CREDENTIAL,
+	COW_SECRET_KEYRING,
+	COW_SECRET_PROMPT
+};
 
 struct cow_secret_source {
 	enum cow_secret_kind kind;
@@ -35,18 +40,26 @@ struct cow_secrets {
 	struct cow_secret *owned[COW_MAX_SECRETS];
 };
 
-/* A child for the subcommand's argp; its input (child_inputs, at ARGP_KEY_INIT) is a struct cow_secrets. */
+/*
+ * A child for the subcommand's argp; its input (child_inputs, at ARGP_KEY_INIT) is a struct
+ * cow_secrets.
+ */
 extern const struct argp cow_secret_argp;
 
 /*
- * Gets them all. what: named in the prompt (the image). twice: a prompt asks again and compares (for a new image). From now on the
- * process leaves no core dump. On failure nothing is held.
+ * Gets them all. what: named in the prompt (the image). twice: a prompt asks again and compares
+ * (for a new image). From now on the process leaves no core dump. On failure nothing is held.
  */
-int cow_secrets_load(struct cow_secrets *secrets, const char *what, bool twice, struct cow_error *err);
+int cow_secrets_load(struct cow_secrets *secrets, const char *what, bool twice,
+		     struct cow_error *err);
 /* Wipes them. May be called twice, and without a load. */
 void cow_secrets_free(struct cow_secrets *secrets);
 
-/* secret_prompt.c: asks on the terminal, without echo. -ECANCELED: interrupted; -ENXIO: there is no terminal. */
-int cow_secret_prompt(const char *what, bool twice, struct cow_secret *secret, struct cow_error *err);
+/*
+ * secret_prompt.c: asks on the terminal, without echo. -ECANCELED: interrupted; -ENXIO: there is no
+ * terminal.
+ */
+int cow_secret_prompt(const char *what, bool twice, struct cow_secret *secret,
+		      struct cow_error *err);
 
 #endif

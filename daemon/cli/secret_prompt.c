@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Asking on the terminal. Echo is off while it is typed, and comes back whatever happens: keys that make signals are read as
- * characters, and signals from elsewhere only end the reading.
+ * Asking on the terminal. Echo is off while it is typed, and comes back whatever happens: keys that
+ * make signals are read as characters, and signals from elsewhere only end the reading.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -112,7 +112,8 @@ static int read_line(const struct terminal *t, struct cow_secret *secret)
 	return ret < 0 ? ret : 0;
 }
 
-static int ask(const struct terminal *t, const char *words, const char *what, struct cow_secret *secret)
+static int ask(const struct terminal *t, const char *words, const char *what,
+	       struct cow_secret *secret)
 {
 	write_text(t->fd, words);
 	write_text(t->fd, what);
@@ -124,23 +125,28 @@ static int ask_again(const struct terminal *t, const char *what, const struct co
 {
 	struct cow_secret *again = cow_secret_new();
 	int ret = again ? ask(t, "Once more the passphrase of ", what, again) : -ENOMEM;
-	if (!ret && (again->bytes != secret->bytes || memcmp(again->data, secret->data, secret->bytes)))
+	if (!ret &&
+	    (again->bytes != secret->bytes || memcmp(again->data, secret->data, secret->bytes)))
 		ret = -EINVAL;
 	cow_secret_free(again);
 	return ret;
 }
 
-int cow_secret_prompt(const char *what, bool twice, struct cow_secret *secret, struct cow_error *err)
+int cow_secret_prompt(const char *what, bool twice, struct cow_secret *secret,
+		      struct cow_error *err)
 {
 	struct terminal t;
 	int ret = open_terminal(&t);
 	if (ret)
-		return cow_error_set(err, ret, "passphrase: there is no terminal to ask on: use --key-file");
+		return cow_error_set(err, ret,
+				     "passphrase: there is no terminal to ask on: use --key-file");
 	ret = ask(&t, "Passphrase of ", what, secret);
 	if (!ret && twice)
 		ret = ask_again(&t, what, secret);
 	close_terminal(&t);
 	if (ret == -EINVAL)
 		return cow_error_set(err, ret, "passphrase: the two are not the same");
-	return ret ? cow_error_set(err, ret, "passphrase: %s", ret == -ECANCELED ? "not given" : strerror(-ret)) : 0;
+	return ret ? cow_error_set(err, ret, "passphrase: %s",
+				   ret == -ECANCELED ? "not given" : strerror(-ret))
+		   : 0;
 }

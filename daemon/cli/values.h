@@ -7,8 +7,8 @@
 #include <stdint.h>
 
 /*
- * Cuts the next NAME=VALUE off the list, in place, and returns it; NULL at the end. A comma that is doubled is one of the value's. *value is
- * behind the "=", NULL if there is none.
+ * Cuts the next NAME=VALUE off the list, in place, and returns it; NULL at the end. A comma that is
+ * doubled is one of the value's. *value is behind the "=", NULL if there is none.
  */
 char *cow_values_next(char **list, char **value);
 

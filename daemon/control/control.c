@@ -84,7 +84,8 @@ int cow_control_receive_bytes(int fd, void *buf, size_t bytes)
 int cow_control_send(int fd, struct json_object *line)
 {
 	char text[MAX_LINE_BYTES];
-	int len = snprintf(text, sizeof(text), "%s\n", json_object_to_json_string_ext(line, JSON_FLAGS));
+	int len = snprintf(text, sizeof(text), "%s\n",
+			   json_object_to_json_string_ext(line, JSON_FLAGS));
 	json_object_put(line);
 	if (len < 0 || (size_t)len >= sizeof(text))
 		return -EMSGSIZE;
@@ -101,7 +102,10 @@ static int wait_readable(int fd, int timeout_ms)
 	return n > 0 ? 0 : n ? -errno : -ETIMEDOUT;
 }
 
-/* One line without its newline; what follows it is left to be read. The timeout is for each piece, the pieces are bounded by the buffer. */
+/*
+ * One line without its newline; what follows it is left to be read. The timeout is for each piece,
+ * the pieces are bounded by the buffer.
+ */
 static int read_line(int fd, int timeout_ms, char *text, size_t size)
 {
 	size_t len = 0;
@@ -112,7 +116,8 @@ static int read_line(int fd, int timeout_ms, char *text, size_t size)
 		ssize_t n = recv(fd, text + len, size - len, MSG_PEEK);
 		char *end = n > 0 ? memchr(text + len, '\n', (size_t)n) : NULL;
 		if (n > 0)
-			n = recv(fd, text + len, end ? (size_t)(end - (text + len)) + 1 : (size_t)n, 0);
+			n = recv(fd, text + len, end ? (size_t)(end - (text + len)) + 1 : (size_t)n,
+				 0);
 		if (n <= 0)
 			return n ? -errno : -ENODATA;
 		len += (size_t)n;

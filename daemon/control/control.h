@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The control socket of a daemon: a client sends one line of JSON, gets one line back, and the end of the connection.
+ * The control socket of a daemon: a client sends one line of JSON, gets one line back, and the end
+ * of the connection.
  *
  *   {"cmd":"status"}                 {"ok":true,"state":"live",...}
  *   {"cmd":"snapshot",...}           see live.h
@@ -21,7 +22,10 @@ int cow_control_connect(uint32_t id);
 
 /* Takes over line. */
 int cow_control_send(int fd, struct json_object *line);
-/* timeout_ms -1: none. NULL: no (valid) line came; *error says why (-ENODATA: the connection ended). */
+/*
+ * timeout_ms -1: none. NULL: no (valid) line came; *error says why (-ENODATA: the connection
+ * ended).
+ */
 struct json_object *cow_control_receive(int fd, int timeout_ms, int *error);
 /* What goes along with a line, all of it. 0 or -errno. */
 int cow_control_send_bytes(int fd, const void *buf, size_t bytes);

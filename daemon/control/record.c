@@ -59,7 +59,8 @@ static bool get_bool(struct json_object *o, const char *key)
 static int from_json(struct json_object *o, struct cow_record *record)
 {
 	struct json_object *image, *snapshot;
-	if (!json_object_object_get_ex(o, "image", &image) || !json_object_is_type(image, json_type_string))
+	if (!json_object_object_get_ex(o, "image", &image) ||
+	    !json_object_is_type(image, json_type_string))
 		return -EINVAL;
 	memset(record, 0, sizeof(*record));
 	record->id = (uint32_t)get_number(o, "id");

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What is known of an attached device outside its daemon: COW_RUN_DIR/ublkbN.json, beside it the daemon's control socket
- * ublkbN.sock and its log ublkbN.log. Written when the device is ready, removed by a daemon that ends cleanly.
+ * What is known of an attached device outside its daemon: COW_RUN_DIR/ublkbN.json, beside it the
+ * daemon's control socket ublkbN.sock and its log ublkbN.log. Written when the device is ready,
+ * removed by a daemon that ends cleanly.
  */
 #ifndef COW_RECORD_H
 #define COW_RECORD_H
@@ -18,8 +19,8 @@ struct cow_record {
 	char *image; /* absolute, owned */
 	uint64_t size_bytes;
 	bool read_only;
-	bool temporary;      /* what is written is thrown away: the image is only read */
-	char *snapshot;      /* which one it serves, as it was asked for; NULL: the live disk; owned */
+	bool temporary; /* what is written is thrown away: the image is only read */
+	char *snapshot; /* which one it serves, as it was asked for; NULL: the live disk; owned */
 	unsigned queues, depth;
 	pid_t pid;
 	uint64_t cookie; /* of the kernel's device, cow_device.cookie: ids are used again */

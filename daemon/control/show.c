@@ -14,15 +14,18 @@
 /* Bytes of a well-formed UTF-8 sequence that shows something; 0: none starts here. */
 static unsigned utf8_bytes(const unsigned char *p)
 {
-	unsigned n = p[0] < 0x80 ? 1 : p[0] >= 0xc2 && p[0] < 0xe0 ? 2 : (p[0] & 0xf0) == 0xe0 ? 3
-		     : p[0] >= 0xf0 && p[0] < 0xf5 ? 4 : 0;
+	unsigned n = p[0] < 0x80		   ? 1
+		     : p[0] >= 0xc2 && p[0] < 0xe0 ? 2
+		     : (p[0] & 0xf0) == 0xe0	   ? 3
+		     : p[0] >= 0xf0 && p[0] < 0xf5 ? 4
+						   : 0;
 	if (p[0] < 0x20 || p[0] == 0x7f || (p[0] == 0xc2 && p[1] < 0xa0))
 		return 0;
 	for (unsigned i = 1; i < n; i++)
 		if ((p[i] & 0xc0) != 0x80)
 			return 0;
-	if ((p[0] == 0xe0 && p[1] < 0xa0) || (p[0] == 0xed && p[1] > 0x9f) || (p[0] == 0xf0 && p[1] < 0x90) ||
-	    (p[0] == 0xf4 && p[1] > 0x8f))
+	if ((p[0] == 0xe0 && p[1] < 0xa0) || (p[0] == 0xed && p[1] > 0x9f) ||
+	    (p[0] == 0xf0 && p[1] < 0x90) || (p[0] == 0xf4 && p[1] > 0x8f))
 		return 0;
 	return n;
 }
@@ -55,7 +58,7 @@ void cow_show_u64(struct json_object *to, const char *key, uint64_t value)
 
 void cow_show_bytes(uint64_t bytes, char out[32])
 {
-	static const char *const units[] = {"B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"};
+	static const char *const units[] = { "B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB" };
 	unsigned unit = 0;
 	double value = (double)bytes;
 	for (; value >= 1000 && unit < 6; unit++)
@@ -109,15 +112,16 @@ static void print_snapshot(struct json_object *s)
 	cow_show_bytes(get_u64(s, "vm-state-size"), size);
 	if (localtime_r(&sec, &tm))
 		strftime(date, sizeof(date), "%Y-%m-%d %H:%M:%S", &tm);
-	snprintf(clock, sizeof(clock), "%02" PRIu64 ":%02" PRIu64 ":%02" PRIu64 ".%03" PRIu64, vm / 3600, vm / 60 % 60,
-		 vm % 60, get_u64(s, "vm-clock-nsec") / 1000000);
-	printf("%-9s %-16s %8s%20s%13s%11s\n", get_string(s, "id"), get_string(s, "name"), size, date, clock,
-	       get_string(s, "icount"));
+	snprintf(clock, sizeof(clock), "%02" PRIu64 ":%02" PRIu64 ":%02" PRIu64 ".%03" PRIu64,
+		 vm / 3600, vm / 60 % 60, vm % 60, get_u64(s, "vm-clock-nsec") / 1000000);
+	printf("%-9s %-16s %8s%20s%13s%11s\n", get_string(s, "id"), get_string(s, "name"), size,
+	       date, clock, get_string(s, "icount"));
 }
 
 void cow_show_snapshots_text(struct json_object *list)
 {
-	printf("%-9s %-16s %8s%20s%13s%11s\n", "ID", "TAG", "VM SIZE", "DATE", "VM CLOCK", "ICOUNT");
+	printf("%-9s %-16s %8s%20s%13s%11s\n", "ID", "TAG", "VM SIZE", "DATE", "VM CLOCK",
+	       "ICOUNT");
 	for (size_t i = 0; i < json_object_array_length(list); i++)
 		print_snapshot(json_object_array_get_idx(list, i));
 }
@@ -142,7 +146,7 @@ void cow_show_bitmaps_text(struct json_object *list)
 		printf("%-11s %-12s %s\n", "GRANULARITY", "STATE", "NAME");
 	for (size_t i = 0; i < json_object_array_length(list); i++) {
 		struct json_object *one = json_object_array_get_idx(list, i);
-		printf("%-11" PRIu64 " %-12s %s\n", get_u64(one, "granularity"), get_string(one, "state"),
-		       get_string(one, "name"));
+		printf("%-11" PRIu64 " %-12s %s\n", get_u64(one, "granularity"),
+		       get_string(one, "state"), get_string(one, "name"));
 	}
 }

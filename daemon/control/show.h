@@ -9,7 +9,10 @@
 #include "engine/format/format.h"
 #include "engine/format/bitmap_directory.h"
 
-/* A copy of a text from outside, fit for a terminal: bytes that are not printable ASCII or well-formed UTF-8 become '?'. */
+/*
+ * A copy of a text from outside, fit for a terminal: bytes that are not printable ASCII or
+ * well-formed UTF-8 become '?'.
+ */
 char *cow_show_clean(const char *text);
 
 /* Adds text from an image: bytes that are not printable ASCII or well-formed UTF-8 become '?'. */

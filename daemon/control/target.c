@@ -29,7 +29,8 @@ bool cow_target_device(const char *name, uint32_t *id)
 static bool same_file(const char *a, const char *b)
 {
 	struct stat x, y;
-	return !strcmp(a, b) || (!stat(a, &x) && !stat(b, &y) && x.st_dev == y.st_dev && x.st_ino == y.st_ino);
+	return !strcmp(a, b) ||
+	       (!stat(a, &x) && !stat(b, &y) && x.st_dev == y.st_dev && x.st_ino == y.st_ino);
 }
 
 int cow_target_image(const char *image, uint32_t *ids, int max)

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Looks, in this order, for mounts, holders (device mapper, MD), swap and open files. Whether the device is in use is for
- * the kernel to say (O_EXCL, TRY_STOP_DEV); this finds who, and those whom old kernels overlook.
+ * Looks, in this order, for mounts, holders (device mapper, MD), swap and open files. Whether the
+ * device is in use is for the kernel to say (O_EXCL, TRY_STOP_DEV); this finds who, and those whom
+ * old kernels overlook.
  */
 #include "daemon/device/busy.h"
 
@@ -64,7 +65,8 @@ static bool check_mount(const struct search *s, const char *line)
 static bool check_swap(const struct search *s, const char *line)
 {
 	char path[1024];
-	if (sscanf(line, "%1023s", path) != 1 || strncmp(path, "/dev/", 5) || !belongs(path + 5, s->disk))
+	if (sscanf(line, "%1023s", path) != 1 || strncmp(path, "/dev/", 5) ||
+	    !belongs(path + 5, s->disk))
 		return false;
 	snprintf(s->text, s->len, "%s is used as swap", path);
 	return true;

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Control commands. Most of them sleep in the kernel, so io_uring runs them on a worker; the caller waits here for the one
- * completion. The ring has 128-byte SQEs because the command does not fit into the usual area.
+ * Control commands. Most of them sleep in the kernel, so io_uring runs them on a worker; the caller
+ * waits here for the one completion. The ring has 128-byte SQEs because the command does not fit
+ * into the usual area.
  */
 #include "daemon/device/ctrl.h"
 
@@ -65,9 +66,11 @@ static int open_error(int code, struct cow_error *err)
 	case -ENOENT:
 	case -ENXIO:
 	case -ENODEV:
-		return cow_error_set(err, -ENODEV,
-				     UB_CONTROL_PATH ": the kernel has no ublk driver loaded: run `modprobe ublk_drv` "
-						     "(Linux 6.0 or newer)");
+		return cow_error_set(
+			err, -ENODEV,
+			UB_CONTROL_PATH
+			": the kernel has no ublk driver loaded: run `modprobe ublk_drv` "
+			"(Linux 6.0 or newer)");
 	case -EACCES:
 	case -EPERM:
 		return cow_error_set(err, -EPERM, UB_CONTROL_PATH ": not permitted: run as root");
@@ -80,9 +83,12 @@ static int setup_ring(struct io_uring *ring, struct cow_error *err)
 {
 	int ret = io_uring_queue_init(4, ring, IORING_SETUP_SQE128);
 	if (ret == -EPERM)
-		return cow_error_set(err, ret, "io_uring: not permitted: set kernel.io_uring_disabled=0");
+		return cow_error_set(err, ret,
+				     "io_uring: not permitted: set kernel.io_uring_disabled=0");
 	if (ret == -ENOSYS || ret == -EINVAL)
-		return cow_error_set(err, ret, "io_uring: this kernel lacks what ublk needs: use Linux 6.0 or newer");
+		return cow_error_set(
+			err, ret,
+			"io_uring: this kernel lacks what ublk needs: use Linux 6.0 or newer");
 	if (ret)
 		return cow_error_set(err, ret, "io_uring: %s", strerror(-ret));
 	return 0;

@@ -27,8 +27,9 @@ void cow_ctrl_close(struct cow_ctrl *ctrl);
 /* info: in and out. dev_id UB_ANY_ID: the kernel chooses. -EEXIST: the id is taken. */
 int cow_ctrl_add(struct cow_ctrl *ctrl, struct ub_dev_info *info);
 /*
- * The device goes, and its id is free, when /dev/ublkcN and the block device are closed everywhere (unmounted too). Waits
- * at most wait_ms for that, or without limit on kernels that cannot do otherwise.
+ * The device goes, and its id is free, when /dev/ublkcN and the block device are closed everywhere
+ * (unmounted too). Waits at most wait_ms for that, or without limit on kernels that cannot do
+ * otherwise.
  */
 int cow_ctrl_delete(struct cow_ctrl *ctrl, uint32_t id, unsigned wait_ms);
 int cow_ctrl_set_params(struct cow_ctrl *ctrl, uint32_t id, const struct ub_params *params);
@@ -40,7 +41,10 @@ int cow_ctrl_queue_cpus(struct cow_ctrl *ctrl, uint32_t id, unsigned queue, cpu_
 int cow_ctrl_start(struct cow_ctrl *ctrl, uint32_t id);
 /* Flushes, waits for requests in flight (the queues must serve), aborts the fetches. */
 int cow_ctrl_stop(struct cow_ctrl *ctrl, uint32_t id);
-/* The same, but -EBUSY while somebody has the block device open; -EOPNOTSUPP without UB_F_SAFE_STOP_DEV. */
+/*
+ * The same, but -EBUSY while somebody has the block device open; -EOPNOTSUPP without
+ * UB_F_SAFE_STOP_DEV.
+ */
 int cow_ctrl_try_stop(struct cow_ctrl *ctrl, uint32_t id);
 
 #endif

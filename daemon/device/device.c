@@ -48,21 +48,25 @@ static void enter_state(struct cow_device *dev, enum cow_device_state state)
 
 static void sleep_ms(unsigned ms)
 {
-	nanosleep(&(struct timespec){ .tv_sec = ms / 1000, .tv_nsec = (long)(ms % 1000) * 1000000 }, NULL);
+	nanosleep(&(struct timespec){ .tv_sec = ms / 1000, .tv_nsec = (long)(ms % 1000) * 1000000 },
+		  NULL);
 }
 
 /* ---- the image ---- */
 
-static int open_image(struct cow_device *dev, const struct cow_device_config *config, struct cow_error *err)
+static int open_image(struct cow_device *dev, const struct cow_device_config *config,
+		      struct cow_error *err)
 {
 	int ret = cow_loop_uring_new(CONTROL_LOOP_DEPTH, &dev->loop);
 	if (ret)
 		return cow_error_set(err, ret, "io_uring: %s", strerror(-ret));
 	cow_loop_enter(dev->loop);
 	if (config->temporary)
-		ret = cow_temporary_open(dev->loop, config->image_path, &config->open, &dev->image, err);
+		ret = cow_temporary_open(dev->loop, config->image_path, &config->open, &dev->image,
+					 err);
 	else
-		ret = cow_image_open(cow_host_system(), dev->loop, config->image_path, &config->open, &dev->image, err);
+		ret = cow_image_open(cow_host_system(), dev->loop, config->image_path,
+				     &config->open, &dev->image, err);
 	if (ret) {
 		cow_error_set(err, ret, "%s: %s", config->image_path, strerror(-ret));
 		cow_loop_free(dev->loop);
@@ -76,7 +80,8 @@ static int close_image(struct cow_device *dev, struct cow_error *err)
 {
 	int ret = cow_image_close(dev->image, dev->loop, err);
 	if (ret)
-		cow_error_set(err, ret, "closing the image: %s: run `cowblk check` on it", strerror(-ret));
+		cow_error_set(err, ret, "closing the image: %s: run `cowblk check` on it",
+			      strerror(-ret));
 	cow_loop_free(dev->loop);
 	return ret;
 }
@@ -87,10 +92,12 @@ static int add_error(int code, uint32_t id, struct cow_error *err)
 {
 	switch (code) {
 	case -EEXIST:
-		return cow_error_set(err, code, "--id %u: taken: leave --id out, or see `cowblk list`", id);
+		return cow_error_set(err, code,
+				     "--id %u: taken: leave --id out, or see `cowblk list`", id);
 	case -EACCES:
 	case -ENOSPC:
-		return cow_error_set(err, code, "the kernel has no room for another ublk device: detach some");
+		return cow_error_set(err, code,
+				     "the kernel has no room for another ublk device: detach some");
 	case -EPERM:
 		return cow_error_set(err, code, "ublk: not permitted: run as root");
 	default:
@@ -100,9 +107,14 @@ static int add_error(int code, uint32_t id, struct cow_error *err)
 
 static uint64_t wanted_flags(const struct cow_device *dev, const struct cow_device_config *config)
 {
-	/* Where the kernel can leave the scan to us we do it ourselves and know when it is finished. */
-	uint64_t flags = UB_F_CMD_IOCTL_ENCODE | UB_F_NO_AUTO_PART_SCAN | config->transfer->device_flags;
-	return dev->ctrl.features ? flags & (dev->ctrl.features | config->transfer->device_flags) : flags;
+	/*
+	 * Where the kernel can leave the scan to us we do it ourselves and know when it is
+	 * finished.
+	 */
+	uint64_t flags =
+		UB_F_CMD_IOCTL_ENCODE | UB_F_NO_AUTO_PART_SCAN | config->transfer->device_flags;
+	return dev->ctrl.features ? flags & (dev->ctrl.features | config->transfer->device_flags)
+				  : flags;
 }
 
 /* The kernel gives no more queues than there are CPUs. */
@@ -112,7 +124,8 @@ static unsigned possible_queues(const struct cow_device_config *config)
 	return cpus > 0 && (unsigned long)cpus < config->queues ? (unsigned)cpus : config->queues;
 }
 
-static int add_device(struct cow_device *dev, const struct cow_device_config *config, struct cow_error *err)
+static int add_device(struct cow_device *dev, const struct cow_device_config *config,
+		      struct cow_error *err)
 {
 	dev->buffer_bytes = cow_params_buffer_bytes(possible_queues(config), config->depth);
 	if (getrandom(&dev->cookie, sizeof(dev->cookie), 0) != sizeof(dev->cookie))
@@ -137,20 +150,23 @@ static int add_device(struct cow_device *dev, const struct cow_device_config *co
 	snprintf(dev->path, sizeof(dev->path), "/dev/%s", dev->disk);
 	if (config->transfer->device_flags & ~dev->flags) {
 		cow_ctrl_delete(&dev->ctrl, dev->id, DELETE_WAIT_MS);
-		return cow_error_set(err, -EOPNOTSUPP, "--transfer %s: this kernel cannot do that: use copy",
+		return cow_error_set(err, -EOPNOTSUPP,
+				     "--transfer %s: this kernel cannot do that: use copy",
 				     config->transfer->name);
 	}
 	enter_state(dev, COW_DEVICE_ADDED);
 	return 0;
 }
 
-static int set_params(struct cow_device *dev, const struct cow_device_config *config, struct cow_error *err)
+static int set_params(struct cow_device *dev, const struct cow_device_config *config,
+		      struct cow_error *err)
 {
 	struct ub_params params;
 	cow_params_fill(&params, &dev->geometry, dev->buffer_bytes, !config->open.no_discard);
 	int ret = cow_ctrl_set_params(&dev->ctrl, dev->id, &params);
 	if (ret)
-		return cow_error_set(err, ret, "ublk: the kernel refused the device's parameters: %s",
+		return cow_error_set(err, ret,
+				     "ublk: the kernel refused the device's parameters: %s",
 				     strerror(-ret));
 	return 0;
 }
@@ -193,7 +209,8 @@ static void stop_queues(struct cow_device *dev, unsigned nr)
 		cow_uqueue_free(&dev->queues[i]);
 }
 
-static int start_queues(struct cow_device *dev, const struct cow_device_config *config, struct cow_error *err)
+static int start_queues(struct cow_device *dev, const struct cow_device_config *config,
+			struct cow_error *err)
 {
 	struct cow_uqueue_config queue = {
 		.image = dev->image,
@@ -209,13 +226,15 @@ static int start_queues(struct cow_device *dev, const struct cow_device_config *
 		int ret = cow_uqueue_start(&dev->queues[i], &queue);
 		if (ret) {
 			stop_queues(dev, i);
-			return cow_error_set(err, ret, "queue %u: cannot serve: %s", i, strerror(-ret));
+			return cow_error_set(err, ret, "queue %u: cannot serve: %s", i,
+					     strerror(-ret));
 		}
 	}
 	return 0;
 }
 
-static int serve(struct cow_device *dev, const struct cow_device_config *config, struct cow_error *err)
+static int serve(struct cow_device *dev, const struct cow_device_config *config,
+		 struct cow_error *err)
 {
 	dev->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (dev->event_fd < 0)
@@ -249,8 +268,8 @@ static void end_service(struct cow_device *dev)
 static bool node_is_there(const struct cow_device *dev, const struct ub_param_devt *devt)
 {
 	struct stat st;
-	return !stat(dev->path, &st) && S_ISBLK(st.st_mode) && major(st.st_rdev) == devt->disk_major &&
-	       minor(st.st_rdev) == devt->disk_minor;
+	return !stat(dev->path, &st) && S_ISBLK(st.st_mode) &&
+	       major(st.st_rdev) == devt->disk_major && minor(st.st_rdev) == devt->disk_minor;
 }
 
 static int wait_node(struct cow_device *dev, struct cow_error *err)
@@ -258,13 +277,15 @@ static int wait_node(struct cow_device *dev, struct cow_error *err)
 	struct ub_params params;
 	int ret = cow_ctrl_get_params(&dev->ctrl, dev->id, &params);
 	if (ret)
-		return cow_error_set(err, ret, "ublk: cannot ask for the device number: %s", strerror(-ret));
+		return cow_error_set(err, ret, "ublk: cannot ask for the device number: %s",
+				     strerror(-ret));
 	for (unsigned ms = 0; ms < NODE_WAIT_MS; ms += POLL_MS) {
 		if (node_is_there(dev, &params.devt))
 			return 0;
 		sleep_ms(POLL_MS);
 	}
-	return cow_error_set(err, -ETIMEDOUT, "%s: did not appear: is /dev a devtmpfs, does udev run?", dev->path);
+	return cow_error_set(err, -ETIMEDOUT,
+			     "%s: did not appear: is /dev a devtmpfs, does udev run?", dev->path);
 }
 
 /* Nothing of it makes the attach fail: the user can scan by hand (partx). */
@@ -280,7 +301,8 @@ static void arrange_partitions(struct cow_device *dev, bool wanted)
 		cow_log(COW_LOG_WARNING, "%s: partitions: %s", dev->path, strerror(-ret));
 }
 
-static int go_live(struct cow_device *dev, const struct cow_device_config *config, struct cow_error *err)
+static int go_live(struct cow_device *dev, const struct cow_device_config *config,
+		   struct cow_error *err)
 {
 	int ret = cow_ctrl_start(&dev->ctrl, dev->id);
 	if (ret)
@@ -295,7 +317,8 @@ static int go_live(struct cow_device *dev, const struct cow_device_config *confi
 	return 0;
 }
 
-int cow_device_open(struct cow_device *dev, const struct cow_device_config *config, struct cow_error *err)
+int cow_device_open(struct cow_device *dev, const struct cow_device_config *config,
+		    struct cow_error *err)
 {
 	memset(dev, 0, sizeof(*dev));
 	int ret = cow_ctrl_open(&dev->ctrl, err);
@@ -342,12 +365,14 @@ static int busy_error(const struct cow_device *dev, struct cow_error *err)
 {
 	char who[256] = "it is open somewhere";
 	cow_busy_find(dev->disk, who, sizeof(who));
-	return cow_error_set(err, -EBUSY, "%s: in use: %s: unmount or close it first", dev->path, who);
+	return cow_error_set(err, -EBUSY, "%s: in use: %s: unmount or close it first", dev->path,
+			     who);
 }
 
 /*
- * Kernels with TRY_STOP_DEV refuse by themselves while anybody has it open, even without a claim. On older ones only
- * `cowblk detach` can look for such: this process may not look into others' files any more.
+ * Kernels with TRY_STOP_DEV refuse by themselves while anybody has it open, even without a claim.
+ * On older ones only `cowblk detach` can look for such: this process may not look into others'
+ * files any more.
  */
 static int stop_if_closed(struct cow_device *dev)
 {
@@ -384,14 +409,16 @@ static int stop_unused(struct cow_device *dev, struct cow_error *err)
 	if (ret) {
 		close(fd);
 		return cow_error_set(err, ret,
-				     "%s: cannot flush: %s: mend that and detach again, or lose data with --force",
+				     "%s: cannot flush: %s: mend that and detach again, or lose "
+				     "data with --force",
 				     dev->path, strerror(-ret));
 	}
 	if (dev->ctrl.features & UB_F_SAFE_STOP_DEV) {
 		close(fd);
 		ret = stop_if_closed(dev);
 	} else {
-		ret = cow_ctrl_stop(&dev->ctrl, dev->id); /* our claim keeps others from mounting it meanwhile */
+		/* our claim keeps others from mounting it meanwhile */
+		ret = cow_ctrl_stop(&dev->ctrl, dev->id);
 		close(fd);
 	}
 	if (ret == -EBUSY)
@@ -439,7 +466,8 @@ int cow_device_close(struct cow_device *dev, struct cow_error *err)
 	close(dev->char_fd);
 	int deleted = cow_ctrl_delete(&dev->ctrl, dev->id, dev->unused ? DELETE_WAIT_MS : 0);
 	if (deleted && deleted != -ENODEV)
-		cow_log(COW_LOG_WARNING, "%s: cannot delete the device: %s", dev->path, strerror(-deleted));
+		cow_log(COW_LOG_WARNING, "%s: cannot delete the device: %s", dev->path,
+			strerror(-deleted));
 	cow_ctrl_close(&dev->ctrl);
 	enter_state(dev, COW_DEVICE_CLOSED);
 	return ret;

@@ -37,10 +37,10 @@ const char *cow_device_state_name(enum cow_device_state state);
 struct cow_device_config {
 	const char *image_path;
 	struct cow_open_options open;
-	uint32_t id;            /* UB_ANY_ID: the kernel chooses */
+	uint32_t id;		/* UB_ANY_ID: the kernel chooses */
 	unsigned queues, depth; /* the kernel may give fewer queues */
 	bool partition_scan;
-	bool temporary;         /* write to an overlay that is thrown away */
+	bool temporary; /* write to an overlay that is thrown away */
 	struct cow_affinity affinity;
 	const struct cow_transfer_ops *transfer;
 };
@@ -52,31 +52,36 @@ struct cow_device {
 	struct cow_image *image;
 	struct cow_image_geometry geometry;
 	uint32_t id;
-	char disk[16];  /* "ublkb0" */
-	char path[24];  /* "/dev/ublkb0" */
+	char disk[16];	/* "ublkb0" */
+	char path[24];	/* "/dev/ublkb0" */
 	uint64_t flags; /* UB_F_* that the kernel granted */
-	uint64_t cookie; /* random, in the kernel's device info: whose device it is when the daemon is dead */
+	/* random, in the kernel's device info: whose device it is when the daemon is dead */
+	uint64_t cookie;
 	unsigned nr_queues, depth;
 	uint32_t buffer_bytes;
-	bool unused;    /* at the stop; else some user may hold on to the remains */
+	bool unused; /* at the stop; else some user may hold on to the remains */
 	int char_fd;
 	int event_fd; /* readable when a queue has drained */
 	struct cow_uqueue *queues;
 };
 
 /* All the way to LIVE, partitions included. After a failure nothing is left. */
-int cow_device_open(struct cow_device *dev, const struct cow_device_config *config, struct cow_error *err);
+int cow_device_open(struct cow_device *dev, const struct cow_device_config *config,
+		    struct cow_error *err);
 
 /*
- * LIVE -> STOPPED. Flushes first. Unless force: -EBUSY, with a text who, when the device or a partition is in use, and
- * the flush's error when that fails; then the device stays LIVE.
+ * LIVE -> STOPPED. Flushes first. Unless force: -EBUSY, with a text who, when the device or a
+ * partition is in use, and the flush's error when that fails; then the device stays LIVE.
  */
 int cow_device_stop(struct cow_device *dev, bool force, struct cow_error *err);
 
 /* True when the kernel has stopped the device: our doing or not. */
 bool cow_device_drained(const struct cow_device *dev);
 
-/* STOPPED or drained -> CLOSED. An error (the first) means that the image could not be closed cleanly. */
+/*
+ * STOPPED or drained -> CLOSED. An error (the first) means that the image could not be closed
+ * cleanly.
+ */
 int cow_device_close(struct cow_device *dev, struct cow_error *err);
 
 #endif

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Block sizes: the user sees 512-byte logical blocks whatever the host wants. Physical block and minimum I/O size are 4096
+ * Block sizes: the user sees 512-byte logical blocks whatever the host wants. Physical block and
+ * minimum I/O size are 4096
  * (a cluster, if that is less): smaller writes are correct but dearer. Optimal I/O size is a cluster.
- * Discard granularity is the cluster, since nothing less gives space back. A discard that is no whole cluster
- * is taken all the same: the engine rounds.
+ * Discard granularity is the cluster, since nothing less gives space back. A discard that is no
+ * whole cluster is taken all the same: the engine rounds.
  */
 #include "daemon/device/params.h"
 
@@ -24,7 +25,8 @@ static uint32_t min_u32(uint32_t a, uint32_t b)
 uint32_t cow_params_buffer_bytes(unsigned queues, unsigned depth)
 {
 	uint32_t bytes = COW_MAX_OP_BYTES;
-	while (bytes > COW_MIN_BUFFER_BYTES && (uint64_t)bytes * queues * depth > COW_MAX_BUFFERS_BYTES)
+	while (bytes > COW_MIN_BUFFER_BYTES &&
+	       (uint64_t)bytes * queues * depth > COW_MAX_BUFFERS_BYTES)
 		bytes /= 2;
 	return bytes;
 }
@@ -62,10 +64,13 @@ void cow_params_fill(struct ub_params *params, const struct cow_image_geometry *
 	fill_basic(&params->basic, geometry, buffer_bytes);
 	if (!geometry->writable)
 		return;
-	/* WRITE_ZEROES is metadata work for us, so it is offered even where discard is not wanted. */
+	/*
+	 * WRITE_ZEROES is metadata work for us, so it is offered even where discard is not wanted.
+	 */
 	params->types |= UB_PARAM_TYPE_DISCARD;
 	params->discard.discard_granularity = geometry->cluster_bytes;
-	params->discard.max_discard_sectors = discard ? discard_sectors(geometry->cluster_bytes) : 0;
+	params->discard.max_discard_sectors =
+		discard ? discard_sectors(geometry->cluster_bytes) : 0;
 	params->discard.max_write_zeroes_sectors = discard_sectors(geometry->cluster_bytes);
 	params->discard.max_discard_segments = 1;
 }

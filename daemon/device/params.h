@@ -16,7 +16,10 @@
 #define COW_MAX_DISCARD_CLUSTERS 65536u
 #define COW_MAX_DISCARD_BYTES (1u << 30)
 
-/* Bytes of one tag's buffer: COW_MAX_OP_BYTES, halved until queues * depth of them fit. A power of two. */
+/*
+ * Bytes of one tag's buffer: COW_MAX_OP_BYTES, halved until queues * depth of them fit. A power of
+ * two.
+ */
 uint32_t cow_params_buffer_bytes(unsigned queues, unsigned depth);
 
 void cow_params_fill(struct ub_params *params, const struct cow_image_geometry *geometry,

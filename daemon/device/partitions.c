@@ -41,7 +41,9 @@ int cow_partitions_scan(const char *path)
 static int remove_one(int fd, int number)
 {
 	struct blkpg_partition part = { .pno = number };
-	struct blkpg_ioctl_arg arg = { .op = BLKPG_DEL_PARTITION, .datalen = sizeof(part), .data = &part };
+	struct blkpg_ioctl_arg arg = { .op = BLKPG_DEL_PARTITION,
+				       .datalen = sizeof(part),
+				       .data = &part };
 	return ioctl(fd, BLKPG, &arg) ? -errno : 0;
 }
 

@@ -3,7 +3,10 @@
 #ifndef COW_PARTITIONS_H
 #define COW_PARTITIONS_H
 
-/* Reads the partition table and waits until the partitions are there. path: "/dev/ublkb0". 0 or -errno. */
+/*
+ * Reads the partition table and waits until the partitions are there. path: "/dev/ublkb0". 0 or
+ * -errno.
+ */
 int cow_partitions_scan(const char *path);
 /* Takes away what a kernel found that cannot be told not to look. disk: "ublkb0". 0 or -errno. */
 int cow_partitions_remove(const char *disk);

@@ -26,7 +26,8 @@ static unsigned decode_flags(uint32_t op_flags, enum cow_op_kind kind)
 	return flags;
 }
 
-int cow_request_decode(const struct ub_io_desc *desc, uint32_t buffer_bytes, struct cow_request *request)
+int cow_request_decode(const struct ub_io_desc *desc, uint32_t buffer_bytes,
+		       struct cow_request *request)
 {
 	uint32_t op = desc->op_flags & UB_IO_OP_MASK;
 	if (op >= sizeof(kinds) / sizeof(kinds[0]) || !kinds[op].known)
@@ -41,8 +42,9 @@ int cow_request_decode(const struct ub_io_desc *desc, uint32_t buffer_bytes, str
 }
 
 /*
- * The kernel turns -ENOSPC and -EOPNOTSUPP into statuses of their own, which file systems act upon. Others it would take for
- * something else (-EAGAIN and -ENOMEM ask for a retry that may never succeed), so they all are I/O errors.
+ * The kernel turns -ENOSPC and -EOPNOTSUPP into statuses of their own, which file systems act upon.
+ * Others it would take for something else (-EAGAIN and -ENOMEM ask for a retry that may never
+ * succeed), so they all are I/O errors.
  */
 int32_t cow_request_answer(int result, uint32_t data_bytes)
 {

@@ -18,7 +18,8 @@ static int make_file(char *path, size_t len, struct cow_error *err)
 	snprintf(path, len, "%s/cowblk-XXXXXX", dir && dir[0] == '/' ? dir : "/var/tmp");
 	int fd = mkostemp(path, O_CLOEXEC);
 	if (fd < 0)
-		return cow_error_set(err, -errno, "%s: cannot make the temporary overlay: %s: set TMPDIR", path,
+		return cow_error_set(err, -errno,
+				     "%s: cannot make the temporary overlay: %s: set TMPDIR", path,
 				     strerror(errno));
 	close(fd);
 	return 0;
@@ -26,7 +27,8 @@ static int make_file(char *path, size_t len, struct cow_error *err)
 
 /* The image's directory is allowed, as it is without the overlay. */
 static int open_overlay(struct cow_loop *loop, const char *overlay, const char *path,
-			const struct cow_open_options *options, struct cow_image **out, struct cow_error *err)
+			const struct cow_open_options *options, struct cow_image **out,
+			struct cow_error *err)
 {
 	const char *roots[MAX_ROOTS];
 	struct cow_open_options o = *options;
@@ -47,8 +49,9 @@ static int open_overlay(struct cow_loop *loop, const char *overlay, const char *
 	return ret;
 }
 
-int cow_temporary_open(struct cow_loop *loop, const char *path, const struct cow_open_options *options,
-		       struct cow_image **out, struct cow_error *err)
+int cow_temporary_open(struct cow_loop *loop, const char *path,
+		       const struct cow_open_options *options, struct cow_image **out,
+		       struct cow_error *err)
 {
 	char overlay[512];
 	int ret = make_file(overlay, sizeof(overlay), err);

@@ -1,15 +1,20 @@
 /* SPDX-License-Identifier: MIT */
-/* attach --temporary: the image stays as it is, what is written goes to an overlay that nobody sees and that is gone at the end. */
+/*
+ * attach --temporary: the image stays as it is, what is written goes to an overlay that nobody sees
+ * and that is gone at the end.
+ */
 #ifndef COW_TEMPORARY_H
 #define COW_TEMPORARY_H
 
 #include "engine/life/image.h"
 
 /*
- * Opens an overlay of the image at path (absolute) instead of the image. It has no name any more when this returns: its space
- * goes back when the daemon ends, however it ends. It lies in $TMPDIR, by default /var/tmp.
+ * Opens an overlay of the image at path (absolute) instead of the image. It has no name any more
+ * when this returns: its space goes back when the daemon ends, however it ends. It lies in $TMPDIR,
+ * by default /var/tmp.
  */
-int cow_temporary_open(struct cow_loop *loop, const char *path, const struct cow_open_options *options,
-		       struct cow_image **out, struct cow_error *err);
+int cow_temporary_open(struct cow_loop *loop, const char *path,
+		       const struct cow_open_options *options, struct cow_image **out,
+		       struct cow_error *err);
 
 #endif

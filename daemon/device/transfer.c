@@ -66,7 +66,8 @@ const struct cow_transfer_ops cow_transfer_user_copy = {
 
 /* ---- the choice ---- */
 
-static const struct cow_transfer_ops *const tables[] = { &cow_transfer_copy, &cow_transfer_user_copy };
+static const struct cow_transfer_ops *const tables[] = { &cow_transfer_copy,
+							 &cow_transfer_user_copy };
 
 const struct cow_transfer_ops *cow_transfer_find(const char *name)
 {

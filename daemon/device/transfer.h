@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * How a request's data gets between the kernel's pages and the tag's buffer. Chosen once, when the device is added; the
- * loop that serves requests calls through the table and asks nothing.
+ * How a request's data gets between the kernel's pages and the tag's buffer. Chosen once, when the
+ * device is added; the loop that serves requests calls through the table and asks nothing.
  */
 #ifndef COW_TRANSFER_H
 #define COW_TRANSFER_H
@@ -24,7 +24,10 @@ struct cow_transfer_ops {
 
 /* The kernel copies when a request is fetched and committed. Every kernel. */
 extern const struct cow_transfer_ops cow_transfer_copy;
-/* We copy with pread and pwrite on the character device: two more system calls, but only for requests with data. */
+/*
+ * We copy with pread and pwrite on the character device: two more system calls, but only for
+ * requests with data.
+ */
 extern const struct cow_transfer_ops cow_transfer_user_copy;
 
 /* "copy", "user-copy"; NULL if there is none of that name. */

@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The thread that serves one queue. Everything it does starts in a completion of its loop: a fetch command that came back with
- * a request, or host I/O of the engine. The answer to a request goes out as COMMIT_AND_FETCH with the same round's
- * system call, together with whatever else was queued.
+ * The thread that serves one queue. Everything it does starts in a completion of its loop: a fetch
+ * command that came back with a request, or host I/O of the engine. The answer to a request goes
+ * out as COMMIT_AND_FETCH with the same round's system call, together with whatever else was
+ * queued.
  *
- * A drained queue goes on running its loop until it is told to stop: other queues may still need the engine's messages here.
+ * A drained queue goes on running its loop until it is told to stop: other queues may still need
+ * the engine's messages here.
  */
 #include "daemon/device/uqueue.h"
 
@@ -76,8 +78,8 @@ static void begin_request(struct cow_tag *tag)
 		commit(tag, ret);
 		return;
 	}
-	cow_queue_submit(queue->engine, tag->idx, request.kind, request.flags, request.offset, request.length,
-			 tag->buf, engine_done, tag);
+	cow_queue_submit(queue->engine, tag->idx, request.kind, request.flags, request.offset,
+			 request.length, tag->buf, engine_done, tag);
 }
 
 static void note_error(struct cow_uqueue *queue, int error)
@@ -93,8 +95,8 @@ static void bury(struct cow_tag *tag, int res)
 	struct cow_uqueue *queue = tag->queue;
 	if (res != UB_IO_RES_ABORT) {
 		if (!queue->quit)
-			cow_log(COW_LOG_ERR, "queue %u: tag %u: the kernel refused a command: %s", queue->config.idx,
-				tag->idx, strerror(-res));
+			cow_log(COW_LOG_ERR, "queue %u: tag %u: the kernel refused a command: %s",
+				queue->config.idx, tag->idx, strerror(-res));
 		note_error(queue, res);
 	}
 	if (--queue->nr_alive)
@@ -107,7 +109,8 @@ static void bury(struct cow_tag *tag, int res)
 
 static void fetched(struct cow_completion *completion, int res, unsigned flags)
 {
-	struct cow_tag *tag = (struct cow_tag *)((char *)completion - offsetof(struct cow_tag, completion));
+	struct cow_tag *tag =
+		(struct cow_tag *)((char *)completion - offsetof(struct cow_tag, completion));
 	if (res == UB_IO_RES_OK)
 		begin_request(tag);
 	else
@@ -139,9 +142,11 @@ static void apply_affinity(const struct cow_uqueue *queue)
 {
 	if (!queue->config.pinned)
 		return;
-	int ret = pthread_setaffinity_np(pthread_self(), sizeof(queue->config.cpus), &queue->config.cpus);
+	int ret = pthread_setaffinity_np(pthread_self(), sizeof(queue->config.cpus),
+					 &queue->config.cpus);
 	if (ret)
-		cow_log(COW_LOG_WARNING, "queue %u: cannot set the thread's CPUs: %s", queue->config.idx, strerror(ret));
+		cow_log(COW_LOG_WARNING, "queue %u: cannot set the thread's CPUs: %s",
+			queue->config.idx, strerror(ret));
 }
 
 static void run_loop(struct cow_uqueue *queue)
@@ -149,7 +154,8 @@ static void run_loop(struct cow_uqueue *queue)
 	while (!queue->quit) {
 		int ret = cow_loop_run(queue->loop, true);
 		if (ret)
-			cow_log(COW_LOG_ERR, "queue %u: io_uring: %s", queue->config.idx, strerror(-ret));
+			cow_log(COW_LOG_ERR, "queue %u: io_uring: %s", queue->config.idx,
+				strerror(-ret));
 		cow_assert(ret == 0);
 	}
 }
@@ -159,7 +165,8 @@ static void *thread_main(void *arg)
 	struct cow_uqueue *queue = arg;
 	cow_loop_enter(queue->loop);
 	apply_affinity(queue);
-	int ret = cow_queue_new(queue->config.image, queue->loop, queue->config.depth, &queue->engine);
+	int ret = cow_queue_new(queue->config.image, queue->loop, queue->config.depth,
+				&queue->engine);
 	if (ret) {
 		report(queue, ret);
 		cow_loop_enter(NULL);
@@ -175,7 +182,8 @@ static void *thread_main(void *arg)
 
 static void quit_posted(struct cow_msg *msg)
 {
-	struct cow_uqueue *queue = (struct cow_uqueue *)((char *)msg - offsetof(struct cow_uqueue, quit_msg));
+	struct cow_uqueue *queue =
+		(struct cow_uqueue *)((char *)msg - offsetof(struct cow_uqueue, quit_msg));
 	queue->quit = true;
 }
 
@@ -190,10 +198,12 @@ static size_t page_align(size_t bytes)
 
 static int map_descs(struct cow_uqueue *queue)
 {
-	off_t off = (off_t)(UB_CMD_BUF_OFF +
-			    queue->config.idx * page_align(UB_MAX_QUEUE_DEPTH * sizeof(struct ub_io_desc)));
+	off_t off =
+		(off_t)(UB_CMD_BUF_OFF + queue->config.idx * page_align(UB_MAX_QUEUE_DEPTH *
+									sizeof(struct ub_io_desc)));
 	queue->descs_bytes = page_align(queue->config.depth * sizeof(struct ub_io_desc));
-	void *p = mmap(NULL, queue->descs_bytes, PROT_READ, MAP_SHARED | MAP_POPULATE, queue->config.char_fd, off);
+	void *p = mmap(NULL, queue->descs_bytes, PROT_READ, MAP_SHARED | MAP_POPULATE,
+		       queue->config.char_fd, off);
 	if (p == MAP_FAILED)
 		return -errno;
 	queue->descs = p;
@@ -226,7 +236,9 @@ static int make_tags(struct cow_uqueue *queue)
 		tag->queue = queue;
 		tag->idx = (uint16_t)i;
 		tag->buf = queue->buffers + (size_t)i * queue->config.buffer_bytes;
-		memset(tag->buf, 0, queue->config.buffer_bytes < PREFAULT_BYTES ? queue->config.buffer_bytes : PREFAULT_BYTES);
+		memset(tag->buf, 0,
+		       queue->config.buffer_bytes < PREFAULT_BYTES ? queue->config.buffer_bytes
+								   : PREFAULT_BYTES);
 	}
 	return 0;
 }

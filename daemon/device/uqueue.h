@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * One ublk queue: a thread, a loop, an engine queue, and a tag for each request that the kernel may have outstanding.
+ * One ublk queue: a thread, a loop, an engine queue, and a tag for each request that the kernel may
+ * have outstanding.
  *
- * A tag is, at any time, one of: fetched (the kernel holds its command), busy (the engine works on its request), dead
+ * A tag is, at any time, one of: fetched (the kernel holds its command), busy (the engine works on
+ * its request), dead
  * (the kernel aborted the command: the device stops). The queue is drained when all tags are dead.
  */
 #ifndef COW_UQUEUE_H
@@ -33,10 +35,10 @@ struct cow_uqueue_config {
 	struct cow_image *image;
 	const struct cow_transfer_ops *transfer;
 	int char_fd;
-	int event_fd;          /* eventfd, written when the queue has drained */
+	int event_fd; /* eventfd, written when the queue has drained */
 	unsigned idx, depth;
 	uint32_t buffer_bytes; /* of each tag */
-	cpu_set_t cpus;        /* the thread's affinity, if pinned */
+	cpu_set_t cpus;	       /* the thread's affinity, if pinned */
 	bool pinned;
 };
 
@@ -65,18 +67,21 @@ struct cow_uqueue {
 };
 
 /*
- * Allocates everything, starts the thread and waits until every tag's fetch command is with the kernel. 0 or -errno;
- * after a failure nothing is left.
+ * Allocates everything, starts the thread and waits until every tag's fetch command is with the
+ * kernel. 0 or -errno; after a failure nothing is left.
  */
 int cow_uqueue_start(struct cow_uqueue *queue, const struct cow_uqueue_config *config);
 
 /*
- * Ends the thread. The device must be stopped, or never started: then fetch commands are still with the kernel until
- * cow_uqueue_free().
+ * Ends the thread. The device must be stopped, or never started: then fetch commands are still with
+ * the kernel until cow_uqueue_free().
  */
 void cow_uqueue_stop(struct cow_uqueue *queue);
 
-/* When all queues of the device are stopped: their engine queues may have posted messages to each other until then. */
+/*
+ * When all queues of the device are stopped: their engine queues may have posted messages to each
+ * other until then.
+ */
 void cow_uqueue_free(struct cow_uqueue *queue);
 
 static inline bool cow_uqueue_drained(const struct cow_uqueue *queue)

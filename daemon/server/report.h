@@ -6,13 +6,14 @@
 #include <stdint.h>
 
 /*
- * Log lines to standard error (with journald's level prefix when that is what standard error is). Before threads start.
- * COWBLK_DEBUG in the environment: debug lines too.
+ * Log lines to standard error (with journald's level prefix when that is what standard error is).
+ * Before threads start. COWBLK_DEBUG in the environment: debug lines too.
  */
 void cow_report_init(void);
 
 /*
- * For a daemon that is ready and lets go of the terminal: standard streams become /dev/null and the device's log file
+ * For a daemon that is ready and lets go of the terminal: standard streams become /dev/null and the
+ * device's log file
  * (record.h), log lines go to syslog as well.
  */
 void cow_report_leave_terminal(uint32_t id);

@@ -42,7 +42,8 @@ static uint64_t number(struct json_object *o, const char *key)
 static unsigned parse_sources(struct json_object *request, const char *sources[MAX_SOURCES])
 {
 	struct json_object *list;
-	if (!json_object_object_get_ex(request, "sources", &list) || !json_object_is_type(list, json_type_array))
+	if (!json_object_object_get_ex(request, "sources", &list) ||
+	    !json_object_is_type(list, json_type_array))
 		return 0;
 	size_t nr = json_object_array_length(list);
 	nr = nr < MAX_SOURCES ? nr : MAX_SOURCES;
@@ -53,8 +54,8 @@ static unsigned parse_sources(struct json_object *request, const char *sources[M
 	return (unsigned)nr;
 }
 
-static void change(struct cow_image *image, struct cow_loop *loop, struct json_object *request, int command,
-		   struct reply *reply)
+static void change(struct cow_image *image, struct cow_loop *loop, struct json_object *request,
+		   int command, struct reply *reply)
 {
 	const char *sources[MAX_SOURCES];
 	struct cow_error err = { 0 };
@@ -69,10 +70,11 @@ static void change(struct cow_image *image, struct cow_loop *loop, struct json_o
 	};
 	int ret = cow_image_change_bitmaps(image, loop, &c, &pause_ns, &err);
 	reply->line = ret ? failed(ret, &err) : cow_control_ok();
-	json_object_object_add(reply->line, "pause_ms", json_object_new_double((double)pause_ns / 1e6));
+	json_object_object_add(reply->line, "pause_ms",
+			       json_object_new_double((double)pause_ns / 1e6));
 	if (!ret)
-		cow_log(COW_LOG_INFO, "bitmap %s: %s: requests waited for %.1f ms", cow_bitmap_command_name(c.command),
-			c.name, (double)pause_ns / 1e6);
+		cow_log(COW_LOG_INFO, "bitmap %s: %s: requests waited for %.1f ms",
+			cow_bitmap_command_name(c.command), c.name, (double)pause_ns / 1e6);
 }
 
 static void list(struct cow_image *image, struct cow_loop *loop, struct reply *reply)
@@ -105,10 +107,12 @@ static void put_dump(const struct cow_dirty *d, struct reply *reply)
 	cow_dirty_store(d, 0, reply->bytes, (reply->nr_bytes + 7) & ~7ull);
 	reply->line = cow_control_ok();
 	json_object_object_add(reply->line, "size", json_object_new_uint64(d->size_bytes));
-	json_object_object_add(reply->line, "granularity-bits", json_object_new_int((int)d->granularity_bits));
+	json_object_object_add(reply->line, "granularity-bits",
+			       json_object_new_int((int)d->granularity_bits));
 }
 
-static void dump(struct cow_image *image, struct cow_loop *loop, const char *name, struct reply *reply)
+static void dump(struct cow_image *image, struct cow_loop *loop, const char *name,
+		 struct reply *reply)
 {
 	struct cow_error err = { 0 };
 	struct cow_dirty d;
@@ -121,7 +125,8 @@ static void dump(struct cow_image *image, struct cow_loop *loop, const char *nam
 	cow_dirty_fini(&d);
 }
 
-static void answer(struct cow_image *image, struct cow_loop *loop, struct json_object *request, struct reply *reply)
+static void answer(struct cow_image *image, struct cow_loop *loop, struct json_object *request,
+		   struct reply *reply)
 {
 	const char *action = cow_control_text(request, "action", "");
 	int command = cow_bitmap_command_find(action);
@@ -197,7 +202,8 @@ static int ask(uint32_t id, struct json_object *request, struct reply *reply)
 	int error = exchange(id, request, reply), status = 0;
 	const char *text = reply->line ? cow_control_reply_error(reply->line) : NULL;
 	if (error)
-		status = cow_cmd_fail("/dev/ublkb%u: no answer from its daemon: %s", id, strerror(-error));
+		status = cow_cmd_fail("/dev/ublkb%u: no answer from its daemon: %s", id,
+				      strerror(-error));
 	else if (text)
 		status = cow_cmd_fail("/dev/ublkb%u: %s", id, text);
 	if (!status)
@@ -217,7 +223,8 @@ int cow_live_bitmap_change(uint32_t id, const struct cow_bitmap_change *change)
 	for (unsigned i = 0; i < change->nr_sources; i++)
 		json_object_array_add(sources, json_object_new_string(change->sources[i]));
 	json_object_object_add(request, "name", json_object_new_string(change->name));
-	json_object_object_add(request, "granularity-bits", json_object_new_int((int)change->granularity_bits));
+	json_object_object_add(request, "granularity-bits",
+			       json_object_new_int((int)change->granularity_bits));
 	json_object_object_add(request, "disabled", json_object_new_int(change->disabled));
 	json_object_object_add(request, "sources", sources);
 	int status = ask(id, request, &reply);

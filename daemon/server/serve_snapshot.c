@@ -21,14 +21,16 @@ struct change {
 	char *id;
 };
 
-static int run_change(void *ctx, struct cow_loop *loop, struct cow_file *file, struct cow_error *err)
+static int run_change(void *ctx, struct cow_loop *loop, struct cow_file *file,
+		      struct cow_error *err)
 {
 	struct change *c = ctx;
 	if (!c->create)
 		return cow_snapshot_delete(loop, file, &c->key, err);
 	struct timespec now;
 	clock_gettime(CLOCK_REALTIME, &now);
-	const struct cow_snapshot_date date = { .sec = (uint32_t)now.tv_sec, .nsec = (uint32_t)now.tv_nsec };
+	const struct cow_snapshot_date date = { .sec = (uint32_t)now.tv_sec,
+						.nsec = (uint32_t)now.tv_nsec };
 	return cow_snapshot_create(loop, file, c->key.text, &date, &c->id, err);
 }
 
@@ -40,7 +42,8 @@ static bool parse_change(struct json_object *request, struct change *c)
 	c->key.text = cow_control_text(request, "snapshot", NULL);
 	if (json_object_object_get_ex(request, "by", &by))
 		c->key.by = (enum cow_snapshot_by)json_object_get_int(by);
-	return c->key.text && c->key.by <= COW_SNAPSHOT_BY_NAME && (c->create || !strcmp(action, "delete"));
+	return c->key.text && c->key.by <= COW_SNAPSHOT_BY_NAME &&
+	       (c->create || !strcmp(action, "delete"));
 }
 
 struct json_object *cow_live_handle(struct cow_image *image, struct json_object *request)
@@ -55,7 +58,8 @@ struct json_object *cow_live_handle(struct cow_image *image, struct json_object 
 		return cow_control_error("out of memory");
 	int ret = cow_image_change_frozen(image, loop, run_change, &c, &pause_ns, &err);
 	cow_loop_free(loop);
-	struct json_object *reply = ret ? cow_control_error(err.text[0] ? err.text : strerror(-ret)) : cow_control_ok();
+	struct json_object *reply =
+		ret ? cow_control_error(err.text[0] ? err.text : strerror(-ret)) : cow_control_ok();
 	if (!ret)
 		cow_log(COW_LOG_INFO, "snapshot %s %s: requests waited for %.1f ms", c.key.text,
 			c.create ? "created" : "deleted", (double)pause_ns / 1e6);
@@ -68,7 +72,8 @@ struct json_object *cow_live_handle(struct cow_image *image, struct json_object 
 
 /* ---- in the client ---- */
 
-static struct json_object *exchange(uint32_t id, const char *action, const struct cow_snapshot_key *key, int *error)
+static struct json_object *exchange(uint32_t id, const char *action,
+				    const struct cow_snapshot_key *key, int *error)
 {
 	int fd = cow_control_connect(id);
 	if (fd < 0) {
@@ -90,7 +95,8 @@ static int show(uint32_t id, struct json_object *reply, int error)
 {
 	struct json_object *pause;
 	if (!reply)
-		return cow_cmd_fail("/dev/ublkb%u: no answer from its daemon: %s", id, strerror(-error));
+		return cow_cmd_fail("/dev/ublkb%u: no answer from its daemon: %s", id,
+				    strerror(-error));
 	const char *text = cow_control_reply_error(reply);
 	if (text)
 		return cow_cmd_fail("/dev/ublkb%u: %s", id, text);

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * While the device is live the control thread sleeps in poll() on: signals, the control socket, and the queues' word that
- * the kernel stopped the device. Requests of clients are answered one at a time.
+ * While the device is live the control thread sleeps in poll() on: signals, the control socket, and
+ * the queues' word that the kernel stopped the device. Requests of clients are answered one at a
+ * time.
  *
- * Ends: a detach request, SIGTERM, SIGINT (refused once while the device is in use), or somebody else's STOP_DEV. All
- * ways lead through cow_device_close(), which closes the image cleanly.
+ * Ends: a detach request, SIGTERM, SIGINT (refused once while the device is in use), or somebody
+ * else's STOP_DEV. All ways lead through cow_device_close(), which closes the image cleanly.
  */
 #include "daemon/server/server.h"
 
@@ -30,7 +31,7 @@ struct server {
 	struct cow_device device;
 	struct cow_record record;
 	int signal_fd, listen_fd;
-	int detacher;     /* the client that waits for the end, or -1 */
+	int detacher;	  /* the client that waits for the end, or -1 */
 	bool interrupted; /* SIGINT was refused once */
 	bool ending;
 };
@@ -47,7 +48,8 @@ static int open_signals(struct server *server, struct cow_error *err)
 	sigprocmask(SIG_BLOCK, &set, NULL); /* for the queue threads too */
 	signal(SIGPIPE, SIG_IGN);
 	server->signal_fd = signalfd(-1, &set, SFD_CLOEXEC);
-	return server->signal_fd < 0 ? cow_error_set(err, -errno, "signalfd: %s", strerror(errno)) : 0;
+	return server->signal_fd < 0 ? cow_error_set(err, -errno, "signalfd: %s", strerror(errno))
+				     : 0;
 }
 
 static void fill_record(struct server *server)
@@ -88,11 +90,13 @@ static struct json_object *status_reply(struct server *server)
 	const char *failure = cow_image_failure(server->device.image);
 	struct json_object *reply = cow_record_to_json(&server->record);
 	json_object_object_add(reply, "ok", json_object_new_boolean(true));
-	json_object_object_add(reply, "state",
-			       json_object_new_string(failure ? "failed" :
-								cow_device_state_name(server->device.state)));
+	json_object_object_add(
+		reply, "state",
+		json_object_new_string(failure ? "failed"
+					       : cow_device_state_name(server->device.state)));
 	json_object_object_add(reply, "failure", failure ? json_object_new_string(failure) : NULL);
-	json_object_object_add(reply, "transfer", json_object_new_string(server->config->device.transfer->name));
+	json_object_object_add(reply, "transfer",
+			       json_object_new_string(server->config->device.transfer->name));
 	return reply;
 }
 
@@ -110,12 +114,16 @@ static void handle_detach(struct server *server, int client, struct json_object 
 	server->ending = true;
 }
 
-/* What is in a temporary overlay, snapshots and bitmaps too, ends with the device: it would look kept. */
+/*
+ * What is in a temporary overlay, snapshots and bitmaps too, ends with the device: it would look
+ * kept.
+ */
 static bool refuse_temporary(const struct server *server, int client, const char *cmd)
 {
 	if (!server->config->device.temporary || (strcmp(cmd, "snapshot") && strcmp(cmd, "bitmap")))
 		return false;
-	cow_control_send(client, cow_control_error("is a temporary overlay, which keeps neither snapshots nor bitmaps: detach it "
+	cow_control_send(client, cow_control_error("is a temporary overlay, which keeps neither "
+						   "snapshots nor bitmaps: detach it "
 						   "and name the image"));
 	close(client);
 	return true;
@@ -137,8 +145,9 @@ static void handle_client(struct server *server, int client)
 		cow_live_bitmap_serve(server->device.image, request, client);
 		close(client);
 	} else {
-		cow_control_send(client, !strcmp(cmd, "status") ? status_reply(server) :
-								  cow_control_error("unknown request"));
+		cow_control_send(client, !strcmp(cmd, "status")
+						 ? status_reply(server)
+						 : cow_control_error("unknown request"));
 		close(client);
 	}
 	json_object_put(request);
@@ -155,7 +164,8 @@ static int next_client(const struct server *server)
 static void handle_signal(struct server *server)
 {
 	struct signalfd_siginfo info;
-	if (read(server->signal_fd, &info, sizeof(info)) != sizeof(info) || info.ssi_signo == SIGHUP)
+	if (read(server->signal_fd, &info, sizeof(info)) != sizeof(info) ||
+	    info.ssi_signo == SIGHUP)
 		return;
 	struct cow_error err = { 0 };
 	cow_report_systemd("STOPPING=1");
@@ -183,7 +193,8 @@ static void handle_queues(struct server *server)
 		return;
 	if (!cow_device_drained(&server->device))
 		return;
-	cow_log(COW_LOG_WARNING, "%s: stopped by somebody else: closing the image", server->device.path);
+	cow_log(COW_LOG_WARNING, "%s: stopped by somebody else: closing the image",
+		server->device.path);
 	server->ending = true;
 }
 

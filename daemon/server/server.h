@@ -10,8 +10,8 @@ struct cow_server_config {
 	const char *image_path; /* absolute */
 	bool foreground;
 	/*
-	 * Called once: when the device is ready (error NULL), or when it could not be made (one line). False: nobody
-	 * listens any more, give up.
+	 * Called once: when the device is ready (error NULL), or when it could not be made (one
+	 * line). False: nobody listens any more, give up.
 	 */
 	bool (*announce)(void *ctx, const char *device, const char *error);
 	void *ctx;

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* Assertions that stay on in release: they guard against our own bugs, never against an image or the host. */
+/*
+ * Assertions that stay on in release: they guard against our own bugs, never against an image or
+ * the host.
+ */
 #ifndef COW_BASE_ASSERT_H
 #define COW_BASE_ASSERT_H
 

@@ -8,7 +8,10 @@
 /* Paths of 4096 bytes, and what is said of them. */
 #define LONGEST 9216u
 
-/* One line whatever a path holds; of one that is too long the middle goes: the reason stands at the end. */
+/*
+ * One line whatever a path holds; of one that is too long the middle goes: the reason stands at the
+ * end.
+ */
 static void store(struct cow_error *err, char *full)
 {
 	static const char gap[] = " ... ";

@@ -1,14 +1,15 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The message that goes with a failure: one line, "what, where, what to do". Filled by the control plane
- * only (open, create, check); the I/O path has -errno and the log.
+ * The message that goes with a failure: one line, "what, where, what to do". Filled by the control
+ * plane only (open, create, check); the I/O path has -errno and the log.
  */
 #ifndef COW_BASE_ERROR_H
 #define COW_BASE_ERROR_H
 
 struct cow_error {
-	int code;       /* -errno, 0 when no error was set */
-	char text[512]; /* one line: control characters are shown as ?, the middle of what is too long as ... */
+	int code; /* -errno, 0 when no error was set */
+	/* one line: control characters are shown as ?, the middle of what is too long as ... */
+	char text[512];
 };
 
 /*

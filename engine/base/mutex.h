@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Mutexes with a rank. A thread may only take a lock of a higher rank than all that it holds; asserted always.
- * The one list of the engine's lock order:
+ * Mutexes with a rank. A thread may only take a lock of a higher rank than all that it holds;
+ * asserted always. The one list of the engine's lock order:
  */
 #ifndef COW_BASE_MUTEX_H
 #define COW_BASE_MUTEX_H
@@ -11,19 +11,19 @@
 #include "engine/base/assert.h"
 
 enum cow_lock_rank {
-	COW_RANK_QUEUES = 0,     /* list of queues; control plane */
-	COW_RANK_L2_SHARD = 1,   /* one shard of the L2 slice cache */
-	COW_RANK_REF_SHARD = 2,  /* one shard of the refcount cache */
-	COW_RANK_INFLIGHT = 3,   /* claims on guest ranges */
-	COW_RANK_ALLOC = 4,      /* allocator: baton, blocked extents */
-	COW_RANK_QUARANTINE = 5, /* freed clusters on their way back */
-	COW_RANK_L1 = 6,         /* dirty blocks of the L1 table and the refcount table, header */
-	COW_RANK_CACHE_LIMIT = 7,/* tasks waiting for room in a cache */
-	COW_RANK_COMMIT = 8,     /* who waits for which writeback pass */
-	COW_RANK_HEADER = 9,     /* header fields */
-	COW_RANK_FREEZE = 10,    /* requests parked by a freeze */
-	COW_RANK_FAIL = 11,      /* the sticky failure's text */
-	COW_RANK_INFLATED = 12,  /* inflated clusters */
+	COW_RANK_QUEUES = 0,	  /* list of queues; control plane */
+	COW_RANK_L2_SHARD = 1,	  /* one shard of the L2 slice cache */
+	COW_RANK_REF_SHARD = 2,	  /* one shard of the refcount cache */
+	COW_RANK_INFLIGHT = 3,	  /* claims on guest ranges */
+	COW_RANK_ALLOC = 4,	  /* allocator: baton, blocked extents */
+	COW_RANK_QUARANTINE = 5,  /* freed clusters on their way back */
+	COW_RANK_L1 = 6,	  /* dirty blocks of the L1 table and the refcount table, header */
+	COW_RANK_CACHE_LIMIT = 7, /* tasks waiting for room in a cache */
+	COW_RANK_COMMIT = 8,	  /* who waits for which writeback pass */
+	COW_RANK_HEADER = 9,	  /* header fields */
+	COW_RANK_FREEZE = 10,	  /* requests parked by a freeze */
+	COW_RANK_FAIL = 11,	  /* the sticky failure's text */
+	COW_RANK_INFLATED = 12,	  /* inflated clusters */
 };
 
 #if defined(__clang__)

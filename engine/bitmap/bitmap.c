@@ -13,8 +13,10 @@ static int refuse_inconsistent(const struct cow_bitmap *b, struct cow_error *err
 {
 	if (!(b->flags & COW_BITMAP_IN_USE))
 		return 0;
-	return cow_error_set(err, -EINVAL, "bitmap '%.200s' is inconsistent, its image was not closed properly: remove it",
-			     b->name);
+	return cow_error_set(
+		err, -EINVAL,
+		"bitmap '%.200s' is inconsistent, its image was not closed properly: remove it",
+		b->name);
 }
 
 /* A consistent one by its name; NULL: the error is set. */
@@ -24,9 +26,11 @@ static struct cow_bitmap_item *need(struct cow_bitmap_edit *edit, const char *na
 	return item && !refuse_inconsistent(&item->b, edit->e.err) ? item : NULL;
 }
 
-static int read_item(struct cow_bitmap_edit *edit, const struct cow_bitmap_item *item, struct cow_dirty *d)
+static int read_item(struct cow_bitmap_edit *edit, const struct cow_bitmap_item *item,
+		     struct cow_dirty *d)
 {
-	return cow_bitmap_read(edit->e.loop, edit->e.file, &edit->e.header, &item->b, d, edit->e.err);
+	return cow_bitmap_read(edit->e.loop, edit->e.file, &edit->e.header, &item->b, d,
+			       edit->e.err);
 }
 
 /* Too many enabled ones would all be lost at the first write (tracking.h). */
@@ -37,7 +41,8 @@ static int check_enabled(const struct cow_bitmap_edit *edit)
 	for (uint32_t i = 0; i < edit->nr && !ret; i++) {
 		const struct cow_bitmap *b = &edit->items[i].b;
 		if ((b->flags & COW_BITMAP_AUTO) && !(b->flags & COW_BITMAP_IN_USE))
-			ret = cow_dirty_budget_take(&budget, edit->e.header.size_bytes, b->granularity_bits, edit->e.err);
+			ret = cow_dirty_budget_take(&budget, edit->e.header.size_bytes,
+						    b->granularity_bits, edit->e.err);
 	}
 	return ret;
 }
@@ -46,7 +51,8 @@ static int check_enabled(const struct cow_bitmap_edit *edit)
 
 static int add(struct cow_bitmap_edit *edit, const struct cow_bitmap_change *c, struct cow_dirty *d)
 {
-	unsigned bits = c->granularity_bits ? c->granularity_bits : COW_BITMAP_DEFAULT_GRANULARITY_BITS;
+	unsigned bits =
+		c->granularity_bits ? c->granularity_bits : COW_BITMAP_DEFAULT_GRANULARITY_BITS;
 	struct cow_bitmap_item *item;
 	int ret = cow_bitmap_edit_add(edit, c->name, bits, &item);
 	if (!ret && cow_dirty_init(d, edit->e.header.size_bytes, bits))
@@ -58,7 +64,8 @@ static int add(struct cow_bitmap_edit *edit, const struct cow_bitmap_change *c, 
 	return c->disabled ? 0 : check_enabled(edit);
 }
 
-static int remove_one(struct cow_bitmap_edit *edit, const struct cow_bitmap_change *c, struct cow_dirty *d)
+static int remove_one(struct cow_bitmap_edit *edit, const struct cow_bitmap_change *c,
+		      struct cow_dirty *d)
 {
 	struct cow_bitmap_item *item = cow_bitmap_edit_find(edit, c->name);
 	if (!item)
@@ -67,7 +74,8 @@ static int remove_one(struct cow_bitmap_edit *edit, const struct cow_bitmap_chan
 	return 0;
 }
 
-static int clear(struct cow_bitmap_edit *edit, const struct cow_bitmap_change *c, struct cow_dirty *d)
+static int clear(struct cow_bitmap_edit *edit, const struct cow_bitmap_change *c,
+		 struct cow_dirty *d)
 {
 	struct cow_bitmap_item *item = need(edit, c->name);
 	if (!item)
@@ -78,7 +86,8 @@ static int clear(struct cow_bitmap_edit *edit, const struct cow_bitmap_change *c
 	return 0;
 }
 
-static int enable(struct cow_bitmap_edit *edit, const struct cow_bitmap_change *c, struct cow_dirty *d)
+static int enable(struct cow_bitmap_edit *edit, const struct cow_bitmap_change *c,
+		  struct cow_dirty *d)
 {
 	struct cow_bitmap_item *item = need(edit, c->name);
 	if (!item)
@@ -105,7 +114,8 @@ static int merge_one(struct cow_bitmap_edit *edit, const char *name, struct cow_
 	return 0;
 }
 
-static int merge(struct cow_bitmap_edit *edit, const struct cow_bitmap_change *c, struct cow_dirty *d)
+static int merge(struct cow_bitmap_edit *edit, const struct cow_bitmap_change *c,
+		 struct cow_dirty *d)
 {
 	struct cow_bitmap_item *item = need(edit, c->name);
 	int ret = item ? read_item(edit, item, d) : edit->e.err->code;
@@ -118,7 +128,8 @@ static int merge(struct cow_bitmap_edit *edit, const struct cow_bitmap_change *c
 
 static const struct {
 	const char *name;
-	int (*run)(struct cow_bitmap_edit *edit, const struct cow_bitmap_change *c, struct cow_dirty *d);
+	int (*run)(struct cow_bitmap_edit *edit, const struct cow_bitmap_change *c,
+		   struct cow_dirty *d);
 } commands[] = {
 	[COW_BITMAP_ADD] = { "add", add },
 	[COW_BITMAP_REMOVE] = { "remove", remove_one },
@@ -143,8 +154,8 @@ int cow_bitmap_command_find(const char *name)
 	return -1;
 }
 
-int cow_bitmap_run(struct cow_loop *loop, struct cow_file *file, const struct cow_bitmap_change *change,
-		   struct cow_error *err)
+int cow_bitmap_run(struct cow_loop *loop, struct cow_file *file,
+		   const struct cow_bitmap_change *change, struct cow_error *err)
 {
 	struct cow_bitmap_edit edit;
 	struct cow_dirty content = { 0 };
@@ -169,8 +180,9 @@ const char *cow_bitmap_state(uint32_t flags)
 	return flags & COW_BITMAP_AUTO ? "enabled" : "disabled";
 }
 
-static int dump_from(struct cow_loop *loop, struct cow_file *file, const struct cow_header *h, const struct cow_bitmap *list,
-		     uint32_t nr, const char *name, struct cow_dirty *d, struct cow_error *err)
+static int dump_from(struct cow_loop *loop, struct cow_file *file, const struct cow_header *h,
+		     const struct cow_bitmap *list, uint32_t nr, const char *name,
+		     struct cow_dirty *d, struct cow_error *err)
 {
 	for (uint32_t i = 0; i < nr; i++) {
 		if (strcmp(list[i].name, name))
@@ -181,8 +193,8 @@ static int dump_from(struct cow_loop *loop, struct cow_file *file, const struct 
 	return cow_error_set(err, -ENOENT, "there is no bitmap '%.200s'", name);
 }
 
-int cow_bitmap_dump(struct cow_loop *loop, struct cow_file *file, const char *name, struct cow_dirty *d,
-		    struct cow_error *err)
+int cow_bitmap_dump(struct cow_loop *loop, struct cow_file *file, const char *name,
+		    struct cow_dirty *d, struct cow_error *err)
 {
 	struct cow_header h;
 	struct cow_extensions ext;
@@ -196,7 +208,8 @@ int cow_bitmap_dump(struct cow_loop *loop, struct cow_file *file, const char *na
 	if (!ret)
 		ret = cow_load_bitmaps(loop, file, &h, &ext, &list, err);
 	if (!ret)
-		ret = dump_from(loop, file, &h, list, ext.has_bitmaps ? ext.nr_bitmaps : 0, name, d, err);
+		ret = dump_from(loop, file, &h, list, ext.has_bitmaps ? ext.nr_bitmaps : 0, name, d,
+				err);
 	free(list);
 	return ret;
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The commands on the persistent dirty bitmaps of a closed image, each a change as a whole (bitmap_edit.h). On an image in use see
- * tracking.h.
+ * The commands on the persistent dirty bitmaps of a closed image, each a change as a whole
+ * (bitmap_edit.h). On an image in use see tracking.h.
  */
 #ifndef COW_BITMAP_H
 #define COW_BITMAP_H
@@ -14,29 +14,31 @@
 
 enum cow_bitmap_command {
 	COW_BITMAP_ADD,
-	COW_BITMAP_REMOVE,  /* inconsistent ones as well; all others refuse these */
+	COW_BITMAP_REMOVE, /* inconsistent ones as well; all others refuse these */
 	COW_BITMAP_CLEAR,
 	COW_BITMAP_ENABLE,
 	COW_BITMAP_DISABLE,
-	COW_BITMAP_MERGE,   /* what is dirty in the sources is dirty in it as well */
+	COW_BITMAP_MERGE, /* what is dirty in the sources is dirty in it as well */
 };
 
 struct cow_bitmap_change {
 	enum cow_bitmap_command command;
 	const char *name;
 	unsigned granularity_bits;  /* ADD; 0: the default */
-	bool disabled;              /* ADD */
+	bool disabled;		    /* ADD */
 	const char *const *sources; /* MERGE */
 	unsigned nr_sources;
 };
 
-/* -ENOENT, -EEXIST, -EINVAL (inconsistent), -ENOTSUP (version 2), -ENOTRECOVERABLE: see bitmap_edit.h, or the host's. */
-int cow_bitmap_run(struct cow_loop *loop, struct cow_file *file, const struct cow_bitmap_change *change,
-		   struct cow_error *err);
+/*
+ * -ENOENT, -EEXIST, -EINVAL (inconsistent), -ENOTSUP (version 2), -ENOTRECOVERABLE: see bitmap_edit.h, or the host's.
+ */
+int cow_bitmap_run(struct cow_loop *loop, struct cow_file *file,
+		   const struct cow_bitmap_change *change, struct cow_error *err);
 
 /* What is dirty, as the file has it; *d is initialised here. Writes nothing. */
-int cow_bitmap_dump(struct cow_loop *loop, struct cow_file *file, const char *name, struct cow_dirty *d,
-		    struct cow_error *err);
+int cow_bitmap_dump(struct cow_loop *loop, struct cow_file *file, const char *name,
+		    struct cow_dirty *d, struct cow_error *err);
 
 /* "enabled", "disabled", "inconsistent": what can be done with it. */
 const char *cow_bitmap_state(uint32_t flags);

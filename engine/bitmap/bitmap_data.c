@@ -14,14 +14,16 @@ static int fault(const struct cow_bitmap *b, const char *what, struct cow_error 
 	return cow_error_set(err, -EINVAL, "bitmap '%.200s': %s: remove it", b->name, what);
 }
 
-static int check_table(const struct cow_file *file, const struct cow_header *h, const struct cow_bitmap *b,
-		       const uint64_t *table, struct cow_error *err)
+static int check_table(const struct cow_file *file, const struct cow_header *h,
+		       const struct cow_bitmap *b, const uint64_t *table, struct cow_error *err)
 {
 	for (uint32_t i = 0; i < b->table_entries; i++) {
 		const char *rule = cow_bitmap_table_fault(table[i], cow_cluster_bytes(h));
 		if (rule)
-			return cow_error_set(err, -EINVAL, "bitmap '%.200s': table entry %" PRIu32 ": %s: remove it", b->name,
-					     i, rule);
+			return cow_error_set(err, -EINVAL,
+					     "bitmap '%.200s': table entry %" PRIu32
+					     ": %s: remove it",
+					     b->name, i, rule);
 		if ((table[i] & COW_BITMAP_TABLE_OFFSET_MASK) >= file->size_bytes)
 			return fault(b, "its data lies past the end of the file", err);
 	}
@@ -38,9 +40,11 @@ int cow_bitmap_read_table(struct cow_loop *loop, struct cow_file *file, const st
 	if (b->table_off > file->size_bytes || bytes > file->size_bytes - b->table_off)
 		return fault(b, "its table lies past the end of the file", err);
 	uint64_t *out = cow_buf_alloc(bytes);
-	int ret = out ? cow_loop_read(loop, file, b->table_off, out, cow_round_up(bytes, 512)) : -ENOMEM;
+	int ret = out ? cow_loop_read(loop, file, b->table_off, out, cow_round_up(bytes, 512))
+		      : -ENOMEM;
 	if (ret)
-		cow_error_set(err, ret, "bitmap '%.200s': cannot read its table: %s", b->name, strerror(-ret));
+		cow_error_set(err, ret, "bitmap '%.200s': cannot read its table: %s", b->name,
+			      strerror(-ret));
 	for (uint32_t i = 0; i < b->table_entries && !ret; i++)
 		out[i] = cow_load64_be(&out[i]);
 	if (!ret)
@@ -53,8 +57,8 @@ int cow_bitmap_read_table(struct cow_loop *loop, struct cow_file *file, const st
 }
 
 /* Up to a cluster of data at `at`, by its table entry. */
-static int read_part(struct cow_loop *loop, struct cow_file *file, uint64_t entry, uint8_t *buf, uint64_t bytes,
-		     uint64_t at, struct cow_dirty *d)
+static int read_part(struct cow_loop *loop, struct cow_file *file, uint64_t entry, uint8_t *buf,
+		     uint64_t bytes, uint64_t at, struct cow_dirty *d)
 {
 	uint64_t off = entry & COW_BITMAP_TABLE_OFFSET_MASK;
 	int ret = 0;
@@ -69,7 +73,10 @@ static int read_part(struct cow_loop *loop, struct cow_file *file, uint64_t entr
 	return ret;
 }
 
-/* Only what the disk needs of the last cluster: there may be 65535 bitmaps of a few bytes in clusters of 2 MiB. */
+/*
+ * Only what the disk needs of the last cluster: there may be 65535 bitmaps of a few bytes in
+ * clusters of 2 MiB.
+ */
 static int read_parts(struct cow_loop *loop, struct cow_file *file, const struct cow_header *h,
 		      const struct cow_bitmap *b, const uint64_t *table, struct cow_dirty *d)
 {
@@ -78,7 +85,8 @@ static int read_parts(struct cow_loop *loop, struct cow_file *file, const struct
 	int ret = buf ? 0 : -ENOMEM;
 	for (uint32_t i = 0; i < b->table_entries && !ret; i++) {
 		uint64_t bytes = cow_min(left, cow_cluster_bytes(h));
-		ret = read_part(loop, file, table[i], buf, bytes, (uint64_t)i << h->cluster_bits, d);
+		ret = read_part(loop, file, table[i], buf, bytes, (uint64_t)i << h->cluster_bits,
+				d);
 		left -= bytes;
 	}
 	free(buf);
@@ -99,7 +107,8 @@ int cow_bitmap_read(struct cow_loop *loop, struct cow_file *file, const struct c
 	free(table);
 	if (ret) {
 		cow_dirty_fini(d);
-		return cow_error_set(err, ret, "bitmap '%.200s': cannot read its data: %s", b->name, strerror(-ret));
+		return cow_error_set(err, ret, "bitmap '%.200s': cannot read its data: %s", b->name,
+				     strerror(-ret));
 	}
 	return 0;
 }

@@ -26,12 +26,15 @@ static int take_list(struct cow_bitmap_edit *edit, const struct cow_bitmap *list
 		return cow_error_set(edit->e.err, -ENOMEM, "out of memory");
 	for (uint32_t i = 0; i < nr; i++) {
 		edit->items[i].b = list[i];
-		edit->items[i].old = (struct cow_bitmap_table){ list[i].table_off, list[i].table_entries };
+		edit->items[i].old =
+			(struct cow_bitmap_table){ list[i].table_off, list[i].table_entries };
 		entries += list[i].table_entries;
 	}
 	edit->nr = nr;
 	if (entries > MAX_TABLE_ENTRIES)
-		return cow_error_set(edit->e.err, -EFBIG, "its bitmaps have %" PRIu64 " table entries in all, more than %llu",
+		return cow_error_set(edit->e.err, -EFBIG,
+				     "its bitmaps have %" PRIu64
+				     " table entries in all, more than %llu",
 				     entries, MAX_TABLE_ENTRIES);
 	return 0;
 }
@@ -47,8 +50,10 @@ int cow_bitmap_edit_open(struct cow_bitmap_edit *edit, struct cow_loop *loop, st
 	const struct cow_extensions *ext = &edit->e.ext;
 	edit->had = ext->has_bitmaps;
 	if (edit->e.header.version < 3)
-		ret = cow_error_set(err, -ENOTSUP, "images of version 2 cannot have bitmaps: cowblk amend -o compat=1.1 makes "
-				    "it version 3");
+		ret = cow_error_set(
+			err, -ENOTSUP,
+			"images of version 2 cannot have bitmaps: cowblk amend -o compat=1.1 makes "
+			"it version 3");
 	if (!ret)
 		ret = cow_load_bitmaps(loop, file, &edit->e.header, ext, &list, err);
 	if (!ret)
@@ -92,14 +97,18 @@ static int check_new(struct cow_bitmap_edit *edit, const struct cow_bitmap *b)
 	struct cow_error *err = edit->e.err;
 	for (uint32_t i = 0; i < edit->nr; i++)
 		if (!strcmp(edit->items[i].b.name, b->name))
-			return cow_error_set(err, -EEXIST, "there is a bitmap '%.200s' already", b->name);
+			return cow_error_set(err, -EEXIST, "there is a bitmap '%.200s' already",
+					     b->name);
 	if (edit->nr == COW_MAX_BITMAPS ||
 	    directory_bytes(edit) + cow_bitmap_entry_bytes(b) > COW_MAX_BITMAP_DIRECTORY_BYTES)
-		return cow_error_set(err, -EFBIG, "there are as many bitmaps as an image can have: remove some");
+		return cow_error_set(err, -EFBIG,
+				     "there are as many bitmaps as an image can have: remove some");
 	if (!h->size_bytes)
 		return cow_error_set(err, -EINVAL, "the disk is empty");
 	if (cow_dirty_bytes(h->size_bytes, b->granularity_bits) > COW_DIRTY_MAX_BYTES)
-		return cow_error_set(err, -EFBIG, "a bitmap of granularity %llu would be larger than 512 MiB: take a larger one",
+		return cow_error_set(err, -EFBIG,
+				     "a bitmap of granularity %llu would be larger than 512 MiB: "
+				     "take a larger one",
 				     1ull << b->granularity_bits);
 	return 0;
 }
@@ -109,9 +118,12 @@ int cow_bitmap_edit_add(struct cow_bitmap_edit *edit, const char *name, unsigned
 {
 	struct cow_bitmap b = { .granularity_bits = (uint8_t)granularity_bits };
 	if (!name[0] || strlen(name) > COW_MAX_BITMAP_NAME_BYTES)
-		return cow_error_set(edit->e.err, -EINVAL, "a bitmap's name has 1 to %u bytes", COW_MAX_BITMAP_NAME_BYTES);
-	if (granularity_bits < COW_BITMAP_MIN_GRANULARITY_BITS || granularity_bits > COW_BITMAP_MAX_GRANULARITY_BITS)
-		return cow_error_set(edit->e.err, -EINVAL, "a bitmap's granularity is a power of two from 512 to 2G");
+		return cow_error_set(edit->e.err, -EINVAL, "a bitmap's name has 1 to %u bytes",
+				     COW_MAX_BITMAP_NAME_BYTES);
+	if (granularity_bits < COW_BITMAP_MIN_GRANULARITY_BITS ||
+	    granularity_bits > COW_BITMAP_MAX_GRANULARITY_BITS)
+		return cow_error_set(edit->e.err, -EINVAL,
+				     "a bitmap's granularity is a power of two from 512 to 2G");
 	memcpy(b.name, name, strlen(name));
 	int ret = check_new(edit, &b);
 	if (ret)
@@ -147,15 +159,19 @@ static int count_table(struct cow_edit *e, const struct cow_bitmap_table *t, int
 {
 	uint64_t bytes = (uint64_t)t->entries * 8;
 	if (!is_sane(e, t))
-		return cow_edit_corrupt(e, t->off, "a bitmap's table lies past the end of the file");
+		return cow_edit_corrupt(e, t->off,
+					"a bitmap's table lies past the end of the file");
 	uint64_t *table = cow_buf_alloc(bytes);
 	int ret = table ? cow_loop_read(e->loop, e->file, t->off, table, bytes) : -ENOMEM;
 	if (ret)
-		cow_error_set(e->err, ret, "bitmap table at offset %" PRIu64 ": %s", t->off, strerror(-ret));
+		cow_error_set(e->err, ret, "bitmap table at offset %" PRIu64 ": %s", t->off,
+			      strerror(-ret));
 	for (uint32_t i = 0; i < t->entries && !ret; i++) {
-		uint64_t entry = cow_load64_be(&table[i]), off = entry & COW_BITMAP_TABLE_OFFSET_MASK;
+		uint64_t entry = cow_load64_be(&table[i]),
+			 off = entry & COW_BITMAP_TABLE_OFFSET_MASK;
 		if (cow_bitmap_table_fault(entry, e->g.cluster_bytes))
-			ret = cow_edit_corrupt(e, t->off + i * 8ull, "a broken entry of a bitmap's table");
+			ret = cow_edit_corrupt(e, t->off + i * 8ull,
+					       "a broken entry of a bitmap's table");
 		else if (off)
 			ret = cow_edit_count(e, off, e->g.cluster_bytes, delta);
 	}
@@ -163,7 +179,10 @@ static int count_table(struct cow_edit *e, const struct cow_bitmap_table *t, int
 	return ret ? ret : cow_edit_count(e, t->off, bytes, delta);
 }
 
-/* What stays must not be written over. An inconsistent one is of no use to anybody: it may be broken. */
+/*
+ * What stays must not be written over. An inconsistent one is of no use to anybody: it may be
+ * broken.
+ */
 static int verify_kept(struct cow_bitmap_edit *edit)
 {
 	int ret = 0;
@@ -185,16 +204,20 @@ static int write_new(struct cow_edit *e, const void *buf, uint64_t bytes, uint64
 {
 	uint64_t clusters = (bytes + e->g.cluster_bytes - 1) >> e->g.cluster_bits;
 	int ret = cow_edit_alloc(e, clusters, off);
-	return ret ? ret : cannot_write(e, cow_loop_write(e->loop, e->file, *off, buf, clusters << e->g.cluster_bits));
+	return ret ? ret
+		   : cannot_write(e, cow_loop_write(e->loop, e->file, *off, buf,
+						    clusters << e->g.cluster_bits));
 }
 
 /* What is all clean needs no cluster. */
-static int write_data(struct cow_edit *e, const struct cow_dirty *content, uint64_t *table, uint32_t entries)
+static int write_data(struct cow_edit *e, const struct cow_dirty *content, uint64_t *table,
+		      uint32_t entries)
 {
 	int ret = 0;
 	for (uint32_t i = 0; i < entries && !ret; i++) {
 		uint64_t off = 0;
-		if (cow_dirty_store(content, (uint64_t)i << e->g.cluster_bits, e->table, e->g.cluster_bytes))
+		if (cow_dirty_store(content, (uint64_t)i << e->g.cluster_bits, e->table,
+				    e->g.cluster_bytes))
 			ret = write_new(e, e->table, e->g.cluster_bytes, &off);
 		cow_store64_be(&table[i], off);
 	}
@@ -220,7 +243,8 @@ static int write_directory(struct cow_bitmap_edit *edit, struct cow_bitmap_place
 	struct cow_edit *e = &edit->e;
 	if (!edit->nr)
 		return 0;
-	uint8_t *buf = cow_buf_alloc(cow_round_up(place->directory_bytes, e->g.cluster_bytes)), *p = buf;
+	uint8_t *buf = cow_buf_alloc(cow_round_up(place->directory_bytes, e->g.cluster_bytes)),
+		*p = buf;
 	if (!buf)
 		return cow_error_set(e->err, -ENOMEM, "out of memory");
 	for (uint32_t i = 0; i < edit->nr; i++) {
@@ -234,7 +258,8 @@ static int write_directory(struct cow_bitmap_edit *edit, struct cow_bitmap_place
 
 static int write_all(struct cow_bitmap_edit *edit, struct cow_bitmap_place *place)
 {
-	*place = (struct cow_bitmap_place){ .nr = edit->nr, .directory_bytes = directory_bytes(edit) };
+	*place = (struct cow_bitmap_place){ .nr = edit->nr,
+					    .directory_bytes = directory_bytes(edit) };
 	int ret = cow_bitmap_extension_verify(edit->e.loop, edit->e.file, place, edit->e.err);
 	if (!ret)
 		ret = verify_kept(edit);
@@ -248,7 +273,8 @@ static int write_all(struct cow_bitmap_edit *edit, struct cow_bitmap_place *plac
 
 /* ---- afterwards ---- */
 
-static int count_old(struct cow_bitmap_edit *edit, struct cow_edit *e, uint64_t directory_off, uint64_t bytes)
+static int count_old(struct cow_bitmap_edit *edit, struct cow_edit *e, uint64_t directory_off,
+		     uint64_t bytes)
 {
 	int ret = cow_edit_count(e, directory_off, bytes, -1);
 	for (uint32_t i = 0; i < edit->nr_dropped && !ret; i++)
@@ -260,8 +286,8 @@ static int count_old(struct cow_bitmap_edit *edit, struct cow_edit *e, uint64_t 
 }
 
 /* The change itself is done; what cannot be freed is leaked, and said so. */
-static int free_old(struct cow_bitmap_edit *edit, struct cow_loop *loop, struct cow_file *file, uint64_t directory_off,
-		    uint64_t directory_bytes)
+static int free_old(struct cow_bitmap_edit *edit, struct cow_loop *loop, struct cow_file *file,
+		    uint64_t directory_off, uint64_t directory_bytes)
 {
 	struct cow_error own = { 0 };
 	struct cow_edit e;
@@ -274,7 +300,8 @@ out:
 	if (ret == -ENOTRECOVERABLE)
 		return cow_error_set(edit->e.err, ret, "%s", own.text);
 	if (ret)
-		cow_log(COW_LOG_WARNING, "%s: what its bitmaps do not need any more is leaked: %s", file->path, own.text);
+		cow_log(COW_LOG_WARNING, "%s: what its bitmaps do not need any more is leaked: %s",
+			file->path, own.text);
 	return 0;
 }
 
@@ -283,7 +310,8 @@ int cow_bitmap_edit_commit(struct cow_bitmap_edit *edit)
 	struct cow_bitmap_place place;
 	struct cow_loop *loop = edit->e.loop;
 	struct cow_file *file = edit->e.file;
-	uint64_t old_off = edit->e.ext.bitmap_directory_off, old_bytes = edit->e.ext.bitmap_directory_bytes;
+	uint64_t old_off = edit->e.ext.bitmap_directory_off,
+		 old_bytes = edit->e.ext.bitmap_directory_bytes;
 	int ret = write_all(edit, &place);
 	if (!ret && cow_bitmap_extension_write(loop, file, &place, edit->e.err))
 		ret = -ENOTRECOVERABLE;

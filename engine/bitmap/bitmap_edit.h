@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A change of a closed image's bitmaps as a whole: which there are, their flags, their content. Nothing that the image on disk refers to is
- * written to: new content, tables and the directory go to free clusters, and all of it takes effect when the header names the
- * new directory.
+ * A change of a closed image's bitmaps as a whole: which there are, their flags, their content.
+ * Nothing that the image on disk refers to is written to: new content, tables and the directory go
+ * to free clusters, and all of it takes effect when the header names the new directory.
  *
  *   content, tables, directory, refcounts with old and new counted | header extension | refcounts without the old; punch
  *
- * The first and the last step are edits of their own (snapshot_edit.h). A crash between them leaks clusters, nothing else. States: open
+ * The first and the last step are edits of their own (snapshot_edit.h). A crash between them leaks
+ * clusters, nothing else. States: open
  * (memory only) -> committed; cow_bitmap_edit_close() in any state.
  */
 #ifndef COW_BITMAP_EDIT_H
@@ -23,9 +24,10 @@ struct cow_bitmap_table {
 };
 
 struct cow_bitmap_item {
-	struct cow_bitmap b;             /* as it will be; the table's place is filled in by the commit */
-	const struct cow_dirty *content; /* new content, the caller's until the commit; NULL: it stays */
-	struct cow_bitmap_table old;     /* as it stands */
+	struct cow_bitmap b; /* as it will be; the table's place is filled in by the commit */
+	/* new content, the caller's until the commit; NULL: it stays */
+	const struct cow_dirty *content;
+	struct cow_bitmap_table old; /* as it stands */
 };
 
 struct cow_bitmap_edit {
@@ -34,12 +36,12 @@ struct cow_bitmap_edit {
 	uint32_t nr;
 	struct cow_bitmap_table *dropped; /* tables of bitmaps that are removed */
 	uint32_t nr_dropped;
-	bool had;                        /* there was a valid directory */
+	bool had; /* there was a valid directory */
 };
 
 /*
- * Refuses what cannot be changed, as cow_edit_open(). What an invalid extension (autoclear bit clear) names is forgotten, not freed: its
- * clusters may be in use by now.
+ * Refuses what cannot be changed, as cow_edit_open(). What an invalid extension (autoclear bit
+ * clear) names is forgotten, not freed: its clusters may be in use by now.
  */
 int cow_bitmap_edit_open(struct cow_bitmap_edit *edit, struct cow_loop *loop, struct cow_file *file,
 			 struct cow_error *err);

@@ -11,27 +11,33 @@
 #include "engine/format/geometry.h"
 
 #define DATA_BYTES sizeof(struct qcow2_bitmaps_ext_be)
-#define HEAD_BYTES 8u /* type and length; all extensions are 8-aligned, so a sector holds it whole */
+#define HEAD_BYTES                                                                                 \
+	8u /* type and length; all extensions are 8-aligned, so a sector holds it whole */
 
 struct change {
 	struct cow_loop *loop;
 	struct cow_file *file;
 	struct cow_error *err;
 	struct cow_header header;
-	uint8_t *cluster;  /* the first one, as read */
-	uint64_t off;      /* of the extension; if there is none: of END */
-	bool found, last;  /* last: END follows */
+	uint8_t *cluster; /* the first one, as read */
+	uint64_t off;	  /* of the extension; if there is none: of END */
+	bool found, last; /* last: END follows */
 };
 
 /* ---- finding ---- */
 
-/* Lengths are sound: cow_extensions_decode() liked them. False: nothing may be added, for it would not be understood. */
+/*
+ * Lengths are sound: cow_extensions_decode() liked them. False: nothing may be added, for it would
+ * not be understood.
+ */
 static bool find(struct change *c)
 {
 	const struct cow_header *h = &c->header;
-	uint64_t end = h->backing_name_off ? h->backing_name_off : cow_cluster_bytes(h), off = h->header_bytes;
+	uint64_t end = h->backing_name_off ? h->backing_name_off : cow_cluster_bytes(h),
+		 off = h->header_bytes;
 	while (off < end && end - off >= HEAD_BYTES) {
-		uint32_t type = cow_load32_be(c->cluster + off), bytes = cow_load32_be(c->cluster + off + 4);
+		uint32_t type = cow_load32_be(c->cluster + off),
+			 bytes = cow_load32_be(c->cluster + off + 4);
 		if (type == QCOW2_EXT_END) {
 			c->off = c->found ? c->off : off;
 			c->last = c->found && off == c->off + HEAD_BYTES + DATA_BYTES;
@@ -57,8 +63,10 @@ static int load(struct change *c)
 	if (ret)
 		return ret;
 	if (!find(c))
-		return cow_error_set(c->err, -ENOTSUP, "its header extensions have no end marker, or there is a broken one: "
-				     "bitmaps cannot be changed");
+		return cow_error_set(
+			c->err, -ENOTSUP,
+			"its header extensions have no end marker, or there is a broken one: "
+			"bitmaps cannot be changed");
 	return 0;
 }
 
@@ -110,21 +118,28 @@ static int move_name(struct change *c, uint64_t to)
 	uint8_t be[8];
 	int ret = put(c, to, c->cluster + h->backing_name_off, h->backing_name_bytes);
 	cow_store64_be(be, to);
-	return ret ? ret : put(c, offsetof(struct qcow2_header_be, backing_file_offset), be, sizeof(be));
+	return ret ? ret
+		   : put(c, offsetof(struct qcow2_header_be, backing_file_offset), be, sizeof(be));
 }
 
-/* Room for extension and END from c->off on. *to: where the backing file's name must go for it; 0: it may stay. */
+/*
+ * Room for extension and END from c->off on. *to: where the backing file's name must go for it; 0:
+ * it may stay.
+ */
 static int find_room(struct change *c, uint64_t *to)
 {
 	const struct cow_header *h = &c->header;
-	uint64_t end = c->off + HEAD_BYTES + DATA_BYTES + HEAD_BYTES, limit = cow_cluster_bytes(h), need = end;
+	uint64_t end = c->off + HEAD_BYTES + DATA_BYTES + HEAD_BYTES, limit = cow_cluster_bytes(h),
+		 need = end;
 	*to = 0;
 	if (h->backing_name_off && h->backing_name_off < end) {
 		*to = cow_max(cow_round_up(h->backing_name_off + h->backing_name_bytes, 8), end);
 		need = *to + h->backing_name_bytes;
 	}
 	if (need > limit)
-		return cow_error_set(c->err, -ENOSPC, "no room for bitmaps in the header's cluster of %" PRIu64 " bytes", limit);
+		return cow_error_set(
+			c->err, -ENOSPC,
+			"no room for bitmaps in the header's cluster of %" PRIu64 " bytes", limit);
 	return 0;
 }
 
@@ -154,8 +169,8 @@ static int take_away(struct change *c)
 	return ret || !c->last ? ret : put(c, c->off, end, sizeof(end));
 }
 
-int cow_bitmap_extension_verify(struct cow_loop *loop, struct cow_file *file, const struct cow_bitmap_place *place,
-				struct cow_error *err)
+int cow_bitmap_extension_verify(struct cow_loop *loop, struct cow_file *file,
+				const struct cow_bitmap_place *place, struct cow_error *err)
 {
 	struct change c = { .loop = loop, .file = file, .err = err };
 	uint64_t to;
@@ -166,8 +181,8 @@ int cow_bitmap_extension_verify(struct cow_loop *loop, struct cow_file *file, co
 	return ret;
 }
 
-int cow_bitmap_extension_write(struct cow_loop *loop, struct cow_file *file, const struct cow_bitmap_place *place,
-			       struct cow_error *err)
+int cow_bitmap_extension_write(struct cow_loop *loop, struct cow_file *file,
+			       const struct cow_bitmap_place *place, struct cow_error *err)
 {
 	struct change c = { .loop = loop, .file = file, .err = err };
 	int ret = load(&c);

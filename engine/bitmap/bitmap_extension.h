@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Which bitmap directory the header names, changed on disk at one blow: by a write that stays within a sector. The image is closed, or
- * frozen; whoever keeps a copy of the first sector reads it anew afterwards.
+ * Which bitmap directory the header names, changed on disk at one blow: by a write that stays
+ * within a sector. The image is closed, or frozen; whoever keeps a copy of the first sector reads
+ * it anew afterwards.
  *
  *   there already   its 24 bytes in one sector: one write. Cut by a sector's end, or invalid so far: autoclear bit off | data |
  *                   autoclear bit on; a crash in between loses the bitmaps, nothing else
@@ -21,11 +22,14 @@ struct cow_bitmap_place {
 	uint64_t directory_bytes, directory_off;
 };
 
-/* Whether such a place can be written: -ENOSPC: no room in the first cluster. To be asked before anything else is changed. */
-int cow_bitmap_extension_verify(struct cow_loop *loop, struct cow_file *file, const struct cow_bitmap_place *place,
-				struct cow_error *err);
+/*
+ * Whether such a place can be written: -ENOSPC: no room in the first cluster. To be asked before
+ * anything else is changed.
+ */
+int cow_bitmap_extension_verify(struct cow_loop *loop, struct cow_file *file,
+				const struct cow_bitmap_place *place, struct cow_error *err);
 /* Durable when it returns 0. */
-int cow_bitmap_extension_write(struct cow_loop *loop, struct cow_file *file, const struct cow_bitmap_place *place,
-			       struct cow_error *err);
+int cow_bitmap_extension_write(struct cow_loop *loop, struct cow_file *file,
+			       const struct cow_bitmap_place *place, struct cow_error *err);
 
 #endif

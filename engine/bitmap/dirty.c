@@ -9,15 +9,19 @@
 /* Each is marked with each write, and each takes two clusters when it is stored. */
 #define MAX_TRACKED 1024u
 
-/* Looked at after each: the sum of so many that a hostile directory names does not fit into 64 bits. */
-int cow_dirty_budget_take(struct cow_dirty_budget *budget, uint64_t size_bytes, unsigned granularity_bits,
-			  struct cow_error *err)
+/*
+ * Looked at after each: the sum of so many that a hostile directory names does not fit into 64
+ * bits.
+ */
+int cow_dirty_budget_take(struct cow_dirty_budget *budget, uint64_t size_bytes,
+			  unsigned granularity_bits, struct cow_error *err)
 {
 	if (++budget->nr > MAX_TRACKED)
 		return cow_error_set(err, -EFBIG, "more than %u bitmaps are enabled", MAX_TRACKED);
 	budget->bytes += cow_dirty_bytes(size_bytes, granularity_bits);
 	if (budget->bytes > COW_DIRTY_MAX_BYTES)
-		return cow_error_set(err, -EFBIG, "the enabled bitmaps are larger than 512 MiB together");
+		return cow_error_set(err, -EFBIG,
+				     "the enabled bitmaps are larger than 512 MiB together");
 	return 0;
 }
 
@@ -66,7 +70,8 @@ void cow_dirty_set(struct cow_dirty *d, uint64_t off, uint64_t bytes)
 		return;
 	if (bytes > d->size_bytes - off)
 		bytes = d->size_bytes - off;
-	uint64_t first = off >> d->granularity_bits, last = (off + bytes - 1) >> d->granularity_bits;
+	uint64_t first = off >> d->granularity_bits,
+		 last = (off + bytes - 1) >> d->granularity_bits;
 	for (uint64_t idx = first / 64; idx <= last / 64; idx++) {
 		uint64_t mask = ~0ull;
 		if (idx == first / 64)

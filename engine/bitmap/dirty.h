@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The content of a dirty bitmap in memory: a bit for each granule of a disk, in the order that the format has on disk (bit i: byte i / 8,
- * least significant first). Pages that are never touched cost nothing.
+ * The content of a dirty bitmap in memory: a bit for each granule of a disk, in the order that the
+ * format has on disk (bit i: byte i / 8, least significant first). Pages that are never touched
+ * cost nothing.
  */
 #ifndef COW_DIRTY_H
 #define COW_DIRTY_H
@@ -17,28 +18,30 @@
 struct cow_dirty {
 	_Atomic uint64_t *words; /* little-endian */
 	uint64_t nr_bits;
-	uint64_t size_bytes;     /* of the disk */
+	uint64_t size_bytes; /* of the disk */
 	unsigned granularity_bits;
-	atomic_bool changed;     /* a bit was set that was clear */
+	atomic_bool changed; /* a bit was set that was clear */
 };
 
 /* Bytes of data that the format has for it. */
 static inline uint64_t cow_dirty_bytes(uint64_t size_bytes, unsigned granularity_bits)
 {
-	uint64_t bits = (size_bytes >> granularity_bits) + !!(size_bytes & ((1ull << granularity_bits) - 1));
+	uint64_t bits = (size_bytes >> granularity_bits) +
+			!!(size_bytes & ((1ull << granularity_bits) - 1));
 	return bits / 8 + !!(bits % 8);
 }
 
 /*
- * What the bitmaps that are kept up to date may take together: an image must not make us take any amount of memory, nor any number of
- * looks at each request. Zero to begin with; -EFBIG, with the limit in the error's text: one more is too much.
+ * What the bitmaps that are kept up to date may take together: an image must not make us take any
+ * amount of memory, nor any number of looks at each request. Zero to begin with; -EFBIG, with the
+ * limit in the error's text: one more is too much.
  */
 struct cow_dirty_budget {
 	unsigned nr;
 	uint64_t bytes;
 };
-int cow_dirty_budget_take(struct cow_dirty_budget *budget, uint64_t size_bytes, unsigned granularity_bits,
-			  struct cow_error *err);
+int cow_dirty_budget_take(struct cow_dirty_budget *budget, uint64_t size_bytes,
+			  unsigned granularity_bits, struct cow_error *err);
 
 /* All clean. -EFBIG: more than the format's limit. */
 int cow_dirty_init(struct cow_dirty *d, uint64_t size_bytes, unsigned granularity_bits);
@@ -51,7 +54,10 @@ void cow_dirty_merge(struct cow_dirty *d, const struct cow_dirty *from);
 /* The first dirty extent at or after *off, cut at the disk's end; false: none is left. */
 bool cow_dirty_next(const struct cow_dirty *d, uint64_t *off, uint64_t *bytes);
 
-/* Bytes [at, at+bytes) of the data as it stands on disk; beyond its end zeros. Returns whether any is not zero. */
+/*
+ * Bytes [at, at+bytes) of the data as it stands on disk; beyond its end zeros. Returns whether any
+ * is not zero.
+ */
 bool cow_dirty_store(const struct cow_dirty *d, uint64_t at, uint8_t *to, uint64_t bytes);
 /* The reverse, into a bitmap that nobody else uses; what lies beyond its end is ignored. */
 void cow_dirty_load(struct cow_dirty *d, uint64_t at, const uint8_t *from, uint64_t bytes);

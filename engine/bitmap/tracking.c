@@ -22,7 +22,8 @@ struct directory {
 	uint32_t nr;
 };
 
-static int load_directory(struct directory *dir, struct cow_loop *loop, struct cow_file *file, struct cow_error *err)
+static int load_directory(struct directory *dir, struct cow_loop *loop, struct cow_file *file,
+			  struct cow_error *err)
 {
 	uint8_t *cluster;
 	memset(dir, 0, sizeof(*dir));
@@ -48,12 +49,13 @@ static int check_limits(const struct directory *dir, struct cow_error *err)
 	int ret = 0;
 	for (uint32_t i = 0; i < dir->nr && !ret; i++)
 		if (is_tracked(&dir->list[i]))
-			ret = cow_dirty_budget_take(&budget, dir->header.size_bytes, dir->list[i].granularity_bits, err);
+			ret = cow_dirty_budget_take(&budget, dir->header.size_bytes,
+						    dir->list[i].granularity_bits, err);
 	return ret;
 }
 
-static int load_one(struct cow_tracked *t, const struct directory *dir, const struct cow_bitmap *b, struct cow_loop *loop,
-		    struct cow_file *file, struct cow_error *err)
+static int load_one(struct cow_tracked *t, const struct directory *dir, const struct cow_bitmap *b,
+		    struct cow_loop *loop, struct cow_file *file, struct cow_error *err)
 {
 	t->name = strdup(b->name);
 	t->flags = b->flags;
@@ -64,8 +66,8 @@ static int load_one(struct cow_tracked *t, const struct directory *dir, const st
 	return cow_bitmap_read(loop, file, &dir->header, b, &t->dirty, err);
 }
 
-static int load_all(struct cow_tracking *t, const struct directory *dir, struct cow_loop *loop, struct cow_file *file,
-		    struct cow_error *err)
+static int load_all(struct cow_tracking *t, const struct directory *dir, struct cow_loop *loop,
+		    struct cow_file *file, struct cow_error *err)
 {
 	int ret = check_limits(dir, err);
 	t->list = ret ? NULL : calloc(dir->nr + 1ul, sizeof(*t->list));
@@ -80,7 +82,8 @@ static int load_all(struct cow_tracking *t, const struct directory *dir, struct 
 }
 
 /* An entry's flags word lies within a sector: in place, and never torn. */
-static int write_flags(struct cow_tracking *t, struct cow_loop *loop, struct cow_file *file, uint32_t more)
+static int write_flags(struct cow_tracking *t, struct cow_loop *loop, struct cow_file *file,
+		       uint32_t more)
 {
 	int ret = 0;
 	for (unsigned i = 0; i < t->nr && !ret; i++) {
@@ -91,8 +94,8 @@ static int write_flags(struct cow_tracking *t, struct cow_loop *loop, struct cow
 	return ret || !t->nr ? ret : cow_loop_sync(loop, file);
 }
 
-static int start(struct cow_tracking *t, struct directory *dir, struct cow_loop *loop, struct cow_file *file,
-		 struct cow_error *err)
+static int start(struct cow_tracking *t, struct directory *dir, struct cow_loop *loop,
+		 struct cow_file *file, struct cow_error *err)
 {
 	int ret = load_directory(dir, loop, file, err);
 	if (!ret)
@@ -114,8 +117,9 @@ void cow_tracking_start(struct cow_tracking *t, struct cow_loop *loop, struct co
 	if (!ret)
 		return;
 	cow_tracking_fini(t);
-	cow_log(COW_LOG_WARNING, "%s: its dirty bitmaps cannot be kept: %s: the first write makes them invalid", file->path,
-		own.text);
+	cow_log(COW_LOG_WARNING,
+		"%s: its dirty bitmaps cannot be kept: %s: the first write makes them invalid",
+		file->path, own.text);
 }
 
 void cow_tracking_fini(struct cow_tracking *t)
@@ -146,7 +150,8 @@ static void take_over(struct cow_bitmap_item *item, const struct cow_tracked *t)
 		item->content = &t->dirty;
 }
 
-static int store_changed(struct cow_tracking *t, struct cow_loop *loop, struct cow_file *file, struct cow_error *err)
+static int store_changed(struct cow_tracking *t, struct cow_loop *loop, struct cow_file *file,
+			 struct cow_error *err)
 {
 	struct cow_bitmap_edit edit;
 	int ret = cow_bitmap_edit_open(&edit, loop, file, err);
@@ -161,7 +166,8 @@ static int store_changed(struct cow_tracking *t, struct cow_loop *loop, struct c
 	return ret;
 }
 
-int cow_tracking_store(struct cow_tracking *t, struct cow_loop *loop, struct cow_file *file, struct cow_error *err)
+int cow_tracking_store(struct cow_tracking *t, struct cow_loop *loop, struct cow_file *file,
+		       struct cow_error *err)
 {
 	if (!t->nr)
 		return 0;
@@ -170,14 +176,15 @@ int cow_tracking_store(struct cow_tracking *t, struct cow_loop *loop, struct cow
 		ret = store_changed(t, loop, file, err);
 	else if (write_flags(t, loop, file, 0))
 		ret = -ENOTRECOVERABLE; /* some may look consistent now */
-	return ret ? cow_error_set(err, ret, "cannot store its dirty bitmaps: %s", strerror(-ret)) : 0;
+	return ret ? cow_error_set(err, ret, "cannot store its dirty bitmaps: %s", strerror(-ret))
+		   : 0;
 }
 
 /* ---- store without room ---- */
 
 /* Part i of the content to its cluster; without one, all of the part is dirty if anything is. */
-static int put_part(struct cow_image *image, struct cow_loop *loop, const struct cow_dirty *d, uint32_t i, uint64_t *entry,
-		    uint8_t *buf)
+static int put_part(struct cow_image *image, struct cow_loop *loop, const struct cow_dirty *d,
+		    uint32_t i, uint64_t *entry, uint8_t *buf)
 {
 	const struct cow_geometry *g = &image->g;
 	bool any = cow_dirty_store(d, (uint64_t)i << g->cluster_bits, buf, g->cluster_bytes);
@@ -186,11 +193,13 @@ static int put_part(struct cow_image *image, struct cow_loop *loop, const struct
 		*entry = any ? COW_BITMAP_TABLE_ALL_ONES : 0;
 		return 0;
 	}
-	return cow_overlap(image, off, g->cluster_bytes) ? -EINVAL : cow_loop_write(loop, image->file, off, buf, g->cluster_bytes);
+	return cow_overlap(image, off, g->cluster_bytes)
+		       ? -EINVAL
+		       : cow_loop_write(loop, image->file, off, buf, g->cluster_bytes);
 }
 
-static int put_parts(struct cow_image *image, struct cow_loop *loop, const struct cow_dirty *d, const struct cow_bitmap *b,
-		     uint64_t *table)
+static int put_parts(struct cow_image *image, struct cow_loop *loop, const struct cow_dirty *d,
+		     const struct cow_bitmap *b, uint64_t *table)
 {
 	uint64_t bytes = (uint64_t)b->table_entries * 8;
 	uint8_t *buf = cow_buf_alloc(image->g.cluster_bytes);
@@ -205,8 +214,8 @@ static int put_parts(struct cow_image *image, struct cow_loop *loop, const struc
 	return ret;
 }
 
-static int put_one(struct cow_image *image, struct cow_loop *loop, const struct directory *dir, const struct cow_tracked *t,
-		   struct cow_error *err)
+static int put_one(struct cow_image *image, struct cow_loop *loop, const struct directory *dir,
+		   const struct cow_tracked *t, struct cow_error *err)
 {
 	uint64_t *table;
 	uint32_t i = 0;
@@ -214,7 +223,8 @@ static int put_one(struct cow_image *image, struct cow_loop *loop, const struct 
 		i++;
 	if (i == dir->nr)
 		return -EINVAL;
-	int ret = cow_bitmap_read_table(loop, image->file, &dir->header, &dir->list[i], &table, err);
+	int ret =
+		cow_bitmap_read_table(loop, image->file, &dir->header, &dir->list[i], &table, err);
 	if (ret)
 		return ret;
 	ret = put_parts(image, loop, &t->dirty, &dir->list[i], table);
@@ -222,7 +232,8 @@ static int put_one(struct cow_image *image, struct cow_loop *loop, const struct 
 	return ret;
 }
 
-int cow_tracking_store_in_place(struct cow_image *image, struct cow_loop *loop, struct cow_error *err)
+int cow_tracking_store_in_place(struct cow_image *image, struct cow_loop *loop,
+				struct cow_error *err)
 {
 	struct cow_tracking *t = &image->tracking;
 	struct directory dir;
@@ -235,7 +246,8 @@ int cow_tracking_store_in_place(struct cow_image *image, struct cow_loop *loop, 
 		ret = cow_loop_sync(loop, image->file);
 	if (!ret)
 		ret = write_flags(t, loop, image->file, 0);
-	return ret ? cow_error_set(err, ret, "cannot store its dirty bitmaps: %s", strerror(-ret)) : 0;
+	return ret ? cow_error_set(err, ret, "cannot store its dirty bitmaps: %s", strerror(-ret))
+		   : 0;
 }
 
 /* ---- on an opened image ---- */
@@ -245,8 +257,12 @@ struct live_change {
 	const struct cow_bitmap_change *change;
 };
 
-/* Frozen, all written back. Whatever becomes of it, the next write finds bitmaps marked as in use, or not valid. */
-static int change_stored(void *ctx, struct cow_loop *loop, struct cow_file *file, struct cow_error *err)
+/*
+ * Frozen, all written back. Whatever becomes of it, the next write finds bitmaps marked as in use,
+ * or not valid.
+ */
+static int change_stored(void *ctx, struct cow_loop *loop, struct cow_file *file,
+			 struct cow_error *err)
 {
 	struct live_change *live = ctx;
 	struct cow_image *image = live->image;
@@ -261,15 +277,16 @@ static int change_stored(void *ctx, struct cow_loop *loop, struct cow_file *file
 	return ret;
 }
 
-int cow_image_change_bitmaps(struct cow_image *image, struct cow_loop *loop, const struct cow_bitmap_change *change,
-			     uint64_t *pause_ns, struct cow_error *err)
+int cow_image_change_bitmaps(struct cow_image *image, struct cow_loop *loop,
+			     const struct cow_bitmap_change *change, uint64_t *pause_ns,
+			     struct cow_error *err)
 {
 	struct live_change live = { .image = image, .change = change };
 	return cow_image_change_frozen(image, loop, change_stored, &live, pause_ns, err);
 }
 
-int cow_image_dump_bitmap(struct cow_image *image, struct cow_loop *loop, const char *name, struct cow_dirty *d,
-			  struct cow_error *err)
+int cow_image_dump_bitmap(struct cow_image *image, struct cow_loop *loop, const char *name,
+			  struct cow_dirty *d, struct cow_error *err)
 {
 	for (unsigned i = 0; i < image->tracking.nr; i++) {
 		const struct cow_dirty *from = &image->tracking.list[i].dirty;
@@ -283,8 +300,8 @@ int cow_image_dump_bitmap(struct cow_image *image, struct cow_loop *loop, const 
 	return cow_bitmap_dump(loop, image->file, name, d, err);
 }
 
-int cow_image_list_bitmaps(struct cow_image *image, struct cow_loop *loop, struct cow_bitmap **list, uint32_t *nr,
-			   struct cow_error *err)
+int cow_image_list_bitmaps(struct cow_image *image, struct cow_loop *loop, struct cow_bitmap **list,
+			   uint32_t *nr, struct cow_error *err)
 {
 	struct directory dir;
 	int ret = load_directory(&dir, loop, image->file, err);

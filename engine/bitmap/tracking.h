@@ -1,16 +1,18 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The dirty bitmaps of an image that is open for writing. Those that are enabled are kept in memory and say what was changed; on disk
- * they are marked as in use meanwhile, so that after a crash nobody believes them.
+ * The dirty bitmaps of an image that is open for writing. Those that are enabled are kept in memory
+ * and say what was changed; on disk they are marked as in use meanwhile, so that after a crash
+ * nobody believes them.
  *
  *   start    load | IN_USE set in the directory |            then requests may change the disk
  *   mark     first thing of a request that changes the disk
  *   store    everything else is durable: new content (bitmap_edit.h), IN_USE cleared, at one blow; without room for that:
  *            content and tables in place | IN_USE cleared
  *
- * Disabled ones stay as they are on disk, valid. Inconsistent ones (IN_USE at start) stay as well, and are used for nothing. If the
- * directory or an enabled bitmap cannot be used at all, nothing is kept: the first write makes the bitmaps invalid, as
- * for a program that knows none (autoclear bit 0).
+ * Disabled ones stay as they are on disk, valid. Inconsistent ones (IN_USE at start) stay as well,
+ * and are used for nothing. If the directory or an enabled bitmap cannot be used at all, nothing is
+ * kept: the first write makes the bitmaps invalid, as for a program that knows none (autoclear bit
+ * 0).
  */
 #ifndef COW_TRACKING_H
 #define COW_TRACKING_H
@@ -21,13 +23,13 @@
 struct cow_tracked {
 	struct cow_dirty dirty;
 	char *name;
-	uint32_t flags;      /* in the directory, without IN_USE */
-	uint64_t flags_off;  /* of the flags word in the file */
-	uint64_t entry_off;  /* in the directory */
+	uint32_t flags;	    /* in the directory, without IN_USE */
+	uint64_t flags_off; /* of the flags word in the file */
+	uint64_t entry_off; /* in the directory */
 };
 
 struct cow_tracking {
-	bool kept;           /* the image's bitmaps stay valid while it is written to */
+	bool kept; /* the image's bitmaps stay valid while it is written to */
 	unsigned nr;
 	struct cow_tracked *list;
 };
@@ -35,15 +37,18 @@ struct cow_tracking {
 /* Nothing here fails the image: what goes wrong is logged, and `kept` is false. */
 void cow_tracking_start(struct cow_tracking *t, struct cow_loop *loop, struct cow_file *file);
 /*
- * The file is as if the image were closed. After an error the bitmaps are inconsistent on disk; -ENOTRECOVERABLE: or they are not, and the
- * disk must not be changed any more.
+ * The file is as if the image were closed. After an error the bitmaps are inconsistent on disk;
+ * -ENOTRECOVERABLE: or they are not, and the disk must not be changed any more.
  */
-int cow_tracking_store(struct cow_tracking *t, struct cow_loop *loop, struct cow_file *file, struct cow_error *err);
+int cow_tracking_store(struct cow_tracking *t, struct cow_loop *loop, struct cow_file *file,
+		       struct cow_error *err);
 /*
- * Where there is no room for new content: the clusters that a bitmap has already take it, and a part of it that has none is dirty as a whole,
- * which costs nothing. Coarse, but nothing is missed. Only at the end: memory knows better.
+ * Where there is no room for new content: the clusters that a bitmap has already take it, and a
+ * part of it that has none is dirty as a whole, which costs nothing. Coarse, but nothing is missed.
+ * Only at the end: memory knows better.
  */
-int cow_tracking_store_in_place(struct cow_image *image, struct cow_loop *loop, struct cow_error *err);
+int cow_tracking_store_in_place(struct cow_image *image, struct cow_loop *loop,
+				struct cow_error *err);
 void cow_tracking_fini(struct cow_tracking *t);
 
 static inline void cow_tracking_mark(struct cow_tracking *t, uint64_t off, uint64_t bytes)
@@ -54,15 +59,21 @@ static inline void cow_tracking_mark(struct cow_tracking *t, uint64_t off, uint6
 
 /* ---- on an opened image, from its control thread; loop is the caller's own ---- */
 
-/* Freezes it, stores its bitmaps, runs the change on the file, starts anew; see cow_image_change_frozen(). */
-int cow_image_change_bitmaps(struct cow_image *image, struct cow_loop *loop, const struct cow_bitmap_change *change,
-			     uint64_t *pause_ns, struct cow_error *err);
+/*
+ * Freezes it, stores its bitmaps, runs the change on the file, starts anew; see
+ * cow_image_change_frozen().
+ */
+int cow_image_change_bitmaps(struct cow_image *image, struct cow_loop *loop,
+			     const struct cow_bitmap_change *change, uint64_t *pause_ns,
+			     struct cow_error *err);
 
 /* What is dirty now, of an enabled one; else what the file says. *d is initialised here. */
-int cow_image_dump_bitmap(struct cow_image *image, struct cow_loop *loop, const char *name, struct cow_dirty *d,
-			  struct cow_error *err);
-/* The directory; those that are kept up to date do not show as in use. *list: *nr entries (free). */
-int cow_image_list_bitmaps(struct cow_image *image, struct cow_loop *loop, struct cow_bitmap **list, uint32_t *nr,
-			   struct cow_error *err);
+int cow_image_dump_bitmap(struct cow_image *image, struct cow_loop *loop, const char *name,
+			  struct cow_dirty *d, struct cow_error *err);
+/*
+ * The directory; those that are kept up to date do not show as in use. *list: *nr entries (free).
+ */
+int cow_image_list_bitmaps(struct cow_image *image, struct cow_loop *loop, struct cow_bitmap **list,
+			   uint32_t *nr, struct cow_error *err);
 
 #endif

@@ -2,9 +2,9 @@
 /*
  * Check and repair: passes over the image (see checker.h).
  *
- * Without repair, one pass that writes nothing. With repair, first that pass; then, while something is left to repair and gets
- * less, a pass that fixes in silence and one that looks again. What is reported as fixed is the difference of two looks, not
- * what the fixing pass believes.
+ * Without repair, one pass that writes nothing. With repair, first that pass; then, while something
+ * is left to repair and gets less, a pass that fixes in silence and one that looks again. What is
+ * reported as fixed is the difference of two looks, not what the fixing pass believes.
  */
 #include "engine/check/check.h"
 
@@ -57,8 +57,9 @@ static int run_phases(struct cow_checker *c, struct cow_error *err)
 	return ret ? cow_error_set(err, ret, "check: cannot go on: %s", strerror(-ret)) : 0;
 }
 
-static int run_pass(struct cow_loop *loop, struct cow_file *file, const struct cow_check_options *options,
-		    enum cow_repair fix, struct cow_check_result *result, struct cow_error *err)
+static int run_pass(struct cow_loop *loop, struct cow_file *file,
+		    const struct cow_check_options *options, enum cow_repair fix,
+		    struct cow_check_result *result, struct cow_error *err)
 {
 	struct cow_checker c;
 	int ret = cow_checker_init(&c, loop, file, options, fix, err);
@@ -76,8 +77,8 @@ static int run_pass(struct cow_loop *loop, struct cow_file *file, const struct c
 
 /* ---- repair ---- */
 
-static int repair_once(struct cow_loop *loop, struct cow_file *file, const struct cow_check_options *options,
-		       struct cow_error *err)
+static int repair_once(struct cow_loop *loop, struct cow_file *file,
+		       const struct cow_check_options *options, struct cow_error *err)
 {
 	struct cow_check_result ignored;
 	int ret = 0;
@@ -91,17 +92,20 @@ static bool wants_repair(const struct cow_check_options *options, const struct c
 	return options->repair == COW_REPAIR_ALL ? r->corruptions || r->leaks : r->leaks != 0;
 }
 
-static int repair(struct cow_loop *loop, struct cow_file *file, const struct cow_check_options *options,
-		  struct cow_check_result *result, struct cow_error *err)
+static int repair(struct cow_loop *loop, struct cow_file *file,
+		  const struct cow_check_options *options, struct cow_check_result *result,
+		  struct cow_error *err)
 {
 	const struct cow_check_result found = *result;
 	/*
-	 * What was read may be in the host's cache only, if the one who wrote it was killed. A refcount that falls because an
-	 * unlink was seen there must not reach the disk before the unlink does.
+	 * What was read may be in the host's cache only, if the one who wrote it was killed. A
+	 * refcount that falls because an unlink was seen there must not reach the disk before the
+	 * unlink does.
 	 */
 	int synced = wants_repair(options, result) ? cow_loop_sync(loop, file) : 0;
 	if (synced)
-		return cow_error_set(err, synced, "repair: cannot flush the image: %s", strerror(-synced));
+		return cow_error_set(err, synced, "repair: cannot flush the image: %s",
+				     strerror(-synced));
 	for (int round = 0; round < MAX_ROUNDS && wants_repair(options, result); round++) {
 		uint64_t before = result->corruptions + result->leaks;
 		int ret = repair_once(loop, file, options, err);
@@ -132,7 +136,8 @@ static int clear_bits(struct cow_loop *loop, struct cow_file *file, struct cow_e
 	if (!(h.incompatible & bits))
 		return 0;
 	ret = cow_repair_clear_bits(loop, file, bits);
-	return ret ? cow_error_set(err, ret, "repair: cannot write the header: %s", strerror(-ret)) : 0;
+	return ret ? cow_error_set(err, ret, "repair: cannot write the header: %s", strerror(-ret))
+		   : 0;
 }
 
 /* ---- entry ---- */
@@ -149,8 +154,9 @@ static int known_format(struct cow_loop *loop, struct cow_file *file, struct cow
 	return ret;
 }
 
-int cow_check_file(struct cow_loop *loop, struct cow_file *file, const struct cow_check_options *options,
-		   struct cow_check_result *result, struct cow_error *err)
+int cow_check_file(struct cow_loop *loop, struct cow_file *file,
+		   const struct cow_check_options *options, struct cow_check_result *result,
+		   struct cow_error *err)
 {
 	memset(result, 0, sizeof(*result));
 	if (options->repair != COW_REPAIR_NONE && !file->writable)

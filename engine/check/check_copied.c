@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * COPIED flags of the active tables: set if and only if the refcount is one. Snapshots' tables carry no meaningful flags. The
- * refcount on disk decides, as it will for the next writer: an overstated refcount is a leak and not a wrong flag as well.
+ * COPIED flags of the active tables: set if and only if the refcount is one. Snapshots' tables
+ * carry no meaningful flags. The refcount on disk decides, as it will for the next writer: an
+ * overstated refcount is a leak and not a wrong flag as well.
  *
  * On the way through the active tables, statistics.
  */
@@ -17,8 +18,9 @@
 struct walk {
 	struct cow_checker *c;
 	bool fix;
-	uint64_t next_contiguous; /* where the next data cluster would lie unfragmented; 0: first of a table */
-	uint64_t first, end;      /* changed bytes of the L2 table in c->cluster */
+	/* where the next data cluster would lie unfragmented; 0: first of a table */
+	uint64_t next_contiguous;
+	uint64_t first, end; /* changed bytes of the L2 table in c->cluster */
 };
 
 static void count_normal(struct walk *w, uint64_t off)
@@ -40,7 +42,8 @@ static void count_compressed(struct walk *w)
 
 static bool is_one(const struct walk *w, uint64_t off, bool *known)
 {
-	struct cow_check_cell cell = cow_check_map_get(&w->c->map, off >> w->c->header.cluster_bits);
+	struct cow_check_cell cell =
+		cow_check_map_get(&w->c->map, off >> w->c->header.cluster_bits);
 	*known = cell.kind != COW_KIND_NONE;
 	return cell.disk == COW_DISK_ONE;
 }
@@ -58,8 +61,9 @@ static void check_data(struct walk *w, uint32_t at, uint64_t entry)
 	bool known, one = data_is_one(w, off, &known);
 	if (!known || one == !!(entry & QCOW2_COPIED))
 		return;
-	cow_checker_corrupt(w->c, "ERROR OFLAG_COPIED data cluster: l2_entry=%" PRIx64 " refcount is %sone", entry,
-			    one ? "" : "not ");
+	cow_checker_corrupt(
+		w->c, "ERROR OFLAG_COPIED data cluster: l2_entry=%" PRIx64 " refcount is %sone",
+		entry, one ? "" : "not ");
 	cow_store64_be(w->c->cluster + at, entry ^ QCOW2_COPIED);
 	w->first = at < w->first ? at : w->first;
 	w->end = at + 8;
@@ -100,15 +104,19 @@ static uint64_t check_l1_entry(struct walk *w, uint64_t idx, uint64_t entry)
 	bool known, one = is_one(w, entry & QCOW2_OFFSET_MASK, &known);
 	if (!known || one == !!(entry & QCOW2_COPIED))
 		return entry;
-	cow_checker_corrupt(w->c, "ERROR OFLAG_COPIED L2 cluster: l1_index=%" PRIu64 " l1_entry=%" PRIx64
-			    " refcount is %sone", idx, entry, one ? "" : "not ");
+	cow_checker_corrupt(w->c,
+			    "ERROR OFLAG_COPIED L2 cluster: l1_index=%" PRIu64 " l1_entry=%" PRIx64
+			    " refcount is %sone",
+			    idx, entry, one ? "" : "not ");
 	return entry ^ QCOW2_COPIED;
 }
 
 static bool walkable(const struct walk *w, uint64_t off)
 {
-	struct cow_check_cell cell = cow_check_map_get(&w->c->map, off >> w->c->header.cluster_bits);
-	return off && !(off & (cow_cluster_bytes(&w->c->header) - 1)) && cell.kind == COW_KIND_L2 && !cell.conflict;
+	struct cow_check_cell cell =
+		cow_check_map_get(&w->c->map, off >> w->c->header.cluster_bits);
+	return off && !(off & (cow_cluster_bytes(&w->c->header) - 1)) && cell.kind == COW_KIND_L2 &&
+	       !cell.conflict;
 }
 
 static int check_chunk(struct walk *w, uint64_t l1_idx, uint8_t *chunk, uint64_t n)
@@ -128,13 +136,15 @@ static int check_chunk(struct walk *w, uint64_t l1_idx, uint8_t *chunk, uint64_t
 		ret = check_table(w, entry & QCOW2_OFFSET_MASK);
 	}
 	if (!ret && w->fix)
-		ret = cow_checker_write_changed(w->c, w->c->header.l1_off + l1_idx * 8, chunk, first, end);
+		ret = cow_checker_write_changed(w->c, w->c->header.l1_off + l1_idx * 8, chunk,
+						first, end);
 	return ret;
 }
 
 static bool l1_walkable(const struct cow_checker *c)
 {
-	struct cow_check_cell cell = cow_check_map_get(&c->map, c->header.l1_off >> c->header.cluster_bits);
+	struct cow_check_cell cell =
+		cow_check_map_get(&c->map, c->header.l1_off >> c->header.cluster_bits);
 	return c->header.l1_entries && cell.kind == COW_KIND_L1 && !cell.conflict &&
 	       !cow_header_verify_l1_inside(&c->header, c->file->size_bytes, NULL);
 }
@@ -156,7 +166,10 @@ static int walk_l1(struct walk *w, uint8_t *chunk)
 	return 0;
 }
 
-/* With leaks only, flags are set when nothing else is wrong: they follow from the refcounts just lowered. */
+/*
+ * With leaks only, flags are set when nothing else is wrong: they follow from the refcounts just
+ * lowered.
+ */
 static bool may_fix(const struct cow_checker *c)
 {
 	return c->fix == COW_REPAIR_ALL ||
@@ -165,7 +178,7 @@ static bool may_fix(const struct cow_checker *c)
 
 int cow_check_copied(struct cow_checker *c)
 {
-	struct walk w = {.c = c, .fix = may_fix(c)};
+	struct walk w = { .c = c, .fix = may_fix(c) };
 	if (!l1_walkable(c))
 		return 0;
 	uint8_t *chunk = cow_buf_alloc(L1_CHUNK_BYTES);

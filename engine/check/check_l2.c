@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Every L2 table once, in the order of the host file, however many L1 entries lead to it: its entries count as often as the
- * table itself. That keeps the work proportional to the file even when a hostile image shares tables a thousandfold.
+ * Every L2 table once, in the order of the host file, however many L1 entries lead to it: its
+ * entries count as often as the table itself. That keeps the work proportional to the file even
+ * when a hostile image shares tables a thousandfold.
  *
- * What breaks a rule and can be put right without guessing is: a COPIED flag where none may be, the bitmap of a compressed
- * entry, the misplaced preallocation of a cluster that reads as zeros.
+ * What breaks a rule and can be put right without guessing is: a COPIED flag where none may be, the
+ * bitmap of a compressed entry, the misplaced preallocation of a cluster that reads as zeros.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -56,8 +57,8 @@ static void fix_entry(const struct cow_checker *c, struct entry *e)
 
 static void corrupt(struct cow_checker *c, const struct entry *e, const char *why)
 {
-	cow_checker_corrupt(c, "ERROR L2 table at 0x%" PRIx64 " entry %" PRIu32 ": %s: 0x%" PRIx64, e->table_off, e->idx,
-			    why, e->word);
+	cow_checker_corrupt(c, "ERROR L2 table at 0x%" PRIx64 " entry %" PRIu32 ": %s: 0x%" PRIx64,
+			    e->table_off, e->idx, why, e->word);
 }
 
 static void hopeless(struct cow_checker *c, struct entry *e, const char *why)
@@ -66,7 +67,8 @@ static void hopeless(struct cow_checker *c, struct entry *e, const char *why)
 	e->unfixable = true;
 }
 
-static int mark(struct cow_checker *c, struct entry *e, uint64_t off, uint64_t bytes, enum cow_check_kind kind)
+static int mark(struct cow_checker *c, struct entry *e, uint64_t off, uint64_t bytes,
+		enum cow_check_kind kind)
 {
 	bool usable;
 	int ret = cow_checker_mark(c, off, bytes, kind, e->refs, &usable);
@@ -132,7 +134,8 @@ static uint32_t entry_bytes(const struct cow_checker *c)
 	return c->extended_l2 ? 16 : 8;
 }
 
-static struct entry load_entry(const struct cow_checker *c, const struct cow_l2_ref *ref, uint32_t at)
+static struct entry load_entry(const struct cow_checker *c, const struct cow_l2_ref *ref,
+			       uint32_t at)
 {
 	const uint8_t *p = c->cluster + at;
 	return (struct entry){
@@ -145,7 +148,8 @@ static struct entry load_entry(const struct cow_checker *c, const struct cow_l2_
 }
 
 /* True if that changed it. */
-static bool load_fixed(const struct cow_checker *c, const struct cow_l2_ref *ref, uint32_t at, struct entry *e)
+static bool load_fixed(const struct cow_checker *c, const struct cow_l2_ref *ref, uint32_t at,
+		       struct entry *e)
 {
 	const struct entry old = load_entry(c, ref, at);
 	*e = old;
@@ -153,7 +157,10 @@ static bool load_fixed(const struct cow_checker *c, const struct cow_l2_ref *ref
 	return e->word != old.word || e->bitmap != old.bitmap;
 }
 
-/* A table with hopeless entries may be no L2 table at all: it is left as it is, and nothing is freed on its word. */
+/*
+ * A table with hopeless entries may be no L2 table at all: it is left as it is, and nothing is
+ * freed on its word.
+ */
 static int note_suspect(struct cow_checker *c, const struct cow_l2_ref *ref)
 {
 	c->incomplete = true;
@@ -199,7 +206,8 @@ static int fix_table(struct cow_checker *c, const struct cow_l2_ref *ref)
 int cow_repair_l2_tables(struct cow_checker *c)
 {
 	for (uint64_t i = 0; i < c->nr_l2; i++) {
-		struct cow_check_cell cell = cow_check_map_get(&c->map, c->l2[i].off >> c->header.cluster_bits);
+		struct cow_check_cell cell =
+			cow_check_map_get(&c->map, c->l2[i].off >> c->header.cluster_bits);
 		if (!c->l2[i].fixable || cell.suspect || cell.conflict)
 			continue;
 		int ret = fix_table(c, &c->l2[i]);
@@ -219,14 +227,15 @@ static int add_l2(struct cow_checker *c, uint64_t off, uint32_t refs)
 		c->l2 = more;
 		c->max_l2 = max;
 	}
-	c->l2[c->nr_l2++] = (struct cow_l2_ref){.off = off, .refs = refs};
+	c->l2[c->nr_l2++] = (struct cow_l2_ref){ .off = off, .refs = refs };
 	return 0;
 }
 
 /* Before data is marked: then an L2 table's count is the number of L1 entries that lead to it. */
 static int collect_tables(struct cow_checker *c)
 {
-	for (uint64_t i = cow_check_map_next(&c->map, 0); i != UINT64_MAX; i = cow_check_map_next(&c->map, i + 1)) {
+	for (uint64_t i = cow_check_map_next(&c->map, 0); i != UINT64_MAX;
+	     i = cow_check_map_next(&c->map, i + 1)) {
 		struct cow_check_cell cell = cow_check_map_get(&c->map, i);
 		if (cell.kind != COW_KIND_L2 || cell.conflict)
 			continue;

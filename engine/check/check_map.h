@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What check knows of each host cluster, 4 bytes a cluster, in chunks that exist only where something refers to a cluster: a
- * sparse file costs nothing. Limits: COW_CHECK_MAX_CLUSTERS clusters, COW_CHECK_MAX_MAP_BYTES of memory.
+ * What check knows of each host cluster, 4 bytes a cluster, in chunks that exist only where
+ * something refers to a cluster: a sparse file costs nothing. Limits: COW_CHECK_MAX_CLUSTERS
+ * clusters, COW_CHECK_MAX_MAP_BYTES of memory.
  */
 #ifndef COW_CHECK_MAP_H
 #define COW_CHECK_MAP_H
@@ -38,7 +39,8 @@ struct cow_check_cell {
 	uint32_t kind : 4;     /* of the first reference */
 	uint32_t conflict : 1; /* two kinds, or two references to what must have one owner */
 	uint32_t disk : 2;
-	uint32_t suspect : 1;  /* an L2 table with entries that cannot be put right: not to be written to */
+	/* an L2 table with entries that cannot be put right: not to be written to */
+	uint32_t suspect : 1;
 };
 _Static_assert(sizeof(struct cow_check_cell) == 4, "the stated memory of a check");
 

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* References from the header: itself, the L1 tables of the image and its snapshots, the snapshot table, the encryption header. */
+/*
+ * References from the header: itself, the L1 tables of the image and its snapshots, the snapshot
+ * table, the encryption header.
+ */
 #include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
@@ -12,13 +15,14 @@
 
 static int mark_snapshot_table(struct cow_checker *c)
 {
-	struct cow_error err = {0};
+	struct cow_error err = { 0 };
 	if (!cow_header_snapshots_ok(&c->header, c->file->size_bytes, &err)) {
 		cow_checker_corrupt(c, "ERROR %s", err.text);
 		c->incomplete = true;
 		return 0;
 	}
-	int ret = cow_load_snapshots(c->loop, c->file, &c->header, &c->snapshots, &c->snapshot_table_bytes, &err);
+	int ret = cow_load_snapshots(c->loop, c->file, &c->header, &c->snapshots,
+				     &c->snapshot_table_bytes, &err);
 	if (ret == -EINVAL) {
 		cow_checker_corrupt(c, "ERROR %s", err.text);
 		c->incomplete = true;
@@ -27,14 +31,16 @@ static int mark_snapshot_table(struct cow_checker *c)
 	if (ret)
 		return ret;
 	c->nr_snapshots = c->header.nr_snapshots;
-	return cow_checker_mark(c, c->header.snapshots_off, c->snapshot_table_bytes, COW_KIND_SNAPSHOTS, 1, NULL);
+	return cow_checker_mark(c, c->header.snapshots_off, c->snapshot_table_bytes,
+				COW_KIND_SNAPSHOTS, 1, NULL);
 }
 
 int cow_check_mark_fixed(struct cow_checker *c)
 {
 	int ret = cow_checker_mark(c, 0, cow_cluster_bytes(&c->header), COW_KIND_HEADER, 1, NULL);
 	if (!ret && c->ext.has_crypto)
-		ret = cow_checker_mark(c, c->ext.crypto_off, c->ext.crypto_bytes, COW_KIND_CRYPTO, 1, NULL);
+		ret = cow_checker_mark(c, c->ext.crypto_off, c->ext.crypto_bytes, COW_KIND_CRYPTO,
+				       1, NULL);
 	if (!ret)
 		ret = mark_snapshot_table(c);
 	return ret;
@@ -49,10 +55,14 @@ static int mark_l1_entry(struct cow_checker *c, uint64_t entry, uint64_t l1_off,
 	if (!entry)
 		return 0;
 	if (entry & QCOW2_L1_RESERVED)
-		cow_checker_corrupt(c, "ERROR L1 table at 0x%" PRIx64 " entry %" PRIu64 ": reserved bits set: 0x%" PRIx64,
+		cow_checker_corrupt(c,
+				    "ERROR L1 table at 0x%" PRIx64 " entry %" PRIu64
+				    ": reserved bits set: 0x%" PRIx64,
 				    l1_off, idx, entry);
 	if (!off || off & (cow_cluster_bytes(&c->header) - 1)) {
-		cow_checker_corrupt(c, "ERROR L1 table at 0x%" PRIx64 " entry %" PRIu64 ": L2 table at 0x%" PRIx64 " is %s",
+		cow_checker_corrupt(c,
+				    "ERROR L1 table at 0x%" PRIx64 " entry %" PRIu64
+				    ": L2 table at 0x%" PRIx64 " is %s",
 				    l1_off, idx, off, off ? "not cluster-aligned" : "the header");
 		c->incomplete = true;
 		return 0;
@@ -88,7 +98,7 @@ static int mark_l1_table(struct cow_checker *c, uint64_t l1_off, uint32_t entrie
 
 static int mark_snapshot_l1(struct cow_checker *c, const struct cow_snapshot *s, bool *usable)
 {
-	struct cow_error err = {0};
+	struct cow_error err = { 0 };
 	*usable = false;
 	if (cow_snapshot_verify_l1(s, &c->header, c->file->size_bytes, &err)) {
 		cow_checker_corrupt(c, "ERROR %s", err.text);
@@ -100,7 +110,7 @@ static int mark_snapshot_l1(struct cow_checker *c, const struct cow_snapshot *s,
 
 static int mark_active_l1(struct cow_checker *c, bool *usable)
 {
-	struct cow_error err = {0};
+	struct cow_error err = { 0 };
 	*usable = false;
 	if (cow_header_verify_l1_inside(&c->header, c->file->size_bytes, &err)) {
 		cow_checker_corrupt(c, "ERROR %s", err.text);
@@ -110,7 +120,9 @@ static int mark_active_l1(struct cow_checker *c, bool *usable)
 	return mark_l1_table(c, c->header.l1_off, c->header.l1_entries, usable);
 }
 
-/* First all tables' own clusters, so that what overlaps an L1 table is known before any is walked. */
+/*
+ * First all tables' own clusters, so that what overlaps an L1 table is known before any is walked.
+ */
 static int mark_tables(struct cow_checker *c, bool *usable)
 {
 	int ret = mark_active_l1(c, &usable[0]);
@@ -124,7 +136,8 @@ static int walk_tables(struct cow_checker *c, const bool *usable, uint8_t *chunk
 	int ret = usable[0] ? mark_l1_entries(c, c->header.l1_off, c->header.l1_entries, chunk) : 0;
 	for (uint32_t i = 0; i < c->nr_snapshots && !ret; i++)
 		if (usable[i + 1])
-			ret = mark_l1_entries(c, c->snapshots[i].l1_off, c->snapshots[i].l1_entries, chunk);
+			ret = mark_l1_entries(c, c->snapshots[i].l1_off, c->snapshots[i].l1_entries,
+					      chunk);
 	return ret;
 }
 

@@ -12,7 +12,8 @@
 #include "engine/base/be.h"
 #include "engine/check/checker.h"
 
-static void broken(struct cow_checker *c, const char *what, uint64_t idx, uint64_t entry, const char *why)
+static void broken(struct cow_checker *c, const char *what, uint64_t idx, uint64_t entry,
+		   const char *why)
 {
 	cow_checker_corrupt(c, "ERROR %s %" PRIu64 " (0x%" PRIx64 ") %s", what, idx, entry, why);
 	c->need_rebuild = true;
@@ -33,7 +34,7 @@ static bool take_cluster(struct cow_checker *c, uint64_t off, enum cow_check_kin
 
 static void untake(struct cow_checker *c, uint64_t off)
 {
-	*cow_check_map_cell(&c->map, off >> c->header.cluster_bits) = (struct cow_check_cell){0};
+	*cow_check_map_cell(&c->map, off >> c->header.cluster_bits) = (struct cow_check_cell){ 0 };
 }
 
 static bool inside(const struct cow_checker *c, uint64_t off)
@@ -48,9 +49,11 @@ static bool take_table(struct cow_checker *c, int *error)
 {
 	uint32_t bits = c->header.cluster_bits;
 	for (uint32_t i = 0; i < c->header.reftable_clusters; i++) {
-		if (take_cluster(c, c->header.reftable_off + ((uint64_t)i << bits), COW_KIND_REFTABLE, error))
+		if (take_cluster(c, c->header.reftable_off + ((uint64_t)i << bits),
+				 COW_KIND_REFTABLE, error))
 			continue;
-		broken(c, "refcount table cluster", i, c->header.reftable_off + ((uint64_t)i << bits),
+		broken(c, "refcount table cluster", i,
+		       c->header.reftable_off + ((uint64_t)i << bits),
 		       "is used for something else too");
 		while (i--)
 			untake(c, c->header.reftable_off + ((uint64_t)i << bits));
@@ -79,7 +82,7 @@ static uint64_t take_block(struct cow_checker *c, uint64_t idx, uint64_t entry, 
 
 int cow_check_load_reftable(struct cow_checker *c)
 {
-	struct cow_error err = {0};
+	struct cow_error err = { 0 };
 	int ret = 0;
 	if (!cow_header_reftable_ok(&c->header, c->file->size_bytes, &err)) {
 		cow_checker_corrupt(c, "ERROR %s", err.text);
@@ -117,8 +120,9 @@ static void set_disk(struct cow_checker *c, uint64_t cluster, uint64_t refcount)
 	struct cow_check_cell cell = cow_check_map_get(&c->map, cluster);
 	if (cell.kind == COW_KIND_NONE)
 		return;
-	cow_check_map_cell(&c->map, cluster)->disk = refcount == 0 ? COW_DISK_ZERO
-						     : refcount == 1 ? COW_DISK_ONE : COW_DISK_MANY;
+	cow_check_map_cell(&c->map, cluster)->disk = refcount == 0   ? COW_DISK_ZERO
+						     : refcount == 1 ? COW_DISK_ONE
+								     : COW_DISK_MANY;
 }
 
 static bool may_fix(const struct cow_checker *c, uint64_t disk, uint64_t refs)
@@ -131,7 +135,8 @@ static bool may_fix(const struct cow_checker *c, uint64_t disk, uint64_t refs)
 static void fix_refcount(struct cow_checker *c, struct block *b, uint64_t cluster, uint64_t refs)
 {
 	uint64_t idx = cluster - b->first_cluster, byte = idx << c->header.refcount_order >> 3;
-	uint64_t width = (1u << c->header.refcount_order) > 8 ? (1u << c->header.refcount_order) / 8 : 1;
+	uint64_t width =
+		(1u << c->header.refcount_order) > 8 ? (1u << c->header.refcount_order) / 8 : 1;
 	cow_refcount_set(c->cluster, c->header.refcount_order, idx, refs);
 	if (byte < b->changed_first)
 		b->changed_first = byte;
@@ -143,19 +148,23 @@ static void report(struct cow_checker *c, uint64_t cluster, uint64_t disk, uint6
 {
 	if (disk > refs) {
 		c->result.leaks++;
-		cow_checker_tell(c, "Leaked cluster %" PRIu64 " refcount=%" PRIu64 " reference=%" PRIu64, cluster, disk,
-				 refs);
+		cow_checker_tell(
+			c, "Leaked cluster %" PRIu64 " refcount=%" PRIu64 " reference=%" PRIu64,
+			cluster, disk, refs);
 		return;
 	}
-	cow_checker_corrupt(c, "ERROR cluster %" PRIu64 " refcount=%" PRIu64 " reference=%" PRIu64 "%s", cluster, disk,
-			    refs, refs > cow_refcount_max(c->header.refcount_order) ? " (does not fit)" : "");
+	cow_checker_corrupt(
+		c, "ERROR cluster %" PRIu64 " refcount=%" PRIu64 " reference=%" PRIu64 "%s",
+		cluster, disk, refs,
+		refs > cow_refcount_max(c->header.refcount_order) ? " (does not fit)" : "");
 }
 
 static void compare_one(struct cow_checker *c, struct block *b, uint64_t cluster, bool fix)
 {
 	uint64_t refs = cow_check_map_get(&c->map, cluster).refs, disk = 0;
 	if (b->off)
-		disk = cow_refcount_get(c->cluster, c->header.refcount_order, cluster - b->first_cluster);
+		disk = cow_refcount_get(c->cluster, c->header.refcount_order,
+					cluster - b->first_cluster);
 	if (disk || refs)
 		c->last_cluster = cluster > c->last_cluster ? cluster : c->last_cluster;
 	if (!fix) {
@@ -181,7 +190,9 @@ static int compare_block(struct cow_checker *c, struct block *b, bool fix)
 	return cow_checker_write_changed(c, b->off, c->cluster, b->changed_first, b->changed_end);
 }
 
-/* Without a block only clusters that something refers to matter. Returns the cluster to go on with. */
+/*
+ * Without a block only clusters that something refers to matter. Returns the cluster to go on with.
+ */
 static uint64_t compare_missing(struct cow_checker *c, struct block *b, bool fix)
 {
 	uint64_t end = b->first_cluster + b->nr;
@@ -198,7 +209,8 @@ static uint64_t nr_to_compare(const struct cow_checker *c)
 }
 
 /* Behind a missing block: on to the next block, or over all the missing ones that count nothing. */
-static uint64_t skip_missing(const struct cow_checker *c, uint64_t idx, uint64_t per_block, uint64_t next_touched)
+static uint64_t skip_missing(const struct cow_checker *c, uint64_t idx, uint64_t per_block,
+			     uint64_t next_touched)
 {
 	for (idx++; idx < c->nr_reftable && !c->reftable[idx]; idx++)
 		if (next_touched / per_block <= idx)
@@ -210,11 +222,12 @@ static uint64_t skip_missing(const struct cow_checker *c, uint64_t idx, uint64_t
 
 int cow_check_compare(struct cow_checker *c, bool fix)
 {
-	uint64_t per_block = (uint64_t)cow_cluster_bytes(&c->header) * 8 >> c->header.refcount_order;
+	uint64_t per_block =
+		(uint64_t)cow_cluster_bytes(&c->header) * 8 >> c->header.refcount_order;
 	uint64_t total = nr_to_compare(c), cluster = 0;
 	while (cluster < total) {
 		uint64_t idx = cluster / per_block;
-		struct block b = {.first_cluster = cluster, .nr = per_block};
+		struct block b = { .first_cluster = cluster, .nr = per_block };
 		b.off = idx < c->nr_reftable ? c->reftable[idx] : 0;
 		if (total - cluster < per_block)
 			b.nr = total - cluster;
@@ -226,7 +239,8 @@ int cow_check_compare(struct cow_checker *c, bool fix)
 		} else {
 			cluster = skip_missing(c, idx, per_block, compare_missing(c, &b, fix));
 		}
-		cow_checker_progress(c, 600 + (unsigned)(200 * (cluster < total ? cluster : total) / total));
+		cow_checker_progress(
+			c, 600 + (unsigned)(200 * (cluster < total ? cluster : total) / total));
 	}
 	return 0;
 }

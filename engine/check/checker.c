@@ -19,7 +19,8 @@ static int load(struct cow_checker *c, struct cow_error *err)
 	free(first);
 	if (ret)
 		return ret;
-	c->nr_clusters = (c->file->size_bytes + cow_cluster_bytes(&c->header) - 1) >> c->header.cluster_bits;
+	c->nr_clusters =
+		(c->file->size_bytes + cow_cluster_bytes(&c->header) - 1) >> c->header.cluster_bits;
 	c->has_data_file = c->header.incompatible & QCOW2_INCOMPAT_DATA_FILE;
 	c->extended_l2 = c->header.incompatible & QCOW2_INCOMPAT_EXTL2;
 	return 0;
@@ -30,7 +31,9 @@ static int allocate(struct cow_checker *c, struct cow_error *err)
 	/* One more: a compressed cluster may end behind a file that is cut short. */
 	int ret = cow_check_map_init(&c->map, c->nr_clusters + 1);
 	if (ret)
-		return cow_error_set(err, ret, "check: %" PRIu64 " host clusters: more than can be checked (%llu)",
+		return cow_error_set(err, ret,
+				     "check: %" PRIu64
+				     " host clusters: more than can be checked (%llu)",
 				     c->nr_clusters, COW_CHECK_MAX_CLUSTERS);
 	c->cluster = cow_buf_alloc(cow_cluster_bytes(&c->header));
 	c->cluster2 = cow_buf_alloc(cow_cluster_bytes(&c->header));
@@ -38,7 +41,8 @@ static int allocate(struct cow_checker *c, struct cow_error *err)
 }
 
 int cow_checker_init(struct cow_checker *c, struct cow_loop *loop, struct cow_file *file,
-		     const struct cow_check_options *options, enum cow_repair fix, struct cow_error *err)
+		     const struct cow_check_options *options, enum cow_repair fix,
+		     struct cow_error *err)
 {
 	memset(c, 0, sizeof(*c));
 	c->loop = loop;
@@ -109,15 +113,18 @@ static bool may_share(enum cow_check_kind kind)
 static void check_overlap(struct cow_checker *c, struct cow_check_cell *cell, uint64_t cluster,
 			  enum cow_check_kind kind)
 {
-	if (cell->kind == COW_KIND_NONE || cell->conflict || (cell->kind == kind && may_share(kind)))
+	if (cell->kind == COW_KIND_NONE || cell->conflict ||
+	    (cell->kind == kind && may_share(kind)))
 		return;
-	cow_checker_corrupt(c, "ERROR cluster %" PRIu64 " (offset 0x%" PRIx64 ") is used as %s and as %s", cluster,
-			    cluster << c->header.cluster_bits, cow_check_kind_name(cell->kind),
-			    cow_check_kind_name(kind));
+	cow_checker_corrupt(
+		c, "ERROR cluster %" PRIu64 " (offset 0x%" PRIx64 ") is used as %s and as %s",
+		cluster, cluster << c->header.cluster_bits, cow_check_kind_name(cell->kind),
+		cow_check_kind_name(kind));
 	cell->conflict = 1;
 }
 
-static int mark_one(struct cow_checker *c, uint64_t cluster, enum cow_check_kind kind, uint32_t refs, bool *usable)
+static int mark_one(struct cow_checker *c, uint64_t cluster, enum cow_check_kind kind,
+		    uint32_t refs, bool *usable)
 {
 	struct cow_check_cell *cell = cow_check_map_cell(&c->map, cluster);
 	if (!cell)
@@ -126,8 +133,8 @@ static int mark_one(struct cow_checker *c, uint64_t cluster, enum cow_check_kind
 	if (cell->kind == COW_KIND_NONE)
 		cell->kind = kind;
 	if (refs > COW_CHECK_MAX_REFS - cell->refs) {
-		cow_checker_corrupt(c, "ERROR cluster %" PRIu64 " has more than %u references", cluster,
-				    COW_CHECK_MAX_REFS);
+		cow_checker_corrupt(c, "ERROR cluster %" PRIu64 " has more than %u references",
+				    cluster, COW_CHECK_MAX_REFS);
 		refs = COW_CHECK_MAX_REFS - cell->refs;
 		c->incomplete = true;
 	}
@@ -137,15 +144,18 @@ static int mark_one(struct cow_checker *c, uint64_t cluster, enum cow_check_kind
 	return 0;
 }
 
-/* The last cluster of a file may be cut short, so a reference may end behind the file's end, but not a cluster behind. */
+/*
+ * The last cluster of a file may be cut short, so a reference may end behind the file's end, but
+ * not a cluster behind.
+ */
 static bool past_end(const struct cow_checker *c, uint64_t off, uint64_t bytes)
 {
 	uint64_t end = c->file->size_bytes + cow_cluster_bytes(&c->header) - 1;
 	return off > end || bytes > end - off;
 }
 
-int cow_checker_mark(struct cow_checker *c, uint64_t off, uint64_t bytes, enum cow_check_kind kind, uint32_t refs,
-		     bool *usable)
+int cow_checker_mark(struct cow_checker *c, uint64_t off, uint64_t bytes, enum cow_check_kind kind,
+		     uint32_t refs, bool *usable)
 {
 	bool dummy;
 	usable = usable ? usable : &dummy;
@@ -153,12 +163,15 @@ int cow_checker_mark(struct cow_checker *c, uint64_t off, uint64_t bytes, enum c
 	if (!bytes)
 		return 0;
 	if (past_end(c, off, bytes)) {
-		cow_checker_corrupt(c, "ERROR %s at offset 0x%" PRIx64 " (%" PRIu64 " bytes) lies past the end of the file",
+		cow_checker_corrupt(c,
+				    "ERROR %s at offset 0x%" PRIx64 " (%" PRIu64
+				    " bytes) lies past the end of the file",
 				    cow_check_kind_name(kind), off, bytes);
 		*usable = false;
 		return 0;
 	}
-	uint64_t first = off >> c->header.cluster_bits, last = (off + bytes - 1) >> c->header.cluster_bits;
+	uint64_t first = off >> c->header.cluster_bits,
+		 last = (off + bytes - 1) >> c->header.cluster_bits;
 	for (uint64_t cluster = first; cluster <= last; cluster++) {
 		int ret = mark_one(c, cluster, kind, refs, usable);
 		if (ret)
@@ -174,8 +187,8 @@ int cow_checker_read(struct cow_checker *c, uint64_t off, void *buf, uint64_t by
 	return cow_loop_read(c->loop, c->file, off, buf, bytes);
 }
 
-int cow_checker_write_changed(struct cow_checker *c, uint64_t off, const uint8_t *table, uint64_t first,
-			      uint64_t end)
+int cow_checker_write_changed(struct cow_checker *c, uint64_t off, const uint8_t *table,
+			      uint64_t first, uint64_t end)
 {
 	if (first >= end)
 		return 0;

@@ -1,13 +1,16 @@
 /* SPDX-License-Identifier: MIT */
-/* The header's part in repairs: one write of its first sector between two barriers; the dirty and corrupt bits. */
+/*
+ * The header's part in repairs: one write of its first sector between two barriers; the dirty and
+ * corrupt bits.
+ */
 #include <errno.h>
 #include <stdlib.h>
 
 #include "engine/base/be.h"
 #include "engine/check/checker.h"
 
-int cow_repair_update_header(struct cow_loop *loop, struct cow_file *file, void (*change)(uint8_t *sector, void *ctx),
-			     void *ctx)
+int cow_repair_update_header(struct cow_loop *loop, struct cow_file *file,
+			     void (*change)(uint8_t *sector, void *ctx), void *ctx)
 {
 	uint8_t *sector = cow_buf_alloc(512);
 	int ret = sector ? cow_loop_sync(loop, file) : -ENOMEM;

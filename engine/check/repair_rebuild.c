@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Refcount structures made anew from what was counted: new blocks and a new table behind everything else, a barrier, then the
- * header points to them (offset and length in one sector). The old ones are left alone until then and abandoned after it.
+ * Refcount structures made anew from what was counted: new blocks and a new table behind everything
+ * else, a barrier, then the header points to them (offset and length in one sector). The old ones
+ * are left alone until then and abandoned after it.
  *
- * States: nothing written reaches the reader before the header does, so a crash leaves the old image or the new one.
+ * States: nothing written reaches the reader before the header does, so a crash leaves the old
+ * image or the new one.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -15,16 +17,19 @@
 
 struct rebuild {
 	struct cow_checker *c;
-	uint64_t per_block;   /* clusters that one block counts */
-	uint64_t max_blocks;  /* the most that a table may name */
-	uint8_t *needed;      /* per block index: 1 if it counts anything */
-	uint64_t nr_blocks;   /* needed ones */
-	uint64_t last_idx;    /* of the last needed block */
-	uint64_t first;       /* first new cluster: blocks, then the table */
+	uint64_t per_block;  /* clusters that one block counts */
+	uint64_t max_blocks; /* the most that a table may name */
+	uint8_t *needed;     /* per block index: 1 if it counts anything */
+	uint64_t nr_blocks;  /* needed ones */
+	uint64_t last_idx;   /* of the last needed block */
+	uint64_t first;	     /* first new cluster: blocks, then the table */
 	uint64_t table_clusters;
 };
 
-/* What the new structures shall say. Old ones count nothing; where references could not be followed nothing is lowered. */
+/*
+ * What the new structures shall say. Old ones count nothing; where references could not be followed
+ * nothing is lowered.
+ */
 static uint64_t wanted_refcount(const struct rebuild *r, uint64_t cluster, uint64_t disk)
 {
 	struct cow_check_cell cell = cow_check_map_get(&r->c->map, cluster);
@@ -93,7 +98,8 @@ static int need_for_themselves(struct rebuild *r)
 static uint64_t last_referenced(const struct cow_check_map *map)
 {
 	uint64_t last = 0;
-	for (uint64_t i = cow_check_map_next(map, 0); i != UINT64_MAX; i = cow_check_map_next(map, i + 1))
+	for (uint64_t i = cow_check_map_next(map, 0); i != UINT64_MAX;
+	     i = cow_check_map_next(map, i + 1))
 		if (cow_check_map_get(map, i).refs)
 			last = i;
 	return last;
@@ -112,10 +118,14 @@ static int choose_place(struct rebuild *r, struct cow_error *err)
 	if (!ret)
 		ret = need_for_themselves(r);
 	if (ret)
-		return cow_error_set(err, ret, "repair: the refcount table would be larger than 8 MiB");
+		return cow_error_set(err, ret,
+				     "repair: the refcount table would be larger than 8 MiB");
 	if (c->file->block_device && r->first + r->nr_blocks + r->table_clusters > c->nr_clusters)
-		return cow_error_set(err, -ENOSPC, "repair: no room behind cluster %" PRIu64 " for new refcount blocks: "
-				     "use a larger device", r->first - 1);
+		return cow_error_set(err, -ENOSPC,
+				     "repair: no room behind cluster %" PRIu64
+				     " for new refcount blocks: "
+				     "use a larger device",
+				     r->first - 1);
 	return 0;
 }
 
@@ -151,7 +161,8 @@ static int write_blocks(struct rebuild *r, uint8_t *table)
 			continue;
 		int ret = fill_block(r, idx);
 		if (!ret)
-			ret = cow_loop_write(c->loop, c->file, at, c->cluster, cow_cluster_bytes(&c->header));
+			ret = cow_loop_write(c->loop, c->file, at, c->cluster,
+					     cow_cluster_bytes(&c->header));
 		if (ret)
 			return ret;
 		cow_store64_be(table + idx * 8, at);
@@ -199,12 +210,17 @@ static int write_all(struct rebuild *r, struct cow_error *err)
 static void note_disk(struct rebuild *r)
 {
 	struct cow_check_map *map = &r->c->map;
-	for (uint64_t i = cow_check_map_next(map, 0); i != UINT64_MAX; i = cow_check_map_next(map, i + 1)) {
+	for (uint64_t i = cow_check_map_next(map, 0); i != UINT64_MAX;
+	     i = cow_check_map_next(map, i + 1)) {
 		struct cow_check_cell *cell = cow_check_map_cell(map, i);
 		if (cell->kind == COW_KIND_NONE)
 			continue;
-		/* Where nothing was lowered the refcount may be larger: `disk` stands from the comparison. */
-		uint32_t refs = r->c->incomplete && cell->disk == COW_DISK_MANY ? COW_CHECK_MAX_REFS : cell->refs;
+		/*
+		 * Where nothing was lowered the refcount may be larger: `disk` stands from the
+		 * comparison.
+		 */
+		uint32_t refs = r->c->incomplete && cell->disk == COW_DISK_MANY ? COW_CHECK_MAX_REFS
+										: cell->refs;
 		cell->disk = refs == 0 ? COW_DISK_ZERO : refs == 1 ? COW_DISK_ONE : COW_DISK_MANY;
 	}
 }
@@ -213,7 +229,8 @@ int cow_repair_rebuild(struct cow_checker *c, struct cow_error *err)
 {
 	struct rebuild r = {
 		.c = c,
-		.per_block = (uint64_t)cow_cluster_bytes(&c->header) * 8 >> c->header.refcount_order,
+		.per_block =
+			(uint64_t)cow_cluster_bytes(&c->header) * 8 >> c->header.refcount_order,
 		.max_blocks = QCOW2_MAX_REFTABLE_BYTES / 8,
 	};
 	r.needed = calloc(r.max_blocks, 1);

@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A snapshot table that cannot be decoded, or with entries whose L1 table cannot be read. Whatever entries can be saved go into a new
- * table at the end of the file; what cannot is dropped, and said so, with its name and id as far as they are known. Its clusters are
- * leaks then, for the pass that follows.
+ * A snapshot table that cannot be decoded, or with entries whose L1 table cannot be read. Whatever
+ * entries can be saved go into a new table at the end of the file; what cannot is dropped, and said
+ * so, with its name and id as far as they are known. Its clusters are leaks then, for the pass that
+ * follows.
  *
- * Until the refcounts of the new table are written by that pass, the corrupt bit keeps writers away: a crash in between leaves an
- * image that asks for repair again. Version 2 has no such bit: there the new table is counted before the header names it, as far as there
- * are refcount blocks to count it in.
+ * Until the refcounts of the new table are written by that pass, the corrupt bit keeps writers
+ * away: a crash in between leaves an image that asks for repair again. Version 2 has no such bit:
+ * there the new table is counted before the header names it, as far as there are refcount blocks to
+ * count it in.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -33,7 +35,7 @@ struct salvage {
 	uint8_t *table; /* new */
 	uint64_t bytes, max_bytes;
 	uint32_t nr, nr_told; /* saved; dropped with a word of their own */
-	uint64_t table_off; /* where the new one goes */
+	uint64_t table_off;   /* where the new one goes */
 };
 
 /* An entry as it stands; its parts lie in s->old. */
@@ -62,8 +64,9 @@ static void say(const struct salvage *s, const char *text)
 static void say_dropped(const struct salvage *s, const struct entry *e, const char *why)
 {
 	char text[512];
-	snprintf(text, sizeof(text), "Repair: snapshot '%.*s' (id %.*s) is dropped: %s", e->name_bytes < 128 ? e->name_bytes : 128,
-		 (const char *)e->name, e->id_bytes < 32 ? e->id_bytes : 32, (const char *)e->id, why);
+	snprintf(text, sizeof(text), "Repair: snapshot '%.*s' (id %.*s) is dropped: %s",
+		 e->name_bytes < 128 ? e->name_bytes : 128, (const char *)e->name,
+		 e->id_bytes < 32 ? e->id_bytes : 32, (const char *)e->id, why);
 	say(s, text);
 }
 
@@ -73,8 +76,10 @@ static void say_lost(const struct salvage *s)
 	uint32_t nr = s->h->nr_snapshots;
 	if (s->nr + s->nr_told == nr)
 		return;
-	snprintf(text, sizeof(text), "Repair: %" PRIu32 " of %" PRIu32 " snapshots are dropped: the table at offset %" PRIu64
-		 " has no more", nr - s->nr - s->nr_told, nr, s->h->snapshots_off);
+	snprintf(text, sizeof(text),
+		 "Repair: %" PRIu32 " of %" PRIu32
+		 " snapshots are dropped: the table at offset %" PRIu64 " has no more",
+		 nr - s->nr - s->nr_told, nr, s->h->snapshots_off);
 	say(s, text);
 }
 
@@ -85,8 +90,11 @@ static bool lay_out(const struct salvage *s, uint32_t extra_bytes, struct entry 
 {
 	const uint8_t *p = s->old + s->off;
 	*e = (struct entry){
-		.fixed = p, .extra = p + FIXED_BYTES, .extra_bytes = extra_bytes,
-		.id_bytes = cow_load16_be(p + AT(id_size)), .name_bytes = cow_load16_be(p + AT(name_size)),
+		.fixed = p,
+		.extra = p + FIXED_BYTES,
+		.extra_bytes = extra_bytes,
+		.id_bytes = cow_load16_be(p + AT(id_size)),
+		.name_bytes = cow_load16_be(p + AT(name_size)),
 	};
 	uint64_t bytes = (uint64_t)FIXED_BYTES + e->extra_bytes + e->id_bytes + e->name_bytes;
 	if (bytes > s->old_bytes - s->off)
@@ -108,9 +116,10 @@ static bool has_id(const struct entry *e)
 /* Where the size of the extra data cannot be right, one that is usual and has an id behind it. */
 static bool find_id(const struct salvage *s, struct entry *e)
 {
-	static const uint32_t usual[] = {24, 16};
+	static const uint32_t usual[] = { 24, 16 };
 	uint32_t said = cow_load32_be(s->old + s->off + AT(extra_data_size));
-	bool right = said <= QCOW2_MAX_SNAPSHOT_EXTRA_BYTES && (s->h->version < 3 || said >= V3_EXTRA_BYTES);
+	bool right = said <= QCOW2_MAX_SNAPSHOT_EXTRA_BYTES &&
+		     (s->h->version < 3 || said >= V3_EXTRA_BYTES);
 	bool fits = lay_out(s, said, e);
 	for (unsigned i = 0; i < 2 && !right && !(fits && has_id(e)); i++) {
 		struct entry other;
@@ -129,16 +138,19 @@ static bool read_entry(const struct salvage *s, struct entry *e)
 	if (s->old_bytes - s->off < FIXED_BYTES || !find_id(s, e))
 		return false;
 	/* The zeros behind the last entry are none. */
-	return cow_load64_be(p + AT(l1_table_offset)) || cow_load32_be(p + AT(l1_size)) || e->id_bytes || e->name_bytes;
+	return cow_load64_be(p + AT(l1_table_offset)) || cow_load32_be(p + AT(l1_size)) ||
+	       e->id_bytes || e->name_bytes;
 }
 
 static bool overlaps(const struct cow_snapshot *s, uint64_t off, uint64_t bytes)
 {
-	return s->l1_entries && s->l1_off < off + bytes && off < s->l1_off + (uint64_t)s->l1_entries * 8;
+	return s->l1_entries && s->l1_off < off + bytes &&
+	       off < s->l1_off + (uint64_t)s->l1_entries * 8;
 }
 
 /* What an L1 table is not, wherever an entry says that it lies. NULL: nothing known against it. */
-static const char *why_not(const struct salvage *s, const struct cow_snapshot *snapshot, struct cow_error *err)
+static const char *why_not(const struct salvage *s, const struct cow_snapshot *snapshot,
+			   struct cow_error *err)
 {
 	const struct cow_header *h = s->h;
 	if (cow_snapshot_verify_l1(snapshot, h, s->file_bytes, err))
@@ -155,8 +167,9 @@ static const char *why_not(const struct salvage *s, const struct cow_snapshot *s
 static const char *fault_of(const struct salvage *s, const struct entry *e, struct cow_error *err)
 {
 	struct cow_snapshot snapshot = {
-		.l1_off = cow_load64_be(e->fixed + AT(l1_table_offset)), .l1_entries = cow_load32_be(e->fixed + AT(l1_size)),
-		.name = (char *)(uintptr_t)"",
+		.l1_off = cow_load64_be(e->fixed + AT(l1_table_offset)),
+		.l1_entries = cow_load32_be(e->fixed + AT(l1_size)),
+		.name = (char *)(uintptr_t) "",
 	};
 	return why_not(s, &snapshot, err);
 }
@@ -168,7 +181,8 @@ static uint32_t right_extra_bytes(const struct cow_header *h, uint32_t extra_byt
 {
 	if (h->version >= 3 && extra_bytes < V3_EXTRA_BYTES)
 		return V3_EXTRA_BYTES;
-	return extra_bytes < QCOW2_MAX_SNAPSHOT_EXTRA_BYTES ? extra_bytes : QCOW2_MAX_SNAPSHOT_EXTRA_BYTES;
+	return extra_bytes < QCOW2_MAX_SNAPSHOT_EXTRA_BYTES ? extra_bytes
+							    : QCOW2_MAX_SNAPSHOT_EXTRA_BYTES;
 }
 
 static void save_extra(const struct salvage *s, const struct entry *e, uint8_t *to, uint32_t bytes)
@@ -202,10 +216,11 @@ static bool save_entry(struct salvage *s, const struct entry *e)
 
 static void save_entries(struct salvage *s, bool tell)
 {
-	uint32_t nr = s->h->nr_snapshots < QCOW2_MAX_SNAPSHOTS ? s->h->nr_snapshots : QCOW2_MAX_SNAPSHOTS;
+	uint32_t nr =
+		s->h->nr_snapshots < QCOW2_MAX_SNAPSHOTS ? s->h->nr_snapshots : QCOW2_MAX_SNAPSHOTS;
 	struct entry e;
 	for (uint32_t i = 0; i < nr && s->off <= s->old_bytes && read_entry(s, &e); i++) {
-		struct cow_error err = {0};
+		struct cow_error err = { 0 };
 		s->off += e.bytes;
 		if (!has_id(&e)) /* no snapshot */
 			continue;
@@ -234,17 +249,19 @@ static void switch_table(uint8_t *sector, void *ctx)
 {
 	const struct salvage *s = ctx;
 	cow_store32_be(sector + offsetof(struct qcow2_header_be, nb_snapshots), s->nr);
-	cow_store64_be(sector + offsetof(struct qcow2_header_be, snapshots_offset), s->nr ? s->table_off : 0);
+	cow_store64_be(sector + offsetof(struct qcow2_header_be, snapshots_offset),
+		       s->nr ? s->table_off : 0);
 }
 
 /* The refcount block of a cluster, 0 if there is none that can be used. */
-static int find_refblock(struct cow_loop *loop, struct cow_file *file, const struct cow_header *h, uint64_t cluster,
-			 uint64_t *off)
+static int find_refblock(struct cow_loop *loop, struct cow_file *file, const struct cow_header *h,
+			 uint64_t cluster, uint64_t *off)
 {
 	uint64_t idx = cluster / ((uint64_t)cow_cluster_bytes(h) * 8 >> h->refcount_order);
-	uint8_t entry[8] = {0};
+	uint8_t entry[8] = { 0 };
 	int ret = 0;
-	if (cow_header_reftable_ok(h, file->size_bytes, NULL) && idx < (uint64_t)h->reftable_clusters << h->cluster_bits >> 3)
+	if (cow_header_reftable_ok(h, file->size_bytes, NULL) &&
+	    idx < (uint64_t)h->reftable_clusters << h->cluster_bits >> 3)
 		ret = cow_loop_read(loop, file, h->reftable_off + idx * 8, entry, 8);
 	*off = cow_load64_be(entry);
 	if (*off & (cow_cluster_bytes(h) - 1) || *off >= file->size_bytes)
@@ -256,7 +273,8 @@ static int find_refblock(struct cow_loop *loop, struct cow_file *file, const str
 static int count_table(struct cow_loop *loop, struct cow_file *file, const struct salvage *s)
 {
 	const struct cow_header *h = s->h;
-	uint64_t cluster = s->table_off >> h->cluster_bits, end = (s->table_off + s->bytes - 1) >> h->cluster_bits, off;
+	uint64_t cluster = s->table_off >> h->cluster_bits,
+		 end = (s->table_off + s->bytes - 1) >> h->cluster_bits, off;
 	uint64_t per_block = (uint64_t)cow_cluster_bytes(h) * 8 >> h->refcount_order;
 	uint8_t *block = cow_buf_alloc(cow_cluster_bytes(h));
 	int ret = block ? 0 : -ENOMEM;
@@ -275,15 +293,18 @@ static int count_table(struct cow_loop *loop, struct cow_file *file, const struc
 	return ret;
 }
 
-static int write_table(struct cow_loop *loop, struct cow_file *file, struct salvage *s, struct cow_error *err)
+static int write_table(struct cow_loop *loop, struct cow_file *file, struct salvage *s,
+		       struct cow_error *err)
 {
 	uint32_t cluster_bytes = cow_cluster_bytes(s->h);
 	s->table_off = (file->size_bytes + cluster_bytes - 1) & ~(uint64_t)(cluster_bytes - 1);
 	if (s->nr && file->block_device)
-		return cow_error_set(err, -ENOTSUP, "repair: a snapshot table cannot be moved on a block device");
+		return cow_error_set(err, -ENOTSUP,
+				     "repair: a snapshot table cannot be moved on a block device");
 	int ret = cow_repair_update_header(loop, file, mark_corrupt, s);
 	if (!ret && s->nr)
-		ret = cow_loop_write(loop, file, s->table_off, s->table, (s->bytes + 511) & ~511ull);
+		ret = cow_loop_write(loop, file, s->table_off, s->table,
+				     (s->bytes + 511) & ~511ull);
 	if (!ret && s->nr && s->h->version < 3)
 		ret = count_table(loop, file, s);
 	if (!ret)
@@ -293,12 +314,16 @@ static int write_table(struct cow_loop *loop, struct cow_file *file, struct salv
 
 /* ---- all of it ---- */
 
-/* The table lies on a cluster's boundary, where an offset that does not is looked at, and over no other table. */
+/*
+ * The table lies on a cluster's boundary, where an offset that does not is looked at, and over no
+ * other table.
+ */
 static void find_table(struct salvage *s)
 {
 	const struct cow_header *h = s->h;
 	uint64_t l1_end = h->l1_off + (uint64_t)h->l1_entries * 8;
-	uint64_t reftable_end = h->reftable_off + ((uint64_t)h->reftable_clusters << h->cluster_bits);
+	uint64_t reftable_end =
+		h->reftable_off + ((uint64_t)h->reftable_clusters << h->cluster_bits);
 	s->old_off = h->snapshots_off & ~(uint64_t)(cow_cluster_bytes(h) - 1);
 	bool other = (s->old_off >= h->l1_off && s->old_off < l1_end) ||
 		     (s->old_off >= h->reftable_off && s->old_off < reftable_end);
@@ -321,7 +346,7 @@ static bool may_save(struct salvage *s)
 static int salvage_table(struct cow_loop *loop, struct cow_file *file, const struct cow_header *h,
 			 const struct cow_check_options *options, struct cow_error *err)
 {
-	struct salvage s = {.h = h, .options = options, .file_bytes = file->size_bytes};
+	struct salvage s = { .h = h, .options = options, .file_bytes = file->size_bytes };
 	find_table(&s);
 	uint8_t *old = cow_buf_alloc(s.old_bytes);
 	s.table = cow_buf_alloc(s.max_bytes);
@@ -338,18 +363,19 @@ static int salvage_table(struct cow_loop *loop, struct cow_file *file, const str
 	return ret;
 }
 
-static bool all_good(const struct cow_header *h, const struct cow_snapshot *list, uint64_t file_bytes)
+static bool all_good(const struct cow_header *h, const struct cow_snapshot *list,
+		     uint64_t file_bytes)
 {
-	const struct salvage s = {.h = h, .file_bytes = file_bytes, .old_off = h->snapshots_off};
-	struct cow_error err = {0};
+	const struct salvage s = { .h = h, .file_bytes = file_bytes, .old_off = h->snapshots_off };
+	struct cow_error err = { 0 };
 	for (uint32_t i = 0; i < h->nr_snapshots; i++)
 		if (why_not(&s, &list[i], &err))
 			return false;
 	return true;
 }
 
-int cow_repair_snapshots(struct cow_loop *loop, struct cow_file *file, const struct cow_check_options *options,
-			 struct cow_error *err)
+int cow_repair_snapshots(struct cow_loop *loop, struct cow_file *file,
+			 const struct cow_check_options *options, struct cow_error *err)
 {
 	struct cow_header h;
 	struct cow_snapshot *list = NULL;
@@ -366,7 +392,8 @@ int cow_repair_snapshots(struct cow_loop *loop, struct cow_file *file, const str
 		if (good)
 			return 0;
 		if (ret && ret != -EINVAL)
-			return cow_error_set(err, ret, "repair: snapshot table: %s", strerror(-ret));
+			return cow_error_set(err, ret, "repair: snapshot table: %s",
+					     strerror(-ret));
 	}
 	return salvage_table(loop, file, &h, options, err);
 }

@@ -39,7 +39,8 @@ void cow_inflate_free(struct cow_inflate *inflate)
 	free(inflate);
 }
 
-static int inflate_zlib(z_stream *z, const uint8_t *in, size_t in_bytes, uint8_t *out, size_t out_bytes)
+static int inflate_zlib(z_stream *z, const uint8_t *in, size_t in_bytes, uint8_t *out,
+			size_t out_bytes)
 {
 	if (inflateReset2(z, DEFLATE_WINDOW_BITS) != Z_OK)
 		return -EIO;
@@ -52,7 +53,8 @@ static int inflate_zlib(z_stream *z, const uint8_t *in, size_t in_bytes, uint8_t
 	return (ret == Z_STREAM_END || ret == Z_BUF_ERROR) && z->avail_out == 0 ? 0 : -EIO;
 }
 
-static int inflate_zstd(ZSTD_DCtx *zstd, const uint8_t *in, size_t in_bytes, uint8_t *out, size_t out_bytes)
+static int inflate_zstd(ZSTD_DCtx *zstd, const uint8_t *in, size_t in_bytes, uint8_t *out,
+			size_t out_bytes)
 {
 	ZSTD_inBuffer src = { .src = in, .size = in_bytes };
 	ZSTD_outBuffer dst = { .dst = out, .size = out_bytes };
@@ -66,8 +68,8 @@ static int inflate_zstd(ZSTD_DCtx *zstd, const uint8_t *in, size_t in_bytes, uin
 	return 0;
 }
 
-int cow_inflate_cluster(struct cow_inflate *inflate, uint8_t type, const uint8_t *in, size_t in_bytes,
-			uint8_t *out, size_t out_bytes)
+int cow_inflate_cluster(struct cow_inflate *inflate, uint8_t type, const uint8_t *in,
+			size_t in_bytes, uint8_t *out, size_t out_bytes)
 {
 	if (type == QCOW2_COMPRESSION_ZSTD)
 		return inflate_zstd(inflate->zstd, in, in_bytes, out, out_bytes);
@@ -92,8 +94,8 @@ struct cow_deflate *cow_deflate_new(uint8_t type)
 	if (type == QCOW2_COMPRESSION_ZSTD)
 		ok = (deflate->zstd = ZSTD_createCCtx()) != NULL;
 	else
-		ok = deflateInit2(&deflate->zlib, Z_DEFAULT_COMPRESSION, Z_DEFLATED, DEFLATE_WINDOW_BITS, 9,
-				  Z_DEFAULT_STRATEGY) == Z_OK;
+		ok = deflateInit2(&deflate->zlib, Z_DEFAULT_COMPRESSION, Z_DEFLATED,
+				  DEFLATE_WINDOW_BITS, 9, Z_DEFAULT_STRATEGY) == Z_OK;
 	if (ok)
 		return deflate;
 	free(deflate);
@@ -111,8 +113,8 @@ void cow_deflate_free(struct cow_deflate *deflate)
 	free(deflate);
 }
 
-uint32_t cow_deflate_cluster(struct cow_deflate *d, const uint8_t *in, uint32_t in_bytes, uint8_t *out,
-			     uint32_t out_bytes)
+uint32_t cow_deflate_cluster(struct cow_deflate *d, const uint8_t *in, uint32_t in_bytes,
+			     uint8_t *out, uint32_t out_bytes)
 {
 	if (d->type == QCOW2_COMPRESSION_ZSTD) {
 		size_t n = ZSTD_compressCCtx(d->zstd, out, out_bytes, in, in_bytes, 0);

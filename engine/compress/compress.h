@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* Compression and decompression of one cluster: raw deflate (zlib) or zstd. Specification: "Cluster mapping", compressed clusters. */
+/*
+ * Compression and decompression of one cluster: raw deflate (zlib) or zstd. Specification: "Cluster
+ * mapping", compressed clusters.
+ */
 #ifndef COW_COMPRESS_H
 #define COW_COMPRESS_H
 
@@ -13,11 +16,12 @@ struct cow_inflate *cow_inflate_new(void);
 void cow_inflate_free(struct cow_inflate *inflate);
 
 /*
- * in[in_bytes] is an upper bound of the compressed data; exactly out_bytes must come out of it. type: QCOW2_COMPRESSION_*.
+ * in[in_bytes] is an upper bound of the compressed data; exactly out_bytes must come out of it.
+ * type: QCOW2_COMPRESSION_*.
  * 0 or -EIO (broken data).
  */
-int cow_inflate_cluster(struct cow_inflate *inflate, uint8_t type, const uint8_t *in, size_t in_bytes,
-			uint8_t *out, size_t out_bytes);
+int cow_inflate_cluster(struct cow_inflate *inflate, uint8_t type, const uint8_t *in,
+			size_t in_bytes, uint8_t *out, size_t out_bytes);
 
 /* The other direction. */
 struct cow_deflate;
@@ -25,8 +29,11 @@ struct cow_deflate;
 struct cow_deflate *cow_deflate_new(uint8_t type);
 void cow_deflate_free(struct cow_deflate *deflate);
 
-/* Bytes of the compressed form in out, or 0 when they do not fit into out_bytes (or the library failed). */
-uint32_t cow_deflate_cluster(struct cow_deflate *deflate, const uint8_t *in, uint32_t in_bytes, uint8_t *out,
-			     uint32_t out_bytes);
+/*
+ * Bytes of the compressed form in out, or 0 when they do not fit into out_bytes (or the library
+ * failed).
+ */
+uint32_t cow_deflate_cluster(struct cow_deflate *deflate, const uint8_t *in, uint32_t in_bytes,
+			     uint8_t *out, uint32_t out_bytes);
 
 #endif

@@ -8,7 +8,9 @@
 static unsigned slots_for(uint32_t cluster_bytes)
 {
 	unsigned nr = COW_INFLATED_BYTES / cluster_bytes;
-	return nr < COW_INFLATED_MIN_SLOTS ? COW_INFLATED_MIN_SLOTS : nr > COW_INFLATED_MAX_SLOTS ? COW_INFLATED_MAX_SLOTS : nr;
+	return nr < COW_INFLATED_MIN_SLOTS   ? COW_INFLATED_MIN_SLOTS
+	       : nr > COW_INFLATED_MAX_SLOTS ? COW_INFLATED_MAX_SLOTS
+					     : nr;
 }
 
 struct cow_inflated *cow_inflated_new(uint32_t cluster_bytes)
@@ -40,7 +42,8 @@ void cow_inflated_free(struct cow_inflated *cache)
 
 /* ---- under the lock ---- */
 
-static struct cow_inflated_slot *find_locked(struct cow_inflated *cache, const struct cow_image *image, uint64_t entry)
+static struct cow_inflated_slot *find_locked(struct cow_inflated *cache,
+					     const struct cow_image *image, uint64_t entry)
 {
 	for (unsigned i = 0; i < cache->nr_slots; i++)
 		if (cache->slots[i].entry == entry && cache->slots[i].image == image)
@@ -48,8 +51,8 @@ static struct cow_inflated_slot *find_locked(struct cow_inflated *cache, const s
 	return NULL;
 }
 
-static struct cow_inflating *find_running_locked(struct cow_inflated *cache, const struct cow_image *image,
-						 uint64_t entry)
+static struct cow_inflating *find_running_locked(struct cow_inflated *cache,
+						 const struct cow_image *image, uint64_t entry)
 {
 	struct cow_inflating *i = cache->running;
 	while (i && (i->entry != entry || i->image != image || i->stale))
@@ -57,8 +60,8 @@ static struct cow_inflating *find_running_locked(struct cow_inflated *cache, con
 	return i;
 }
 
-static void start_locked(struct cow_inflated *cache, struct cow_inflating *mine, const struct cow_image *image,
-			 uint64_t entry)
+static void start_locked(struct cow_inflated *cache, struct cow_inflating *mine,
+			 const struct cow_image *image, uint64_t entry)
 {
 	*mine = (struct cow_inflating){ .image = image, .entry = entry, .next = cache->running };
 	cow_waitlist_init(&mine->waiters);
@@ -91,13 +94,16 @@ static void keep_locked(struct cow_inflated *cache, const struct cow_inflating *
 	if (!s)
 		return;
 	uint8_t *old = s->data;
-	*s = (struct cow_inflated_slot){ .image = mine->image, .entry = mine->entry, .used = ++cache->clock, .data = *buf };
+	*s = (struct cow_inflated_slot){
+		.image = mine->image, .entry = mine->entry, .used = ++cache->clock, .data = *buf
+	};
 	*buf = old;
 }
 
 /* ---- requests ---- */
 
-static enum cow_inflated_answer ask_locked(struct cow_inflated *cache, const struct cow_image *image, uint64_t entry,
+static enum cow_inflated_answer ask_locked(struct cow_inflated *cache,
+					   const struct cow_image *image, uint64_t entry,
 					   struct cow_inflating *mine, struct cow_task *task,
 					   struct cow_inflated_slot **slot)
 {
@@ -118,9 +124,9 @@ static enum cow_inflated_answer ask_locked(struct cow_inflated *cache, const str
 	return COW_INFLATED_MINE;
 }
 
-enum cow_inflated_answer cow_inflated_ask(struct cow_inflated *cache, const struct cow_image *image, uint64_t entry,
-					  struct cow_inflating *mine, struct cow_task *task,
-					  struct cow_inflated_slot **slot)
+enum cow_inflated_answer cow_inflated_ask(struct cow_inflated *cache, const struct cow_image *image,
+					  uint64_t entry, struct cow_inflating *mine,
+					  struct cow_task *task, struct cow_inflated_slot **slot)
 {
 	cow_mutex_lock(&cache->lock);
 	enum cow_inflated_answer answer = ask_locked(cache, image, entry, mine, task, slot);

@@ -1,13 +1,16 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Inflated clusters: the few that were read last, shared by all queues of a chain, and who is inflating what just now, so that requests
- * that meet at a cluster inflate it once.
+ * Inflated clusters: the few that were read last, shared by all queues of a chain, and who is
+ * inflating what just now, so that requests that meet at a cluster inflate it once.
  *
- * A cluster is named by its image and its L2 entry. What an entry stands for stays the same while a request that has read it runs. Space
- * that was freed can be used again for an equal entry, by who writes compressed clusters: he drops the name before he publishes the
- * entry. Nobody can put the old content back after that: whoever knew the old entry had ended before its space was given out again.
+ * A cluster is named by its image and its L2 entry. What an entry stands for stays the same while a
+ * request that has read it runs. Space that was freed can be used again for an equal entry, by who
+ * writes compressed clusters: he drops the name before he publishes the entry. Nobody can put the
+ * old content back after that: whoever knew the old entry had ended before its space was given out
+ * again.
  *
- * All memory is there from the start. A request inflates into a buffer of its queue's, which then changes places with the slot's.
+ * All memory is there from the start. A request inflates into a buffer of its queue's, which then
+ * changes places with the slot's.
  */
 #ifndef COW_INFLATED_H
 #define COW_INFLATED_H
@@ -27,7 +30,7 @@ struct cow_image;
 struct cow_inflated_slot {
 	const struct cow_image *image; /* NULL: empty */
 	uint64_t entry;
-	uint64_t used;                 /* clock at the last use */
+	uint64_t used; /* clock at the last use */
 	unsigned pins;
 	uint8_t *data;
 };
@@ -36,7 +39,7 @@ struct cow_inflated_slot {
 struct cow_inflating {
 	const struct cow_image *image;
 	uint64_t entry;
-	bool stale;                    /* dropped meanwhile */
+	bool stale; /* dropped meanwhile */
 	struct cow_waitlist waiters;
 	struct cow_inflating *next;
 };
@@ -45,7 +48,7 @@ struct cow_inflated {
 	struct cow_mutex lock;
 	unsigned nr_slots;
 	uint64_t clock;
-	uint64_t nr_inflated;          /* clusters, since the start */
+	uint64_t nr_inflated; /* clusters, since the start */
 	struct cow_inflating *running;
 	struct cow_inflated_slot slots[COW_INFLATED_MAX_SLOTS];
 };
@@ -61,12 +64,15 @@ enum cow_inflated_answer {
 struct cow_inflated *cow_inflated_new(uint32_t cluster_bytes);
 void cow_inflated_free(struct cow_inflated *cache);
 
-enum cow_inflated_answer cow_inflated_ask(struct cow_inflated *cache, const struct cow_image *image, uint64_t entry,
-					  struct cow_inflating *mine, struct cow_task *task,
-					  struct cow_inflated_slot **slot);
+enum cow_inflated_answer cow_inflated_ask(struct cow_inflated *cache, const struct cow_image *image,
+					  uint64_t entry, struct cow_inflating *mine,
+					  struct cow_task *task, struct cow_inflated_slot **slot);
 void cow_inflated_put(struct cow_inflated *cache, struct cow_inflated_slot *slot);
 
-/* The cluster is in *buf, which becomes another buffer of the same size. buf NULL: it could not be inflated; who waits tries himself. */
+/*
+ * The cluster is in *buf, which becomes another buffer of the same size. buf NULL: it could not be
+ * inflated; who waits tries himself.
+ */
 void cow_inflated_done(struct cow_inflated *cache, struct cow_inflating *mine, uint8_t **buf);
 
 /* An equal entry is about to be published that stands for something else. */

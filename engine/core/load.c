@@ -15,8 +15,8 @@ static int cannot_read(struct cow_error *err, const char *what, int ret)
 }
 
 /* *out: length bytes at offset, beyond the end of the file zeros. */
-static int load_bytes(struct cow_loop *loop, struct cow_file *file, uint64_t offset, uint64_t length,
-		      const char *what, uint8_t **out, struct cow_error *err)
+static int load_bytes(struct cow_loop *loop, struct cow_file *file, uint64_t offset,
+		      uint64_t length, const char *what, uint8_t **out, struct cow_error *err)
 {
 	*out = cow_buf_alloc(length);
 	if (!*out)
@@ -30,8 +30,8 @@ static int load_bytes(struct cow_loop *loop, struct cow_file *file, uint64_t off
 	return 0;
 }
 
-int cow_load_header(struct cow_loop *loop, struct cow_file *file, bool lenient, struct cow_header *h,
-		    uint8_t **cluster, struct cow_error *err)
+int cow_load_header(struct cow_loop *loop, struct cow_file *file, bool lenient,
+		    struct cow_header *h, uint8_t **cluster, struct cow_error *err)
 {
 	uint8_t *probe;
 	*cluster = NULL;
@@ -52,7 +52,8 @@ int cow_load_header(struct cow_loop *loop, struct cow_file *file, bool lenient, 
 int cow_load_snapshots(struct cow_loop *loop, struct cow_file *file, const struct cow_header *h,
 		       struct cow_snapshot **out, uint64_t *used_bytes, struct cow_error *err)
 {
-	uint64_t most = file->size_bytes > h->snapshots_off ? file->size_bytes - h->snapshots_off : 0;
+	uint64_t most =
+		file->size_bytes > h->snapshots_off ? file->size_bytes - h->snapshots_off : 0;
 	most = most < QCOW2_MAX_SNAPSHOT_TABLE_BYTES ? most : QCOW2_MAX_SNAPSHOT_TABLE_BYTES;
 	*out = NULL;
 	*used_bytes = 0;
@@ -61,7 +62,8 @@ int cow_load_snapshots(struct cow_loop *loop, struct cow_file *file, const struc
 	for (uint64_t len = SNAPSHOTS_FIRST_BYTES;; len *= 4) {
 		uint8_t *table;
 		len = len < most ? len : most;
-		int ret = load_bytes(loop, file, h->snapshots_off, len, "snapshot table", &table, err);
+		int ret = load_bytes(loop, file, h->snapshots_off, len, "snapshot table", &table,
+				     err);
 		if (ret)
 			return ret;
 		ret = cow_snapshots_decode(table, len, h->snapshots_off, h, out, used_bytes,
@@ -73,7 +75,8 @@ int cow_load_snapshots(struct cow_loop *loop, struct cow_file *file, const struc
 }
 
 int cow_load_bitmaps(struct cow_loop *loop, struct cow_file *file, const struct cow_header *h,
-		     const struct cow_extensions *ext, struct cow_bitmap **out, struct cow_error *err)
+		     const struct cow_extensions *ext, struct cow_bitmap **out,
+		     struct cow_error *err)
 {
 	uint8_t *dir;
 	*out = NULL;
@@ -81,10 +84,12 @@ int cow_load_bitmaps(struct cow_loop *loop, struct cow_file *file, const struct 
 		return 0;
 	if (ext->bitmap_directory_off > file->size_bytes ||
 	    ext->bitmap_directory_bytes > file->size_bytes - ext->bitmap_directory_off)
-		return cow_error_set(err, -EINVAL, "bitmap directory at offset %" PRIu64 ": lies past the end of the file",
+		return cow_error_set(err, -EINVAL,
+				     "bitmap directory at offset %" PRIu64
+				     ": lies past the end of the file",
 				     ext->bitmap_directory_off);
-	int ret = load_bytes(loop, file, ext->bitmap_directory_off, ext->bitmap_directory_bytes, "bitmap directory",
-			     &dir, err);
+	int ret = load_bytes(loop, file, ext->bitmap_directory_off, ext->bitmap_directory_bytes,
+			     "bitmap directory", &dir, err);
 	if (ret)
 		return ret;
 	ret = cow_bitmaps_decode(dir, h, ext, out, err);

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* Reads the parts of an image whose length is known only while they are decoded. Blocking; for the control plane. */
+/*
+ * Reads the parts of an image whose length is known only while they are decoded. Blocking; for the
+ * control plane.
+ */
 #ifndef COW_LOAD_H
 #define COW_LOAD_H
 
@@ -8,18 +11,22 @@
 #include "engine/loop/loop.h"
 
 /*
- * The header, verified against the file's length too unless lenient (see format.h), and the first cluster, zero-padded where the
- * file is shorter; *cluster is free()d by the caller.
+ * The header, verified against the file's length too unless lenient (see format.h), and the first
+ * cluster, zero-padded where the file is shorter; *cluster is free()d by the caller.
  */
-int cow_load_header(struct cow_loop *loop, struct cow_file *file, bool lenient, struct cow_header *h,
-		    uint8_t **cluster, struct cow_error *err);
+int cow_load_header(struct cow_loop *loop, struct cow_file *file, bool lenient,
+		    struct cow_header *h, uint8_t **cluster, struct cow_error *err);
 
-/* The snapshot table: *out has h->nr_snapshots entries (cow_snapshots_free), *used_bytes is the table's length. */
+/*
+ * The snapshot table: *out has h->nr_snapshots entries (cow_snapshots_free), *used_bytes is the
+ * table's length.
+ */
 int cow_load_snapshots(struct cow_loop *loop, struct cow_file *file, const struct cow_header *h,
 		       struct cow_snapshot **out, uint64_t *used_bytes, struct cow_error *err);
 
 /* The bitmap directory: *out has ext->nr_bitmaps entries (free), NULL if the image has none. */
 int cow_load_bitmaps(struct cow_loop *loop, struct cow_file *file, const struct cow_header *h,
-		     const struct cow_extensions *ext, struct cow_bitmap **out, struct cow_error *err);
+		     const struct cow_extensions *ext, struct cow_bitmap **out,
+		     struct cow_error *err);
 
 #endif

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Writes a new image: tables first, then a barrier, then the header. Until the header is durable the file is no qcow2 image,
- * so a crash in between leaves nothing that could be mistaken for one.
+ * Writes a new image: tables first, then a barrier, then the header. Until the header is durable
+ * the file is no qcow2 image, so a crash in between leaves nothing that could be mistaken for one.
  */
 #include "engine/create/create.h"
 
@@ -46,14 +46,17 @@ static void close_new(struct creation *c, struct new_file *f, bool failed)
 /* What is there stays until all that can be refused is known: see set_length(). */
 static int open_new(struct creation *c, struct new_file *f, struct cow_error *err)
 {
-	struct cow_error first = {0};
-	int ret = c->host->ops->open(c->host, f->path, COW_OPEN_CREATE | COW_OPEN_BUFFERED, &f->file, &first);
+	struct cow_error first = { 0 };
+	int ret = c->host->ops->open(c->host, f->path, COW_OPEN_CREATE | COW_OPEN_BUFFERED,
+				     &f->file, &first);
 	if (ret == -EEXIST && !c->options->overwrite)
-		return cow_error_set(err, ret, "%s: exists already: use --force to overwrite it", f->path);
+		return cow_error_set(err, ret, "%s: exists already: use --force to overwrite it",
+				     f->path);
 	if (ret == -EEXIST) {
 		f->existed = true;
-		first = (struct cow_error){0};
-		ret = c->host->ops->open(c->host, f->path, COW_OPEN_WRITE | COW_OPEN_BUFFERED, &f->file, &first);
+		first = (struct cow_error){ 0 };
+		ret = c->host->ops->open(c->host, f->path, COW_OPEN_WRITE | COW_OPEN_BUFFERED,
+					 &f->file, &first);
 	}
 	if (ret && first.code)
 		return cow_error_set(err, ret, "%s", first.text);
@@ -68,13 +71,18 @@ static int set_length(struct creation *c, struct new_file *f, uint64_t bytes, st
 		int ret = f->existed ? cow_loop_resize(c->loop, f->file, 0) : 0;
 		if (!ret)
 			ret = cow_loop_resize(c->loop, f->file, bytes);
-		return ret ? cow_error_set(err, ret, "%s: cannot write: %s", f->path, strerror(-ret)) : 0;
+		return ret ? cow_error_set(err, ret, "%s: cannot write: %s", f->path,
+					   strerror(-ret))
+			   : 0;
 	}
 	if (preallocation != COW_PREALLOC_OFF && preallocation != COW_PREALLOC_FULL)
-		return cow_error_set(err, -EINVAL, "%s: preallocation: old data of a block device would show: use off%s full",
-				     f->path, c->options->data_file_raw ? " without data_file_raw, or" : " or");
+		return cow_error_set(
+			err, -EINVAL,
+			"%s: preallocation: old data of a block device would show: use off%s full",
+			f->path, c->options->data_file_raw ? " without data_file_raw, or" : " or");
 	if (bytes > f->file->size_bytes)
-		return cow_error_set(err, -ENOSPC, "%s: block device of %" PRIu64 " bytes: too small", f->path,
+		return cow_error_set(err, -ENOSPC,
+				     "%s: block device of %" PRIu64 " bytes: too small", f->path,
 				     f->file->size_bytes);
 	return 0;
 }
@@ -137,11 +145,15 @@ static int check_apart(struct creation *c, struct cow_error *err)
 	if (o->backing_file && !backing)
 		ret = cow_error_set(err, -ENOMEM, "out of memory");
 	else if (backing && same_file(c, backing, c->image.path))
-		ret = cow_error_set(err, -EINVAL, "%s: would be its own backing file", c->image.path);
-	else if (c->data.path && (!strcmp(c->data.path, c->image.path) || same_file(c, c->data.path, c->image.path)))
+		ret = cow_error_set(err, -EINVAL, "%s: would be its own backing file",
+				    c->image.path);
+	else if (c->data.path && (!strcmp(c->data.path, c->image.path) ||
+				  same_file(c, c->data.path, c->image.path)))
 		ret = cow_error_set(err, -EINVAL, "%s: would be its own data file", c->image.path);
 	else if (c->data.path && backing && same_file(c, c->data.path, backing))
-		ret = cow_error_set(err, -EINVAL, "%s: cannot be the data file and the backing file", c->data.path);
+		ret = cow_error_set(err, -EINVAL,
+				    "%s: cannot be the data file and the backing file",
+				    c->data.path);
 	free(backing);
 	return ret;
 }
@@ -153,8 +165,10 @@ static int find_data_file(struct creation *c, char **path, struct cow_error *err
 	if (!name)
 		return 0;
 	if (cow_create_looks_like_protocol(name))
-		return cow_error_set(err, -EINVAL, "data file %s: looks like a protocol's name: write ./%s for a file", name,
-				     name);
+		return cow_error_set(
+			err, -EINVAL,
+			"data file %s: looks like a protocol's name: write ./%s for a file", name,
+			name);
 	*path = cow_create_resolve(c->image.path, name);
 	c->data.path = *path;
 	return *path ? 0 : cow_error_set(err, -ENOMEM, "out of memory");
@@ -163,7 +177,8 @@ static int find_data_file(struct creation *c, char **path, struct cow_error *err
 static int plan(struct creation *c, struct cow_error *err)
 {
 	uint64_t size_bytes = 0;
-	int ret = cow_create_find_size(c->host, c->loop, c->image.path, c->options, &size_bytes, err);
+	int ret =
+		cow_create_find_size(c->host, c->loop, c->image.path, c->options, &size_bytes, err);
 	if (!ret)
 		ret = cow_create_layout_init(&c->layout, c->options, size_bytes, err);
 	if (ret)
@@ -177,7 +192,7 @@ static int plan(struct creation *c, struct cow_error *err)
 int cow_create(struct cow_host *host, struct cow_loop *loop, const char *path,
 	       const struct cow_create_options *options, struct cow_error *err)
 {
-	struct creation c = {.host = host, .loop = loop, .options = options, .image.path = path};
+	struct creation c = { .host = host, .loop = loop, .options = options, .image.path = path };
 	char *data_path = NULL;
 	int ret = plan(&c, err);
 	if (!ret)

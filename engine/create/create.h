@@ -10,31 +10,37 @@
 #include "engine/loop/loop.h"
 #include "engine/crypt/luks.h"
 
-enum cow_preallocation { COW_PREALLOC_OFF, COW_PREALLOC_METADATA, COW_PREALLOC_FALLOC, COW_PREALLOC_FULL };
+enum cow_preallocation {
+	COW_PREALLOC_OFF,
+	COW_PREALLOC_METADATA,
+	COW_PREALLOC_FALLOC,
+	COW_PREALLOC_FULL
+};
 
 struct cow_create_options {
-	uint64_t size_bytes;          /* 0 with has_size false: the backing file's */
+	uint64_t size_bytes; /* 0 with has_size false: the backing file's */
 	bool has_size;
-	uint32_t cluster_bytes;       /* 0: 65536 */
-	uint32_t refcount_bits;       /* 0: 16 */
-	uint32_t version;             /* 0: 3; 2 for compat=0.10 */
+	uint32_t cluster_bytes; /* 0: 65536 */
+	uint32_t refcount_bits; /* 0: 16 */
+	uint32_t version;	/* 0: 3; 2 for compat=0.10 */
 	bool lazy_refcounts;
-	bool extended_l2;             /* 32 subclusters in a cluster */
-	uint8_t compression_type;     /* QCOW2_COMPRESSION_*: of what is stored compressed later */
+	bool extended_l2;	  /* 32 subclusters in a cluster */
+	uint8_t compression_type; /* QCOW2_COMPRESSION_*: of what is stored compressed later */
 	enum cow_preallocation preallocation;
-	const char *data_file;        /* as it shall stand in the header; is made, NULL: guest data goes into the image */
-	bool data_file_raw;           /* the data file is a raw image at any time; preallocates metadata */
-	const char *backing_file;     /* as it shall stand in the header; NULL: none */
-	const char *backing_format;   /* "qcow2" or "raw"; needed with backing_file */
-	bool unsafe;                  /* do not look at the backing file (size must be given) */
-	bool overwrite;               /* take an existing file, and clear it; the data file's too */
+	/* as it shall stand in the header; is made, NULL: guest data goes into the image */
+	const char *data_file;
+	bool data_file_raw; /* the data file is a raw image at any time; preallocates metadata */
+	const char *backing_file;   /* as it shall stand in the header; NULL: none */
+	const char *backing_format; /* "qcow2" or "raw"; needed with backing_file */
+	bool unsafe;		    /* do not look at the backing file (size must be given) */
+	bool overwrite;		    /* take an existing file, and clear it; the data file's too */
 	const struct cow_luks_format *encrypt; /* NULL: not encrypted */
 	const struct cow_secret *secret;       /* with encrypt */
 };
 
 /*
- * Names of the backing file and the data file are relative to the new image's directory. Nothing is left behind on failure (unless it
- * was there before).
+ * Names of the backing file and the data file are relative to the new image's directory. Nothing is
+ * left behind on failure (unless it was there before).
  */
 int cow_create(struct cow_host *host, struct cow_loop *loop, const char *path,
 	       const struct cow_create_options *options, struct cow_error *err);

@@ -12,14 +12,14 @@ static const struct {
 	uint8_t type, bit;
 	const char *name;
 } feature_names[] = {
-	{0, 0, "dirty bit"},
-	{0, 1, "corrupt bit"},
-	{0, 2, "external data file"},
-	{0, 3, "compression type"},
-	{0, 4, "extended L2 entries"},
-	{1, 0, "lazy refcounts"},
-	{2, 0, "bitmaps"},
-	{2, 1, "raw external data"},
+	{ 0, 0, "dirty bit" },
+	{ 0, 1, "corrupt bit" },
+	{ 0, 2, "external data file" },
+	{ 0, 3, "compression type" },
+	{ 0, 4, "extended L2 entries" },
+	{ 1, 0, "lazy refcounts" },
+	{ 2, 0, "bitmaps" },
+	{ 2, 1, "raw external data" },
 };
 
 #define NR_FEATURES (sizeof(feature_names) / sizeof(feature_names[0]))
@@ -27,7 +27,8 @@ static const struct {
 _Static_assert(COW_FEATURE_NAMES_BYTES == 8 + NR_FEATURES * FEATURE_BYTES, "feature name table");
 
 /* Returns the offset behind the extension. */
-static size_t put_extension(uint8_t *cluster, size_t off, uint32_t type, const void *data, size_t bytes)
+static size_t put_extension(uint8_t *cluster, size_t off, uint32_t type, const void *data,
+			    size_t bytes)
 {
 	cow_store32_be(cluster + off, type);
 	cow_store32_be(cluster + off + 4, (uint32_t)bytes);
@@ -43,11 +44,12 @@ static size_t string_bytes(const char *text)
 
 size_t cow_put_feature_names(uint8_t *cluster, size_t off)
 {
-	uint8_t table[NR_FEATURES * FEATURE_BYTES] = {0};
+	uint8_t table[NR_FEATURES * FEATURE_BYTES] = { 0 };
 	for (size_t i = 0; i < NR_FEATURES; i++) {
 		table[i * FEATURE_BYTES] = feature_names[i].type;
 		table[i * FEATURE_BYTES + 1] = feature_names[i].bit;
-		memcpy(table + i * FEATURE_BYTES + 2, feature_names[i].name, strlen(feature_names[i].name));
+		memcpy(table + i * FEATURE_BYTES + 2, feature_names[i].name,
+		       strlen(feature_names[i].name));
 	}
 	return put_extension(cluster, off, QCOW2_EXT_FEATURE_NAMES, table, sizeof(table));
 }
@@ -62,15 +64,20 @@ static size_t put_crypto(const struct cow_create_layout *l, uint8_t *cluster, si
 	return put_extension(cluster, off, QCOW2_EXT_CRYPTO, place, sizeof(place));
 }
 
-/* All of them but END, in QEMU's order. Feature names are a courtesy: left out where there is no room for them. */
-static size_t put_extensions(const struct cow_create_layout *l, const struct cow_create_options *o, uint8_t *cluster,
-			     bool feature_names_fit)
+/*
+ * All of them but END, in QEMU's order. Feature names are a courtesy: left out where there is no
+ * room for them.
+ */
+static size_t put_extensions(const struct cow_create_layout *l, const struct cow_create_options *o,
+			     uint8_t *cluster, bool feature_names_fit)
 {
 	size_t off = l->header.header_bytes;
 	if (o->backing_file)
-		off = put_extension(cluster, off, QCOW2_EXT_BACKING_FORMAT, o->backing_format, strlen(o->backing_format));
+		off = put_extension(cluster, off, QCOW2_EXT_BACKING_FORMAT, o->backing_format,
+				    strlen(o->backing_format));
 	if (o->data_file)
-		off = put_extension(cluster, off, QCOW2_EXT_DATA_FILE, o->data_file, strlen(o->data_file));
+		off = put_extension(cluster, off, QCOW2_EXT_DATA_FILE, o->data_file,
+				    strlen(o->data_file));
 	if (l->crypto_bytes)
 		off = put_crypto(l, cluster, off);
 	if (l->header.version >= 3 && feature_names_fit)
@@ -78,19 +85,22 @@ static size_t put_extensions(const struct cow_create_layout *l, const struct cow
 	return off;
 }
 
-int cow_create_first_cluster(struct cow_create_layout *l, const struct cow_create_options *o, uint8_t *cluster,
-			     struct cow_error *err)
+int cow_create_first_cluster(struct cow_create_layout *l, const struct cow_create_options *o,
+			     uint8_t *cluster, struct cow_error *err)
 {
 	struct cow_header *h = &l->header;
 	size_t name_bytes = o->backing_file ? strlen(o->backing_file) : 0;
 	size_t need = h->header_bytes + string_bytes(o->backing_file ? o->backing_format : NULL) +
-		      string_bytes(o->data_file) + (l->crypto_bytes ? 8 + CRYPTO_BYTES : 0) + 8 + name_bytes;
+		      string_bytes(o->data_file) + (l->crypto_bytes ? 8 + CRYPTO_BYTES : 0) + 8 +
+		      name_bytes;
 	if (name_bytes > QCOW2_MAX_BACKING_NAME_BYTES || need > cow_cluster_bytes(h))
-		return cow_error_set(err, -ENAMETOOLONG, "%s file name: %zu bytes do not fit into the first cluster "
+		return cow_error_set(err, -ENAMETOOLONG,
+				     "%s file name: %zu bytes do not fit into the first cluster "
 				     "(1023 at most): use a shorter name or larger clusters",
 				     o->backing_file ? "backing" : "data",
 				     o->backing_file ? name_bytes : strlen(o->data_file));
-	size_t off = put_extensions(l, o, cluster, need + COW_FEATURE_NAMES_BYTES <= cow_cluster_bytes(h));
+	size_t off = put_extensions(l, o, cluster,
+				    need + COW_FEATURE_NAMES_BYTES <= cow_cluster_bytes(h));
 	off = put_extension(cluster, off, QCOW2_EXT_END, NULL, 0);
 	if (name_bytes) {
 		memcpy(cluster + off, o->backing_file, name_bytes);

@@ -29,7 +29,9 @@ static void size_refcounts(struct cow_create_layout *l, uint64_t others)
 	}
 	l->nr_refblocks = blocks;
 	l->nr_clusters = others + table + blocks;
-	/* A table over the limit is refused by the caller; here it must only not be cut to 32 bits. */
+	/*
+	 * A table over the limit is refused by the caller; here it must only not be cut to 32 bits.
+	 */
 	h->reftable_clusters = table > UINT32_MAX ? UINT32_MAX : (uint32_t)table;
 }
 
@@ -61,9 +63,12 @@ int cow_create_layout_init(struct cow_create_layout *l, const struct cow_create_
 	h->size_bytes = size_bytes;
 	uint64_t l1_entries = cow_l1_entries_for(h, size_bytes);
 	if (size_bytes > INT64_MAX || l1_entries > QCOW2_MAX_L1_BYTES / 8)
-		return cow_error_set(err, -EFBIG, "size %" PRIu64 ": clusters of %" PRIu32 " bytes reach %" PRIu64
-				     " bytes at most: use larger clusters", size_bytes, cow_cluster_bytes(h),
-				     (uint64_t)cow_cluster_bytes(h) * cow_l2_entries(h) * (QCOW2_MAX_L1_BYTES / 8));
+		return cow_error_set(err, -EFBIG,
+				     "size %" PRIu64 ": clusters of %" PRIu32
+				     " bytes reach %" PRIu64 " bytes at most: use larger clusters",
+				     size_bytes, cow_cluster_bytes(h),
+				     (uint64_t)cow_cluster_bytes(h) * cow_l2_entries(h) *
+					     (QCOW2_MAX_L1_BYTES / 8));
 	h->l1_entries = (uint32_t)l1_entries;
 	l->l1_bytes = l1_entries * 8;
 	l->external = options->data_file;
@@ -74,10 +79,13 @@ int cow_create_layout_init(struct cow_create_layout *l, const struct cow_create_
 	}
 	uint64_t l1_clusters = div_up(l->l1_bytes, cow_cluster_bytes(h));
 	l->crypto_bytes = options->encrypt ? cow_luks_format_bytes(options->encrypt) : 0;
-	size_refcounts(l, 1 + l1_clusters + l->nr_l2_tables + div_up(l->crypto_bytes, cow_cluster_bytes(h)) +
-			  (l->external ? 0 : l->nr_data_clusters));
+	size_refcounts(l, 1 + l1_clusters + l->nr_l2_tables +
+				  div_up(l->crypto_bytes, cow_cluster_bytes(h)) +
+				  (l->external ? 0 : l->nr_data_clusters));
 	if (h->reftable_clusters > QCOW2_MAX_REFTABLE_BYTES >> h->cluster_bits)
-		return cow_error_set(err, -EFBIG, "size %" PRIu64 ": too large to be preallocated: use larger clusters",
+		return cow_error_set(err, -EFBIG,
+				     "size %" PRIu64
+				     ": too large to be preallocated: use larger clusters",
 				     size_bytes);
 	place(l, l1_clusters);
 	return 0;

@@ -26,23 +26,35 @@ static const char *needs_version_3(const struct cow_header *h, const struct cow_
 		return "a compression type other than zlib";
 	if (o->data_file)
 		return "an external data file";
-	/* Preallocated clusters read as deciphered zeros, which is noise, unless their zero flag is set. */
-	return o->encrypt && o->preallocation != COW_PREALLOC_OFF ? "preallocation with encryption" : NULL;
+	/*
+	 * Preallocated clusters read as deciphered zeros, which is noise, unless their zero flag is
+	 * set.
+	 */
+	return o->encrypt && o->preallocation != COW_PREALLOC_OFF ? "preallocation with encryption"
+								  : NULL;
 }
 
-static int check_widths(const struct cow_header *h, const struct cow_create_options *o, struct cow_error *err)
+static int check_widths(const struct cow_header *h, const struct cow_create_options *o,
+			struct cow_error *err)
 {
 	if (h->version != 2 && h->version != 3)
-		return cow_error_set(err, -EINVAL, "version %" PRIu32 ": must be 2 (compat=0.10) or 3 (compat=1.1)",
+		return cow_error_set(err, -EINVAL,
+				     "version %" PRIu32
+				     ": must be 2 (compat=0.10) or 3 (compat=1.1)",
 				     h->version);
 	if (h->cluster_bits < QCOW2_MIN_CLUSTER_BITS || h->cluster_bits > QCOW2_MAX_CLUSTER_BITS)
-		return cow_error_set(err, -EINVAL, "cluster size %" PRIu32 ": must be a power of two from 512 to 2M",
+		return cow_error_set(err, -EINVAL,
+				     "cluster size %" PRIu32
+				     ": must be a power of two from 512 to 2M",
 				     o->cluster_bytes);
 	if (o->extended_l2 && h->cluster_bits < EXTENDED_L2_MIN_BITS)
-		return cow_error_set(err, -EINVAL, "cluster size %" PRIu32 ": extended L2 entries need 16K or more",
+		return cow_error_set(err, -EINVAL,
+				     "cluster size %" PRIu32
+				     ": extended L2 entries need 16K or more",
 				     o->cluster_bytes);
 	if (h->refcount_order > QCOW2_MAX_REFCOUNT_ORDER)
-		return cow_error_set(err, -EINVAL, "refcount bits %" PRIu32 ": must be a power of two up to 64",
+		return cow_error_set(err, -EINVAL,
+				     "refcount bits %" PRIu32 ": must be a power of two up to 64",
 				     o->refcount_bits);
 	return 0;
 }
@@ -50,29 +62,40 @@ static int check_widths(const struct cow_header *h, const struct cow_create_opti
 static int check_data_file(const struct cow_create_options *o, struct cow_error *err)
 {
 	if (o->data_file_raw && !o->data_file)
-		return cow_error_set(err, -EINVAL, "data_file_raw: needs a data file: name it with -o data_file=FILE");
+		return cow_error_set(
+			err, -EINVAL,
+			"data_file_raw: needs a data file: name it with -o data_file=FILE");
 	if (o->data_file_raw && o->backing_file)
-		return cow_error_set(err, -EINVAL, "data_file_raw: a raw image has no backing file: use one of the two");
+		return cow_error_set(
+			err, -EINVAL,
+			"data_file_raw: a raw image has no backing file: use one of the two");
 	if (o->data_file_raw && o->encrypt)
-		return cow_error_set(err, -EINVAL, "data_file_raw: what is encrypted is no raw image: use one of the two");
+		return cow_error_set(
+			err, -EINVAL,
+			"data_file_raw: what is encrypted is no raw image: use one of the two");
 	if (o->data_file && !o->data_file[0])
 		return cow_error_set(err, -EINVAL, "data file: the name is empty");
 	if (o->data_file && strlen(o->data_file) >= sizeof(((struct cow_extensions *)0)->data_file))
-		return cow_error_set(err, -ENAMETOOLONG, "data file: the name is longer than 1023 bytes");
+		return cow_error_set(err, -ENAMETOOLONG,
+				     "data file: the name is longer than 1023 bytes");
 	return 0;
 }
 
-static int check_together(const struct cow_header *h, const struct cow_create_options *o, struct cow_error *err)
+static int check_together(const struct cow_header *h, const struct cow_create_options *o,
+			  struct cow_error *err)
 {
 	const char *newer = h->version == 2 ? needs_version_3(h, o) : NULL;
 	if (newer)
 		return cow_error_set(err, -EINVAL, "%s: needs compat=1.1", newer);
 	/* A subcluster can be allocated and still show the backing file's; a cluster cannot. */
 	if (o->backing_file && o->preallocation != COW_PREALLOC_OFF && !o->extended_l2)
-		return cow_error_set(err, -EINVAL, "preallocation: would hide the backing file: use one of the two, or "
-				     "extended_l2=on");
+		return cow_error_set(
+			err, -EINVAL,
+			"preallocation: would hide the backing file: use one of the two, or "
+			"extended_l2=on");
 	if (o->compression_type > QCOW2_COMPRESSION_ZSTD)
-		return cow_error_set(err, -EINVAL, "compression type %u: is unknown", o->compression_type);
+		return cow_error_set(err, -EINVAL, "compression type %u: is unknown",
+				     o->compression_type);
 	return check_data_file(o, err);
 }
 
@@ -81,7 +104,9 @@ static int check_encryption(const struct cow_create_options *o, struct cow_error
 	if (!o->encrypt)
 		return 0;
 	if (!o->secret || !o->secret->bytes)
-		return cow_error_set(err, -EINVAL, "encryption: no passphrase, or an empty one: name its source (--key-file, ...)");
+		return cow_error_set(err, -EINVAL,
+				     "encryption: no passphrase, or an empty one: name its source "
+				     "(--key-file, ...)");
 	return cow_luks_format_check(o->encrypt, err);
 }
 
@@ -101,7 +126,8 @@ static void set_features(struct cow_header *h, const struct cow_create_options *
 	h->crypt_method = o->encrypt ? QCOW2_CRYPT_LUKS : QCOW2_CRYPT_NONE;
 }
 
-int cow_create_load_options(struct cow_header *h, const struct cow_create_options *o, struct cow_error *err)
+int cow_create_load_options(struct cow_header *h, const struct cow_create_options *o,
+			    struct cow_error *err)
 {
 	h->version = o->version ? o->version : 3;
 	h->cluster_bits = log2_exact(o->cluster_bytes ? o->cluster_bytes : 65536);

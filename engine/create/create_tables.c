@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* The tables of a new image, and the space that is allocated ahead. The files were just made: they read as zeros. */
+/*
+ * The tables of a new image, and the space that is allocated ahead. The files were just made: they
+ * read as zeros.
+ */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
@@ -30,7 +33,8 @@ static uint64_t reftable_entry(const struct cow_create_layout *l, uint64_t idx)
 
 static uint64_t l1_entry(const struct cow_create_layout *l, uint64_t idx)
 {
-	return idx < l->nr_l2_tables ? (l->l2_off + (idx << l->header.cluster_bits)) | QCOW2_COPIED : 0;
+	return idx < l->nr_l2_tables ? (l->l2_off + (idx << l->header.cluster_bits)) | QCOW2_COPIED
+				     : 0;
 }
 
 static uint64_t data_entry(const struct cow_create_layout *l, uint64_t idx, uint64_t flags)
@@ -87,13 +91,14 @@ static int write_refblocks(struct creation *c)
 }
 
 /*
- * An empty L1 table is written too: the first FLUSH of the image should not need new space for it on a host that is full by then. The
- * rest of its clusters stays a hole.
+ * An empty L1 table is written too: the first FLUSH of the image should not need new space for it
+ * on a host that is full by then. The rest of its clusters stays a hole.
  */
 static uint64_t l1_write_bytes(const struct creation *c)
 {
 	const struct cow_create_layout *l = c->layout;
-	uint64_t unit = l->nr_l2_tables || c->file->block_device ? cow_cluster_bytes(&l->header) : 512;
+	uint64_t unit =
+		l->nr_l2_tables || c->file->block_device ? cow_cluster_bytes(&l->header) : 512;
 	return (l->l1_bytes + unit - 1) & ~(unit - 1);
 }
 
@@ -102,7 +107,8 @@ static int write_maps(struct creation *c)
 	const struct cow_create_layout *l = c->layout;
 	bool extended = l->header.incompatible & QCOW2_INCOMPAT_EXTL2;
 	int ret = write_table(c, l->header.reftable_off,
-			      (uint64_t)l->header.reftable_clusters << l->header.cluster_bits, reftable_entry);
+			      (uint64_t)l->header.reftable_clusters << l->header.cluster_bits,
+			      reftable_entry);
 	if (!ret)
 		ret = write_refblocks(c);
 	if (!ret)
@@ -141,10 +147,12 @@ static int allocate(struct creation *c, struct cow_file *file, uint64_t off, uin
 }
 
 /* The data file has the disk's size, not that of whole clusters. */
-static int write_data(struct creation *c, struct cow_file *data, enum cow_preallocation preallocation)
+static int write_data(struct creation *c, struct cow_file *data,
+		      enum cow_preallocation preallocation)
 {
 	const struct cow_create_layout *l = c->layout;
-	uint64_t bytes = data ? l->header.size_bytes : l->nr_data_clusters << l->header.cluster_bits;
+	uint64_t bytes =
+		data ? l->header.size_bytes : l->nr_data_clusters << l->header.cluster_bits;
 	struct cow_file *file = data ? data : c->file;
 	if (preallocation == COW_PREALLOC_FULL)
 		return write_zeros(c, file, l->data_off, bytes);
@@ -153,20 +161,29 @@ static int write_data(struct creation *c, struct cow_file *data, enum cow_preall
 	return 0;
 }
 
-/* The whole area first, zeros: what a block device held there before must not be taken for key material. */
-static int write_crypto(struct creation *c, const struct cow_create_options *o, struct cow_error *err)
+/*
+ * The whole area first, zeros: what a block device held there before must not be taken for key
+ * material.
+ */
+static int write_crypto(struct creation *c, const struct cow_create_options *o,
+			struct cow_error *err)
 {
 	const struct cow_create_layout *l = c->layout;
 	if (!l->crypto_bytes)
 		return 0;
-	int ret = c->file->block_device ? write_zeros(c, c->file, l->crypto_off, l->crypto_bytes) : 0;
-	return ret ? ret : cow_luks_format(c->loop, c->file, l->crypto_off, o->encrypt, o->secret, err);
+	int ret =
+		c->file->block_device ? write_zeros(c, c->file, l->crypto_off, l->crypto_bytes) : 0;
+	return ret ? ret
+		   : cow_luks_format(c->loop, c->file, l->crypto_off, o->encrypt, o->secret, err);
 }
 
 int cow_create_write_tables(struct cow_loop *loop, struct cow_file *image, struct cow_file *data,
-			    const struct cow_create_layout *l, const struct cow_create_options *o, struct cow_error *err)
+			    const struct cow_create_layout *l, const struct cow_create_options *o,
+			    struct cow_error *err)
 {
-	struct creation c = {.loop = loop, .file = image, .layout = l, .chunk = cow_buf_alloc(CHUNK_BYTES)};
+	struct creation c = {
+		.loop = loop, .file = image, .layout = l, .chunk = cow_buf_alloc(CHUNK_BYTES)
+	};
 	if (!c.chunk)
 		return cow_error_set(err, -ENOMEM, "out of memory");
 	int ret = write_maps(&c);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * OpenSSL's EVP (hardware AES where there is some) on sectors. A context keeps its key schedule; each sector sets a new IV only.
- * IVs are made for IV_BATCH sectors at once, because ESSIV enciphers them: one call instead of one per sector.
+ * OpenSSL's EVP (hardware AES where there is some) on sectors. A context keeps its key schedule;
+ * each sector sets a new IV only. IVs are made for IV_BATCH sectors at once, because ESSIV
+ * enciphers them: one call instead of one per sector.
  */
 #include "engine/crypt/crypt.h"
 
@@ -37,7 +38,9 @@ struct cow_crypt {
 static const EVP_CIPHER *evp_cipher(const struct cow_crypt_cipher *cipher)
 {
 	if (cipher->mode == COW_CRYPT_XTS)
-		return cipher->key_bytes == 32 ? EVP_aes_128_xts() : cipher->key_bytes == 64 ? EVP_aes_256_xts() : NULL;
+		return cipher->key_bytes == 32	 ? EVP_aes_128_xts()
+		       : cipher->key_bytes == 64 ? EVP_aes_256_xts()
+						 : NULL;
 	switch (cipher->key_bytes) {
 	case 16:
 		return EVP_aes_128_cbc();
@@ -55,7 +58,8 @@ bool cow_crypt_cipher_valid(const struct cow_crypt_cipher *cipher)
 	return evp_cipher(cipher) != NULL;
 }
 
-int cow_crypt_key_new(const struct cow_crypt_cipher *cipher, const uint8_t *key, struct cow_crypt_key **out)
+int cow_crypt_key_new(const struct cow_crypt_cipher *cipher, const uint8_t *key,
+		      struct cow_crypt_key **out)
 {
 	if (!cow_crypt_cipher_valid(cipher))
 		return -ENOTSUP;
@@ -102,7 +106,8 @@ bool cow_crypt_key_uses_guest_offset(const struct cow_crypt_key *key)
 
 /* ---- contexts ---- */
 
-static int new_context(const EVP_CIPHER *cipher, const uint8_t *key, int encrypt, EVP_CIPHER_CTX **out)
+static int new_context(const EVP_CIPHER *cipher, const uint8_t *key, int encrypt,
+		       EVP_CIPHER_CTX **out)
 {
 	static const uint8_t iv[IV_BYTES];
 	*out = EVP_CIPHER_CTX_new();
@@ -161,18 +166,20 @@ static bool make_ivs(struct cow_crypt *crypt, uint64_t sector, unsigned nr)
 		memset(crypt->ivs[i] + sizeof(number), 0, IV_BYTES - sizeof(number));
 	}
 	return !crypt->essiv ||
-	       (EVP_EncryptUpdate(crypt->essiv, crypt->ivs[0], &done, crypt->ivs[0], bytes) && done == bytes);
+	       (EVP_EncryptUpdate(crypt->essiv, crypt->ivs[0], &done, crypt->ivs[0], bytes) &&
+		done == bytes);
 }
 
 static bool run_sector(EVP_CIPHER_CTX *ctx, const uint8_t *iv, const uint8_t *in, uint8_t *out)
 {
 	int done;
 	return EVP_CipherInit_ex2(ctx, NULL, NULL, iv, -1, NULL) &&
-	       EVP_CipherUpdate(ctx, out, &done, in, COW_CRYPT_SECTOR_BYTES) && done == COW_CRYPT_SECTOR_BYTES;
+	       EVP_CipherUpdate(ctx, out, &done, in, COW_CRYPT_SECTOR_BYTES) &&
+	       done == COW_CRYPT_SECTOR_BYTES;
 }
 
-static int run(struct cow_crypt *crypt, EVP_CIPHER_CTX *ctx, uint64_t off, const uint8_t *in, uint8_t *out,
-	       size_t bytes)
+static int run(struct cow_crypt *crypt, EVP_CIPHER_CTX *ctx, uint64_t off, const uint8_t *in,
+	       uint8_t *out, size_t bytes)
 {
 	cow_assert(off % COW_CRYPT_SECTOR_BYTES == 0 && bytes % COW_CRYPT_SECTOR_BYTES == 0);
 	uint64_t sector = off / COW_CRYPT_SECTOR_BYTES;
@@ -193,7 +200,8 @@ static int run(struct cow_crypt *crypt, EVP_CIPHER_CTX *ctx, uint64_t off, const
 	return 0;
 }
 
-int cow_crypt_encrypt(struct cow_crypt *crypt, uint64_t off, const void *in, void *out, size_t bytes)
+int cow_crypt_encrypt(struct cow_crypt *crypt, uint64_t off, const void *in, void *out,
+		      size_t bytes)
 {
 	return run(crypt, crypt->encrypt, off, in, out, bytes);
 }

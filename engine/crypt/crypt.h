@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The cipher of encrypted images: sectors of 512 bytes, each with an initialisation vector made of its number. FORMAT.md section 2.
+ * The cipher of encrypted images: sectors of 512 bytes, each with an initialisation vector made of
+ * its number. FORMAT.md section 2.
  *
- * struct cow_crypt_key is what an image has: the cipher and the key, constant from open to close, shared by all threads.
- * struct cow_crypt is what a queue has for each encrypted image of its chain: contexts made once, so that nothing is allocated and no
- * key is set up on the I/O path. One thread at a time.
+ * struct cow_crypt_key is what an image has: the cipher and the key, constant from open to close,
+ * shared by all threads. struct cow_crypt is what a queue has for each encrypted image of its
+ * chain: contexts made once, so that nothing is allocated and no key is set up on the I/O path. One
+ * thread at a time.
  */
 #ifndef COW_CRYPT_H
 #define COW_CRYPT_H
@@ -34,8 +36,12 @@ struct cow_crypt;
 bool cow_crypt_cipher_valid(const struct cow_crypt_cipher *cipher);
 
 /* Copies the key's cipher->key_bytes. 0, -ENOTSUP (this cipher), -ENOMEM. */
-int cow_crypt_key_new(const struct cow_crypt_cipher *cipher, const uint8_t *key, struct cow_crypt_key **out);
-/* The key of a legacy AES image (crypt_method 1): its IVs are made of guest offsets. Any passphrase gives a key. */
+int cow_crypt_key_new(const struct cow_crypt_cipher *cipher, const uint8_t *key,
+		      struct cow_crypt_key **out);
+/*
+ * The key of a legacy AES image (crypt_method 1): its IVs are made of guest offsets. Any passphrase
+ * gives a key.
+ */
 int cow_crypt_key_new_legacy(const struct cow_secret *secret, struct cow_crypt_key **out);
 /* All contexts made of it are freed before. NULL is allowed. */
 void cow_crypt_key_free(struct cow_crypt_key *key);
@@ -49,10 +55,11 @@ int cow_crypt_new(const struct cow_crypt_key *key, struct cow_crypt **out);
 void cow_crypt_free(struct cow_crypt *crypt);
 
 /*
- * off and bytes are multiples of 512. in == out is allowed, other overlap is not. 0, or -EIO: the cipher failed, which it has no
- * reason to; out is undefined then.
+ * off and bytes are multiples of 512. in == out is allowed, other overlap is not. 0, or -EIO: the
+ * cipher failed, which it has no reason to; out is undefined then.
  */
-int cow_crypt_encrypt(struct cow_crypt *crypt, uint64_t off, const void *in, void *out, size_t bytes);
+int cow_crypt_encrypt(struct cow_crypt *crypt, uint64_t off, const void *in, void *out,
+		      size_t bytes);
 int cow_crypt_decrypt(struct cow_crypt *crypt, uint64_t off, void *buf, size_t bytes);
 
 #endif

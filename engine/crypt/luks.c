@@ -18,8 +18,11 @@ int cow_luks_load(struct cow_loop *loop, struct cow_file *file, uint64_t off, ui
 		  struct cow_luks *luks, struct cow_error *err)
 {
 	if (off > file->size_bytes || area_bytes > file->size_bytes - off)
-		return cow_error_set(err, -EINVAL, "LUKS header at offset %" PRIu64 ": %" PRIu64 " bytes run past the end "
-				     "of the file", off, area_bytes);
+		return cow_error_set(err, -EINVAL,
+				     "LUKS header at offset %" PRIu64 ": %" PRIu64
+				     " bytes run past the end "
+				     "of the file",
+				     off, area_bytes);
 	uint8_t *buf = cow_buf_alloc(HEADER_READ_BYTES);
 	if (!buf)
 		return cow_error_set(err, -ENOMEM, "out of memory");
@@ -49,11 +52,12 @@ void cow_luks_work_free(struct cow_luks_work *work)
 		cow_crypt_memory_free(work, sizeof(*work) + work->material_bytes);
 }
 
-int cow_luks_slot_key(const struct cow_luks *luks, const struct cow_luks_slot *slot, const struct cow_secret *secret,
-		      struct cow_luks_work *work)
+int cow_luks_slot_key(const struct cow_luks *luks, const struct cow_luks_slot *slot,
+		      const struct cow_secret *secret, struct cow_luks_work *work)
 {
-	return cow_luks_derive(luks->hash_name, secret->data, secret->bytes, slot->salt, sizeof(slot->salt),
-			       slot->iterations, work->slot_key, luks->cipher.key_bytes);
+	return cow_luks_derive(luks->hash_name, secret->data, secret->bytes, slot->salt,
+			       sizeof(slot->salt), slot->iterations, work->slot_key,
+			       luks->cipher.key_bytes);
 }
 
 int cow_luks_crypt_material(const struct cow_luks *luks, struct cow_luks_work *work, bool encrypt)
@@ -64,7 +68,8 @@ int cow_luks_crypt_material(const struct cow_luks *luks, struct cow_luks_work *w
 	if (!ret)
 		ret = cow_crypt_new(key, &crypt);
 	if (!ret && encrypt)
-		ret = cow_crypt_encrypt(crypt, 0, work->material, work->material, work->material_bytes);
+		ret = cow_crypt_encrypt(crypt, 0, work->material, work->material,
+					work->material_bytes);
 	else if (!ret)
 		ret = cow_crypt_decrypt(crypt, 0, work->material, work->material_bytes);
 	cow_crypt_free(crypt);
@@ -74,21 +79,23 @@ int cow_luks_crypt_material(const struct cow_luks *luks, struct cow_luks_work *w
 
 int cow_luks_key_digest(const struct cow_luks *luks, struct cow_luks_work *work)
 {
-	return cow_luks_derive(luks->hash_name, work->key, luks->cipher.key_bytes, luks->digest_salt,
-			       sizeof(luks->digest_salt), luks->digest_iterations, work->digest, sizeof(work->digest));
+	return cow_luks_derive(luks->hash_name, work->key, luks->cipher.key_bytes,
+			       luks->digest_salt, sizeof(luks->digest_salt),
+			       luks->digest_iterations, work->digest, sizeof(work->digest));
 }
 
 /* ---- unlocking ---- */
 
-static int read_material(struct cow_loop *loop, struct cow_file *file, uint64_t off, struct cow_luks_work *work,
-			 struct cow_error *err)
+static int read_material(struct cow_loop *loop, struct cow_file *file, uint64_t off,
+			 struct cow_luks_work *work, struct cow_error *err)
 {
 	uint8_t *buf = cow_buf_alloc(work->material_bytes); /* still enciphered: needs no lock */
 	if (!buf)
 		return cow_error_set(err, -ENOMEM, "out of memory");
 	int ret = cow_loop_read(loop, file, off, buf, work->material_bytes);
 	if (ret)
-		cow_error_set(err, ret, "LUKS key material at offset %" PRIu64 ": cannot read: %s", off, strerror(-ret));
+		cow_error_set(err, ret, "LUKS key material at offset %" PRIu64 ": cannot read: %s",
+			      off, strerror(-ret));
 	else
 		memcpy(work->material, buf, work->material_bytes);
 	free(buf);
@@ -96,14 +103,15 @@ static int read_material(struct cow_loop *loop, struct cow_file *file, uint64_t 
 }
 
 /* -EACCES: the passphrase is not this slot's. Else work->key is the master key. */
-static int try_slot(const struct cow_luks *luks, const struct cow_luks_slot *slot, const struct cow_secret *secret,
-		    struct cow_luks_work *work)
+static int try_slot(const struct cow_luks *luks, const struct cow_luks_slot *slot,
+		    const struct cow_secret *secret, struct cow_luks_work *work)
 {
 	int ret = cow_luks_slot_key(luks, slot, secret, work);
 	if (!ret)
 		ret = cow_luks_crypt_material(luks, work, false);
 	if (!ret)
-		ret = cow_luks_merge(luks->hash_name, work->material, luks->cipher.key_bytes, LUKS1_STRIPES, work->key);
+		ret = cow_luks_merge(luks->hash_name, work->material, luks->cipher.key_bytes,
+				     LUKS1_STRIPES, work->key);
 	if (!ret)
 		ret = cow_luks_key_digest(luks, work);
 	if (ret)
@@ -111,20 +119,24 @@ static int try_slot(const struct cow_luks *luks, const struct cow_luks_slot *slo
 	return CRYPTO_memcmp(work->digest, luks->digest, sizeof(luks->digest)) ? -EACCES : 0;
 }
 
-static int wrong_passphrase(const struct cow_luks *luks, const struct cow_secret *secret, struct cow_error *err)
+static int wrong_passphrase(const struct cow_luks *luks, const struct cow_secret *secret,
+			    struct cow_error *err)
 {
 	unsigned active = 0;
 	for (unsigned i = 0; i < LUKS1_SLOTS; i++)
 		active += luks->slots[i].active;
 	if (!active)
-		return cow_error_set(err, -EACCES, "no key slot is active: this image cannot be unlocked any more");
+		return cow_error_set(
+			err, -EACCES,
+			"no key slot is active: this image cannot be unlocked any more");
 	bool newline = secret->bytes && secret->data[secret->bytes - 1] == '\n';
-	return cow_error_set(err, -EACCES, "wrong passphrase: it opens no key slot (%u in use)%s", active,
-			     newline ? "; it ends with a newline, which counts" : "");
+	return cow_error_set(err, -EACCES, "wrong passphrase: it opens no key slot (%u in use)%s",
+			     active, newline ? "; it ends with a newline, which counts" : "");
 }
 
-static int find_slot(struct cow_loop *loop, struct cow_file *file, uint64_t off, const struct cow_luks *luks,
-		     const struct cow_secret *secret, struct cow_luks_work *work, unsigned *found, struct cow_error *err)
+static int find_slot(struct cow_loop *loop, struct cow_file *file, uint64_t off,
+		     const struct cow_luks *luks, const struct cow_secret *secret,
+		     struct cow_luks_work *work, unsigned *found, struct cow_error *err)
 {
 	for (unsigned i = 0; i < LUKS1_SLOTS; i++) {
 		const struct cow_luks_slot *slot = &luks->slots[i];
@@ -135,13 +147,16 @@ static int find_slot(struct cow_loop *loop, struct cow_file *file, uint64_t off,
 			ret = try_slot(luks, slot, secret, work);
 		*found = i;
 		if (ret != -EACCES)
-			return ret ? cow_error_set(err, ret, "LUKS key slot %u: %s", i, strerror(-ret)) : 0;
+			return ret ? cow_error_set(err, ret, "LUKS key slot %u: %s", i,
+						   strerror(-ret))
+				   : 0;
 	}
 	return wrong_passphrase(luks, secret, err);
 }
 
-int cow_luks_unlock(struct cow_loop *loop, struct cow_file *file, uint64_t off, const struct cow_luks *luks,
-		    const struct cow_secret *secret, struct cow_crypt_key **key, unsigned *slot, struct cow_error *err)
+int cow_luks_unlock(struct cow_loop *loop, struct cow_file *file, uint64_t off,
+		    const struct cow_luks *luks, const struct cow_secret *secret,
+		    struct cow_crypt_key **key, unsigned *slot, struct cow_error *err)
 {
 	unsigned found = 0;
 	struct cow_luks_work *work = cow_luks_work_new(luks);

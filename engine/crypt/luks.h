@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The LUKS (version 1) header of an encrypted image: where the key of its sectors comes from. FORMAT.md section 2.
+ * The LUKS (version 1) header of an encrypted image: where the key of its sectors comes from.
+ * FORMAT.md section 2.
  *
- * It lies in the image file at the offset that qcow2's encryption header extension gives; all offsets inside it count from there.
- * The master key is kept in eight key slots, each enciphered with a key derived from a passphrase (PBKDF2) after it was
- * spread over 4000 stripes (anti-forensic split), so that wiping a few sectors destroys it.
+ * It lies in the image file at the offset that qcow2's encryption header extension gives; all
+ * offsets inside it count from there. The master key is kept in eight key slots, each enciphered
+ * with a key derived from a passphrase (PBKDF2) after it was spread over 4000 stripes
+ * (anti-forensic split), so that wiping a few sectors destroys it.
  *
  * A header is hostile input: what it asks for in memory and in work is bounded before it is done.
  */
@@ -16,7 +18,10 @@
 #include "engine/loop/loop.h"
 #include "uapi/luks.h"
 
-/* Of PBKDF2, for one slot: above a minute of work on today's processors. More is taken for an attack on our time. */
+/*
+ * Of PBKDF2, for one slot: above a minute of work on today's processors. More is taken for an
+ * attack on our time.
+ */
 #define COW_LUKS_MAX_ITERATIONS (1u << 27)
 /* For a passphrase that none of the slots has: some minutes. */
 #define COW_LUKS_MAX_WORK (1ull << 28)
@@ -25,14 +30,15 @@ struct cow_luks_slot {
 	bool active;
 	uint32_t iterations;
 	uint8_t salt[LUKS1_SALT_BYTES];
-	uint64_t key_off;        /* bytes from the header's start */
+	uint64_t key_off; /* bytes from the header's start */
 };
 
 /* The header in host byte order, verified. */
 struct cow_luks {
-	char cipher_name[LUKS1_NAME_BYTES], cipher_mode[LUKS1_NAME_BYTES], hash_name[LUKS1_NAME_BYTES];
+	char cipher_name[LUKS1_NAME_BYTES], cipher_mode[LUKS1_NAME_BYTES],
+		hash_name[LUKS1_NAME_BYTES];
 	struct cow_crypt_cipher cipher;
-	uint64_t payload_off;    /* bytes: the header's length with all key material */
+	uint64_t payload_off; /* bytes: the header's length with all key material */
 	uint8_t digest[LUKS1_DIGEST_BYTES], digest_salt[LUKS1_SALT_BYTES];
 	uint32_t digest_iterations;
 	char uuid[LUKS1_UUID_BYTES];
@@ -42,10 +48,12 @@ struct cow_luks {
 /* ---- the header: pure ---- */
 
 /*
- * buf: the first sizeof(struct luks1_header_be) bytes; area_bytes: what the qcow2 extension says about the length. -EINVAL with
- * rule and offset (of the header), -ENOTSUP for a cipher, mode or hash that we do not know, by name.
+ * buf: the first sizeof(struct luks1_header_be) bytes; area_bytes: what the qcow2 extension says
+ * about the length. -EINVAL with rule and offset (of the header), -ENOTSUP for a cipher, mode or
+ * hash that we do not know, by name.
  */
-int cow_luks_decode(const uint8_t *buf, uint64_t area_bytes, struct cow_luks *luks, struct cow_error *err);
+int cow_luks_decode(const uint8_t *buf, uint64_t area_bytes, struct cow_luks *luks,
+		    struct cow_error *err);
 void cow_luks_encode(const struct cow_luks *luks, uint8_t *buf);
 
 /* Key material of one slot: bytes, a multiple of 512. */
@@ -58,18 +66,19 @@ int cow_luks_load(struct cow_loop *loop, struct cow_file *file, uint64_t off, ui
 		  struct cow_luks *luks, struct cow_error *err);
 
 /*
- * Tries the passphrase on every active slot; a try takes about a second, as long as the image's maker has set. -EACCES: it is none of
- * this image's. *slot (may be NULL): which one it was.
+ * Tries the passphrase on every active slot; a try takes about a second, as long as the image's
+ * maker has set. -EACCES: it is none of this image's. *slot (may be NULL): which one it was.
  */
-int cow_luks_unlock(struct cow_loop *loop, struct cow_file *file, uint64_t off, const struct cow_luks *luks,
-		    const struct cow_secret *secret, struct cow_crypt_key **key, unsigned *slot, struct cow_error *err);
+int cow_luks_unlock(struct cow_loop *loop, struct cow_file *file, uint64_t off,
+		    const struct cow_luks *luks, const struct cow_secret *secret,
+		    struct cow_crypt_key **key, unsigned *slot, struct cow_error *err);
 
 /* ---- a new header ---- */
 
 struct cow_luks_format {
 	struct cow_crypt_cipher cipher;
-	const char *hash_name;   /* "sha1", "sha256", "sha512", ... */
-	unsigned iter_ms;        /* how long one try shall take; 0: 1000 */
+	const char *hash_name; /* "sha1", "sha256", "sha512", ... */
+	unsigned iter_ms;      /* how long one try shall take; 0: 1000 */
 };
 
 /* aes-256, xts-plain64, sha256. */
@@ -79,10 +88,11 @@ int cow_luks_format_check(const struct cow_luks_format *format, struct cow_error
 /* The length of the header with room for eight slots. */
 uint64_t cow_luks_format_bytes(const struct cow_luks_format *format);
 /*
- * Makes a master key, puts it under secret into slot 0 and writes header and key material to [off, off + cow_luks_format_bytes()). The
- * other slots' material is left as it is.
+ * Makes a master key, puts it under secret into slot 0 and writes header and key material to [off,
+ * off + cow_luks_format_bytes()). The other slots' material is left as it is.
  */
-int cow_luks_format(struct cow_loop *loop, struct cow_file *file, uint64_t off, const struct cow_luks_format *format,
-		    const struct cow_secret *secret, struct cow_error *err);
+int cow_luks_format(struct cow_loop *loop, struct cow_file *file, uint64_t off,
+		    const struct cow_luks_format *format, const struct cow_secret *secret,
+		    struct cow_error *err);
 
 #endif

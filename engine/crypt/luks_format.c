@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* A new LUKS header, laid out as QEMU and cryptsetup do it: the header, then from 4096 on the material of the eight slots. */
+/*
+ * A new LUKS header, laid out as QEMU and cryptsetup do it: the header, then from 4096 on the
+ * material of the eight slots.
+ */
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -29,13 +32,17 @@ void cow_luks_format_default(struct cow_luks_format *format)
 int cow_luks_format_check(const struct cow_luks_format *format, struct cow_error *err)
 {
 	if (!cow_luks_mode_name(&format->cipher) || !cow_crypt_cipher_valid(&format->cipher))
-		return cow_error_set(err, -ENOTSUP, "encryption: a key of %u bits does not go with this cipher mode",
-				     format->cipher.key_bytes * 8);
+		return cow_error_set(
+			err, -ENOTSUP,
+			"encryption: a key of %u bits does not go with this cipher mode",
+			format->cipher.key_bytes * 8);
 	if (!cow_luks_hash_known(format->hash_name))
-		return cow_error_set(err, -ENOTSUP, "encryption: hash %s is not supported", format->hash_name);
+		return cow_error_set(err, -ENOTSUP, "encryption: hash %s is not supported",
+				     format->hash_name);
 	if (format->iter_ms > MAX_ITER_MS)
-		return cow_error_set(err, -EINVAL, "encryption: iteration time of %u ms: at most %u", format->iter_ms,
-				     MAX_ITER_MS);
+		return cow_error_set(err, -EINVAL,
+				     "encryption: iteration time of %u ms: at most %u",
+				     format->iter_ms, MAX_ITER_MS);
 	return 0;
 }
 
@@ -60,8 +67,10 @@ static bool make_uuid(char uuid[LUKS1_UUID_BYTES])
 		return false;
 	r[6] = (r[6] & 0x0f) | 0x40;
 	r[8] = (r[8] & 0x3f) | 0x80;
-	snprintf(uuid, LUKS1_UUID_BYTES, "%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-%02x%02x%02x%02x%02x%02x", r[0],
-		 r[1], r[2], r[3], r[4], r[5], r[6], r[7], r[8], r[9], r[10], r[11], r[12], r[13], r[14], r[15]);
+	snprintf(uuid, LUKS1_UUID_BYTES,
+		 "%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-%02x%02x%02x%02x%02x%02x", r[0], r[1],
+		 r[2], r[3], r[4], r[5], r[6], r[7], r[8], r[9], r[10], r[11], r[12], r[13], r[14],
+		 r[15]);
 	return true;
 }
 
@@ -76,7 +85,8 @@ static int make_header(const struct cow_luks_format *format, struct cow_luks *l)
 	snprintf(l->hash_name, sizeof(l->hash_name), "%s", format->hash_name);
 	l->cipher = format->cipher;
 	l->payload_off = cow_luks_format_bytes(format);
-	l->digest_iterations = digest_iterations < MIN_ITERATIONS ? MIN_ITERATIONS : digest_iterations;
+	l->digest_iterations =
+		digest_iterations < MIN_ITERATIONS ? MIN_ITERATIONS : digest_iterations;
 	for (unsigned i = 0; i < LUKS1_SLOTS; i++)
 		l->slots[i].key_off = LUKS1_ALIGN_BYTES + i * slot_bytes(&format->cipher);
 	l->slots[0].active = true;
@@ -94,7 +104,8 @@ static int make_key(struct cow_luks *l, const struct cow_secret *secret, struct 
 	int ret = ok ? cow_luks_key_digest(l, work) : -EIO;
 	if (!ret) {
 		memcpy(l->digest, work->digest, sizeof(l->digest));
-		ret = cow_luks_split(l->hash_name, work->key, l->cipher.key_bytes, LUKS1_STRIPES, work->material);
+		ret = cow_luks_split(l->hash_name, work->key, l->cipher.key_bytes, LUKS1_STRIPES,
+				     work->material);
 	}
 	if (!ret)
 		ret = cow_luks_slot_key(l, &l->slots[0], secret, work);
@@ -106,8 +117,8 @@ static int make_key(struct cow_luks *l, const struct cow_secret *secret, struct 
 /* ---- writing ---- */
 
 /* buf is what the file gets from off on: header, zeros, material of slot 0. */
-static int write_header(struct cow_loop *loop, struct cow_file *file, uint64_t off, const struct cow_luks *l,
-			const struct cow_luks_work *work)
+static int write_header(struct cow_loop *loop, struct cow_file *file, uint64_t off,
+			const struct cow_luks *l, const struct cow_luks_work *work)
 {
 	size_t bytes = LUKS1_ALIGN_BYTES + work->material_bytes;
 	uint8_t *buf = cow_buf_alloc(bytes);
@@ -120,8 +131,9 @@ static int write_header(struct cow_loop *loop, struct cow_file *file, uint64_t o
 	return ret;
 }
 
-int cow_luks_format(struct cow_loop *loop, struct cow_file *file, uint64_t off, const struct cow_luks_format *format,
-		    const struct cow_secret *secret, struct cow_error *err)
+int cow_luks_format(struct cow_loop *loop, struct cow_file *file, uint64_t off,
+		    const struct cow_luks_format *format, const struct cow_secret *secret,
+		    struct cow_error *err)
 {
 	struct cow_luks l;
 	struct cow_luks_work *work = NULL;

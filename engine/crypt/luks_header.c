@@ -9,11 +9,13 @@
 #include "engine/crypt/luks_kdf.h"
 
 #define AT(field) offsetof(struct luks1_header_be, field)
-#define MATERIAL_START LUKS1_SECTOR_BYTES * 2ull /* no key material before: the header itself, in whole sectors */
+#define MATERIAL_START                                                                             \
+	LUKS1_SECTOR_BYTES * 2ull /* no key material before: the header itself, in whole sectors */
 
 static int bad(struct cow_error *err, const char *what, size_t at, uint64_t value, const char *rule)
 {
-	return cow_error_set(err, -EINVAL, "LUKS header: %s at offset %zu: %" PRIu64 " %s", what, at, value, rule);
+	return cow_error_set(err, -EINVAL, "LUKS header: %s at offset %zu: %" PRIu64 " %s", what,
+			     at, value, rule);
 }
 
 /* ---- names ---- */
@@ -58,11 +60,15 @@ static int load_name(const uint8_t *buf, size_t at, const char *what, char out[L
 {
 	size_t len = strnlen((const char *)buf + at, LUKS1_NAME_BYTES);
 	if (len == LUKS1_NAME_BYTES)
-		return cow_error_set(err, -EINVAL, "LUKS header: %s at offset %zu: has no end", what, at);
+		return cow_error_set(err, -EINVAL, "LUKS header: %s at offset %zu: has no end",
+				     what, at);
 	for (size_t i = 0; i < len; i++)
 		if (buf[at + i] <= ' ' || buf[at + i] > '~')
-			return cow_error_set(err, -EINVAL, "LUKS header: %s at offset %zu: holds a byte that is no "
-					     "letter", what, at);
+			return cow_error_set(
+				err, -EINVAL,
+				"LUKS header: %s at offset %zu: holds a byte that is no "
+				"letter",
+				what, at);
 	memset(out, 0, LUKS1_NAME_BYTES);
 	memcpy(out, buf + at, len);
 	return 0;
@@ -85,12 +91,17 @@ static int load_cipher(const uint8_t *buf, struct cow_luks *l, struct cow_error 
 		return ret;
 	l->cipher.key_bytes = cow_load32_be(buf + AT(key_bytes));
 	if (strcmp(l->cipher_name, "aes"))
-		return cow_error_set(err, -ENOTSUP, "LUKS cipher %s is not supported: only aes is", l->cipher_name);
+		return cow_error_set(err, -ENOTSUP, "LUKS cipher %s is not supported: only aes is",
+				     l->cipher_name);
 	if (!find_mode(l->cipher_mode, &l->cipher))
-		return cow_error_set(err, -ENOTSUP, "LUKS cipher mode %s is not supported: only xts and cbc with plain64, "
-				     "plain or essiv:sha256 are", l->cipher_mode);
+		return cow_error_set(
+			err, -ENOTSUP,
+			"LUKS cipher mode %s is not supported: only xts and cbc with plain64, "
+			"plain or essiv:sha256 are",
+			l->cipher_mode);
 	if (!cow_crypt_cipher_valid(&l->cipher))
-		return cow_error_set(err, -ENOTSUP, "LUKS key of %" PRIu32 " bytes for aes-%s is not supported",
+		return cow_error_set(err, -ENOTSUP,
+				     "LUKS key of %" PRIu32 " bytes for aes-%s is not supported",
 				     l->cipher.key_bytes, l->cipher_mode);
 	if (!cow_luks_hash_known(l->hash_name))
 		return cow_error_set(err, -ENOTSUP, "LUKS hash %s is not supported", l->hash_name);
@@ -123,9 +134,11 @@ static int load_slot(const uint8_t *buf, unsigned i, struct cow_luks *l, struct 
 	if (stripes != LUKS1_STRIPES)
 		return bad(err, "key slot stripes", at + 44, stripes, "is not 4000");
 	if (s->active && (!s->iterations || s->iterations > COW_LUKS_MAX_ITERATIONS))
-		return bad(err, "key slot iterations", at + 4, s->iterations, "is 0 or more than 2^27");
+		return bad(err, "key slot iterations", at + 4, s->iterations,
+			   "is 0 or more than 2^27");
 	if (s->key_off < MATERIAL_START || s->key_off + cow_luks_material_bytes(l) > l->payload_off)
-		return bad(err, "key slot material", at + 40, s->key_off, "lies outside the header's area");
+		return bad(err, "key slot material", at + 40, s->key_off,
+			   "lies outside the header's area");
 	return 0;
 }
 
@@ -136,7 +149,8 @@ static int verify_apart(const struct cow_luks *l, struct cow_error *err)
 		for (unsigned k = 0; k < i; k++) {
 			uint64_t a = l->slots[i].key_off, b = l->slots[k].key_off;
 			if (a < b + bytes && b < a + bytes)
-				return bad(err, "key slot material", AT(slots) + i * sizeof(struct luks1_slot_be) + 40, a,
+				return bad(err, "key slot material",
+					   AT(slots) + i * sizeof(struct luks1_slot_be) + 40, a,
 					   "overlaps another slot's");
 		}
 	}
@@ -151,7 +165,8 @@ static int verify_work(const struct cow_luks *l, struct cow_error *err)
 		if (l->slots[i].active)
 			work += (uint64_t)l->slots[i].iterations + l->digest_iterations;
 	if (work > COW_LUKS_MAX_WORK)
-		return bad(err, "iterations of all key slots", AT(slots), work, "are more than 2^28");
+		return bad(err, "iterations of all key slots", AT(slots), work,
+			   "are more than 2^28");
 	return 0;
 }
 
@@ -168,25 +183,30 @@ static int load_slots(const uint8_t *buf, struct cow_luks *l, struct cow_error *
 
 /* ---- the whole ---- */
 
-int cow_luks_decode(const uint8_t *buf, uint64_t area_bytes, struct cow_luks *l, struct cow_error *err)
+int cow_luks_decode(const uint8_t *buf, uint64_t area_bytes, struct cow_luks *l,
+		    struct cow_error *err)
 {
 	memset(l, 0, sizeof(*l));
 	if (memcmp(buf, LUKS1_MAGIC, LUKS1_MAGIC_BYTES))
 		return cow_error_set(err, -EINVAL, "LUKS header: magic at offset 0 is wrong");
 	unsigned version = cow_load16_be(buf + AT(version));
 	if (version != LUKS1_VERSION)
-		return cow_error_set(err, -ENOTSUP, "LUKS version %u is not supported: only version 1 is", version);
+		return cow_error_set(err, -ENOTSUP,
+				     "LUKS version %u is not supported: only version 1 is",
+				     version);
 	int ret = load_cipher(buf, l, err);
 	if (ret)
 		return ret;
 	l->payload_off = (uint64_t)cow_load32_be(buf + AT(payload_offset)) * LUKS1_SECTOR_BYTES;
 	if (l->payload_off > area_bytes)
-		return bad(err, "payload offset", AT(payload_offset), l->payload_off, "is past the encryption header's end");
+		return bad(err, "payload offset", AT(payload_offset), l->payload_off,
+			   "is past the encryption header's end");
 	memcpy(l->digest, buf + AT(digest), sizeof(l->digest));
 	memcpy(l->digest_salt, buf + AT(digest_salt), sizeof(l->digest_salt));
 	l->digest_iterations = cow_load32_be(buf + AT(digest_iterations));
 	if (!l->digest_iterations || l->digest_iterations > COW_LUKS_MAX_ITERATIONS)
-		return bad(err, "digest iterations", AT(digest_iterations), l->digest_iterations, "is 0 or more than 2^27");
+		return bad(err, "digest iterations", AT(digest_iterations), l->digest_iterations,
+			   "is 0 or more than 2^27");
 	memcpy(l->uuid, buf + AT(uuid), sizeof(l->uuid) - 1);
 	return load_slots(buf, l, err);
 }

@@ -12,7 +12,7 @@ const char *cow_luks_mode_name(const struct cow_crypt_cipher *cipher);
 struct cow_luks_work {
 	size_t material_bytes;
 	uint8_t slot_key[COW_CRYPT_MAX_KEY_BYTES]; /* of the passphrase */
-	uint8_t key[COW_CRYPT_MAX_KEY_BYTES];      /* master key, or a candidate */
+	uint8_t key[COW_CRYPT_MAX_KEY_BYTES];	   /* master key, or a candidate */
 	uint8_t digest[LUKS1_DIGEST_BYTES];
 	uint8_t material[];
 };
@@ -21,9 +21,12 @@ struct cow_luks_work *cow_luks_work_new(const struct cow_luks *luks);
 void cow_luks_work_free(struct cow_luks_work *work);
 
 /* slot_key = what the passphrase gives for this slot. */
-int cow_luks_slot_key(const struct cow_luks *luks, const struct cow_luks_slot *slot, const struct cow_secret *secret,
-		      struct cow_luks_work *work);
-/* Key material is enciphered like the image's sectors, with slot_key, its own first sector being sector 0. */
+int cow_luks_slot_key(const struct cow_luks *luks, const struct cow_luks_slot *slot,
+		      const struct cow_secret *secret, struct cow_luks_work *work);
+/*
+ * Key material is enciphered like the image's sectors, with slot_key, its own first sector being
+ * sector 0.
+ */
 int cow_luks_crypt_material(const struct cow_luks *luks, struct cow_luks_work *work, bool encrypt);
 /* digest = of work->key, with the header's salt and iterations. */
 int cow_luks_key_digest(const struct cow_luks *luks, struct cow_luks_work *work);

@@ -19,7 +19,7 @@ static const struct {
 	const char *name;
 	const EVP_MD *(*md)(void);
 } hashes[] = {
-	{ "sha1", EVP_sha1 },     { "sha224", EVP_sha224 }, { "sha256", EVP_sha256 },
+	{ "sha1", EVP_sha1 },	  { "sha224", EVP_sha224 }, { "sha256", EVP_sha256 },
 	{ "sha384", EVP_sha384 }, { "sha512", EVP_sha512 }, { "ripemd160", EVP_ripemd160 },
 };
 
@@ -39,16 +39,20 @@ bool cow_luks_hash_known(const char *hash)
 	return md && EVP_Digest("", 0, digest, NULL, md, NULL);
 }
 
-int cow_luks_derive(const char *hash, const void *pass, size_t pass_bytes, const uint8_t *salt, size_t salt_bytes,
-		    uint32_t iterations, uint8_t *out, size_t out_bytes)
+int cow_luks_derive(const char *hash, const void *pass, size_t pass_bytes, const uint8_t *salt,
+		    size_t salt_bytes, uint32_t iterations, uint8_t *out, size_t out_bytes)
 {
-	return PKCS5_PBKDF2_HMAC(pass, (int)pass_bytes, salt, (int)salt_bytes, (int)iterations, find_hash(hash),
-				 (int)out_bytes, out) ? 0 : -ENOMEM;
+	return PKCS5_PBKDF2_HMAC(pass, (int)pass_bytes, salt, (int)salt_bytes, (int)iterations,
+				 find_hash(hash), (int)out_bytes, out)
+		       ? 0
+		       : -ENOMEM;
 }
 
 /* ---- anti-forensic split ---- */
 
-/* Each digest-sized piece of block becomes the hash of (its number, itself); the last one is cut. */
+/*
+ * Each digest-sized piece of block becomes the hash of (its number, itself); the last one is cut.
+ */
 static int diffuse(EVP_MD_CTX *ctx, const EVP_MD *md, uint8_t *block, size_t bytes)
 {
 	uint8_t digest[EVP_MAX_MD_SIZE], number[4];
@@ -58,7 +62,8 @@ static int diffuse(EVP_MD_CTX *ctx, const EVP_MD *md, uint8_t *block, size_t byt
 	for (size_t at = 0; at < bytes && ok; at += piece, i++) {
 		size_t n = bytes - at < piece ? bytes - at : piece;
 		cow_store32_be(number, i);
-		ok = EVP_DigestInit_ex(ctx, md, NULL) && EVP_DigestUpdate(ctx, number, sizeof(number)) &&
+		ok = EVP_DigestInit_ex(ctx, md, NULL) &&
+		     EVP_DigestUpdate(ctx, number, sizeof(number)) &&
 		     EVP_DigestUpdate(ctx, block + at, n) && EVP_DigestFinal_ex(ctx, digest, NULL);
 		if (ok)
 			memcpy(block + at, digest, n);
@@ -74,7 +79,8 @@ static void xor_into(uint8_t *to, const uint8_t *from, size_t bytes)
 }
 
 /* What all blocks but the last come to: the key is that xor the last block. */
-static int fold(const char *hash, const uint8_t *material, size_t bytes, uint32_t stripes, uint8_t *out)
+static int fold(const char *hash, const uint8_t *material, size_t bytes, uint32_t stripes,
+		uint8_t *out)
 {
 	const EVP_MD *md = find_hash(hash);
 	EVP_MD_CTX *ctx = EVP_MD_CTX_new();
@@ -88,7 +94,8 @@ static int fold(const char *hash, const uint8_t *material, size_t bytes, uint32_
 	return ret;
 }
 
-int cow_luks_split(const char *hash, const uint8_t *key, size_t key_bytes, uint32_t stripes, uint8_t *material)
+int cow_luks_split(const char *hash, const uint8_t *key, size_t key_bytes, uint32_t stripes,
+		   uint8_t *material)
 {
 	uint8_t *last = material + (stripes - 1) * key_bytes;
 	int ret = fold(hash, material, key_bytes, stripes, last);
@@ -96,7 +103,8 @@ int cow_luks_split(const char *hash, const uint8_t *key, size_t key_bytes, uint3
 	return ret;
 }
 
-int cow_luks_merge(const char *hash, const uint8_t *material, size_t key_bytes, uint32_t stripes, uint8_t *key)
+int cow_luks_merge(const char *hash, const uint8_t *material, size_t key_bytes, uint32_t stripes,
+		   uint8_t *key)
 {
 	int ret = fold(hash, material, key_bytes, stripes, key);
 	xor_into(key, material + (stripes - 1) * key_bytes, key_bytes);
@@ -124,10 +132,13 @@ uint32_t cow_luks_calibrate(const char *hash, size_t key_bytes, unsigned ms)
 	while (spent < SAMPLE_NSEC && iterations < most) {
 		iterations *= 2;
 		uint64_t start = cpu_nsec();
-		if (cow_luks_derive(hash, "calibrate", 9, salt, sizeof(salt), (uint32_t)iterations, out, key_bytes))
+		if (cow_luks_derive(hash, "calibrate", 9, salt, sizeof(salt), (uint32_t)iterations,
+				    out, key_bytes))
 			return MIN_ITERATIONS;
 		spent = cpu_nsec() - start + 1;
 	}
 	double want = (double)iterations * ms * 1e6 / (double)spent;
-	return want < MIN_ITERATIONS ? MIN_ITERATIONS : want > (double)most ? (uint32_t)most : (uint32_t)want;
+	return want < MIN_ITERATIONS ? MIN_ITERATIONS
+	       : want > (double)most ? (uint32_t)most
+				     : (uint32_t)want;
 }

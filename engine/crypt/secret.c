@@ -25,7 +25,8 @@ void *cow_crypt_memory_new(size_t bytes)
 	if (memory == MAP_FAILED)
 		return NULL;
 	if (mlock(memory, size) && !atomic_exchange(&warned, true))
-		cow_log(COW_LOG_WARNING, "key material cannot be locked in memory: %s: raise RLIMIT_MEMLOCK",
+		cow_log(COW_LOG_WARNING,
+			"key material cannot be locked in memory: %s: raise RLIMIT_MEMLOCK",
 			strerror(errno));
 	madvise(memory, size, MADV_DONTDUMP);
 	return memory;

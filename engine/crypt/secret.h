@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Memory for passphrases and keys: locked (never swapped), left out of core dumps, wiped when it is given back.
- * Where locking is not permitted (RLIMIT_MEMLOCK) that is logged once, and the memory is used all the same.
+ * Memory for passphrases and keys: locked (never swapped), left out of core dumps, wiped when it is
+ * given back. Where locking is not permitted (RLIMIT_MEMLOCK) that is logged once, and the memory
+ * is used all the same.
  */
 #ifndef COW_SECRET_H
 #define COW_SECRET_H

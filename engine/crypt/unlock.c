@@ -18,36 +18,45 @@ static int open_luks(struct cow_loop *loop, struct cow_file *file, const struct 
 		return ret;
 	for (size_t i = 0; i < nr; i++) {
 		last = (struct cow_error){ 0 };
-		ret = cow_luks_unlock(loop, file, ext->crypto_off, &luks, secrets[i], out, NULL, &last);
+		ret = cow_luks_unlock(loop, file, ext->crypto_off, &luks, secrets[i], out, NULL,
+				      &last);
 		if (ret != -EACCES)
 			break;
 	}
 	return ret ? cow_error_set(err, ret, "%s", last.text) : 0;
 }
 
-static int open_legacy(const struct cow_file *file, const struct cow_secret *const *secrets, size_t nr,
-		       struct cow_crypt_key **out, struct cow_error *err)
+static int open_legacy(const struct cow_file *file, const struct cow_secret *const *secrets,
+		       size_t nr, struct cow_crypt_key **out, struct cow_error *err)
 {
 	if (nr != 1)
-		return cow_error_set(err, -EACCES, "%zu passphrases: legacy AES encryption cannot tell which is right: give "
-				     "one only", nr);
-	cow_log(COW_LOG_WARNING, "%s: legacy AES encryption is weak, and a wrong passphrase goes unnoticed: convert the "
-		"image to LUKS", file->path);
+		return cow_error_set(
+			err, -EACCES,
+			"%zu passphrases: legacy AES encryption cannot tell which is right: give "
+			"one only",
+			nr);
+	cow_log(COW_LOG_WARNING,
+		"%s: legacy AES encryption is weak, and a wrong passphrase goes unnoticed: convert "
+		"the "
+		"image to LUKS",
+		file->path);
 	int ret = cow_crypt_key_new_legacy(secrets[0], out);
 	return ret ? cow_error_set(err, ret, "legacy AES key: %s", strerror(-ret)) : 0;
 }
 
 int cow_crypt_open(struct cow_loop *loop, struct cow_file *file, const struct cow_header *h,
-		   const struct cow_extensions *ext, const struct cow_secret *const *secrets, size_t nr_secrets,
-		   struct cow_crypt_key **out, struct cow_error *err)
+		   const struct cow_extensions *ext, const struct cow_secret *const *secrets,
+		   size_t nr_secrets, struct cow_crypt_key **out, struct cow_error *err)
 {
 	*out = NULL;
 	if (h->crypt_method == QCOW2_CRYPT_NONE)
 		return 0;
 	if (!nr_secrets)
-		return cow_error_set(err, -EACCES, "encrypted (%s), and no passphrase is given: name its source "
-				     "(--key-file, --key-credential, --key-keyring or --key-prompt)",
-				     h->crypt_method == QCOW2_CRYPT_LUKS ? "LUKS" : "legacy AES");
+		return cow_error_set(
+			err, -EACCES,
+			"encrypted (%s), and no passphrase is given: name its source "
+			"(--key-file, --key-credential, --key-keyring or --key-prompt)",
+			h->crypt_method == QCOW2_CRYPT_LUKS ? "LUKS" : "legacy AES");
 	if (h->crypt_method == QCOW2_CRYPT_LUKS)
 		return open_luks(loop, file, ext, secrets, nr_secrets, out, err);
 	return open_legacy(file, secrets, nr_secrets, out, err);

@@ -11,11 +11,11 @@
 
 /*
  * *out: NULL for an image that is not encrypted. LUKS: the first of the secrets that opens a key slot; -EACCES with a clear text if none
- * does, or none is given. Legacy AES: -EACCES unless there is exactly one secret, since nothing in the image tells a right
- * one from a wrong one; logs a warning about the weakness.
+ * does, or none is given. Legacy AES: -EACCES unless there is exactly one secret, since nothing in
+ * the image tells a right one from a wrong one; logs a warning about the weakness.
  */
 int cow_crypt_open(struct cow_loop *loop, struct cow_file *file, const struct cow_header *h,
-		   const struct cow_extensions *ext, const struct cow_secret *const *secrets, size_t nr_secrets,
-		   struct cow_crypt_key **out, struct cow_error *err);
+		   const struct cow_extensions *ext, const struct cow_secret *const *secrets,
+		   size_t nr_secrets, struct cow_crypt_key **out, struct cow_error *err);
 
 #endif

@@ -13,7 +13,7 @@
 #include "engine/edit/edit.h"
 
 #define SECTOR 512u
-#define END_BYTES 8u /* the extension that ends them, all zeros */
+#define END_BYTES 8u	      /* the extension that ends them, all zeros */
 #define EXTRA_SIZES_BYTES 16u /* of a snapshot's extra data: VM state size, disk size */
 /* Autoclear features that stay true: guest data and its place do not change. */
 #define KEPT_AUTOCLEAR (QCOW2_AUTOCLEAR_BITMAPS | QCOW2_AUTOCLEAR_DATA_FILE_RAW)
@@ -25,8 +25,8 @@ struct amend {
 	struct cow_error *err;
 	struct cow_header old, header; /* as it stands; as it shall be */
 	struct cow_extensions ext;
-	uint8_t *cluster;              /* the first one, as it stands */
-	uint8_t sector[SECTOR];        /* its first sector, as it shall be */
+	uint8_t *cluster;	/* the first one, as it stands */
+	uint8_t sector[SECTOR]; /* its first sector, as it shall be */
 };
 
 static int load(struct amend *a)
@@ -49,10 +49,14 @@ static int cannot_write(struct amend *a, int ret)
 static int refuse(struct amend *a)
 {
 	if (a->old.incompatible & QCOW2_INCOMPAT_CORRUPT)
-		return cow_error_set(a->err, -EROFS, "the image is marked corrupt: repair it with cowblk check --repair all");
+		return cow_error_set(
+			a->err, -EROFS,
+			"the image is marked corrupt: repair it with cowblk check --repair all");
 	if (a->old.incompatible & QCOW2_INCOMPAT_DIRTY)
-		return cow_error_set(a->err, -EROFS, "the image was not closed properly: repair it with cowblk check --repair "
-				     "all");
+		return cow_error_set(
+			a->err, -EROFS,
+			"the image was not closed properly: repair it with cowblk check --repair "
+			"all");
 	return 0;
 }
 
@@ -124,14 +128,18 @@ static size_t copy_extension(struct amend *a, size_t to, size_t at, size_t bytes
 	return to + bytes;
 }
 
-/* Copies what the new version knows of to a->sector from header_bytes on. Returns the offset for END; 0: no room. */
+/*
+ * Copies what the new version knows of to a->sector from header_bytes on. Returns the offset for
+ * END; 0: no room.
+ */
 static size_t move_extensions(struct amend *a)
 {
 	size_t at = a->old.header_bytes, to = a->header.header_bytes;
 	size_t end = a->old.backing_name_off ? a->old.backing_name_off : cow_cluster_bytes(&a->old);
 	while (at + 8 <= end && cow_load32_be(a->cluster + at) != QCOW2_EXT_END) {
 		size_t bytes = 8 + (((size_t)cow_load32_be(a->cluster + at + 4) + 7) & ~(size_t)7);
-		bool drop = a->header.version == 2 && cow_load32_be(a->cluster + at) == QCOW2_EXT_FEATURE_NAMES;
+		bool drop = a->header.version == 2 &&
+			    cow_load32_be(a->cluster + at) == QCOW2_EXT_FEATURE_NAMES;
 		if (!drop && bytes > SECTOR - to)
 			return 0;
 		if (!drop)
@@ -141,14 +149,19 @@ static size_t move_extensions(struct amend *a)
 	return SECTOR - to >= END_BYTES ? to : 0;
 }
 
-/* Nothing but the name may stand behind the extensions, so there is room up to the cluster's end. */
+/*
+ * Nothing but the name may stand behind the extensions, so there is room up to the cluster's end.
+ */
 static int move_name_away(struct amend *a)
 {
-	uint64_t bytes = a->old.backing_name_bytes, sectors = (bytes + SECTOR - 1) & ~(uint64_t)(SECTOR - 1);
+	uint64_t bytes = a->old.backing_name_bytes,
+		 sectors = (bytes + SECTOR - 1) & ~(uint64_t)(SECTOR - 1);
 	uint64_t to = (a->old.backing_name_off + bytes + SECTOR - 1) & ~(uint64_t)(SECTOR - 1);
 	if (to + sectors > cow_cluster_bytes(&a->old))
-		return cow_error_set(a->err, -EFBIG, "no room in the first cluster to move the backing file's name: give it a "
-				     "shorter one with qemu-img rebase -u");
+		return cow_error_set(
+			a->err, -EFBIG,
+			"no room in the first cluster to move the backing file's name: give it a "
+			"shorter one with qemu-img rebase -u");
 	uint8_t *buf = cow_buf_alloc(sectors);
 	if (!buf)
 		return cow_error_set(a->err, -ENOMEM, "out of memory");
@@ -161,7 +174,10 @@ static int move_name_away(struct amend *a)
 	return cannot_write(a, ret);
 }
 
-/* The name stays where it is, or goes behind the extensions if the sector has room for it, or behind its old place. */
+/*
+ * The name stays where it is, or goes behind the extensions if the sector has room for it, or
+ * behind its old place.
+ */
 static int place_name(struct amend *a, size_t end)
 {
 	uint64_t off = a->old.backing_name_off, bytes = a->old.backing_name_bytes;
@@ -182,7 +198,8 @@ static int place_name(struct amend *a, size_t end)
 static size_t add_feature_names(struct amend *a, size_t end)
 {
 	bool room = end + COW_FEATURE_NAMES_BYTES + END_BYTES <= SECTOR;
-	if (a->header.version == 2 || !room || (a->old.backing_name_off && a->old.backing_name_off < SECTOR))
+	if (a->header.version == 2 || !room ||
+	    (a->old.backing_name_off && a->old.backing_name_off < SECTOR))
 		return end;
 	return cow_put_feature_names(a->sector, end);
 }
@@ -192,7 +209,9 @@ static int build_sector(struct amend *a)
 	memset(a->sector, 0, SECTOR);
 	size_t end = move_extensions(a);
 	if (!end)
-		return cow_error_set(a->err, -EFBIG, "the header's extensions would not fit into 512 bytes any more, so it cannot "
+		return cow_error_set(a->err, -EFBIG,
+				     "the header's extensions would not fit into 512 bytes any "
+				     "more, so it cannot "
 				     "be changed safely: use qemu-img amend on a copy");
 	end = add_feature_names(a, end);
 	return place_name(a, end + END_BYTES);
@@ -224,7 +243,8 @@ static int change_version(struct amend *a)
 		return 0;
 	int ret = version == 3 ? complete_snapshots(a) : check_downgrade(a);
 	a->header.version = version;
-	a->header.header_bytes = version == 3 ? sizeof(struct qcow2_header_be) : QCOW2_V2_HEADER_LENGTH;
+	a->header.header_bytes =
+		version == 3 ? sizeof(struct qcow2_header_be) : QCOW2_V2_HEADER_LENGTH;
 	return ret;
 }
 
@@ -247,7 +267,7 @@ static bool changed(const struct amend *a)
 int cow_amend(struct cow_loop *loop, struct cow_file *file, const struct cow_amend_options *options,
 	      struct cow_error *err)
 {
-	struct amend a = {.loop = loop, .file = file, .options = options, .err = err};
+	struct amend a = { .loop = loop, .file = file, .options = options, .err = err };
 	int ret = load(&a);
 	if (!ret)
 		ret = refuse(&a);

@@ -1,13 +1,16 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Changes of a closed image's format: its version, lazy refcounts. The file is opened for writing and locked. Blocking.
+ * Changes of a closed image's format: its version, lazy refcounts. The file is opened for writing
+ * and locked. Blocking.
  *
- * Version 3 has a longer header, so the extensions behind it move. That is one write of the first sector, which holds all of it:
+ * Version 3 has a longer header, so the extensions behind it move. That is one write of the first
+ * sector, which holds all of it:
  *
  *   2 -> 3: snapshots get a disk size of their own, if some have none | the backing file's name out of the way | the sector
  *   3 -> 2: the sector; only if nothing in the image needs version 3
  *
- * A crash leaves the old version or the new one, and the same content. Extensions that do not fit into the sector: refused.
+ * A crash leaves the old version or the new one, and the same content. Extensions that do not fit
+ * into the sector: refused.
  */
 #ifndef COW_AMEND_H
 #define COW_AMEND_H
@@ -20,11 +23,13 @@
 enum cow_amend_switch { COW_AMEND_KEEP, COW_AMEND_ON, COW_AMEND_OFF };
 
 struct cow_amend_options {
-	uint32_t version;                     /* 2 or 3; 0: as it is */
+	uint32_t version; /* 2 or 3; 0: as it is */
 	enum cow_amend_switch lazy_refcounts;
 };
 
-/* -EROFS: corrupt or not closed properly; -ENOTSUP: something in it needs version 3; -EFBIG: does not fit. */
+/*
+ * -EROFS: corrupt or not closed properly; -ENOTSUP: something in it needs version 3; -EFBIG: does not fit.
+ */
 int cow_amend(struct cow_loop *loop, struct cow_file *file, const struct cow_amend_options *options,
 	      struct cow_error *err);
 

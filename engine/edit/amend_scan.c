@@ -19,7 +19,8 @@ struct scan {
 
 static int cannot_read(struct scan *s, const char *what, uint64_t off, int ret)
 {
-	return cow_error_set(s->err, ret, "%s at offset %" PRIu64 ": cannot read: %s", what, off, strerror(-ret));
+	return cow_error_set(s->err, ret, "%s at offset %" PRIu64 ": cannot read: %s", what, off,
+			     strerror(-ret));
 }
 
 static int scan_l2(struct scan *s, uint64_t off)
@@ -30,8 +31,11 @@ static int scan_l2(struct scan *s, uint64_t off)
 	for (uint32_t i = 0; i < cow_l2_entries(s->header); i++) {
 		uint64_t entry = cow_load64_be(s->table + i * 8);
 		if (!(entry & QCOW2_COMPRESSED) && (entry & QCOW2_ZERO))
-			return cow_error_set(s->err, -ENOTSUP, "compat=0.10: not possible: the image has zero clusters (L2 entry at "
-					     "offset %" PRIu64 ")", off + i * 8);
+			return cow_error_set(s->err, -ENOTSUP,
+					     "compat=0.10: not possible: the image has zero "
+					     "clusters (L2 entry at "
+					     "offset %" PRIu64 ")",
+					     off + i * 8);
 	}
 	return 0;
 }
@@ -70,10 +74,10 @@ static int scan_snapshots(struct scan *s)
 	return ret;
 }
 
-int cow_amend_refuse_zero_clusters(struct cow_loop *loop, struct cow_file *file, const struct cow_header *h,
-				   struct cow_error *err)
+int cow_amend_refuse_zero_clusters(struct cow_loop *loop, struct cow_file *file,
+				   const struct cow_header *h, struct cow_error *err)
 {
-	struct scan s = {.loop = loop, .file = file, .header = h, .err = err};
+	struct scan s = { .loop = loop, .file = file, .header = h, .err = err };
 	s.table = cow_buf_alloc(cow_cluster_bytes(h));
 	if (!s.table)
 		return cow_error_set(err, -ENOMEM, "out of memory");

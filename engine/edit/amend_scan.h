@@ -8,7 +8,7 @@
 #include "engine/loop/loop.h"
 
 /* -ENOTSUP if a cluster of the disk or of a snapshot has the zero flag. */
-int cow_amend_refuse_zero_clusters(struct cow_loop *loop, struct cow_file *file, const struct cow_header *h,
-				   struct cow_error *err);
+int cow_amend_refuse_zero_clusters(struct cow_loop *loop, struct cow_file *file,
+				   const struct cow_header *h, struct cow_error *err);
 
 #endif

@@ -11,7 +11,10 @@
 #include "engine/check/check.h"
 #include "engine/core/load.h"
 
-/* Autoclear features that an edit keeps true: it moves tables and changes no guest data (apply has its own rule). */
+/*
+ * Autoclear features that an edit keeps true: it moves tables and changes no guest data (apply has
+ * its own rule).
+ */
 static uint64_t kept_autoclear(const struct cow_edit *e)
 {
 	bool data_file = e->header.incompatible & QCOW2_INCOMPAT_DATA_FILE;
@@ -20,7 +23,9 @@ static uint64_t kept_autoclear(const struct cow_edit *e)
 
 int cow_edit_corrupt(struct cow_edit *e, uint64_t off, const char *rule)
 {
-	return cow_error_set(e->err, -EINVAL, "offset %" PRIu64 ": %s: repair the image with cowblk check --repair all",
+	return cow_error_set(e->err, -EINVAL,
+			     "offset %" PRIu64
+			     ": %s: repair the image with cowblk check --repair all",
 			     off, rule);
 }
 
@@ -59,16 +64,22 @@ static int repair_dirty(struct cow_edit *e)
 	if (!ret)
 		ret = load_header(e);
 	if (!ret && (e->header.incompatible & QCOW2_INCOMPAT_DIRTY))
-		ret = cow_error_set(e->err, -EROFS, "the image is dirty and could not be repaired: see cowblk check");
+		ret = cow_error_set(
+			e->err, -EROFS,
+			"the image is dirty and could not be repaired: see cowblk check");
 	return ret;
 }
 
 static int refuse(struct cow_edit *e)
 {
 	if (e->header.incompatible & QCOW2_INCOMPAT_CORRUPT)
-		return cow_error_set(e->err, -EROFS, "the image is marked corrupt: repair it with cowblk check --repair all");
+		return cow_error_set(
+			e->err, -EROFS,
+			"the image is marked corrupt: repair it with cowblk check --repair all");
 	if ((e->header.incompatible & QCOW2_INCOMPAT_DATA_FILE) && !e->any)
-		return cow_error_set(e->err, -ENOTSUP, "images with an external data file cannot have internal snapshots");
+		return cow_error_set(
+			e->err, -ENOTSUP,
+			"images with an external data file cannot have internal snapshots");
 	return 0;
 }
 
@@ -80,7 +91,8 @@ static int verify_fixed(struct cow_edit *e)
 	if (!ret)
 		ret = cow_edit_count(e, h->l1_off, (uint64_t)h->l1_entries * 8, 0);
 	if (!ret)
-		ret = cow_edit_count(e, h->reftable_off, (uint64_t)h->reftable_clusters << e->g.cluster_bits, 0);
+		ret = cow_edit_count(e, h->reftable_off,
+				     (uint64_t)h->reftable_clusters << e->g.cluster_bits, 0);
 	for (uint64_t i = 0; i < e->nr_blocks && !ret; i++)
 		if (e->blocks[i].old_off)
 			ret = cow_edit_count(e, e->blocks[i].old_off, e->g.cluster_bytes, 0);
@@ -89,10 +101,12 @@ static int verify_fixed(struct cow_edit *e)
 	for (uint32_t i = 0; i < h->nr_snapshots && !ret; i++) {
 		ret = cow_snapshot_verify_l1(&e->snapshots[i], h, e->file->size_bytes, e->err);
 		if (!ret)
-			ret = cow_edit_count(e, e->snapshots[i].l1_off, (uint64_t)e->snapshots[i].l1_entries * 8, 0);
+			ret = cow_edit_count(e, e->snapshots[i].l1_off,
+					     (uint64_t)e->snapshots[i].l1_entries * 8, 0);
 	}
 	if (!ret && e->ext.has_bitmaps)
-		ret = cow_edit_count(e, e->ext.bitmap_directory_off, e->ext.bitmap_directory_bytes, 0);
+		ret = cow_edit_count(e, e->ext.bitmap_directory_off, e->ext.bitmap_directory_bytes,
+				     0);
 	if (!ret && e->ext.has_crypto)
 		ret = cow_edit_count(e, e->ext.crypto_off, e->ext.crypto_bytes, 0);
 	return ret;
@@ -100,7 +114,8 @@ static int verify_fixed(struct cow_edit *e)
 
 static int load_tables(struct cow_edit *e)
 {
-	int ret = cow_load_snapshots(e->loop, e->file, &e->header, &e->snapshots, &e->snapshots_bytes, e->err);
+	int ret = cow_load_snapshots(e->loop, e->file, &e->header, &e->snapshots,
+				     &e->snapshots_bytes, e->err);
 	if (!ret)
 		ret = cow_edit_read_l1(e, e->header.l1_off, e->header.l1_entries, &e->l1);
 	if (!ret)
@@ -125,7 +140,10 @@ static int clear_autoclear(struct cow_edit *e)
 
 static int open_edit(struct cow_edit *e)
 {
-	/* What a killed process left in the host's cache may call clusters free that are not so on disk. */
+	/*
+	 * What a killed process left in the host's cache may call clusters free that are not so on
+	 * disk.
+	 */
 	int ret = cannot_write(e, cow_loop_sync(e->loop, e->file));
 	if (!ret)
 		ret = load_header(e);
@@ -146,7 +164,8 @@ static int open_edit(struct cow_edit *e)
 	return ret ? ret : clear_autoclear(e);
 }
 
-static int open_kind(struct cow_edit *e, struct cow_loop *loop, struct cow_file *file, bool any, struct cow_error *err)
+static int open_kind(struct cow_edit *e, struct cow_loop *loop, struct cow_file *file, bool any,
+		     struct cow_error *err)
 {
 	memset(e, 0, sizeof(*e));
 	e->loop = loop;
@@ -159,12 +178,14 @@ static int open_kind(struct cow_edit *e, struct cow_loop *loop, struct cow_file 
 	return ret;
 }
 
-int cow_edit_open(struct cow_edit *e, struct cow_loop *loop, struct cow_file *file, struct cow_error *err)
+int cow_edit_open(struct cow_edit *e, struct cow_loop *loop, struct cow_file *file,
+		  struct cow_error *err)
 {
 	return open_kind(e, loop, file, false, err);
 }
 
-int cow_edit_open_any(struct cow_edit *e, struct cow_loop *loop, struct cow_file *file, struct cow_error *err)
+int cow_edit_open_any(struct cow_edit *e, struct cow_loop *loop, struct cow_file *file,
+		      struct cow_error *err)
 {
 	return open_kind(e, loop, file, true, err);
 }
@@ -200,7 +221,8 @@ int cow_edit_read_l1(struct cow_edit *e, uint64_t off, uint64_t nr, uint64_t **l
 		free(raw);
 		free(*l1);
 		*l1 = NULL;
-		return cow_error_set(e->err, ret, "L1 table at offset %" PRIu64 ": %s", off, strerror(-ret));
+		return cow_error_set(e->err, ret, "L1 table at offset %" PRIu64 ": %s", off,
+				     strerror(-ret));
 	}
 	for (uint64_t i = 0; i < nr; i++)
 		(*l1)[i] = cow_load64_be(raw + i * 8);
@@ -214,7 +236,8 @@ static int write_clusters(struct cow_edit *e, const uint8_t *raw, uint64_t clust
 	int ret = cow_edit_alloc(e, clusters, off);
 	if (ret)
 		return ret;
-	return cannot_write(e, cow_loop_write(e->loop, e->file, *off, raw, clusters << e->g.cluster_bits));
+	return cannot_write(
+		e, cow_loop_write(e->loop, e->file, *off, raw, clusters << e->g.cluster_bits));
 }
 
 static uint64_t clusters_for(const struct cow_edit *e, uint64_t bytes)
@@ -271,7 +294,9 @@ int cow_edit_write_snapshots(struct cow_edit *e)
 {
 	uint64_t bytes = snapshots_bytes(e), clusters = clusters_for(e, bytes), off = 0;
 	if (bytes > QCOW2_MAX_SNAPSHOT_TABLE_BYTES)
-		return cow_error_set(e->err, -EFBIG, "the snapshot table would be larger than 64 MiB: delete snapshots first");
+		return cow_error_set(
+			e->err, -EFBIG,
+			"the snapshot table would be larger than 64 MiB: delete snapshots first");
 	int ret = cow_edit_count(e, e->header.snapshots_off, e->snapshots_bytes, -1);
 	if (!ret && clusters) {
 		uint8_t *raw = cow_buf_alloc(clusters << e->g.cluster_bits);
@@ -287,7 +312,9 @@ int cow_edit_write_snapshots(struct cow_edit *e)
 
 /* ---- the switch ---- */
 
-/* From here on the error is that nobody knows which of the two images is on disk; both are sound. */
+/*
+ * From here on the error is that nobody knows which of the two images is on disk; both are sound.
+ */
 static int switch_header(struct cow_edit *e)
 {
 	cow_header_encode(&e->header, e->sector, sizeof(e->sector));
@@ -310,7 +337,7 @@ int cow_edit_commit(struct cow_edit *e)
 	}
 	ret = e->file->can_punch ? cow_edit_punch_freed(e) : 0;
 	if (ret && ret != -EOPNOTSUPP && ret != -ENOTSUP)
-		cow_log(COW_LOG_WARNING, "%s: cannot give freed space back to the host: %s", e->file->path,
-			strerror(-ret));
+		cow_log(COW_LOG_WARNING, "%s: cannot give freed space back to the host: %s",
+			e->file->path, strerror(-ret));
 	return 0;
 }

@@ -1,18 +1,21 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A change of a closed image's metadata as a whole: L1, L2 tables, refcounts, snapshot table. Nothing that the image on disk refers to is
- * written to. What changes goes to clusters that are free in the image as it stands, and all of it takes effect with the
- * header's sector, which holds the offsets of all tables:
+ * A change of a closed image's metadata as a whole: L1, L2 tables, refcounts, snapshot table.
+ * Nothing that the image on disk refers to is written to. What changes goes to clusters that are
+ * free in the image as it stands, and all of it takes effect with the header's sector, which holds
+ * the offsets of all tables:
  *
  *   moved L2 tables, L1 tables, snapshot table, refcount blocks, refcount table | header | punch what became free
  *
- * So an image is never seen with refcounts raised and COPIED flags still set, or the other way round, and a crash leaks nothing: the new
- * clusters are counted only by the new refcount blocks. The price is the room for both versions of the tables that change.
+ * So an image is never seen with refcounts raised and COPIED flags still set, or the other way
+ * round, and a crash leaks nothing: the new clusters are counted only by the new refcount blocks.
+ * The price is the room for both versions of the tables that change.
  *
- * States: open (memory only, and writes to free clusters) -> committed. cow_edit_close() in any state; before the commit it cuts off
- * what was appended to the file.
+ * States: open (memory only, and writes to free clusters) -> committed. cow_edit_close() in any
+ * state; before the commit it cuts off what was appended to the file.
  *
- * Memory: the refcount blocks that are looked at, and the L1 tables; L2 tables pass through one at a time.
+ * Memory: the refcount blocks that are looked at, and the L1 tables; L2 tables pass through one at
+ * a time.
  */
 #ifndef COW_EDIT_H
 #define COW_EDIT_H
@@ -25,7 +28,7 @@
 struct cow_edit_block {
 	uint64_t old_off, off; /* 0: none; off differs from old_off once it has a new place */
 	uint8_t *counts;       /* NULL: not loaded */
-	uint8_t *used;         /* a bit per cluster: it counts in the image as it stands */
+	uint8_t *used;	       /* a bit per cluster: it counts in the image as it stands */
 	bool dirty;
 };
 
@@ -33,36 +36,44 @@ struct cow_edit {
 	/* constant */
 	struct cow_loop *loop;
 	struct cow_file *file;
-	struct cow_error *err;        /* where failures are told */
+	struct cow_error *err; /* where failures are told */
 	struct cow_geometry g;
 	struct cow_extensions ext;
-	bool any;                     /* an external data file is let through */
-	uint64_t opened_bytes;        /* the file's length then */
-	uint64_t max_clusters;        /* that the file can have */
-	uint8_t sector[512];          /* the header's, as it stands */
+	bool any;	       /* an external data file is let through */
+	uint64_t opened_bytes; /* the file's length then */
+	uint64_t max_clusters; /* that the file can have */
+	uint8_t sector[512];   /* the header's, as it stands */
 
 	/* the image as it will be */
 	struct cow_header header;
-	uint64_t *l1;                 /* active: header.l1_entries, host byte order */
+	uint64_t *l1;			/* active: header.l1_entries, host byte order */
 	struct cow_snapshot *snapshots; /* header.nr_snapshots */
 
 	/* refcounts */
 	struct cow_edit_block *blocks;
 	uint64_t nr_blocks, max_blocks;
-	uint64_t scan;                /* no cluster below it is free */
+	uint64_t scan; /* no cluster below it is free */
 
-	uint64_t snapshots_bytes;     /* of the table as it stands */
+	uint64_t snapshots_bytes; /* of the table as it stands */
 	bool l1_changed, committed;
-	uint8_t *table;               /* scratch: an L2 table */
+	uint8_t *table; /* scratch: an L2 table */
 };
 
-/* A dirty image is repaired first. Refuses what cannot be changed: the corrupt bit, an external data file. */
-int cow_edit_open(struct cow_edit *e, struct cow_loop *loop, struct cow_file *file, struct cow_error *err);
+/*
+ * A dirty image is repaired first. Refuses what cannot be changed: the corrupt bit, an external
+ * data file.
+ */
+int cow_edit_open(struct cow_edit *e, struct cow_loop *loop, struct cow_file *file,
+		  struct cow_error *err);
 /* The same for changes to which an external data file is no obstacle. */
-int cow_edit_open_any(struct cow_edit *e, struct cow_loop *loop, struct cow_file *file, struct cow_error *err);
+int cow_edit_open_any(struct cow_edit *e, struct cow_loop *loop, struct cow_file *file,
+		      struct cow_error *err);
 void cow_edit_close(struct cow_edit *e);
 
-/* Writes what has changed and switches the header. -ENOTRECOVERABLE: nobody knows which of the two images is on disk. */
+/*
+ * Writes what has changed and switches the header. -ENOTRECOVERABLE: nobody knows which of the two
+ * images is on disk.
+ */
 int cow_edit_commit(struct cow_edit *e);
 
 /* An L1 table as host byte order; *l1 has nr entries and is free()d by the caller. */
@@ -79,7 +90,10 @@ int cow_edit_move_l1(struct cow_edit *e, uint32_t old_entries);
 int cow_edit_load_refcounts(struct cow_edit *e);
 void cow_edit_free_refcounts(struct cow_edit *e);
 int cow_edit_refcount(struct cow_edit *e, uint64_t cluster, uint64_t *count);
-/* Every cluster that [off, off+bytes) touches: plus delta. All must be counted already; -ERANGE: would not fit. */
+/*
+ * Every cluster that [off, off+bytes) touches: plus delta. All must be counted already; -ERANGE:
+ * would not fit.
+ */
 int cow_edit_count(struct cow_edit *e, uint64_t off, uint64_t bytes, int delta);
 /* nr consecutive clusters, free in the image as it stands and as it will be; refcount 1. */
 int cow_edit_alloc(struct cow_edit *e, uint64_t nr, uint64_t *off);
@@ -93,8 +107,9 @@ int cow_edit_punch_freed(struct cow_edit *e);
 /* Plus delta for every L2 table and cluster, once for each path. 0: only verifies. */
 int cow_edit_share(struct cow_edit *e, const uint64_t *l1, uint64_t nr, int delta);
 /*
- * COPIED flags of e->l1 and its tables as the refcounts want them. A table that changes moves; `paths` of the references to it, those of
- * e->l1 and of copies that the caller will make of it, move along.
+ * COPIED flags of e->l1 and its tables as the refcounts want them. A table that changes moves;
+ * `paths` of the references to it, those of e->l1 and of copies that the caller will make of it,
+ * move along.
  */
 int cow_edit_fix_copied(struct cow_edit *e, int paths);
 

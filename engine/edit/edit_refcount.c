@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Refcounts of an edit: blocks are loaded when first looked at, changed in memory, and written to new places at the commit.
+ * Refcounts of an edit: blocks are loaded when first looked at, changed in memory, and written to
+ * new places at the commit.
  *
- * A cluster may be taken if it is free twice: in the image as it stands (`used`), which must survive until the header is switched, and
- * in the image as it will be (`counts`).
+ * A cluster may be taken if it is free twice: in the image as it stands (`used`), which must
+ * survive until the header is switched, and in the image as it will be (`counts`).
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -30,7 +31,8 @@ int cow_edit_load_refcounts(struct cow_edit *e)
 	for (uint64_t i = 0; i < e->nr_blocks && !ret; i++) {
 		uint64_t off = cow_load64_be(raw + i * 8);
 		if (off & (e->g.cluster_bytes - 1) || off >= e->file->size_bytes)
-			ret = cow_edit_corrupt(e, e->header.reftable_off + i * 8, "refcount block out of place");
+			ret = cow_edit_corrupt(e, e->header.reftable_off + i * 8,
+					       "refcount block out of place");
 		e->blocks[i].old_off = e->blocks[i].off = off;
 	}
 	free(raw);
@@ -65,8 +67,8 @@ static int load_block(struct cow_edit *e, struct cow_edit_block *b)
 		return 0;
 	int ret = cow_loop_read(e->loop, e->file, b->old_off, b->counts, e->g.cluster_bytes);
 	if (ret)
-		return cow_error_set(e->err, ret, "refcount block at offset %" PRIu64 ": %s", b->old_off,
-				     strerror(-ret));
+		return cow_error_set(e->err, ret, "refcount block at offset %" PRIu64 ": %s",
+				     b->old_off, strerror(-ret));
 	note_used(e, b);
 	return 0;
 }
@@ -87,7 +89,8 @@ static int need_block(struct cow_edit *e, uint64_t cluster, struct cow_edit_bloc
 {
 	uint64_t idx = cluster / e->g.refs_per_block;
 	if (idx >= e->max_blocks)
-		return cow_error_set(e->err, -EFBIG, "the refcount table would be larger than 8 MiB");
+		return cow_error_set(e->err, -EFBIG,
+				     "the refcount table would be larger than 8 MiB");
 	if (idx >= e->nr_blocks)
 		e->nr_blocks = idx + 1;
 	*out = &e->blocks[idx];
@@ -102,33 +105,41 @@ int cow_edit_refcount(struct cow_edit *e, uint64_t cluster, uint64_t *count)
 	*count = 0;
 	int ret = find_block(e, cluster, &b);
 	if (!ret && b)
-		*count = cow_refcount_get(b->counts, e->g.refcount_order, cluster % e->g.refs_per_block);
+		*count = cow_refcount_get(b->counts, e->g.refcount_order,
+					  cluster % e->g.refs_per_block);
 	return ret;
 }
 
 static int too_many(struct cow_edit *e, uint64_t cluster)
 {
-	return cow_error_set(e->err, -ERANGE, "refcounts of %u bits cannot count another reference to the cluster at "
-			     "offset %" PRIu64 ": %s", 1u << e->g.refcount_order, cluster << e->g.cluster_bits,
-			     e->g.refcount_order ? "delete snapshots first"
-						 : "such an image cannot have snapshots, make one with more refcount bits");
+	return cow_error_set(
+		e->err, -ERANGE,
+		"refcounts of %u bits cannot count another reference to the cluster at "
+		"offset %" PRIu64 ": %s",
+		1u << e->g.refcount_order, cluster << e->g.cluster_bits,
+		e->g.refcount_order
+			? "delete snapshots first"
+			: "such an image cannot have snapshots, make one with more refcount bits");
 }
 
 static int count_one(struct cow_edit *e, uint64_t cluster, int delta)
 {
 	struct cow_edit_block *b;
-	uint64_t idx = cluster % e->g.refs_per_block, count = 0, less = delta < 0 ? (uint64_t)-delta : 0;
+	uint64_t idx = cluster % e->g.refs_per_block, count = 0,
+		 less = delta < 0 ? (uint64_t)-delta : 0;
 	int ret = find_block(e, cluster, &b);
 	if (ret)
 		return ret;
 	if (b)
 		count = cow_refcount_get(b->counts, e->g.refcount_order, idx);
 	if (!count || count < less)
-		return cow_edit_corrupt(e, cluster << e->g.cluster_bits, "a cluster in use has a refcount too low");
+		return cow_edit_corrupt(e, cluster << e->g.cluster_bits,
+					"a cluster in use has a refcount too low");
 	if (delta > 0 && (uint64_t)delta > e->g.max_refcount - count)
 		return too_many(e, cluster);
 	if (delta) {
-		cow_refcount_set(b->counts, e->g.refcount_order, idx, count + (uint64_t)(int64_t)delta);
+		cow_refcount_set(b->counts, e->g.refcount_order, idx,
+				 count + (uint64_t)(int64_t)delta);
 		b->dirty = true;
 	}
 	return 0;
@@ -150,7 +161,8 @@ static int is_free(struct cow_edit *e, uint64_t cluster, bool *yes)
 	struct cow_edit_block *b;
 	uint64_t idx = cluster % e->g.refs_per_block;
 	int ret = find_block(e, cluster, &b);
-	*yes = !b || !(b->used[idx / 8] & (1u << (idx & 7)) || cow_refcount_get(b->counts, e->g.refcount_order, idx));
+	*yes = !b || !(b->used[idx / 8] & (1u << (idx & 7)) ||
+		       cow_refcount_get(b->counts, e->g.refcount_order, idx));
 	return ret;
 }
 
@@ -160,7 +172,8 @@ static int find_free(struct cow_edit *e, uint64_t nr, uint64_t *first)
 	for (; run < nr; cluster++) {
 		bool yes;
 		if (cluster >= e->max_clusters)
-			return cow_error_set(e->err, -ENOSPC, "no room for new tables: the device is full");
+			return cow_error_set(e->err, -ENOSPC,
+					     "no room for new tables: the device is full");
 		int ret = is_free(e, cluster, &yes);
 		if (ret)
 			return ret;
@@ -179,7 +192,8 @@ int cow_edit_alloc(struct cow_edit *e, uint64_t nr, uint64_t *off)
 		ret = need_block(e, first + i, &b);
 		if (ret)
 			return ret;
-		cow_refcount_set(b->counts, e->g.refcount_order, (first + i) % e->g.refs_per_block, 1);
+		cow_refcount_set(b->counts, e->g.refcount_order, (first + i) % e->g.refs_per_block,
+				 1);
 		b->dirty = true;
 	}
 	if (ret)
@@ -192,7 +206,10 @@ int cow_edit_alloc(struct cow_edit *e, uint64_t nr, uint64_t *off)
 
 /* ---- writing ---- */
 
-/* A new place for one block that has changed. That changes others' counts, perhaps: until none is left. */
+/*
+ * A new place for one block that has changed. That changes others' counts, perhaps: until none is
+ * left.
+ */
 static int place_block(struct cow_edit *e, struct cow_edit_block *b, bool *placed)
 {
 	if (!b->dirty || b->off != b->old_off)
@@ -230,7 +247,8 @@ static int place_table(struct cow_edit *e)
 				 (uint64_t)e->header.reftable_clusters << e->g.cluster_bits, -1);
 	while (!ret && had < table_clusters(e)) {
 		if (had)
-			ret = cow_edit_count(e, e->header.reftable_off, had << e->g.cluster_bits, -1);
+			ret = cow_edit_count(e, e->header.reftable_off, had << e->g.cluster_bits,
+					     -1);
 		had = table_clusters(e);
 		if (!ret)
 			ret = cow_edit_alloc(e, had, &e->header.reftable_off);
@@ -246,8 +264,8 @@ static int write_blocks(struct cow_edit *e)
 	int ret = 0;
 	for (uint64_t i = 0; i < e->nr_blocks && !ret; i++)
 		if (e->blocks[i].dirty)
-			ret = cow_loop_write(e->loop, e->file, e->blocks[i].off, e->blocks[i].counts,
-					     e->g.cluster_bytes);
+			ret = cow_loop_write(e->loop, e->file, e->blocks[i].off,
+					     e->blocks[i].counts, e->g.cluster_bytes);
 	return ret;
 }
 
@@ -287,7 +305,9 @@ static bool became_free(const struct cow_edit *e, const struct cow_edit_block *b
 
 static int punch(struct cow_edit *e, uint64_t cluster, uint64_t nr)
 {
-	return nr ? cow_loop_punch(e->loop, e->file, cluster << e->g.cluster_bits, nr << e->g.cluster_bits) : 0;
+	return nr ? cow_loop_punch(e->loop, e->file, cluster << e->g.cluster_bits,
+				   nr << e->g.cluster_bits)
+		  : 0;
 }
 
 int cow_edit_punch_freed(struct cow_edit *e)

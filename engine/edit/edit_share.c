@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What an L1 table leads to: counting its references, and COPIED flags. Entries are verified on the way, so that an edit of a broken image
- * ends before it has changed anything.
+ * What an L1 table leads to: counting its references, and COPIED flags. Entries are verified on the
+ * way, so that an edit of a broken image ends before it has changed anything.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -30,22 +30,27 @@ static int l1_entry(struct cow_edit *e, uint64_t idx, uint64_t raw, uint64_t *ta
 		fault = "L1 entry points past the end of the file";
 	if (!fault)
 		return 0;
-	return cow_error_set(e->err, -EINVAL, "L1 entry %" PRIu64 " (0x%" PRIx64 "): %s: repair the image with cowblk "
-			     "check --repair all", idx, raw, fault);
+	return cow_error_set(e->err, -EINVAL,
+			     "L1 entry %" PRIu64 " (0x%" PRIx64
+			     "): %s: repair the image with cowblk "
+			     "check --repair all",
+			     idx, raw, fault);
 }
 
 static int read_table(struct cow_edit *e, uint64_t table)
 {
 	int ret = cow_loop_read(e->loop, e->file, table, e->table, e->g.cluster_bytes);
 	if (ret)
-		cow_error_set(e->err, ret, "L2 table at offset %" PRIu64 ": %s", table, strerror(-ret));
+		cow_error_set(e->err, ret, "L2 table at offset %" PRIu64 ": %s", table,
+			      strerror(-ret));
 	return ret;
 }
 
 /* ---- counting ---- */
 
 /* What an entry refers to on the host. bytes 0: nothing. */
-static int entry_range(struct cow_edit *e, uint64_t table, uint32_t at, uint64_t *off, uint64_t *bytes)
+static int entry_range(struct cow_edit *e, uint64_t table, uint32_t at, uint64_t *off,
+		       uint64_t *bytes)
 {
 	struct cow_l2_entry entry = get_entry(e, at);
 	const char *fault = cow_entry_fault(&e->g, entry);
@@ -105,7 +110,10 @@ static int fix_entry(struct cow_edit *e, uint32_t at, bool *changed)
 	return 0;
 }
 
-/* The table in e->table is written to a new place, to which `paths` of the references to the old one go over. */
+/*
+ * The table in e->table is written to a new place, to which `paths` of the references to the old
+ * one go over.
+ */
 static int move_table(struct cow_edit *e, uint64_t *table, int paths)
 {
 	uint64_t off;

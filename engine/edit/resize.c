@@ -16,35 +16,49 @@
 
 /* ---- what stands in the way ---- */
 
-static int new_size(const struct cow_header *h, const struct cow_resize_options *o, uint64_t *size, struct cow_error *err)
+static int new_size(const struct cow_header *h, const struct cow_resize_options *o, uint64_t *size,
+		    struct cow_error *err)
 {
 	*size = o->bytes;
 	if (o->sign < 0 && o->bytes > h->size_bytes)
-		return cow_error_set(err, -EINVAL, "size: the disk has only %" PRIu64 " bytes", h->size_bytes);
+		return cow_error_set(err, -EINVAL, "size: the disk has only %" PRIu64 " bytes",
+				     h->size_bytes);
 	if (o->bytes > INT64_MAX || (o->sign > 0 && o->bytes > INT64_MAX - h->size_bytes))
 		return cow_error_set(err, -EFBIG, "size: more than 2^63-1 bytes");
 	if (o->sign)
 		*size = o->sign < 0 ? h->size_bytes - o->bytes : h->size_bytes + o->bytes;
 	if (*size % 512)
-		return cow_error_set(err, -EINVAL, "size %" PRIu64 ": must be a multiple of 512 bytes", *size);
+		return cow_error_set(err, -EINVAL,
+				     "size %" PRIu64 ": must be a multiple of 512 bytes", *size);
 	if (cow_l1_entries_for(h, *size) > QCOW2_MAX_L1_BYTES / 8)
-		return cow_error_set(err, -EFBIG, "size %" PRIu64 ": too large for clusters of %" PRIu32 " bytes", *size,
-				     cow_cluster_bytes(h));
+		return cow_error_set(err, -EFBIG,
+				     "size %" PRIu64 ": too large for clusters of %" PRIu32
+				     " bytes",
+				     *size, cow_cluster_bytes(h));
 	if (*size < h->size_bytes && !o->shrink)
-		return cow_error_set(err, -EINVAL, "size %" PRIu64 ": less than %" PRIu64 ", which loses what lies behind it: use "
-				     "--shrink if that is meant", *size, h->size_bytes);
+		return cow_error_set(err, -EINVAL,
+				     "size %" PRIu64 ": less than %" PRIu64
+				     ", which loses what lies behind it: use "
+				     "--shrink if that is meant",
+				     *size, h->size_bytes);
 	return 0;
 }
 
-static int refuse(const struct cow_header *h, const struct cow_extensions *ext, struct cow_error *err)
+static int refuse(const struct cow_header *h, const struct cow_extensions *ext,
+		  struct cow_error *err)
 {
 	if (h->incompatible & QCOW2_INCOMPAT_DATA_FILE)
-		return cow_error_set(err, -ENOTSUP, "the image has an external data file: use qemu-img resize");
+		return cow_error_set(err, -ENOTSUP,
+				     "the image has an external data file: use qemu-img resize");
 	if (ext->has_bitmaps)
-		return cow_error_set(err, -ENOTSUP, "the image has dirty bitmaps of the old size: remove them first");
+		return cow_error_set(
+			err, -ENOTSUP,
+			"the image has dirty bitmaps of the old size: remove them first");
 	if (h->version == 2 && h->nr_snapshots)
-		return cow_error_set(err, -ENOTSUP, "version 2 cannot say that a snapshot has another size: cowblk amend -o "
-				     "compat=1.1 first, or delete the snapshots");
+		return cow_error_set(
+			err, -ENOTSUP,
+			"version 2 cannot say that a snapshot has another size: cowblk amend -o "
+			"compat=1.1 first, or delete the snapshots");
 	return 0;
 }
 
@@ -65,14 +79,20 @@ static int check_backing(struct cow_edit *e, const uint8_t *cluster)
 	if (ret || !name[0])
 		return ret;
 	if (!e->ext.has_backing_format)
-		return cow_error_set(e->err, -EINVAL, "the backing file has no format recorded: set it with qemu-img rebase -u");
+		return cow_error_set(
+			e->err, -EINVAL,
+			"the backing file has no format recorded: set it with qemu-img rebase -u");
 	char *path = cow_create_resolve(e->file->path, name);
 	if (!path)
 		return cow_error_set(e->err, -ENOMEM, "out of memory");
-	ret = cow_create_backing_size(e->file->host, e->loop, path, !strcmp(e->ext.backing_format, "qcow2"), &bytes, e->err);
+	ret = cow_create_backing_size(e->file->host, e->loop, path,
+				      !strcmp(e->ext.backing_format, "qcow2"), &bytes, e->err);
 	if (!ret && bytes > e->header.size_bytes)
-		ret = cow_error_set(e->err, -ENOTSUP, "backing file %s: is longer than the disk, and would show behind its old end: "
-				    "use qemu-img resize, which writes zeros there", path);
+		ret = cow_error_set(e->err, -ENOTSUP,
+				    "backing file %s: is longer than the disk, and would show "
+				    "behind its old end: "
+				    "use qemu-img resize, which writes zeros there",
+				    path);
 	free(path);
 	return ret;
 }
@@ -85,7 +105,7 @@ static int last_entry(struct cow_edit *e, struct cow_l2_entry *entry)
 	uint64_t cluster = e->header.size_bytes >> e->g.cluster_bits;
 	uint64_t at = (cluster & ((1ull << e->g.l2_bits) - 1)) * e->g.entry_bytes;
 	uint64_t table = e->l1[cluster >> e->g.l2_bits];
-	*entry = (struct cow_l2_entry){0};
+	*entry = (struct cow_l2_entry){ 0 };
 	if (!table)
 		return 0;
 	int ret = cow_edit_share(e, &table, 1, 0);
@@ -97,15 +117,17 @@ static int last_entry(struct cow_edit *e, struct cow_l2_entry *entry)
 }
 
 /*
- * A disk that was made smaller may end inside a cluster with data behind its end, which is nobody's until the disk grows over it. In place,
- * so only where nobody else has the cluster; compressed or encrypted, it stays, as QEMU leaves it.
+ * A disk that was made smaller may end inside a cluster with data behind its end, which is nobody's
+ * until the disk grows over it. In place, so only where nobody else has the cluster; compressed or
+ * encrypted, it stays, as QEMU leaves it.
  */
 static int clear_tail(struct cow_edit *e)
 {
 	struct cow_l2_entry entry;
 	uint64_t used = cow_in_cluster(&e->g, e->header.size_bytes), count = 0;
 	int ret = used && !e->header.crypt_method ? last_entry(e, &entry) : 0;
-	if (ret || !used || e->header.crypt_method || (entry.raw & QCOW2_COMPRESSED) || !(entry.raw & QCOW2_OFFSET_MASK))
+	if (ret || !used || e->header.crypt_method || (entry.raw & QCOW2_COMPRESSED) ||
+	    !(entry.raw & QCOW2_OFFSET_MASK))
 		return ret;
 	uint64_t off = entry.raw & QCOW2_OFFSET_MASK;
 	ret = cow_edit_refcount(e, off >> e->g.cluster_bits, &count);
@@ -144,13 +166,18 @@ static int write_table(struct cow_edit *e, const uint8_t *table, uint64_t *off)
 	return ret ? cow_error_set(e->err, ret, "cannot write: %s", strerror(-ret)) : 0;
 }
 
-/* An L2 table without its entries from `at` on, which are given up by way of a table that holds only them. */
-static int split_table(struct cow_edit *e, uint64_t *l1_entry, uint32_t at, uint8_t *head, uint8_t *tail)
+/*
+ * An L2 table without its entries from `at` on, which are given up by way of a table that holds
+ * only them.
+ */
+static int split_table(struct cow_edit *e, uint64_t *l1_entry, uint32_t at, uint8_t *head,
+		       uint8_t *tail)
 {
 	uint64_t off, old = *l1_entry & QCOW2_OFFSET_MASK;
 	int ret = cow_loop_read(e->loop, e->file, old, head, e->g.cluster_bytes);
 	if (ret)
-		return cow_error_set(e->err, ret, "L2 table at offset %" PRIu64 ": %s", old, strerror(-ret));
+		return cow_error_set(e->err, ret, "L2 table at offset %" PRIu64 ": %s", old,
+				     strerror(-ret));
 	memcpy(tail + at, head + at, e->g.cluster_bytes - at);
 	memset(head + at, 0, e->g.cluster_bytes - at);
 	ret = write_table(e, tail, &off);
@@ -166,7 +193,8 @@ static int split_table(struct cow_edit *e, uint64_t *l1_entry, uint32_t at, uint
 
 static int cut_table(struct cow_edit *e, uint64_t *l1_entry, uint32_t at)
 {
-	uint8_t *head = cow_buf_alloc(e->g.cluster_bytes), *tail = cow_buf_alloc(e->g.cluster_bytes);
+	uint8_t *head = cow_buf_alloc(e->g.cluster_bytes),
+		*tail = cow_buf_alloc(e->g.cluster_bytes);
 	int ret = cow_edit_share(e, l1_entry, 1, 0); /* verified before anything is made of it */
 	if (!head || !tail)
 		ret = cow_error_set(e->err, -ENOMEM, "out of memory");
@@ -180,7 +208,8 @@ static int cut_table(struct cow_edit *e, uint64_t *l1_entry, uint32_t at)
 static int shrink(struct cow_edit *e, uint64_t size)
 {
 	uint64_t clusters = (size + e->g.cluster_bytes - 1) >> e->g.cluster_bits;
-	uint64_t tables = clusters >> e->g.l2_bits, at = (clusters & ((1ull << e->g.l2_bits) - 1)) * e->g.entry_bytes;
+	uint64_t tables = clusters >> e->g.l2_bits,
+		 at = (clusters & ((1ull << e->g.l2_bits) - 1)) * e->g.entry_bytes;
 	uint32_t nr = e->header.l1_entries;
 	int ret = 0;
 	if (at && e->l1[tables])
@@ -214,7 +243,8 @@ static int change(struct cow_edit *e, const uint8_t *cluster, uint64_t size)
 {
 	int ret = 0;
 	if (!nothing_behind(e, cow_l1_entries_for(&e->header, e->header.size_bytes)))
-		return cow_error_set(e->err, -ENOTSUP, "the disk has VM state behind its end: use qemu-img resize");
+		return cow_error_set(e->err, -ENOTSUP,
+				     "the disk has VM state behind its end: use qemu-img resize");
 	if (size > e->header.size_bytes)
 		ret = check_backing(e, cluster);
 	if (!ret)
@@ -227,8 +257,8 @@ static int change(struct cow_edit *e, const uint8_t *cluster, uint64_t size)
 	return cow_edit_commit(e);
 }
 
-int cow_resize(struct cow_loop *loop, struct cow_file *file, const struct cow_resize_options *options,
-	       struct cow_error *err)
+int cow_resize(struct cow_loop *loop, struct cow_file *file,
+	       const struct cow_resize_options *options, struct cow_error *err)
 {
 	struct cow_header h;
 	struct cow_extensions ext;

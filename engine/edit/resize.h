@@ -2,8 +2,9 @@
 /*
  * Another disk size for a closed image. The file is opened for writing and locked. Blocking.
  *
- * Both ways it is an edit (snapshot_edit.h): the tables that change go to free clusters, and all of it takes effect with one write of the
- * header's sector. What a smaller disk no longer has is given back to the host after that. Snapshots keep their own sizes.
+ * Both ways it is an edit (snapshot_edit.h): the tables that change go to free clusters, and all of
+ * it takes effect with one write of the header's sector. What a smaller disk no longer has is given
+ * back to the host after that. Snapshots keep their own sizes.
  */
 #ifndef COW_RESIZE_H
 #define COW_RESIZE_H
@@ -15,16 +16,16 @@
 #include "engine/loop/loop.h"
 
 struct cow_resize_options {
-	uint64_t bytes;     /* the new size, or the difference */
-	int sign;           /* 0: the new size; else the difference's sign */
-	bool shrink;        /* may lose what lies behind the new end */
+	uint64_t bytes; /* the new size, or the difference */
+	int sign;	/* 0: the new size; else the difference's sign */
+	bool shrink;	/* may lose what lies behind the new end */
 };
 
 /*
- * Refused: shrinking without `shrink`; dirty bitmaps; an external data file; snapshots in version 2; VM state behind the disk; a backing
- * file that would show behind the old end.
+ * Refused: shrinking without `shrink`; dirty bitmaps; an external data file; snapshots in version
+ * 2; VM state behind the disk; a backing file that would show behind the old end.
  */
-int cow_resize(struct cow_loop *loop, struct cow_file *file, const struct cow_resize_options *options,
-	       struct cow_error *err);
+int cow_resize(struct cow_loop *loop, struct cow_file *file,
+	       const struct cow_resize_options *options, struct cow_error *err);
 
 #endif

@@ -48,21 +48,25 @@ static void load_entry(const uint8_t *p, struct cow_bitmap *b)
 	b->name[name_bytes] = '\0';
 }
 
-static int load_entries(const uint8_t *dir, const struct cow_header *h, const struct cow_extensions *ext,
-			struct cow_bitmap *list, struct cow_error *err)
+static int load_entries(const uint8_t *dir, const struct cow_header *h,
+			const struct cow_extensions *ext, struct cow_bitmap *list,
+			struct cow_error *err)
 {
 	uint64_t off = 0, len = ext->bitmap_directory_bytes;
 	for (uint32_t i = 0; i < ext->nr_bitmaps; i++) {
 		const uint8_t *p = dir + off;
 		uint64_t left = len - off;
-		const char *rule = left < ENTRY_BYTES ? "runs past the end of the directory" : broken_rule(p, h);
+		const char *rule = left < ENTRY_BYTES ? "runs past the end of the directory"
+						      : broken_rule(p, h);
 		if (!rule && ENTRY_BYTES + (uint64_t)cow_load16_be(p + 18) > left)
 			rule = "runs past the end of the directory";
 		if (!rule && memchr(p + ENTRY_BYTES, 0, cow_load16_be(p + 18)))
 			rule = "its name holds a NUL byte";
 		if (rule)
-			return cow_error_set(err, -EINVAL, "bitmap directory entry %" PRIu32 " at offset %" PRIu64
-					     ": %s", i, ext->bitmap_directory_off + off, rule);
+			return cow_error_set(err, -EINVAL,
+					     "bitmap directory entry %" PRIu32 " at offset %" PRIu64
+					     ": %s",
+					     i, ext->bitmap_directory_off + off, rule);
 		load_entry(p, &list[i]);
 		list[i].entry_off = off;
 		uint64_t bytes = (ENTRY_BYTES + (uint64_t)cow_load16_be(p + 18) + 7) & ~7ull;
@@ -71,15 +75,18 @@ static int load_entries(const uint8_t *dir, const struct cow_header *h, const st
 	return 0;
 }
 
-int cow_bitmaps_decode(const uint8_t *dir, const struct cow_header *h, const struct cow_extensions *ext,
-		       struct cow_bitmap **out, struct cow_error *err)
+int cow_bitmaps_decode(const uint8_t *dir, const struct cow_header *h,
+		       const struct cow_extensions *ext, struct cow_bitmap **out,
+		       struct cow_error *err)
 {
 	*out = NULL;
 	/* Before the allocation: the directory must be able to hold that many. */
 	if (ext->nr_bitmaps > ext->bitmap_directory_bytes / ENTRY_BYTES)
-		return cow_error_set(err, -EINVAL, "bitmap directory at offset %" PRIu64 ": %" PRIu32
-				     " bitmaps do not fit into %" PRIu64 " bytes", ext->bitmap_directory_off,
-				     ext->nr_bitmaps, ext->bitmap_directory_bytes);
+		return cow_error_set(err, -EINVAL,
+				     "bitmap directory at offset %" PRIu64 ": %" PRIu32
+				     " bitmaps do not fit into %" PRIu64 " bytes",
+				     ext->bitmap_directory_off, ext->nr_bitmaps,
+				     ext->bitmap_directory_bytes);
 	struct cow_bitmap *list = calloc(ext->nr_bitmaps ? ext->nr_bitmaps : 1, sizeof(*list));
 	if (!list)
 		return cow_error_set(err, -ENOMEM, "bitmap directory: out of memory");

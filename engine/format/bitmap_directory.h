@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The directory of persistent dirty bitmaps: pure decode and verify (QEMU docs/interop/qcow2, "Bitmaps").
+ * The directory of persistent dirty bitmaps: pure decode and verify (QEMU docs/interop/qcow2,
+ * "Bitmaps").
  *
  * offset  entry                      offset  entry
  *  0      u64 bitmap table offset     16      u8  type (1: dirty tracking)
@@ -39,14 +40,17 @@ struct cow_bitmap {
 #define COW_BITMAP_MAX_GRANULARITY_BITS 31u
 #define COW_MAX_BITMAPS 65535u
 #define COW_MAX_BITMAP_DIRECTORY_BYTES (1024ull * COW_MAX_BITMAPS)
-#define COW_BITMAP_FLAGS_OFF 12u /* in an entry; entries are 8-aligned, so a sector holds all of it */
+#define COW_BITMAP_FLAGS_OFF                                                                       \
+	12u /* in an entry; entries are 8-aligned, so a sector holds all of it */
 
 /*
- * Decode the nr_bitmaps entries of dir (ext->bitmap_directory_bytes long). *out: an array of nr_bitmaps, free() it.
+ * Decode the nr_bitmaps entries of dir (ext->bitmap_directory_bytes long). *out: an array of
+ * nr_bitmaps, free() it.
  * -EINVAL with rule and offset.
  */
-int cow_bitmaps_decode(const uint8_t *dir, const struct cow_header *h, const struct cow_extensions *ext,
-		       struct cow_bitmap **out, struct cow_error *err);
+int cow_bitmaps_decode(const uint8_t *dir, const struct cow_header *h,
+		       const struct cow_extensions *ext, struct cow_bitmap **out,
+		       struct cow_error *err);
 
 /* Bytes that an encoded entry takes, padding included; and the encoding itself. */
 uint64_t cow_bitmap_entry_bytes(const struct cow_bitmap *b);

@@ -2,8 +2,9 @@
 /*
  * Header extensions and the backing file's name: what lies in the first cluster behind the header.
  *
- * Each extension: uint32 type, uint32 length, data, padding to 8. The area ends at an END extension, at the backing file's
- * name, or with the cluster. What is unknown is skipped here and kept by whoever rewrites the cluster.
+ * Each extension: uint32 type, uint32 length, data, padding to 8. The area ends at an END
+ * extension, at the backing file's name, or with the cluster. What is unknown is skipped here and
+ * kept by whoever rewrites the cluster.
  */
 #include "engine/format/format.h"
 
@@ -25,21 +26,23 @@ struct extension {
 	const uint8_t *data;
 };
 
-static int bad_length(const struct extension *x, const char *name, const char *why, struct cow_error *err)
+static int bad_length(const struct extension *x, const char *name, const char *why,
+		      struct cow_error *err)
 {
-	return cow_error_set(err, -EINVAL, "%s extension at offset %" PRIu64 ": length %" PRIu32 " %s", name,
+	return cow_error_set(err, -EINVAL,
+			     "%s extension at offset %" PRIu64 ": length %" PRIu32 " %s", name,
 			     x->off - 8, x->bytes, why);
 }
 
 static int bad_value(const struct extension *x, const char *what, unsigned at, uint64_t value,
 		     struct cow_error *err)
 {
-	return cow_error_set(err, -EINVAL, "%s at offset %" PRIu64 ": %" PRIu64 " is not valid", what, x->off + at,
-			     value);
+	return cow_error_set(err, -EINVAL, "%s at offset %" PRIu64 ": %" PRIu64 " is not valid",
+			     what, x->off + at, value);
 }
 
-static int load_string(const struct extension *x, const char *name, char *out, size_t out_bytes, bool *has,
-		       struct cow_error *err)
+static int load_string(const struct extension *x, const char *name, char *out, size_t out_bytes,
+		       bool *has, struct cow_error *err)
 {
 	if (*has)
 		return bad_length(x, name, "(a second one)", err);
@@ -53,10 +56,13 @@ static int load_string(const struct extension *x, const char *name, char *out, s
 	return 0;
 }
 
-static int load_bitmaps(const struct extension *x, const struct cow_header *h, struct cow_extensions *ext,
-			struct cow_error *err)
+static int load_bitmaps(const struct extension *x, const struct cow_header *h,
+			struct cow_extensions *ext, struct cow_error *err)
 {
-	/* Without the autoclear bit some program that knows no bitmaps wrote to the image: nothing here can be trusted. */
+	/*
+	 * Without the autoclear bit some program that knows no bitmaps wrote to the image: nothing
+	 * here can be trusted.
+	 */
 	if (!(h->autoclear & QCOW2_AUTOCLEAR_BITMAPS))
 		return 0;
 	if (x->bytes != sizeof(struct qcow2_bitmaps_ext_be) || ext->has_bitmaps)
@@ -78,13 +84,15 @@ static int load_bitmaps(const struct extension *x, const struct cow_header *h, s
 	return 0;
 }
 
-static int load_crypto(const struct extension *x, const struct cow_header *h, struct cow_extensions *ext,
-		       struct cow_error *err)
+static int load_crypto(const struct extension *x, const struct cow_header *h,
+		       struct cow_extensions *ext, struct cow_error *err)
 {
 	if (h->crypt_method != QCOW2_CRYPT_LUKS)
-		return bad_length(x, "encryption header", "in an image that is not LUKS-encrypted", err);
+		return bad_length(x, "encryption header", "in an image that is not LUKS-encrypted",
+				  err);
 	if (x->bytes != 16 || ext->has_crypto)
-		return bad_length(x, "encryption header", "is not 16, or there are two of them", err);
+		return bad_length(x, "encryption header", "is not 16, or there are two of them",
+				  err);
 	uint64_t off = cow_load64_be(x->data), bytes = cow_load64_be(x->data + 8);
 	if (!off || off & (cow_cluster_bytes(h) - 1) || off > INT64_MAX)
 		return bad_value(x, "encryption header offset", 0, off, err);
@@ -96,13 +104,13 @@ static int load_crypto(const struct extension *x, const struct cow_header *h, st
 	return 0;
 }
 
-static int load_extension(const struct extension *x, const struct cow_header *h, struct cow_extensions *ext,
-			  struct cow_error *err)
+static int load_extension(const struct extension *x, const struct cow_header *h,
+			  struct cow_extensions *ext, struct cow_error *err)
 {
 	switch (x->type) {
 	case QCOW2_EXT_BACKING_FORMAT:
-		return load_string(x, "backing format", ext->backing_format, sizeof(ext->backing_format),
-				   &ext->has_backing_format, err);
+		return load_string(x, "backing format", ext->backing_format,
+				   sizeof(ext->backing_format), &ext->has_backing_format, err);
 	case QCOW2_EXT_DATA_FILE:
 		return load_string(x, "data file name", ext->data_file, sizeof(ext->data_file),
 				   &ext->has_data_file, err);
@@ -120,13 +128,16 @@ static int finish(const struct cow_header *h, struct cow_extensions *ext, uint64
 {
 	ext->end_off = end_off;
 	if (h->crypt_method == QCOW2_CRYPT_LUKS && !ext->has_crypto)
-		return cow_error_set(err, -EINVAL, "crypt_method at offset %zu: LUKS without an encryption header "
-				     "extension", offsetof(struct qcow2_header_be, crypt_method));
+		return cow_error_set(
+			err, -EINVAL,
+			"crypt_method at offset %zu: LUKS without an encryption header "
+			"extension",
+			offsetof(struct qcow2_header_be, crypt_method));
 	return 0;
 }
 
-int cow_extensions_decode(const uint8_t *cluster, const struct cow_header *h, struct cow_extensions *ext,
-			  struct cow_error *err)
+int cow_extensions_decode(const uint8_t *cluster, const struct cow_header *h,
+			  struct cow_extensions *ext, struct cow_error *err)
 {
 	uint64_t off = h->header_bytes;
 	uint64_t end = h->backing_name_off ? h->backing_name_off : cow_cluster_bytes(h);
@@ -144,9 +155,11 @@ int cow_extensions_decode(const uint8_t *cluster, const struct cow_header *h, st
 		if (x.type == QCOW2_EXT_END)
 			break;
 		if (x.bytes > end - off)
-			return cow_error_set(err, -EINVAL, "header extension 0x%08" PRIx32 " at offset %" PRIu64
-					     ": length %" PRIu32 " runs past the end of the extension area at %"
-					     PRIu64, x.type, x.off - 8, x.bytes, end);
+			return cow_error_set(err, -EINVAL,
+					     "header extension 0x%08" PRIx32 " at offset %" PRIu64
+					     ": length %" PRIu32
+					     " runs past the end of the extension area at %" PRIu64,
+					     x.type, x.off - 8, x.bytes, end);
 		int ret = load_extension(&x, h, ext, err);
 		if (ret)
 			return ret;
@@ -155,7 +168,8 @@ int cow_extensions_decode(const uint8_t *cluster, const struct cow_header *h, st
 	return finish(h, ext, off < end ? off : end, err);
 }
 
-int cow_backing_name(const uint8_t *cluster, const struct cow_header *h, char name[1024], struct cow_error *err)
+int cow_backing_name(const uint8_t *cluster, const struct cow_header *h, char name[1024],
+		     struct cow_error *err)
 {
 	name[0] = '\0';
 	if (!h->backing_name_off)
@@ -163,7 +177,8 @@ int cow_backing_name(const uint8_t *cluster, const struct cow_header *h, char na
 	const uint8_t *src = cluster + h->backing_name_off;
 	const uint8_t *nul = memchr(src, 0, h->backing_name_bytes);
 	if (nul)
-		return cow_error_set(err, -EINVAL, "backing file name at offset %" PRIu64 ": holds a NUL byte",
+		return cow_error_set(err, -EINVAL,
+				     "backing file name at offset %" PRIu64 ": holds a NUL byte",
 				     (uint64_t)(nul - cluster));
 	memcpy(name, src, h->backing_name_bytes);
 	name[h->backing_name_bytes] = '\0';

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * qcow2 header, extensions and snapshot table: pure decode, encode and verify. No I/O, no policy, no state.
- * Rules: FORMAT.md sections 1 and 2; specification: QEMU docs/interop/qcow2.
+ * qcow2 header, extensions and snapshot table: pure decode, encode and verify. No I/O, no policy,
+ * no state. Rules: FORMAT.md sections 1 and 2; specification: QEMU docs/interop/qcow2.
  *
- * Verifiers say which rule failed and where: text "RULE at offset N: ..." in err, code -EINVAL, or -ENOTSUP for what is valid
- * but unknown (an incompatible bit: named from the image's feature name table where it has one).
+ * Verifiers say which rule failed and where: text "RULE at offset N: ..." in err, code -EINVAL, or
+ * -ENOTSUP for what is valid but unknown (an incompatible bit: named from the image's feature name
+ * table where it has one).
  */
 #ifndef COW_FORMAT_H
 #define COW_FORMAT_H
@@ -16,7 +17,10 @@
 #include "engine/base/error.h"
 #include "uapi/qcow2.h"
 
-/* The header in host byte order. Version 2 images get the values that version implies (refcount_order 4, ...). */
+/*
+ * The header in host byte order. Version 2 images get the values that version implies
+ * (refcount_order 4, ...).
+ */
 struct cow_header {
 	uint32_t version;
 	uint64_t backing_name_off; /* 0: no backing file */
@@ -36,10 +40,13 @@ struct cow_header {
 	uint8_t compression_type;
 };
 
-/* Known header extensions. Fixed-size copies; what is unknown stays in the raw first cluster, which rewrites keep. */
+/*
+ * Known header extensions. Fixed-size copies; what is unknown stays in the raw first cluster, which
+ * rewrites keep.
+ */
 struct cow_extensions {
 	bool has_backing_format;
-	char backing_format[64];     /* NUL-terminated */
+	char backing_format[64]; /* NUL-terminated */
 	bool has_data_file;
 	char data_file[1024];
 	bool has_bitmaps;
@@ -47,39 +54,55 @@ struct cow_extensions {
 	uint64_t bitmap_directory_bytes, bitmap_directory_off;
 	bool has_crypto;
 	uint64_t crypto_off, crypto_bytes;
-	uint64_t end_off;            /* where the extension area ends (after the END extension) */
+	uint64_t end_off; /* where the extension area ends (after the END extension) */
 };
 
 /* True if the first four bytes are qcow2's magic. */
 bool cow_header_is_qcow2(const uint8_t *buf, size_t len);
 
-/* Without that magic: err says what the file looks like and what to do. Returns code. len >= 512. format_other.c */
+/*
+ * Without that magic: err says what the file looks like and what to do. Returns code. len >= 512.
+ * format_other.c
+ */
 int cow_header_refuse_other(const uint8_t *buf, size_t len, int code, struct cow_error *err);
 
-/* Decode and check every rule that needs the header only. len >= 112 (short files: zero-padded by the caller, file_bytes tells). */
+/*
+ * Decode and check every rule that needs the header only. len >= 112 (short files: zero-padded by
+ * the caller, file_bytes tells).
+ */
 int cow_header_decode(const uint8_t *buf, size_t len, struct cow_header *h, struct cow_error *err);
 
-/* Rules that need the file's size: tables lie inside the file (regular file or block device of file_bytes). */
+/*
+ * Rules that need the file's size: tables lie inside the file (regular file or block device of
+ * file_bytes).
+ */
 int cow_header_verify_file(const struct cow_header *h, uint64_t file_bytes, struct cow_error *err);
 
 /*
- * For check and repair, which can do without what they can rebuild: decode without the rules of the refcount table and
- * the snapshot table, then ask for each part whether it is usable.
+ * For check and repair, which can do without what they can rebuild: decode without the rules of the
+ * refcount table and the snapshot table, then ask for each part whether it is usable.
  */
-int cow_header_decode_lenient(const uint8_t *buf, size_t len, struct cow_header *h, struct cow_error *err);
-int cow_header_verify_l1_inside(const struct cow_header *h, uint64_t file_bytes, struct cow_error *err);
+int cow_header_decode_lenient(const uint8_t *buf, size_t len, struct cow_header *h,
+			      struct cow_error *err);
+int cow_header_verify_l1_inside(const struct cow_header *h, uint64_t file_bytes,
+				struct cow_error *err);
 bool cow_header_reftable_ok(const struct cow_header *h, uint64_t file_bytes, struct cow_error *err);
-bool cow_header_snapshots_ok(const struct cow_header *h, uint64_t file_bytes, struct cow_error *err);
+bool cow_header_snapshots_ok(const struct cow_header *h, uint64_t file_bytes,
+			     struct cow_error *err);
 
-/* Fields -> the first 72, 104 or 112 bytes; bytes beyond sizeof(struct qcow2_header_be) of a longer header are left alone. */
+/*
+ * Fields -> the first 72, 104 or 112 bytes; bytes beyond sizeof(struct qcow2_header_be) of a longer
+ * header are left alone.
+ */
 void cow_header_encode(const struct cow_header *h, uint8_t *buf, size_t len);
 
 /* cluster: the whole first cluster (cluster_bytes, zero-padded). */
-int cow_extensions_decode(const uint8_t *cluster, const struct cow_header *h, struct cow_extensions *ext,
-			  struct cow_error *err);
+int cow_extensions_decode(const uint8_t *cluster, const struct cow_header *h,
+			  struct cow_extensions *ext, struct cow_error *err);
 
 /* Copy the backing file's name, NUL-terminated, into name[1024]. "" if none. */
-int cow_backing_name(const uint8_t *cluster, const struct cow_header *h, char name[1024], struct cow_error *err);
+int cow_backing_name(const uint8_t *cluster, const struct cow_header *h, char name[1024],
+		     struct cow_error *err);
 
 /* ---- derived ---- */
 
@@ -106,7 +129,7 @@ uint64_t cow_refcount_max(uint32_t order);
 /* ---- compressed L2 entries ---- */
 
 struct cow_compressed {
-	uint64_t off;   /* byte offset of the data in the host file */
+	uint64_t off;	/* byte offset of the data in the host file */
 	uint32_t bytes; /* upper bound of its length */
 };
 struct cow_compressed cow_compressed_decode(uint64_t entry, uint32_t cluster_bits);
@@ -120,24 +143,26 @@ struct cow_snapshot {
 	uint32_t date_sec, date_nsec;
 	uint64_t vm_clock_nsec;
 	uint64_t vm_state_bytes;
-	uint64_t disk_bytes;      /* the virtual size then; the image's own for old entries without it */
-	uint64_t icount;          /* UINT64_MAX: unknown */
+	uint64_t disk_bytes; /* the virtual size then; the image's own for old entries without it */
+	uint64_t icount;     /* UINT64_MAX: unknown */
 	uint32_t extra_bytes;
 	uint8_t extra[QCOW2_MAX_SNAPSHOT_EXTRA_BYTES]; /* verbatim, kept on rewrite */
-	char *id, *name;          /* NUL-terminated, owned */
-	uint64_t entry_off;       /* offset of the entry in the table, bytes */
+	char *id, *name;			       /* NUL-terminated, owned */
+	uint64_t entry_off;			       /* offset of the entry in the table, bytes */
 };
 
 /*
- * Decode nr entries from table[len]. On success *out is an array of nr (free with cow_snapshots_free) and *used_bytes the
- * table's length. -EINVAL with rule and offset (relative to table_off, the table's place in the file).
+ * Decode nr entries from table[len]. On success *out is an array of nr (free with
+ * cow_snapshots_free) and *used_bytes the table's length. -EINVAL with rule and offset (relative to
+ * table_off, the table's place in the file).
  */
-int cow_snapshots_decode(const uint8_t *table, uint64_t len, uint64_t table_off, const struct cow_header *h,
-			 struct cow_snapshot **out, uint64_t *used_bytes, struct cow_error *err);
+int cow_snapshots_decode(const uint8_t *table, uint64_t len, uint64_t table_off,
+			 const struct cow_header *h, struct cow_snapshot **out,
+			 uint64_t *used_bytes, struct cow_error *err);
 void cow_snapshots_free(struct cow_snapshot *snapshots, uint32_t nr);
 /* Rules for a snapshot's L1 table, to be checked before it is read. */
-int cow_snapshot_verify_l1(const struct cow_snapshot *s, const struct cow_header *h, uint64_t file_bytes,
-			   struct cow_error *err);
+int cow_snapshot_verify_l1(const struct cow_snapshot *s, const struct cow_header *h,
+			   uint64_t file_bytes, struct cow_error *err);
 /* Bytes one encoded entry takes, padding included; and the encoding itself. */
 uint64_t cow_snapshot_bytes(const struct cow_snapshot *s);
 void cow_snapshot_encode(const struct cow_snapshot *s, uint8_t *buf);

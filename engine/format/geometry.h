@@ -2,8 +2,8 @@
 /*
  * The image's shape as constants and the arithmetic on it. Immutable while the image is open.
  *
- * Guest offsets (bytes on the virtual disk) and host offsets (bytes in the image file) are struct types of their own, so that
- * one cannot be passed for the other.
+ * Guest offsets (bytes on the virtual disk) and host offsets (bytes in the image file) are struct
+ * types of their own, so that one cannot be passed for the other.
  */
 #ifndef COW_GEOMETRY_H
 #define COW_GEOMETRY_H
@@ -27,17 +27,19 @@ struct cow_geometry {
 	uint64_t size_bytes;
 	uint32_t version;
 	uint32_t cluster_bits, cluster_bytes;
-	uint32_t l2_bits;            /* log2 of the entries per L2 table */
-	uint32_t slice_bytes;        /* unit of the metadata caches: a piece of an L2 table or refcount block */
-	uint32_t slice_entries;      /* L2 entries per slice */
-	uint32_t entry_bytes;        /* 8; 16 with extended L2 entries */
+	uint32_t l2_bits; /* log2 of the entries per L2 table */
+	/* unit of the metadata caches: a piece of an L2 table or refcount block */
+	uint32_t slice_bytes;
+	uint32_t slice_entries; /* L2 entries per slice */
+	uint32_t entry_bytes;	/* 8; 16 with extended L2 entries */
 	bool extended_l2;
-	uint8_t compression_type;    /* QCOW2_COMPRESSION_* */
-	bool data_file;              /* guest data lies in an external file, each cluster at its guest offset */
-	uint32_t sub_bits, sub_bytes;/* subcluster: 1/32 of a cluster with extended L2 entries, else the cluster */
+	uint8_t compression_type; /* QCOW2_COMPRESSION_* */
+	bool data_file; /* guest data lies in an external file, each cluster at its guest offset */
+	/* subcluster: 1/32 of a cluster with extended L2 entries, else the cluster */
+	uint32_t sub_bits, sub_bytes;
 	uint32_t refcount_order;
-	uint64_t refs_per_slice;     /* refcounts per slice */
-	uint64_t refs_per_block;     /* refcounts per refcount block (one cluster) */
+	uint64_t refs_per_slice; /* refcounts per slice */
+	uint64_t refs_per_block; /* refcounts per refcount block (one cluster) */
 	uint64_t max_refcount;
 };
 

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The header's fields and the rules that need nothing but the header (and the file's length). One function a rule, in
- * the order in which later rules depend on earlier ones: nothing shifts by cluster_bits before cluster_bits is checked.
+ * The header's fields and the rules that need nothing but the header (and the file's length). One
+ * function a rule, in the order in which later rules depend on earlier ones: nothing shifts by
+ * cluster_bits before cluster_bits is checked.
  */
 #include "engine/format/format.h"
 
@@ -65,10 +66,11 @@ static void load_version_3(const uint8_t *buf, struct cow_header *h)
 
 /* ---- rules ---- */
 
-static int bad(struct cow_error *err, const char *field, size_t off, const char *why, uint64_t value)
+static int bad(struct cow_error *err, const char *field, size_t off, const char *why,
+	       uint64_t value)
 {
-	return cow_error_set(err, -EINVAL, "%s at offset %zu: %" PRIu64 " (0x%" PRIx64 ") %s", field, off, value,
-			     value, why);
+	return cow_error_set(err, -EINVAL, "%s at offset %zu: %" PRIu64 " (0x%" PRIx64 ") %s",
+			     field, off, value, value, why);
 }
 
 #define BAD(field, why, value) bad(err, #field, AT(field), why, value)
@@ -102,7 +104,9 @@ static int rule_backing_name(const struct cow_header *h, struct cow_error *err)
 {
 	uint64_t off = h->backing_name_off, bytes = h->backing_name_bytes;
 	if (!off)
-		return bytes ? BAD(backing_file_size, "is set but there is no backing file name", bytes) : 0;
+		return bytes ? BAD(backing_file_size, "is set but there is no backing file name",
+				   bytes)
+			     : 0;
 	if (bytes > QCOW2_MAX_BACKING_NAME_BYTES)
 		return BAD(backing_file_size, "is more than 1023 bytes", bytes);
 	if (off < h->header_bytes)
@@ -115,7 +119,8 @@ static int rule_backing_name(const struct cow_header *h, struct cow_error *err)
 static int rule_extended_l2(const struct cow_header *h, struct cow_error *err)
 {
 	if ((h->incompatible & QCOW2_INCOMPAT_EXTL2) && h->cluster_bits < 14)
-		return BAD(cluster_bits, "is less than 14, which extended L2 entries need", h->cluster_bits);
+		return BAD(cluster_bits, "is less than 14, which extended L2 entries need",
+			   h->cluster_bits);
 	return 0;
 }
 
@@ -123,11 +128,13 @@ static int rule_compression_type(const struct cow_header *h, struct cow_error *e
 {
 	bool bit = h->incompatible & QCOW2_INCOMPAT_COMPRESSION;
 	if (h->compression_type > QCOW2_COMPRESSION_ZSTD)
-		return cow_error_set(err, -ENOTSUP, "compression_type at offset %zu: type %u is unknown",
+		return cow_error_set(err, -ENOTSUP,
+				     "compression_type at offset %zu: type %u is unknown",
 				     AT(compression_type), h->compression_type);
 	if (bit != (h->compression_type != QCOW2_COMPRESSION_ZLIB))
-		return BAD(compression_type, bit ? "contradicts incompatible feature bit 3, which is set"
-						 : "needs incompatible feature bit 3, which is not set",
+		return BAD(compression_type,
+			   bit ? "contradicts incompatible feature bit 3, which is set"
+			       : "needs incompatible feature bit 3, which is not set",
 			   h->compression_type);
 	return 0;
 }
@@ -144,7 +151,8 @@ static int rule_size(const struct cow_header *h, struct cow_error *err)
 static int rule_crypt_method(const struct cow_header *h, struct cow_error *err)
 {
 	if (h->crypt_method > QCOW2_CRYPT_LUKS)
-		return cow_error_set(err, -ENOTSUP, "crypt_method at offset %zu: method %" PRIu32 " is unknown",
+		return cow_error_set(err, -ENOTSUP,
+				     "crypt_method at offset %zu: method %" PRIu32 " is unknown",
 				     AT(crypt_method), h->crypt_method);
 	return 0;
 }
@@ -174,7 +182,8 @@ static int rule_reftable(const struct cow_header *h, struct cow_error *err)
 	if (!h->reftable_clusters)
 		return BAD(refcount_table_clusters, "means no refcount table", 0);
 	if (h->reftable_clusters > QCOW2_MAX_REFTABLE_BYTES >> h->cluster_bits)
-		return BAD(refcount_table_clusters, "clusters are more than 8 MiB", h->reftable_clusters);
+		return BAD(refcount_table_clusters, "clusters are more than 8 MiB",
+			   h->reftable_clusters);
 	if (unaligned(h, h->reftable_off))
 		return BAD(refcount_table_offset, "is not cluster-aligned", h->reftable_off);
 	if (!h->reftable_off)
@@ -207,11 +216,13 @@ static void copy_printable(char *out, size_t out_bytes, const uint8_t *in, size_
 	out[n] = '\0';
 }
 
-static bool find_in_names(const uint8_t *table, uint32_t bytes, unsigned bit, char name[FEATURE_ENTRY_BYTES])
+static bool find_in_names(const uint8_t *table, uint32_t bytes, unsigned bit,
+			  char name[FEATURE_ENTRY_BYTES])
 {
 	for (uint32_t i = 0; i + FEATURE_ENTRY_BYTES <= bytes; i += FEATURE_ENTRY_BYTES) {
 		if (table[i] == 0 && table[i + 1] == bit) {
-			copy_printable(name, FEATURE_ENTRY_BYTES, table + i + 2, FEATURE_ENTRY_BYTES - 2);
+			copy_printable(name, FEATURE_ENTRY_BYTES, table + i + 2,
+				       FEATURE_ENTRY_BYTES - 2);
 			return name[0] != '\0';
 		}
 	}
@@ -235,7 +246,8 @@ static bool feature_name(const uint8_t *buf, size_t len, const struct cow_header
 	return false;
 }
 
-static int rule_incompatible(const uint8_t *buf, size_t len, const struct cow_header *h, struct cow_error *err)
+static int rule_incompatible(const uint8_t *buf, size_t len, const struct cow_header *h,
+			     struct cow_error *err)
 {
 	uint64_t unknown = h->incompatible & ~QCOW2_INCOMPAT_MASK;
 	if (!unknown)
@@ -243,7 +255,8 @@ static int rule_incompatible(const uint8_t *buf, size_t len, const struct cow_he
 	unsigned bit = (unsigned)__builtin_ctzll(unknown);
 	char name[FEATURE_ENTRY_BYTES] = "unknown feature";
 	feature_name(buf, len, h, bit, name);
-	return cow_error_set(err, -ENOTSUP, "incompatible_features at offset %zu: bit %u (%s) is not supported",
+	return cow_error_set(err, -ENOTSUP,
+			     "incompatible_features at offset %zu: bit %u (%s) is not supported",
 			     AT(incompatible_features), bit, name);
 }
 
@@ -264,19 +277,28 @@ static int load_header(const uint8_t *buf, size_t len, struct cow_header *h, str
 		return cow_header_refuse_other(buf, len, -EINVAL, err);
 	load_version_2(buf, h);
 	if (h->version < 2 || h->version > 3)
-		return cow_error_set(err, -ENOTSUP, "version at offset 4: qcow2 version %" PRIu32 " is unknown%s", h->version,
-				     h->version == 1 ? ": convert it with `qemu-img convert -O qcow2`" : "");
+		return cow_error_set(
+			err, -ENOTSUP,
+			"version at offset 4: qcow2 version %" PRIu32 " is unknown%s", h->version,
+			h->version == 1 ? ": convert it with `qemu-img convert -O qcow2`" : "");
 	if (h->version == 3)
 		load_version_3(buf, h);
 	return 0;
 }
 
-int cow_header_decode_lenient(const uint8_t *buf, size_t len, struct cow_header *h, struct cow_error *err)
+int cow_header_decode_lenient(const uint8_t *buf, size_t len, struct cow_header *h,
+			      struct cow_error *err)
 {
-	static header_rule *const shape[] = {rule_cluster_bits, rule_header_length, NULL};
+	static header_rule *const shape[] = { rule_cluster_bits, rule_header_length, NULL };
 	static header_rule *const content[] = {
-		rule_compression_type, rule_extended_l2, rule_backing_name, rule_crypt_method,
-		rule_size, rule_refcount_order, rule_l1, NULL,
+		rule_compression_type,
+		rule_extended_l2,
+		rule_backing_name,
+		rule_crypt_method,
+		rule_size,
+		rule_refcount_order,
+		rule_l1,
+		NULL,
 	};
 	int ret = load_header(buf, len, h, err);
 	if (!ret)
@@ -290,7 +312,7 @@ int cow_header_decode_lenient(const uint8_t *buf, size_t len, struct cow_header 
 
 int cow_header_decode(const uint8_t *buf, size_t len, struct cow_header *h, struct cow_error *err)
 {
-	static header_rule *const repairable[] = {rule_reftable, rule_snapshots, NULL};
+	static header_rule *const repairable[] = { rule_reftable, rule_snapshots, NULL };
 	int ret = cow_header_decode_lenient(buf, len, h, err);
 	return ret ? ret : run_rules(repairable, h, err);
 }
@@ -300,9 +322,11 @@ bool cow_header_reftable_ok(const struct cow_header *h, uint64_t file_bytes, str
 	if (rule_reftable(h, err))
 		return false;
 	uint64_t end = h->reftable_off + ((uint64_t)h->reftable_clusters << h->cluster_bits);
-	uint64_t file_end = (file_bytes + cow_cluster_bytes(h) - 1) >> h->cluster_bits << h->cluster_bits;
+	uint64_t file_end = (file_bytes + cow_cluster_bytes(h) - 1) >> h->cluster_bits
+									       << h->cluster_bits;
 	if (h->reftable_off >= file_bytes || end > file_end) {
-		BAD(refcount_table_offset, "puts the refcount table past the end of the file", h->reftable_off);
+		BAD(refcount_table_offset, "puts the refcount table past the end of the file",
+		    h->reftable_off);
 		return false;
 	}
 	return true;
@@ -313,18 +337,21 @@ bool cow_header_snapshots_ok(const struct cow_header *h, uint64_t file_bytes, st
 	if (rule_snapshots(h, err))
 		return false;
 	if (h->nr_snapshots && h->snapshots_off >= file_bytes) {
-		BAD(snapshots_offset, "puts the snapshot table past the end of the file", h->snapshots_off);
+		BAD(snapshots_offset, "puts the snapshot table past the end of the file",
+		    h->snapshots_off);
 		return false;
 	}
 	return true;
 }
 
 /* The host file may end inside the last cluster of a table, not before its last entry. */
-int cow_header_verify_l1_inside(const struct cow_header *h, uint64_t file_bytes, struct cow_error *err)
+int cow_header_verify_l1_inside(const struct cow_header *h, uint64_t file_bytes,
+				struct cow_error *err)
 {
 	uint64_t bytes = (uint64_t)h->l1_entries * 8;
 	if (bytes && (h->l1_off > file_bytes || bytes > file_bytes - h->l1_off))
-		return BAD(l1_table_offset, "puts the L1 table past the end of the file", h->l1_off);
+		return BAD(l1_table_offset, "puts the L1 table past the end of the file",
+			   h->l1_off);
 	return 0;
 }
 
@@ -332,16 +359,20 @@ static int verify_apart(const struct cow_header *h, struct cow_error *err)
 {
 	uint64_t mask = cow_cluster_bytes(h) - 1;
 	uint64_t l1_end = h->l1_off + (((uint64_t)h->l1_entries * 8 + mask) & ~mask);
-	uint64_t reftable_end = h->reftable_off + ((uint64_t)h->reftable_clusters << h->cluster_bits);
+	uint64_t reftable_end =
+		h->reftable_off + ((uint64_t)h->reftable_clusters << h->cluster_bits);
 	if (h->l1_entries && h->l1_off < reftable_end && h->reftable_off < l1_end)
-		return BAD(l1_table_offset, "makes the L1 table overlap the refcount table", h->l1_off);
+		return BAD(l1_table_offset, "makes the L1 table overlap the refcount table",
+			   h->l1_off);
 	uint64_t snapshots = h->snapshots_off;
 	if (!h->nr_snapshots)
 		return 0;
 	if (snapshots >= h->l1_off && snapshots < l1_end)
-		return BAD(snapshots_offset, "puts the snapshot table over the L1 table", snapshots);
+		return BAD(snapshots_offset, "puts the snapshot table over the L1 table",
+			   snapshots);
 	if (snapshots >= h->reftable_off && snapshots < reftable_end)
-		return BAD(snapshots_offset, "puts the snapshot table over the refcount table", snapshots);
+		return BAD(snapshots_offset, "puts the snapshot table over the refcount table",
+			   snapshots);
 	return 0;
 }
 
@@ -350,7 +381,8 @@ int cow_header_verify_file(const struct cow_header *h, uint64_t file_bytes, stru
 	int ret = cow_header_verify_l1_inside(h, file_bytes, err);
 	if (ret)
 		return ret;
-	if (!cow_header_reftable_ok(h, file_bytes, err) || !cow_header_snapshots_ok(h, file_bytes, err))
+	if (!cow_header_reftable_ok(h, file_bytes, err) ||
+	    !cow_header_snapshots_ok(h, file_bytes, err))
 		return -EINVAL;
 	return verify_apart(h, err);
 }

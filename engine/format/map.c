@@ -6,10 +6,12 @@
 struct cow_l2_entry cow_slice_get(const struct cow_geometry *g, const uint8_t *slice, uint32_t idx)
 {
 	const uint8_t *p = slice + (size_t)idx * g->entry_bytes;
-	return (struct cow_l2_entry){ .raw = cow_load64_be(p), .subs = g->extended_l2 ? cow_load64_be(p + 8) : 0 };
+	return (struct cow_l2_entry){ .raw = cow_load64_be(p),
+				      .subs = g->extended_l2 ? cow_load64_be(p + 8) : 0 };
 }
 
-void cow_slice_set(const struct cow_geometry *g, uint8_t *slice, uint32_t idx, struct cow_l2_entry entry)
+void cow_slice_set(const struct cow_geometry *g, uint8_t *slice, uint32_t idx,
+		   struct cow_l2_entry entry)
 {
 	uint8_t *p = slice + (size_t)idx * g->entry_bytes;
 	cow_store64_be(p, entry.raw);
@@ -66,7 +68,8 @@ static enum cow_kind sub_kind(const struct cow_entry *e, uint32_t sub)
 	return e->subs >> sub & 1 ? COW_NORMAL : COW_UNALLOCATED;
 }
 
-struct cow_entry cow_entry_decode(const struct cow_geometry *g, struct cow_l2_entry entry, uint32_t sub)
+struct cow_entry cow_entry_decode(const struct cow_geometry *g, struct cow_l2_entry entry,
+				  uint32_t sub)
 {
 	struct cow_entry e = { .raw = entry.raw, .subs = entry.subs };
 	if (!entry.raw && !entry.subs) {
@@ -89,8 +92,8 @@ struct cow_entry cow_entry_decode(const struct cow_geometry *g, struct cow_l2_en
 }
 
 /* clusters: how many clusters e's lies behind first's. */
-static bool continues(const struct cow_geometry *g, const struct cow_entry *first, const struct cow_entry *e,
-		      uint32_t clusters)
+static bool continues(const struct cow_geometry *g, const struct cow_entry *first,
+		      const struct cow_entry *e, uint32_t clusters)
 {
 	if (e->kind != first->kind || e->copied != first->copied)
 		return false;
@@ -102,7 +105,8 @@ static bool continues(const struct cow_geometry *g, const struct cow_entry *firs
 }
 
 /* Bytes of one cluster, from its offset `in` on, whose subclusters are of e's kind. */
-static uint64_t same_in_cluster(const struct cow_geometry *g, const struct cow_entry *e, uint64_t in)
+static uint64_t same_in_cluster(const struct cow_geometry *g, const struct cow_entry *e,
+				uint64_t in)
 {
 	if (!g->extended_l2 || e->kind == COW_COMPRESSED || e->kind == COW_BAD)
 		return g->cluster_bytes - in;
@@ -112,19 +116,23 @@ static uint64_t same_in_cluster(const struct cow_geometry *g, const struct cow_e
 	return ((uint64_t)sub << g->sub_bits) - in;
 }
 
-struct cow_run cow_map_run(const struct cow_geometry *g, const uint8_t *slice, struct cow_goff off, uint64_t bytes)
+struct cow_run cow_map_run(const struct cow_geometry *g, const uint8_t *slice, struct cow_goff off,
+			   uint64_t bytes)
 {
 	uint32_t idx = cow_l2_slice_idx(g, off), clusters = 0;
 	uint64_t in = cow_in_cluster(g, off.v);
 	struct cow_run run = {
-		.first = cow_entry_decode(g, cow_slice_get(g, slice, idx), (uint32_t)(in >> g->sub_bits)),
+		.first = cow_entry_decode(g, cow_slice_get(g, slice, idx),
+					  (uint32_t)(in >> g->sub_bits)),
 	};
 	const struct cow_entry *first = &run.first;
 	run.bytes = same_in_cluster(g, first, in);
 	uint64_t to_cluster_end = g->cluster_bytes - in;
-	while (run.bytes < bytes && run.bytes == to_cluster_end && idx + clusters + 1 < g->slice_entries) {
+	while (run.bytes < bytes && run.bytes == to_cluster_end &&
+	       idx + clusters + 1 < g->slice_entries) {
 		clusters++;
-		struct cow_entry e = cow_entry_decode(g, cow_slice_get(g, slice, idx + clusters), 0);
+		struct cow_entry e =
+			cow_entry_decode(g, cow_slice_get(g, slice, idx + clusters), 0);
 		if (!continues(g, first, &e, clusters))
 			break;
 		run.bytes += same_in_cluster(g, &e, 0);
@@ -137,7 +145,8 @@ struct cow_run cow_map_run(const struct cow_geometry *g, const uint8_t *slice, s
 uint64_t cow_subs_of(const struct cow_geometry *g, uint64_t off, uint64_t bytes)
 {
 	uint64_t in = cow_in_cluster(g, off);
-	uint32_t first = (uint32_t)(in >> g->sub_bits), last = (uint32_t)((in + bytes - 1) >> g->sub_bits);
+	uint32_t first = (uint32_t)(in >> g->sub_bits),
+		 last = (uint32_t)((in + bytes - 1) >> g->sub_bits);
 	return ((1ull << (last - first + 1)) - 1) << first;
 }
 

@@ -74,7 +74,9 @@ void cow_refcount_set(void *block, uint32_t order, uint64_t idx, uint64_t value)
 	}
 }
 
-/* ---- compressed L2 entries: low x bits offset, then the number of additional sectors up to bit 61 ---- */
+/*
+ * ---- compressed L2 entries: low x bits offset, then the number of additional sectors up to bit 61 ----
+ */
 
 static uint32_t compressed_offset_bits(uint32_t cluster_bits)
 {

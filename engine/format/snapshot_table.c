@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The snapshot table: entries of a fixed part (40 bytes), extra data, id and name, each padded to 8.
+ * The snapshot table: entries of a fixed part (40 bytes), extra data, id and name, each padded to
+ * 8.
  *
- * The table's length is not stored anywhere; it follows from the entries. A caller reads what the file has, at most
- * QCOW2_MAX_SNAPSHOT_TABLE_BYTES, and decodes.
+ * The table's length is not stored anywhere; it follows from the entries. A caller reads what the
+ * file has, at most QCOW2_MAX_SNAPSHOT_TABLE_BYTES, and decodes.
  */
 #include "engine/format/format.h"
 
@@ -35,7 +36,8 @@ static uint64_t align8(uint64_t n)
 
 static int bad(const struct reader *r, uint32_t idx, uint64_t at, const char *why)
 {
-	return cow_error_set(r->err, -EINVAL, "snapshot table entry %" PRIu32 " at offset %" PRIu64 ": %s", idx,
+	return cow_error_set(r->err, -EINVAL,
+			     "snapshot table entry %" PRIu32 " at offset %" PRIu64 ": %s", idx,
 			     r->table_off + r->off + at, why);
 }
 
@@ -65,11 +67,14 @@ static void load_extra(const uint8_t *p, const struct cow_header *h, struct cow_
 	memcpy(s->extra, p, s->extra_bytes);
 	if (s->extra_bytes >= EXTRA_VM_STATE + 8)
 		s->vm_state_bytes = cow_load64_be(p + EXTRA_VM_STATE);
-	s->disk_bytes = s->extra_bytes >= EXTRA_DISK_SIZE + 8 ? cow_load64_be(p + EXTRA_DISK_SIZE) : h->size_bytes;
-	s->icount = s->extra_bytes >= EXTRA_ICOUNT + 8 ? cow_load64_be(p + EXTRA_ICOUNT) : UINT64_MAX;
+	s->disk_bytes = s->extra_bytes >= EXTRA_DISK_SIZE + 8 ? cow_load64_be(p + EXTRA_DISK_SIZE)
+							      : h->size_bytes;
+	s->icount =
+		s->extra_bytes >= EXTRA_ICOUNT + 8 ? cow_load64_be(p + EXTRA_ICOUNT) : UINT64_MAX;
 }
 
-static int load_entry(struct reader *r, uint32_t idx, const struct cow_header *h, struct cow_snapshot *s)
+static int load_entry(struct reader *r, uint32_t idx, const struct cow_header *h,
+		      struct cow_snapshot *s)
 {
 	const uint8_t *p = r->table + r->off;
 	uint64_t left = r->len - r->off;
@@ -80,8 +85,10 @@ static int load_entry(struct reader *r, uint32_t idx, const struct cow_header *h
 	if (s->extra_bytes > QCOW2_MAX_SNAPSHOT_EXTRA_BYTES)
 		return bad(r, idx, AT(extra_data_size), "extra data is more than 1024 bytes");
 	if (h->version >= 3 && s->extra_bytes < 16)
-		return bad(r, idx, AT(extra_data_size), "extra data is less than the 16 bytes of version 3");
-	uint64_t id_bytes = cow_load16_be(p + AT(id_size)), name_bytes = cow_load16_be(p + AT(name_size));
+		return bad(r, idx, AT(extra_data_size),
+			   "extra data is less than the 16 bytes of version 3");
+	uint64_t id_bytes = cow_load16_be(p + AT(id_size)),
+		 name_bytes = cow_load16_be(p + AT(name_size));
 	uint64_t bytes = FIXED_BYTES + s->extra_bytes + id_bytes + name_bytes;
 	if (bytes > left)
 		return bad(r, idx, 0, "runs past the end of the table or of the file");
@@ -96,17 +103,21 @@ static int load_entry(struct reader *r, uint32_t idx, const struct cow_header *h
 	return 0;
 }
 
-int cow_snapshots_decode(const uint8_t *table, uint64_t len, uint64_t table_off, const struct cow_header *h,
-			 struct cow_snapshot **out, uint64_t *used_bytes, struct cow_error *err)
+int cow_snapshots_decode(const uint8_t *table, uint64_t len, uint64_t table_off,
+			 const struct cow_header *h, struct cow_snapshot **out,
+			 uint64_t *used_bytes, struct cow_error *err)
 {
 	uint32_t nr = h->nr_snapshots;
-	struct reader r = {.table = table, .table_off = table_off, .err = err};
+	struct reader r = { .table = table, .table_off = table_off, .err = err };
 	r.len = len < QCOW2_MAX_SNAPSHOT_TABLE_BYTES ? len : QCOW2_MAX_SNAPSHOT_TABLE_BYTES;
 	*out = NULL;
 	*used_bytes = 0;
 	if (nr > QCOW2_MAX_SNAPSHOTS || nr > r.len / FIXED_BYTES)
-		return cow_error_set(err, -EINVAL, "nb_snapshots at offset %zu: %" PRIu32 " snapshots do not fit into the "
-				     "table", offsetof(struct qcow2_header_be, nb_snapshots), nr);
+		return cow_error_set(err, -EINVAL,
+				     "nb_snapshots at offset %zu: %" PRIu32
+				     " snapshots do not fit into the "
+				     "table",
+				     offsetof(struct qcow2_header_be, nb_snapshots), nr);
 	struct cow_snapshot *list = calloc(nr ? nr : 1, sizeof(*list));
 	if (!list)
 		return cow_error_set(err, -ENOMEM, "snapshot table: out of memory");
@@ -133,8 +144,8 @@ void cow_snapshots_free(struct cow_snapshot *snapshots, uint32_t nr)
 	free(snapshots);
 }
 
-int cow_snapshot_verify_l1(const struct cow_snapshot *s, const struct cow_header *h, uint64_t file_bytes,
-			   struct cow_error *err)
+int cow_snapshot_verify_l1(const struct cow_snapshot *s, const struct cow_header *h,
+			   uint64_t file_bytes, struct cow_error *err)
 {
 	const char *why = NULL;
 	uint64_t bytes = (uint64_t)s->l1_entries * 8;
@@ -148,8 +159,10 @@ int cow_snapshot_verify_l1(const struct cow_snapshot *s, const struct cow_header
 		why = "its L1 table lies past the end of the file";
 	if (!why)
 		return 0;
-	return cow_error_set(err, -EINVAL, "snapshot table entry '%.64s' at offset %" PRIu64 ": %s (offset %" PRIu64
-			     ", %" PRIu32 " entries)", s->name, h->snapshots_off + s->entry_off, why, s->l1_off,
+	return cow_error_set(err, -EINVAL,
+			     "snapshot table entry '%.64s' at offset %" PRIu64
+			     ": %s (offset %" PRIu64 ", %" PRIu32 " entries)",
+			     s->name, h->snapshots_off + s->entry_off, why, s->l1_off,
 			     s->l1_entries);
 }
 
@@ -185,7 +198,8 @@ void cow_snapshot_encode(const struct cow_snapshot *s, uint8_t *buf)
 	cow_store32_be(buf + AT(date_nsec), s->date_nsec);
 	cow_store64_be(buf + AT(vm_clock_nsec), s->vm_clock_nsec);
 	/* What does not fit stands in the extra data only. */
-	cow_store32_be(buf + AT(vm_state_size), s->vm_state_bytes > UINT32_MAX ? 0 : (uint32_t)s->vm_state_bytes);
+	cow_store32_be(buf + AT(vm_state_size),
+		       s->vm_state_bytes > UINT32_MAX ? 0 : (uint32_t)s->vm_state_bytes);
 	cow_store32_be(buf + AT(extra_data_size), s->extra_bytes);
 	store_extra(s, buf + FIXED_BYTES);
 	memcpy(buf + FIXED_BYTES + s->extra_bytes, s->id, id_bytes);

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * How long a host file must be, and whether it still is. Behind its end a file reads as zeros, which is right for a cluster that was
- * allocated and never written, and wrong for data that somebody else's truncate(1) took away. The difference is what we know: the length at
- * open, what we wrote, what we extended. A file below that has been cut; it stays so when a write of ours makes it long again, which hides
- * where: from then on zeros are not believed at all.
+ * How long a host file must be, and whether it still is. Behind its end a file reads as zeros,
+ * which is right for a cluster that was allocated and never written, and wrong for data that
+ * somebody else's truncate(1) took away. The difference is what we know: the length at open, what
+ * we wrote, what we extended. A file below that has been cut; it stays so when a write of ours
+ * makes it long again, which hides where: from then on zeros are not believed at all.
  */
 #include "engine/loop/loop.h"
 
@@ -21,7 +22,10 @@ static bool ask_length(struct cow_file *file, uint64_t *bytes)
 	return file->host && file->host->ops->length && file->host->ops->length(file, bytes);
 }
 
-/* The lowest end that was seen stays; 0 means whole, and of the very first byte nothing is known before it was read. */
+/*
+ * The lowest end that was seen stays; 0 means whole, and of the very first byte nothing is known
+ * before it was read.
+ */
 void cow_file_note_cut(struct cow_file *file, uint64_t bytes)
 {
 	uint64_t length;
@@ -32,7 +36,9 @@ void cow_file_note_cut(struct cow_file *file, uint64_t bytes)
 	while (told && first < now && !atomic_compare_exchange_weak(&file->lost_from, &now, first))
 		;
 	if (!told)
-		cow_log(COW_LOG_ERR, "%s: the file is shorter than it was: somebody else has cut it at offset %llu",
+		cow_log(COW_LOG_ERR,
+			"%s: the file is shorter than it was: somebody else has cut it at offset "
+			"%llu",
 			file->path ? file->path : "?", (unsigned long long)bytes);
 }
 

@@ -54,7 +54,8 @@ static bool fdinfo_has_locks(const char *pid, const char *fd)
 }
 
 /* Looks at the files that process pid has open. */
-static void look_at_process(const char *pid, const struct stat *image, int own_fd, struct holder *holder)
+static void look_at_process(const char *pid, const struct stat *image, int own_fd,
+			    struct holder *holder)
 {
 	char path[80];
 	snprintf(path, sizeof(path), "/proc/%.16s/fd", pid);
@@ -105,9 +106,11 @@ static int in_use(int fd, const char *path, struct cow_error *err)
 	struct holder holder;
 	find_holder(fd, &holder);
 	if (!holder.pid)
-		return cow_error_set(err, -EBUSY, "%s: image is in use by another process: stop that first", path);
-	return cow_error_set(err, -EBUSY, "%s: image is in use by %ld %s: stop that first", path, holder.pid,
-			     holder.name);
+		return cow_error_set(err, -EBUSY,
+				     "%s: image is in use by another process: stop that first",
+				     path);
+	return cow_error_set(err, -EBUSY, "%s: image is in use by %ld %s: stop that first", path,
+			     holder.pid, holder.name);
 }
 
 /* ---- the locks ---- */
@@ -115,7 +118,9 @@ static int in_use(int fd, const char *path, struct cow_error *err)
 static int lock_bytes(int fd, int base, unsigned bits)
 {
 	for (int bit = 0; bit < NR_PERMS; bit++) {
-		struct flock fl = { .l_type = F_RDLCK, .l_whence = SEEK_SET, .l_start = base + bit, .l_len = 1 };
+		struct flock fl = {
+			.l_type = F_RDLCK, .l_whence = SEEK_SET, .l_start = base + bit, .l_len = 1
+		};
 		if ((bits & (1u << bit)) && fcntl(fd, F_OFD_SETLK, &fl) < 0)
 			return -errno;
 	}
@@ -126,7 +131,9 @@ static int lock_bytes(int fd, int base, unsigned bits)
 static int others_have(int fd, int base, unsigned bits)
 {
 	for (int bit = 0; bit < NR_PERMS; bit++) {
-		struct flock fl = { .l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = base + bit, .l_len = 1 };
+		struct flock fl = {
+			.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = base + bit, .l_len = 1
+		};
 		if (!(bits & (1u << bit)))
 			continue;
 		if (fcntl(fd, F_OFD_GETLK, &fl) < 0)
@@ -152,7 +159,8 @@ int cow_lock_image(int fd, bool writer, const char *path, struct cow_error *err)
 	if (ret == 1 || ret == -EAGAIN || ret == -EACCES)
 		return in_use(fd, path, err);
 	if (ret)
-		return cow_error_set(err, ret, "%s: cannot lock the image: %s", path, strerror(-ret));
+		return cow_error_set(err, ret, "%s: cannot lock the image: %s", path,
+				     strerror(-ret));
 	return 0;
 }
 

@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Image locks that QEMU understands (its file-posix.c): byte ranges on the image file, owned by the open file description,
- * gone when it is closed.
+ * Image locks that QEMU understands (its file-posix.c): byte ranges on the image file, owned by the
+ * open file description, gone when it is closed.
  *
  *   byte 100 + bit   shared lock held: "I use this permission"
  *   byte 200 + bit   shared lock held: "I do not let others use this permission"
  *   bit              0 consistent read, 1 write, 2 write unchanged, 3 resize
  *
- * All locks are shared; a conflict is found by asking after having locked, so two that come at once may both fail.
+ * All locks are shared; a conflict is found by asking after having locked, so two that come at once
+ * may both fail.
  */
 #ifndef COW_LOCK_H
 #define COW_LOCK_H
@@ -24,8 +25,9 @@ enum cow_lock_perm {
 };
 
 /*
- * Lock the open image fd as its writer or as one of its readers; nobody else may write or resize it. -EBUSY with a text that
- * names the holder where /proc tells; other errors when the file system has no such locks. On failure close fd.
+ * Lock the open image fd as its writer or as one of its readers; nobody else may write or resize
+ * it. -EBUSY with a text that names the holder where /proc tells; other errors when the file system
+ * has no such locks. On failure close fd.
  */
 int cow_lock_image(int fd, bool writer, const char *path, struct cow_error *err);
 

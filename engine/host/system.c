@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The real host's name space: opens regular files and block devices, nothing else. Transfers are the loops' business.
+ * The real host's name space: opens regular files and block devices, nothing else. Transfers are
+ * the loops' business.
  *
- * Direct I/O is used where 512-byte granularity of offset, length and memory is known to work, since that is what guests'
- * sectors need; anything coarser falls back to the page cache.
+ * Direct I/O is used where 512-byte granularity of offset, length and memory is known to work,
+ * since that is what guests' sectors need; anything coarser falls back to the page cache.
  */
 #include "engine/host/system.h"
 
@@ -32,8 +33,8 @@
 enum answer { ANSWER_NO, ANSWER_YES, ANSWER_UNKNOWN };
 
 /*
- * What statx says since Linux 6.1. The two fields follow stx_mnt_id in the kernel's layout; headers older than the running
- * kernel show them as spare room.
+ * What statx says since Linux 6.1. The two fields follow stx_mnt_id in the kernel's layout; headers
+ * older than the running kernel show them as spare room.
  */
 static enum answer statx_accepts(int fd)
 {
@@ -45,22 +46,26 @@ static enum answer statx_accepts(int fd)
 		} dio;
 	} u;
 	memset(&u, 0, sizeof(u));
-	if (statx(fd, "", AT_EMPTY_PATH, STATX_DIOALIGN, &u.stx) < 0 || !(u.stx.stx_mask & STATX_DIOALIGN))
+	if (statx(fd, "", AT_EMPTY_PATH, STATX_DIOALIGN, &u.stx) < 0 ||
+	    !(u.stx.stx_mask & STATX_DIOALIGN))
 		return ANSWER_UNKNOWN;
 	if (!u.dio.offset_align)
 		return ANSWER_NO;
 	return u.dio.mem_align <= SECTOR && u.dio.offset_align <= SECTOR ? ANSWER_YES : ANSWER_NO;
 }
 
-/* The logical block size of the device that a file system lies on; 0 if it has none (network, memory). */
+/*
+ * The logical block size of the device that a file system lies on; 0 if it has none (network,
+ * memory).
+ */
 static unsigned device_block_bytes(dev_t dev)
 {
 	static const char *const places[] = { "queue", "../queue" }; /* disk, partition */
 	for (unsigned i = 0; i < 2; i++) {
 		char path[96];
 		unsigned bytes = 0;
-		snprintf(path, sizeof(path), "/sys/dev/block/%u:%u/%s/logical_block_size", major(dev), minor(dev),
-			 places[i]);
+		snprintf(path, sizeof(path), "/sys/dev/block/%u:%u/%s/logical_block_size",
+			 major(dev), minor(dev), places[i]);
 		FILE *f = fopen(path, "re");
 		if (!f)
 			continue;
@@ -72,7 +77,10 @@ static unsigned device_block_bytes(dev_t dev)
 	return 0;
 }
 
-/* The second sector into memory aligned to no more than a sector. A hole may hide a refusal, hence the look at the device. */
+/*
+ * The second sector into memory aligned to no more than a sector. A hole may hide a refusal, hence
+ * the look at the device.
+ */
 static bool trial_accepts(int fd, const struct stat *st)
 {
 	void *buf;
@@ -88,7 +96,8 @@ static bool trial_accepts(int fd, const struct stat *st)
 static bool direct_accepts_sectors(int fd, const struct stat *st)
 {
 	int block_bytes;
-	if (S_ISBLK(st->st_mode) && !ioctl(fd, BLKSSZGET, &block_bytes) && block_bytes > (int)SECTOR)
+	if (S_ISBLK(st->st_mode) && !ioctl(fd, BLKSSZGET, &block_bytes) &&
+	    block_bytes > (int)SECTOR)
 		return false;
 	enum answer answer = statx_accepts(fd);
 	return answer == ANSWER_UNKNOWN ? trial_accepts(fd, st) : answer == ANSWER_YES;
@@ -119,7 +128,10 @@ static int cannot_open(const char *path, int ret, struct cow_error *err)
 			     ret == -EROFS ? ": use it read-only" : "");
 }
 
-/* O_NONBLOCK keeps open() from hanging on a pipe put there meanwhile; it must not stay, io_uring heeds it. */
+/*
+ * O_NONBLOCK keeps open() from hanging on a pipe put there meanwhile; it must not stay, io_uring
+ * heeds it.
+ */
 static int open_fd(const char *path, int flags, int *fd)
 {
 	*fd = open(path, flags | O_CLOEXEC | O_NOCTTY | O_NONBLOCK, 0644);
@@ -163,7 +175,8 @@ static int choose_direct(int fd, const struct stat *st, const char *path, bool *
 	*direct = set_direct(fd, true) == 0;
 	if (!*direct || direct_accepts_sectors(fd, st))
 		return 0;
-	cow_log(COW_LOG_INFO, "%s: direct I/O is coarser than 512 bytes here: using the page cache", path);
+	cow_log(COW_LOG_INFO, "%s: direct I/O is coarser than 512 bytes here: using the page cache",
+		path);
 	*direct = false;
 	return set_direct(fd, false);
 }
@@ -212,8 +225,8 @@ static int make_file(struct cow_host *host, const char *path, unsigned flags, in
 }
 
 /* Everything between a fresh descriptor and a finished file; the caller closes fd on failure. */
-static int set_up(struct cow_host *host, const char *path, unsigned flags, int fd, struct cow_file **out,
-		  struct cow_error *err)
+static int set_up(struct cow_host *host, const char *path, unsigned flags, int fd,
+		  struct cow_file **out, struct cow_error *err)
 {
 	bool direct = false;
 	struct stat st;
@@ -227,7 +240,8 @@ static int set_up(struct cow_host *host, const char *path, unsigned flags, int f
 		if (ret)
 			return ret;
 	}
-	if ((flags & COW_OPEN_TRUNCATE) && S_ISREG(st.st_mode) && (ftruncate(fd, 0) < 0 || fstat(fd, &st) < 0))
+	if ((flags & COW_OPEN_TRUNCATE) && S_ISREG(st.st_mode) &&
+	    (ftruncate(fd, 0) < 0 || fstat(fd, &st) < 0))
 		return cannot_open(path, -errno, err);
 	if (!(flags & COW_OPEN_BUFFERED))
 		ret = choose_direct(fd, &st, path, &direct);
@@ -236,8 +250,8 @@ static int set_up(struct cow_host *host, const char *path, unsigned flags, int f
 	return ret ? cannot_open(path, ret, err) : 0;
 }
 
-static int system_open(struct cow_host *host, const char *path, unsigned flags, struct cow_file **out,
-		       struct cow_error *err)
+static int system_open(struct cow_host *host, const char *path, unsigned flags,
+		       struct cow_file **out, struct cow_error *err)
 {
 	struct stat st;
 	int fd, ret;
@@ -266,7 +280,10 @@ static void system_close(struct cow_file *base)
 	struct cow_host_file *file = (struct cow_host_file *)base;
 	if (!file)
 		return;
-	/* Now, not when the last reference goes: a ring that is being torn down may hold one for a while. */
+	/*
+	 * Now, not when the last reference goes: a ring that is being torn down may hold one for a
+	 * while.
+	 */
 	cow_lock_release(file->fd);
 	close(file->fd);
 	free(base->path);

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* A file of the real host: what cow_host_system() makes and the bodies over the kernel (loop_uring.c, loop_sync.c) use. */
+/*
+ * A file of the real host: what cow_host_system() makes and the bodies over the kernel
+ * (loop_uring.c, loop_sync.c) use.
+ */
 #ifndef COW_SYSTEM_H
 #define COW_SYSTEM_H
 

@@ -17,8 +17,8 @@ void cow_inflight_fini(struct cow_inflight *inflight)
 		cow_mutex_fini(&inflight->shards[i].lock);
 }
 
-static struct cow_inflight_shard *shard_of(struct cow_inflight *inflight, enum cow_claim_space space,
-					   uint64_t start)
+static struct cow_inflight_shard *shard_of(struct cow_inflight *inflight,
+					   enum cow_claim_space space, uint64_t start)
 {
 	uint64_t n = space == COW_CLAIM_CLUSTERS ? start >> inflight->cluster_shift : start;
 	return &inflight->shards[n % COW_INFLIGHT_SHARDS];
@@ -33,8 +33,9 @@ static struct cow_claim *find_locked(struct cow_inflight_shard *shard, enum cow_
 	return NULL;
 }
 
-bool cow_inflight_claim(struct cow_inflight *inflight, struct cow_claim *claim, enum cow_claim_space space,
-			uint64_t start, uint64_t end, struct cow_task *task)
+bool cow_inflight_claim(struct cow_inflight *inflight, struct cow_claim *claim,
+			enum cow_claim_space space, uint64_t start, uint64_t end,
+			struct cow_task *task)
 {
 	struct cow_inflight_shard *shard = shard_of(inflight, space, start);
 	cow_assert(!claim->held && start < end && shard == shard_of(inflight, space, end - 1));
@@ -76,8 +77,8 @@ void cow_inflight_drop(struct cow_inflight *inflight, struct cow_claim *claim)
 	cow_waitlist_wake(&wake, 0);
 }
 
-bool cow_inflight_overlaps(struct cow_inflight *inflight, enum cow_claim_space space, uint64_t start,
-			   uint64_t end)
+bool cow_inflight_overlaps(struct cow_inflight *inflight, enum cow_claim_space space,
+			   uint64_t start, uint64_t end)
 {
 	struct cow_inflight_shard *shard = shard_of(inflight, space, start);
 	if (!atomic_load(&shard->nr))

@@ -1,13 +1,15 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Claims: guest ranges under change by a task that has to wait in the middle (copy on write, new L2 table). Others that would change
- * the same range park on the claim and look again when it is dropped.
+ * Claims: guest ranges under change by a task that has to wait in the middle (copy on write, new L2
+ * table). Others that would change the same range park on the claim and look again when it is
+ * dropped.
  *
- * In-place I/O, and changes that are made within one step under the slice's lock, take no claim; the latter ask
- * cow_inflight_busy(). Claim first, look at the mapping afterwards: then no change made before the claim is missed.
+ * In-place I/O, and changes that are made within one step under the slice's lock, take no claim;
+ * the latter ask cow_inflight_busy(). Claim first, look at the mapping afterwards: then no change
+ * made before the claim is missed.
  *
- * Locks: one per shard. A claim lies inside the range of one L2 slice (or names one L1 entry), so that one shard sees all
- * that can overlap.
+ * Locks: one per shard. A claim lies inside the range of one L2 slice (or names one L1 entry), so
+ * that one shard sees all that can overlap.
  */
 #ifndef COW_CLAIM_H
 #define COW_CLAIM_H
@@ -19,7 +21,7 @@
 
 enum cow_claim_space {
 	COW_CLAIM_CLUSTERS, /* [start, end) guest clusters */
-	COW_CLAIM_L1,       /* [start, end) L1 entries */
+	COW_CLAIM_L1,	    /* [start, end) L1 entries */
 };
 
 struct cow_claim {
@@ -47,13 +49,14 @@ void cow_inflight_init(struct cow_inflight *inflight, uint32_t slice_entries);
 void cow_inflight_fini(struct cow_inflight *inflight);
 
 /* True: claimed. False: the task is parked on who holds it. */
-bool cow_inflight_claim(struct cow_inflight *inflight, struct cow_claim *claim, enum cow_claim_space space,
-			uint64_t start, uint64_t end, struct cow_task *task);
+bool cow_inflight_claim(struct cow_inflight *inflight, struct cow_claim *claim,
+			enum cow_claim_space space, uint64_t start, uint64_t end,
+			struct cow_task *task);
 /* Drops it if held and wakes the waiters. */
 void cow_inflight_drop(struct cow_inflight *inflight, struct cow_claim *claim);
 /* Is any cluster of the range claimed? Shard locks of the L2 cache may be held. */
-bool cow_inflight_overlaps(struct cow_inflight *inflight, enum cow_claim_space space, uint64_t start,
-			   uint64_t end);
+bool cow_inflight_overlaps(struct cow_inflight *inflight, enum cow_claim_space space,
+			   uint64_t start, uint64_t end);
 /* As before, and parks the task if so. */
 bool cow_inflight_busy(struct cow_inflight *inflight, enum cow_claim_space space, uint64_t start,
 		       uint64_t end, struct cow_task *task);

@@ -21,7 +21,10 @@ static enum look look_raw(struct cow_image *image, uint64_t off, struct cow_sour
 	return LOOK_FOUND;
 }
 
-/* Behind the cluster that the file ends in nothing was ever allocated. In a data file of its own everything may be. */
+/*
+ * Behind the cluster that the file ends in nothing was ever allocated. In a data file of its own
+ * everything may be.
+ */
 static uint64_t end_of_clusters(const struct cow_image *image)
 {
 	if (image->data != image->file)
@@ -46,8 +49,8 @@ static const char *entry_fault(const struct cow_image *image, const struct cow_e
 }
 
 /* The run at off in one entry's terms. bytes: what is asked for; s->bytes becomes at most that. */
-static enum look look_entry(struct cow_image *image, uint64_t off, const struct cow_run *run, uint64_t bytes,
-			    struct cow_source *s)
+static enum look look_entry(struct cow_image *image, uint64_t off, const struct cow_run *run,
+			    uint64_t bytes, struct cow_source *s)
 {
 	const struct cow_geometry *g = &image->g;
 	uint64_t in_cluster = cow_in_cluster(g, off);
@@ -72,8 +75,8 @@ static enum look look_entry(struct cow_image *image, uint64_t off, const struct 
 	}
 }
 
-static enum look look_qcow2(struct cow_image *image, uint64_t off, uint64_t bytes, struct cow_source *s,
-			    struct cow_task *task)
+static enum look look_qcow2(struct cow_image *image, uint64_t off, uint64_t bytes,
+			    struct cow_source *s, struct cow_task *task)
 {
 	const struct cow_geometry *g = &image->g;
 	struct cow_goff goff = { off };
@@ -96,7 +99,8 @@ static enum look look_qcow2(struct cow_image *image, uint64_t off, uint64_t byte
 	cow_cache_put(slot);
 	fault = entry_fault(image, &run.first);
 	if (fault)
-		return bad(image, slice + (uint64_t)cow_l2_slice_idx(g, goff) * g->entry_bytes, fault, task);
+		return bad(image, slice + (uint64_t)cow_l2_slice_idx(g, goff) * g->entry_bytes,
+			   fault, task);
 	return look_entry(image, off, &run, bytes, s);
 }
 
@@ -106,7 +110,8 @@ bool cow_source_find(struct cow_image *image, uint64_t off, uint64_t bytes, stru
 	for (; image && off < image->g.size_bytes; image = image->backing) {
 		bytes = cow_min(bytes, image->g.size_bytes - off);
 		s->bytes = bytes;
-		enum look look = image->raw ? look_raw(image, off, s) : look_qcow2(image, off, bytes, s, task);
+		enum look look = image->raw ? look_raw(image, off, s)
+					    : look_qcow2(image, off, bytes, s, task);
 		if (look == LOOK_WAIT)
 			return false;
 		if (look == LOOK_FOUND)

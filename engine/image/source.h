@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Where a guest range's content comes from: the image itself or whatever of its backing chain maps it. Level by level: an unallocated run
- * goes on to the next image, clipped to what is left of it; past the end of a shorter backing file come zeros.
+ * Where a guest range's content comes from: the image itself or whatever of its backing chain maps
+ * it. Level by level: an unallocated run goes on to the next image, clipped to what is left of it;
+ * past the end of a shorter backing file come zeros.
  */
 #ifndef COW_SOURCE_H
 #define COW_SOURCE_H
@@ -16,15 +17,18 @@ enum cow_source_kind { COW_SOURCE_ZERO, COW_SOURCE_DATA, COW_SOURCE_COMPRESSED }
 
 struct cow_source {
 	enum cow_source_kind kind;
-	uint64_t bytes;           /* length of the run, >= 512 */
-	struct cow_image *image;  /* the level that maps it */
-	uint64_t host_off;        /* DATA: in image->file */
-	uint64_t entry;           /* COMPRESSED: the L2 entry */
-	uint64_t in_cluster;      /* COMPRESSED: offset inside the inflated cluster */
+	uint64_t bytes;		 /* length of the run, >= 512 */
+	struct cow_image *image; /* the level that maps it */
+	uint64_t host_off;	 /* DATA: in image->file */
+	uint64_t entry;		 /* COMPRESSED: the L2 entry */
+	uint64_t in_cluster;	 /* COMPRESSED: offset inside the inflated cluster */
 };
 
-/* False: the task is parked (or has failed and is about to run again): return COW_WAIT. At most bytes are looked at. */
-bool cow_source_find(struct cow_image *image, uint64_t off, uint64_t bytes, struct cow_source *source,
-		     struct cow_task *task);
+/*
+ * False: the task is parked (or has failed and is about to run again): return COW_WAIT. At most
+ * bytes are looked at.
+ */
+bool cow_source_find(struct cow_image *image, uint64_t off, uint64_t bytes,
+		     struct cow_source *source, struct cow_task *task);
 
 #endif

@@ -24,30 +24,32 @@ struct cow_image {
 	/* constant after open */
 	struct cow_host *host;
 	struct cow_file *file;
-	struct cow_file *data;           /* where guest data lies: file, or the external data file */
-	bool raw_data_file;              /* the external data file is to be readable as a raw image at any time */
-	struct cow_crypt_key *key;       /* NULL: in the clear */
-	unsigned depth;                  /* in the chain; 0: the top */
+	struct cow_file *data; /* where guest data lies: file, or the external data file */
+	/* the external data file is to be readable as a raw image at any time */
+	bool raw_data_file;
+	struct cow_crypt_key *key; /* NULL: in the clear */
+	unsigned depth;		   /* in the chain; 0: the top */
 	char *path;
-	bool raw;                        /* a raw file in a backing chain: file offset = guest offset */
+	bool raw; /* a raw file in a backing chain: file offset = guest offset */
 	bool writable;
 	bool no_discard;
-	bool compress;                   /* new full clusters are written compressed */
-	uint64_t reserve_bytes;          /* a queue's largest reservation; 0: the default */
+	bool compress;		/* new full clusters are written compressed */
+	uint64_t reserve_bytes; /* a queue's largest reservation; 0: the default */
 	enum cow_detect_zeroes detect_zeroes;
 	struct cow_image_geometry public_geometry;
 	struct cow_geometry g;
 	struct cow_extensions ext;
-	struct cow_image *backing;       /* NULL: unallocated reads as zeros */
-	uint64_t backing_bytes;          /* highest guest offset at which the chain below may hold data */
-	uint8_t *zeros;                  /* cluster_bytes of zeros */
-	struct cow_inflated *inflated;   /* the chain's, in its top image */
-	uint64_t snapshots_bytes;        /* length of the snapshot table in the file */
+	struct cow_image *backing; /* NULL: unallocated reads as zeros */
+	uint64_t backing_bytes;	   /* highest guest offset at which the chain below may hold data */
+	uint8_t *zeros;		   /* cluster_bytes of zeros */
+	struct cow_inflated *inflated; /* the chain's, in its top image */
+	uint64_t snapshots_bytes;      /* length of the snapshot table in the file */
 
 	/* header_lock */
 	struct cow_mutex header_lock;
-	struct cow_header header;        /* as to be written; see also cow_image_header_encode() */
-	uint8_t header_sector[512];      /* the first 512 bytes as read: what the header's fields do not cover is kept */
+	struct cow_header header; /* as to be written; see also cow_image_header_encode() */
+	/* the first 512 bytes as read: what the header's fields do not cover is kept */
+	uint8_t header_sector[512];
 
 	/* own locks inside */
 	struct cow_table l1, reftable;
@@ -61,32 +63,43 @@ struct cow_image {
 	struct cow_freeze freeze;
 
 	/* changed by the control thread while nothing runs: at open, under a freeze */
-	struct cow_tracking tracking;    /* dirty bitmaps; writable images */
+	struct cow_tracking tracking; /* dirty bitmaps; writable images */
 
 	/* any thread */
-	atomic_bool failed;              /* sticky: no more writing */
-	atomic_bool unreadable;          /* sticky, besides failed: its tables are lost to us, no more reading either */
-	atomic_bool ready_for_write;     /* the header tells that somebody writes (autoclear bits) */
+	atomic_bool failed; /* sticky: no more writing */
+	/* sticky, besides failed: its tables are lost to us, no more reading either */
+	atomic_bool unreadable;
+	atomic_bool ready_for_write; /* the header tells that somebody writes (autoclear bits) */
 
 	/* fail_lock */
 	struct cow_mutex fail_lock;
 	char failure[256];
-	bool mark_corrupt;               /* the corrupt bit is to be set */
+	bool mark_corrupt; /* the corrupt bit is to be set */
 
 	/* queues_lock */
 	struct cow_mutex queues_lock;
 	struct cow_queue *queues[COW_MAX_QUEUES];
-	struct cow_reserved *left;       /* reservations of queues that are gone */
+	struct cow_reserved *left; /* reservations of queues that are gone */
 	unsigned nr_left, cap_left;
 };
 
-/* The image is in doubt: no more writing. Logs and keeps the first reason. Returns -EIO. No shard lock held. */
+/*
+ * The image is in doubt: no more writing. Logs and keeps the first reason. Returns -EIO. No shard
+ * lock held.
+ */
 int cow_image_fail(struct cow_image *image, struct cow_loop *loop, const char *fmt, ...)
 	__attribute__((format(printf, 3, 4)));
-/* The image breaks a rule at a host offset: fails it and sets the corrupt bit. Returns -EIO. No shard lock held. */
-int cow_image_corrupt(struct cow_image *image, struct cow_loop *loop, uint64_t off, const char *rule);
+/*
+ * The image breaks a rule at a host offset: fails it and sets the corrupt bit. Returns -EIO. No
+ * shard lock held.
+ */
+int cow_image_corrupt(struct cow_image *image, struct cow_loop *loop, uint64_t off,
+		      const char *rule);
 
-/* Fails the image if its host file was found cut short: what would be written now would hide the hole. */
+/*
+ * Fails the image if its host file was found cut short: what would be written now would hide the
+ * hole.
+ */
 void cow_image_note_cut(struct cow_image *image, struct cow_loop *loop);
 /* Looks at the host file's length first. False: cut. */
 bool cow_image_is_whole(struct cow_image *image, struct cow_loop *loop);
@@ -102,7 +115,10 @@ void cow_image_prepare_write(struct cow_image *image, struct cow_task *task);
 /* The first 512 bytes as they should stand on disk now. */
 void cow_image_header_encode(struct cow_image *image, uint8_t sector[512]);
 
-/* Header, L1, refcount table anew; caches dropped; the allocator starts over. Frozen: all queues idle, nothing dirty. */
+/*
+ * Header, L1, refcount table anew; caches dropped; the allocator starts over. Frozen: all queues
+ * idle, nothing dirty.
+ */
 int cow_image_reload(struct cow_image *image, struct cow_loop *loop, struct cow_error *err);
 /* The release may have stopped halfway because its loop goes: it goes on on a queue's. queue.c */
 void cow_image_hand_over_release(struct cow_image *image);

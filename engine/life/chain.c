@@ -6,11 +6,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-static int seen_before(const struct cow_chain *chain, const char *path, uint64_t dev, uint64_t ino, struct cow_error *err)
+static int seen_before(const struct cow_chain *chain, const char *path, uint64_t dev, uint64_t ino,
+		       struct cow_error *err)
 {
 	for (unsigned i = 0; i < chain->depth; i++)
 		if (chain->seen[i].dev == dev && chain->seen[i].ino == ino)
-			return cow_error_set(err, -ELOOP, "%s: backing chain: the file refers to itself", path);
+			return cow_error_set(err, -ELOOP,
+					     "%s: backing chain: the file refers to itself", path);
 	return 0;
 }
 
@@ -29,8 +31,8 @@ int cow_chain_enter(struct cow_chain *chain, const struct cow_file *file, struct
 	if (ret)
 		return ret;
 	if (chain->depth == COW_MAX_BACKING_DEPTH)
-		return cow_error_set(err, -ELOOP, "%s: backing chain: more than %d images", file->path,
-				     COW_MAX_BACKING_DEPTH);
+		return cow_error_set(err, -ELOOP, "%s: backing chain: more than %d images",
+				     file->path, COW_MAX_BACKING_DEPTH);
 	chain->seen[chain->depth].dev = file->dev;
 	chain->seen[chain->depth].ino = file->ino;
 	chain->depth++;
@@ -60,7 +62,8 @@ static bool under_a_root(struct cow_chain *chain, const char *path)
 		return true;
 	for (size_t i = 0; i < chain->options->nr_backing_roots; i++) {
 		char *root;
-		if (chain->host->ops->realpath(chain->host, chain->options->backing_roots[i], &root))
+		if (chain->host->ops->realpath(chain->host, chain->options->backing_roots[i],
+					       &root))
 			continue;
 		bool ok = under(path, root) || !strcmp(path, root);
 		free(root);
@@ -83,14 +86,14 @@ static char *join(const char *image_path, const char *name)
 }
 
 /* what: "backing file" or "data file"; option: what allows it. */
-static int resolve(struct cow_image *image, struct cow_chain *chain, const char *what, const char *name, char **out,
-		   struct cow_error *err)
+static int resolve(struct cow_image *image, struct cow_chain *chain, const char *what,
+		   const char *name, char **out, struct cow_error *err)
 {
 	if (!strncmp(name, "file:", 5))
 		name += 5;
 	if (has_protocol(name))
-		return cow_error_set(err, -EPERM, "%s: %s \"%s\": only plain file names are opened", image->path, what,
-				     name);
+		return cow_error_set(err, -EPERM, "%s: %s \"%s\": only plain file names are opened",
+				     image->path, what, name);
 	char *path = join(image->path, name);
 	if (!path)
 		return -ENOMEM;
@@ -102,22 +105,31 @@ static int resolve(struct cow_image *image, struct cow_chain *chain, const char 
 		return ret;
 	if (under_a_root(chain, *out))
 		return 0;
-	ret = cow_error_set(err, -EPERM, "%s: %s %s lies outside the allowed directories: allow it with "
-			    "--backing-root DIR", image->path, what, *out);
+	ret = cow_error_set(err, -EPERM,
+			    "%s: %s %s lies outside the allowed directories: allow it with "
+			    "--backing-root DIR",
+			    image->path, what, *out);
 	free(*out);
 	return ret;
 }
 
-static int format_is_raw(struct cow_image *image, const char *name, bool *raw, struct cow_error *err)
+static int format_is_raw(struct cow_image *image, const char *name, bool *raw,
+			 struct cow_error *err)
 {
 	const char *format = image->ext.backing_format;
 	if (!image->ext.has_backing_format)
-		return cow_error_set(err, -EINVAL, "%s: backing file \"%s\" has no format recorded and formats are not "
-				     "guessed: set it with qemu-img rebase -u -F FORMAT -b \"%s\"", image->path, name, name);
+		return cow_error_set(
+			err, -EINVAL,
+			"%s: backing file \"%s\" has no format recorded and formats are not "
+			"guessed: set it with qemu-img rebase -u -F FORMAT -b \"%s\"",
+			image->path, name, name);
 	*raw = !strcmp(format, "raw");
 	if (!*raw && strcmp(format, "qcow2"))
-		return cow_error_set(err, -ENOTSUP, "%s: backing file \"%s\" has format \"%s\": only raw and qcow2 are "
-				     "supported", image->path, name, format);
+		return cow_error_set(
+			err, -ENOTSUP,
+			"%s: backing file \"%s\" has format \"%s\": only raw and qcow2 are "
+			"supported",
+			image->path, name, format);
 	return 0;
 }
 
@@ -143,13 +155,17 @@ int cow_backing_open(struct cow_image *image, struct cow_chain *chain, const uin
 
 /* ---- external data file ---- */
 
-static int data_file_path(struct cow_image *image, struct cow_chain *chain, char **path, struct cow_error *err)
+static int data_file_path(struct cow_image *image, struct cow_chain *chain, char **path,
+			  struct cow_error *err)
 {
 	if (image->depth == 0 && chain->options->data_file)
 		return (*path = strdup(chain->options->data_file)) ? 0 : -ENOMEM;
 	if (!image->ext.has_data_file || !image->ext.data_file[0])
-		return cow_error_set(err, -EINVAL, "%s: the image does not name its external data file: give it with "
-				     "--data-file FILE", image->path);
+		return cow_error_set(
+			err, -EINVAL,
+			"%s: the image does not name its external data file: give it with "
+			"--data-file FILE",
+			image->path);
 	return resolve(image, chain, "data file", image->ext.data_file, path, err);
 }
 
@@ -161,12 +177,16 @@ int cow_data_file_open(struct cow_image *image, struct cow_chain *chain, struct 
 	if (!(image->header.incompatible & QCOW2_INCOMPAT_DATA_FILE)) {
 		if (image->depth || !options->data_file)
 			return 0;
-		return cow_error_set(err, -EINVAL, "%s: the image has no external data file: leave out --data-file", image->path);
+		return cow_error_set(
+			err, -EINVAL,
+			"%s: the image has no external data file: leave out --data-file",
+			image->path);
 	}
 	int ret = data_file_path(image, chain, &path, err);
 	if (ret)
 		return ret;
-	unsigned flags = (image->writable ? COW_OPEN_WRITE : 0) | (options->no_lock ? COW_OPEN_NO_LOCK : 0) |
+	unsigned flags = (image->writable ? COW_OPEN_WRITE : 0) |
+			 (options->no_lock ? COW_OPEN_NO_LOCK : 0) |
 			 (options->buffered ? COW_OPEN_BUFFERED : 0);
 	struct cow_file *file = NULL;
 	ret = cow_chain_foresee(chain, path, err);

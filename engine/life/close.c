@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Closing: unused reservations return, everything is written back, the file ends behind the last cluster in use. Order: frees go their
- * usual way through the quarantine (refcounts fall durably); then the file is cut.
+ * Closing: unused reservations return, everything is written back, the file ends behind the last
+ * cluster in use. Order: frees go their usual way through the quarantine (refcounts fall durably);
+ * then the file is cut.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -51,11 +52,15 @@ static void return_reservations(struct cow_image *image)
 {
 	for (unsigned i = 0; i < image->nr_left; i++)
 		if (image->left[i].nr)
-			cow_quarantine_add(&image->quarantine, image->left[i].cluster, image->left[i].nr);
+			cow_quarantine_add(&image->quarantine, image->left[i].cluster,
+					   image->left[i].nr);
 	image->nr_left = 0;
 }
 
-/* Until all that was freed is released. A full host cannot be waited for: what stays is leaked, and said so. */
+/*
+ * Until all that was freed is released. A full host cannot be waited for: what stays is leaked, and
+ * said so.
+ */
 static int release_all(struct cow_image *image, struct cow_loop *loop)
 {
 	struct cow_quarantine *q = &image->quarantine;
@@ -70,7 +75,10 @@ static int release_all(struct cow_image *image, struct cow_loop *loop)
 	return q->leaked ? -ENOSPC : 0;
 }
 
-/* Index behind the last cluster with a refcount, reading the refcount blocks from the end; all of them are on disk. */
+/*
+ * Index behind the last cluster with a refcount, reading the refcount blocks from the end; all of
+ * them are on disk.
+ */
 static int last_used(struct cow_image *image, struct cow_loop *loop, uint64_t *end)
 {
 	const struct cow_geometry *g = &image->g;
@@ -101,7 +109,10 @@ static int cut_file(struct cow_image *image, struct cow_loop *loop)
 	if (image->alloc.file_bytes <= opened)
 		return 0;
 	int ret = last_used(image, loop, &end);
-	/* Refcounts past the end (a broken image) are none of our clusters; nor may the shift overflow. */
+	/*
+	 * Refcounts past the end (a broken image) are none of our clusters; nor may the shift
+	 * overflow.
+	 */
 	if (ret || end >= image->alloc.file_bytes >> image->g.cluster_bits)
 		return ret;
 	uint64_t bytes = cow_max(end << image->g.cluster_bits, opened);
@@ -111,7 +122,10 @@ static int cut_file(struct cow_image *image, struct cow_loop *loop)
 	return ret ? ret : cow_loop_sync(loop, image->file);
 }
 
-/* The image itself is closed soundly whether this works or not; but who has it closed must hear of it. */
+/*
+ * The image itself is closed soundly whether this works or not; but who has it closed must hear of
+ * it.
+ */
 static int store_bitmaps(struct cow_image *image, struct cow_loop *loop, struct cow_error *err)
 {
 	struct cow_error own = { 0 };
@@ -120,10 +134,17 @@ static int store_bitmaps(struct cow_image *image, struct cow_loop *loop, struct 
 		own = (struct cow_error){ 0 };
 		ret = cow_tracking_store_in_place(image, loop, &own);
 		if (!ret)
-			cow_log(COW_LOG_WARNING, "%s: no room for its dirty bitmaps: they say more than what was changed", image->path);
+			cow_log(COW_LOG_WARNING,
+				"%s: no room for its dirty bitmaps: they say more than what was "
+				"changed",
+				image->path);
 	}
-	return ret ? cow_error_set(err, ret, "%s: the disk is whole, but its dirty bitmaps are inconsistent now: remove them, and make "
-				   "a full backup: %s", image->path, own.text) : 0;
+	return ret ? cow_error_set(err, ret,
+				   "%s: the disk is whole, but its dirty bitmaps are inconsistent "
+				   "now: remove them, and make "
+				   "a full backup: %s",
+				   image->path, own.text)
+		   : 0;
 }
 
 static int finish(struct cow_image *image, struct cow_loop *loop, struct cow_error *err)

@@ -39,7 +39,8 @@ static bool queues_idle(struct cow_image *image)
 	cow_mutex_lock(&image->queues_lock);
 	for (unsigned i = 0; i < COW_MAX_QUEUES; i++) {
 		struct cow_queue *queue = image->queues[i];
-		if (queue && (atomic_load(&queue->running) || atomic_load(&queue->reserve.refilling)))
+		if (queue &&
+		    (atomic_load(&queue->running) || atomic_load(&queue->reserve.refilling)))
 			idle = false;
 	}
 	cow_mutex_unlock(&image->queues_lock);
@@ -86,7 +87,10 @@ static int settle(struct cow_image *image, struct cow_loop *loop)
 	return ret;
 }
 
-/* The caller's loop may go when we return: the engine's own tasks that we started on it end, or go on elsewhere. */
+/*
+ * The caller's loop may go when we return: the engine's own tasks that we started on it end, or go
+ * on elsewhere.
+ */
 static void leave_loop(struct cow_image *image, struct cow_loop *loop)
 {
 	struct cow_quarantine *q = &image->quarantine;
@@ -110,7 +114,10 @@ static void thaw(struct cow_image *image)
 	cow_waitlist_wake(&wake, 0);
 }
 
-/* Without its tables nothing of the image can be found: not even reads go on then. A host's error may pass. */
+/*
+ * Without its tables nothing of the image can be found: not even reads go on then. A host's error
+ * may pass.
+ */
 static int load_anew(struct cow_image *image, struct cow_loop *loop, struct cow_error *err)
 {
 	int ret = -EIO;
@@ -125,26 +132,34 @@ static int load_anew(struct cow_image *image, struct cow_loop *loop, struct cow_
 		return 0;
 	atomic_store(&image->unreadable, true);
 	cow_image_fail(image, loop, "cannot be loaded anew after a change of the whole image");
-	cow_log(COW_LOG_ERR, "%s: nothing can be read any more: detach it and attach it again", image->path);
-	return cow_error_set(err, ret, "%s: changed, but cannot be loaded anew: %s", image->path, strerror(-ret));
+	cow_log(COW_LOG_ERR, "%s: nothing can be read any more: detach it and attach it again",
+		image->path);
+	return cow_error_set(err, ret, "%s: changed, but cannot be loaded anew: %s", image->path,
+			     strerror(-ret));
 }
 
 int cow_image_change_frozen(struct cow_image *image, struct cow_loop *loop,
-			    int (*change)(void *ctx, struct cow_loop *loop, struct cow_file *file, struct cow_error *err),
+			    int (*change)(void *ctx, struct cow_loop *loop, struct cow_file *file,
+					  struct cow_error *err),
 			    void *ctx, uint64_t *pause_ns, struct cow_error *err)
 {
 	if (!image->writable || cow_image_is_failed(image))
 		return cow_error_set(err, -EROFS, "%s: the image is not writable", image->path);
 	if (atomic_exchange(&image->freeze.frozen, true))
-		return cow_error_set(err, -EBUSY, "%s: another change of the whole image is under way", image->path);
+		return cow_error_set(err, -EBUSY,
+				     "%s: another change of the whole image is under way",
+				     image->path);
 	uint64_t start = cow_loop_now(loop);
 	int ret = settle(image, loop);
 	if (ret) {
-		cow_error_set(err, ret, "%s: cannot write everything back: %s", image->path, strerror(-ret));
+		cow_error_set(err, ret, "%s: cannot write everything back: %s", image->path,
+			      strerror(-ret));
 	} else {
 		ret = change(ctx, loop, image->file, err);
 		if (ret == -ENOTRECOVERABLE)
-			cow_image_fail(image, loop, "a change of the whole image may have reached the disk in part");
+			cow_image_fail(
+				image, loop,
+				"a change of the whole image may have reached the disk in part");
 		int again = load_anew(image, loop, err);
 		ret = ret ? ret : again;
 	}

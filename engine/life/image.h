@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * An opened qcow2 image and the requests on it: the engine's public face (with create.h, check.h, info.h).
+ * An opened qcow2 image and the requests on it: the engine's public face (with create.h, check.h,
+ * info.h).
  *
- * Life: cow_image_open() on the control thread; cow_queue_new() per queue thread; requests; all requests finished;
- * cow_queue_free() for each; cow_image_close(). Everything except requests is control plane: blocking.
+ * Life: cow_image_open() on the control thread; cow_queue_new() per queue thread; requests; all
+ * requests finished; cow_queue_free() for each; cow_image_close(). Everything except requests is
+ * control plane: blocking.
  */
 #ifndef COW_IMAGE_H
 #define COW_IMAGE_H
@@ -29,42 +31,49 @@ enum cow_detect_zeroes { COW_DETECT_ZEROES_OFF, COW_DETECT_ZEROES_ON, COW_DETECT
 
 struct cow_open_options {
 	bool writable;
-	bool no_lock;                       /* take no image lock (read-only use of an image in use) */
-	bool no_backing;                    /* do not open the backing file (check, info) */
-	bool no_discard;                    /* freed clusters stay allocated on the host (no punching) */
-	bool buffered;                      /* never O_DIRECT */
-	bool compress;                      /* store new full clusters compressed where that saves space */
+	bool no_lock;	 /* take no image lock (read-only use of an image in use) */
+	bool no_backing; /* do not open the backing file (check, info) */
+	bool no_discard; /* freed clusters stay allocated on the host (no punching) */
+	bool buffered;	 /* never O_DIRECT */
+	bool compress;	 /* store new full clusters compressed where that saves space */
 	enum cow_detect_zeroes detect_zeroes;
-	uint64_t cache_bytes;               /* metadata cache; 0: sized by the image, at most 32 MiB */
-	uint64_t reserve_bytes;             /* a queue's largest reservation of host clusters; 0: 16 MiB */
-	const char *data_file;              /* the external data file, instead of the name in the image; allowed anywhere */
-	const struct cow_secret *const *secrets; /* passphrases of encrypted images of the chain, wiped by the caller */
+	uint64_t cache_bytes;	/* metadata cache; 0: sized by the image, at most 32 MiB */
+	uint64_t reserve_bytes; /* a queue's largest reservation of host clusters; 0: 16 MiB */
+	/* the external data file, instead of the name in the image; allowed anywhere */
+	const char *data_file;
+	/* passphrases of encrypted images of the chain, wiped by the caller */
+	const struct cow_secret *const *secrets;
 	size_t nr_secrets;
-	bool write_legacy_aes;              /* writable although encrypted by crypt_method 1, which is weak */
-	const char *snapshot;               /* read-only: this internal snapshot (id or name) instead of the active disk */
-	const char *const *backing_roots;   /* directories that backing files may lie in, besides the image's own */
+	bool write_legacy_aes; /* writable although encrypted by crypt_method 1, which is weak */
+	/* read-only: this internal snapshot (id or name) instead of the active disk */
+	const char *snapshot;
+	/* directories that backing files may lie in, besides the image's own */
+	const char *const *backing_roots;
 	size_t nr_backing_roots;
 };
 
 /* Constant while the image is open. */
 struct cow_image_geometry {
-	uint64_t size_bytes;       /* virtual disk, multiple of 512 */
+	uint64_t size_bytes; /* virtual disk, multiple of 512 */
 	uint32_t cluster_bytes;
 	uint32_t version;
 	bool writable;
 };
 
 /*
- * Opens the image and its backing chain. A dirty image opened writable is repaired first. Errors: -EINVAL (not qcow2, broken
- * header; the text names rule and offset), -ENOTSUP (a feature by name), -EBUSY (in use), -EPERM (backing file outside the
- * roots), -ELOOP (backing loop or too deep), -EROFS (corrupt bit set and writable asked), or the host's.
+ * Opens the image and its backing chain. A dirty image opened writable is repaired first. Errors:
+ * -EINVAL (not qcow2, broken header; the text names rule and offset), -ENOTSUP (a feature by name),
+ * -EBUSY (in use), -EPERM (backing file outside the roots), -ELOOP (backing loop or too deep),
+ * -EROFS (corrupt bit set and writable asked), or the host's.
  */
 int cow_image_open(struct cow_host *host, struct cow_loop *loop, const char *path,
-		   const struct cow_open_options *options, struct cow_image **out, struct cow_error *err);
+		   const struct cow_open_options *options, struct cow_image **out,
+		   struct cow_error *err);
 
 /*
- * Writes all metadata back, returns unused reservations, trims the file, closes. No request may be running and all queues are
- * freed. The image is gone whatever it returns; an error means that something could not be made durable.
+ * Writes all metadata back, returns unused reservations, trims the file, closes. No request may be
+ * running and all queues are freed. The image is gone whatever it returns; an error means that
+ * something could not be made durable.
  */
 int cow_image_close(struct cow_image *image, struct cow_loop *loop, struct cow_error *err);
 
@@ -74,25 +83,31 @@ const char *cow_image_failure(const struct cow_image *image);
 
 /* ---- requests ---- */
 
-/* A queue's ops run on loop's thread. nr_ops requests may be in flight. At most COW_MAX_QUEUES per image. */
-int cow_queue_new(struct cow_image *image, struct cow_loop *loop, unsigned nr_ops, struct cow_queue **out);
+/*
+ * A queue's ops run on loop's thread. nr_ops requests may be in flight. At most COW_MAX_QUEUES per
+ * image.
+ */
+int cow_queue_new(struct cow_image *image, struct cow_loop *loop, unsigned nr_ops,
+		  struct cow_queue **out);
 /* All its ops are finished. Keeps the queue's reservation in the image until close. */
 void cow_queue_free(struct cow_queue *queue);
 
 enum cow_op_kind { COW_OP_READ, COW_OP_WRITE, COW_OP_FLUSH, COW_OP_DISCARD, COW_OP_WRITE_ZEROES };
 
 enum cow_op_flags {
-	COW_OP_FUA = 1 << 0,     /* WRITE, WRITE_ZEROES: durable before it completes */
+	COW_OP_FUA = 1 << 0,	 /* WRITE, WRITE_ZEROES: durable before it completes */
 	COW_OP_NOUNMAP = 1 << 1, /* WRITE_ZEROES: keep the clusters allocated */
 };
 
 typedef void cow_op_done_fn(void *ctx, int result);
 
 /*
- * Starts request idx (0 <= idx < nr_ops, not in flight) on the queue; owner thread only. offset and length are multiples of
+ * Starts request idx (0 <= idx < nr_ops, not in flight) on the queue; owner thread only. offset and
+ * length are multiples of
  * 512 inside the disk (checked: else -EINVAL). buf: 512-aligned memory of length bytes for READ and WRITE, the caller's until
- * done. done(ctx, 0 or -errno) runs on the queue's thread, possibly before this call returns. Errors that callers
- * distinguish: -ENOSPC (host full), -EROFS (read-only or failed for writing), -EIO.
+ * done. done(ctx, 0 or -errno) runs on the queue's thread, possibly before this call returns.
+ * Errors that callers distinguish: -ENOSPC (host full), -EROFS (read-only or failed for writing),
+ * -EIO.
  */
 void cow_queue_submit(struct cow_queue *queue, unsigned idx, enum cow_op_kind kind, unsigned flags,
 		      uint64_t offset, uint64_t length, void *buf, cow_op_done_fn *done, void *ctx);
@@ -102,6 +117,7 @@ int cow_queue_do(struct cow_queue *queue, enum cow_op_kind kind, unsigned flags,
 		 uint64_t length, void *buf);
 
 /* Prints every request in flight with its step's name, one a line (debugging a stuck device). */
-void cow_queue_print(const struct cow_queue *queue, void (*line)(void *ctx, const char *text), void *ctx);
+void cow_queue_print(const struct cow_queue *queue, void (*line)(void *ctx, const char *text),
+		     void *ctx);
 
 #endif

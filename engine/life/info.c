@@ -19,23 +19,28 @@ static uint64_t allocated_bytes(const struct cow_file *file)
 }
 
 /* A cipher that we do not know is no reason to say nothing of the image. */
-static int load_luks(struct cow_loop *loop, struct cow_file *file, struct cow_info *info, struct cow_error *err)
+static int load_luks(struct cow_loop *loop, struct cow_file *file, struct cow_info *info,
+		     struct cow_error *err)
 {
-	struct cow_error own = {0};
+	struct cow_error own = { 0 };
 	if (!info->ext.has_crypto)
 		return 0;
 	info->luks = malloc(sizeof(*info->luks));
 	if (!info->luks)
 		return cow_error_set(err, -ENOMEM, "out of memory");
-	int ret = cow_luks_load(loop, file, info->ext.crypto_off, info->ext.crypto_bytes, info->luks, &own);
+	int ret = cow_luks_load(loop, file, info->ext.crypto_off, info->ext.crypto_bytes,
+				info->luks, &own);
 	if (!ret)
 		return 0;
 	free(info->luks);
 	info->luks = NULL;
-	return ret == -ENOTSUP ? 0 : cow_error_set(err, ret, "%s", own.code ? own.text : strerror(-ret));
+	return ret == -ENOTSUP
+		       ? 0
+		       : cow_error_set(err, ret, "%s", own.code ? own.text : strerror(-ret));
 }
 
-static int load(struct cow_loop *loop, struct cow_file *file, struct cow_info *info, struct cow_error *err)
+static int load(struct cow_loop *loop, struct cow_file *file, struct cow_info *info,
+		struct cow_error *err)
 {
 	uint8_t *cluster;
 	uint64_t used_bytes;
@@ -47,7 +52,8 @@ static int load(struct cow_loop *loop, struct cow_file *file, struct cow_info *i
 		ret = cow_backing_name(cluster, &info->header, info->backing_name, err);
 	free(cluster);
 	if (!ret)
-		ret = cow_load_snapshots(loop, file, &info->header, &info->snapshots, &used_bytes, err);
+		ret = cow_load_snapshots(loop, file, &info->header, &info->snapshots, &used_bytes,
+					 err);
 	if (!ret)
 		ret = cow_load_bitmaps(loop, file, &info->header, &info->ext, &info->bitmaps, err);
 	if (!ret)
@@ -55,8 +61,8 @@ static int load(struct cow_loop *loop, struct cow_file *file, struct cow_info *i
 	return ret;
 }
 
-int cow_info_load(struct cow_host *host, struct cow_loop *loop, const char *path, struct cow_info *info,
-		  struct cow_error *err)
+int cow_info_load(struct cow_host *host, struct cow_loop *loop, const char *path,
+		  struct cow_info *info, struct cow_error *err)
 {
 	struct cow_file *file;
 	memset(info, 0, sizeof(*info));

@@ -14,14 +14,14 @@ struct cow_info {
 	struct cow_extensions ext;
 	char backing_name[1024];
 	struct cow_snapshot *snapshots; /* header.nr_snapshots */
-	uint64_t file_bytes;            /* host file's length */
-	uint64_t allocated_bytes;       /* host space in use (st_blocks * 512) */
-	struct cow_bitmap *bitmaps;     /* ext.nr_bitmaps, NULL if there are none */
-	struct cow_luks *luks;          /* NULL if it is not LUKS, or of a kind that we do not know */
+	uint64_t file_bytes;		/* host file's length */
+	uint64_t allocated_bytes;	/* host space in use (st_blocks * 512) */
+	struct cow_bitmap *bitmaps;	/* ext.nr_bitmaps, NULL if there are none */
+	struct cow_luks *luks; /* NULL if it is not LUKS, or of a kind that we do not know */
 };
 
-int cow_info_load(struct cow_host *host, struct cow_loop *loop, const char *path, struct cow_info *info,
-		  struct cow_error *err);
+int cow_info_load(struct cow_host *host, struct cow_loop *loop, const char *path,
+		  struct cow_info *info, struct cow_error *err);
 void cow_info_fini(struct cow_info *info);
 
 #endif

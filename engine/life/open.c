@@ -34,11 +34,13 @@ int cow_image_fail(struct cow_image *image, struct cow_loop *loop, const char *f
 	cow_mutex_unlock(&image->fail_lock);
 	if (first)
 		cow_log(COW_LOG_ERR, "%s: %s; %s", image->path, image->failure,
-			image->writable ? "no more writing, reads go on" : "reads of sound clusters go on");
+			image->writable ? "no more writing, reads go on"
+					: "reads of sound clusters go on");
 	return -EIO;
 }
 
-int cow_image_corrupt(struct cow_image *image, struct cow_loop *loop, uint64_t off, const char *rule)
+int cow_image_corrupt(struct cow_image *image, struct cow_loop *loop, uint64_t off,
+		      const char *rule)
 {
 	cow_image_fail(image, loop, "corrupt at offset %llu: %s", (unsigned long long)off, rule);
 	if (!image->writable || image->g.version < 3)
@@ -106,7 +108,8 @@ void cow_image_prepare_write(struct cow_image *image, struct cow_task *task)
 	cow_writeback_join(&image->commit, task);
 }
 
-static int load_header(struct cow_image *image, struct cow_chain *chain, uint8_t **cluster, struct cow_error *err)
+static int load_header(struct cow_image *image, struct cow_chain *chain, uint8_t **cluster,
+		       struct cow_error *err)
 {
 	int ret = cow_load_header(chain->loop, image->file, false, &image->header, cluster, err);
 	if (ret)
@@ -115,24 +118,33 @@ static int load_header(struct cow_image *image, struct cow_chain *chain, uint8_t
 	return cow_extensions_decode(*cluster, &image->header, &image->ext, err);
 }
 
-static int refuse_unsupported(struct cow_image *image, struct cow_chain *chain, struct cow_error *err)
+static int refuse_unsupported(struct cow_image *image, struct cow_chain *chain,
+			      struct cow_error *err)
 {
 	const struct cow_header *h = &image->header;
-	if (h->crypt_method == QCOW2_CRYPT_AES && image->writable && !chain->options->write_legacy_aes)
-		return cow_error_set(err, -EROFS, "legacy AES encryption is weak: use it read-only, convert it to LUKS, or insist "
+	if (h->crypt_method == QCOW2_CRYPT_AES && image->writable &&
+	    !chain->options->write_legacy_aes)
+		return cow_error_set(err, -EROFS,
+				     "legacy AES encryption is weak: use it read-only, convert it "
+				     "to LUKS, or insist "
 				     "with --write-legacy-aes");
 	if (image->compress && (h->crypt_method || (h->incompatible & QCOW2_INCOMPAT_DATA_FILE)))
-		return cow_error_set(err, -ENOTSUP, "compressed clusters cannot be written to an image that is encrypted or "
-				     "has an external data file: leave out --compress");
+		return cow_error_set(
+			err, -ENOTSUP,
+			"compressed clusters cannot be written to an image that is encrypted or "
+			"has an external data file: leave out --compress");
 	if ((h->incompatible & QCOW2_INCOMPAT_CORRUPT) && image->writable)
-		return cow_error_set(err, -EROFS, "the image is marked corrupt: repair it with cowblk check --repair all, "
-				     "or use it read-only");
+		return cow_error_set(
+			err, -EROFS,
+			"the image is marked corrupt: repair it with cowblk check --repair all, "
+			"or use it read-only");
 	return 0;
 }
 
 /* ---- repair of an image that was not closed ---- */
 
-static int repair_dirty(struct cow_image *image, struct cow_chain *chain, uint8_t **cluster, struct cow_error *err)
+static int repair_dirty(struct cow_image *image, struct cow_chain *chain, uint8_t **cluster,
+			struct cow_error *err)
 {
 	if (!image->writable || !(image->header.incompatible & QCOW2_INCOMPAT_DIRTY))
 		return 0;
@@ -146,7 +158,9 @@ static int repair_dirty(struct cow_image *image, struct cow_chain *chain, uint8_
 	*cluster = NULL;
 	ret = load_header(image, chain, cluster, err);
 	if (!ret && (image->header.incompatible & QCOW2_INCOMPAT_DIRTY))
-		ret = cow_error_set(err, -EROFS, "the image is dirty and could not be repaired: see cowblk check");
+		ret = cow_error_set(
+			err, -EROFS,
+			"the image is dirty and could not be repaired: see cowblk check");
 	return ret;
 }
 
@@ -160,8 +174,9 @@ static void need_writeback(void *ctx, struct cow_loop *loop)
 		cow_writeback_kick(&image->commit, loop);
 }
 
-static int load_table(struct cow_image *image, struct cow_chain *chain, struct cow_table *table, uint64_t off,
-		      uint64_t nr, uint64_t capacity, const char *what, struct cow_error *err)
+static int load_table(struct cow_image *image, struct cow_chain *chain, struct cow_table *table,
+		      uint64_t off, uint64_t nr, uint64_t capacity, const char *what,
+		      struct cow_error *err)
 {
 	int ret = cow_table_init(table, off, nr, capacity, need_writeback, image);
 	uint8_t *be = ret ? NULL : cow_buf_alloc(nr * 8);
@@ -176,7 +191,9 @@ static int load_table(struct cow_image *image, struct cow_chain *chain, struct c
 	return ret;
 }
 
-/* By default the L2 cache holds the whole mapping, up to a limit; refcounts need a quarter of that. */
+/*
+ * By default the L2 cache holds the whole mapping, up to a limit; refcounts need a quarter of that.
+ */
 static int init_caches(struct cow_image *image, const struct cow_open_options *options)
 {
 	const struct cow_geometry *g = &image->g;
@@ -184,28 +201,32 @@ static int init_caches(struct cow_image *image, const struct cow_open_options *o
 	uint64_t bytes = options->cache_bytes;
 	if (!bytes)
 		bytes = cow_min(cow_max(all, CACHE_MIN_BYTES), CACHE_MAX_BYTES);
-	int ret = cow_cache_init(&image->l2, image->file, g->slice_bytes, bytes, COW_RANK_L2_SHARD, need_writeback,
-				 image);
+	int ret = cow_cache_init(&image->l2, image->file, g->slice_bytes, bytes, COW_RANK_L2_SHARD,
+				 need_writeback, image);
 	if (!ret && image->writable)
-		ret = cow_cache_init(&image->refs, image->file, g->slice_bytes, bytes / 4, COW_RANK_REF_SHARD,
-				     need_writeback, image);
+		ret = cow_cache_init(&image->refs, image->file, g->slice_bytes, bytes / 4,
+				     COW_RANK_REF_SHARD, need_writeback, image);
 	return ret;
 }
 
 /*
- * A table past the end of the file would read as if nothing was allocated. Whoever only reads learns of it when he gets there; nobody
- * writes to such an image.
+ * A table past the end of the file would read as if nothing was allocated. Whoever only reads
+ * learns of it when he gets there; nobody writes to such an image.
  */
 static int mark_tables_past_end(struct cow_image *image, struct cow_error *err)
 {
 	for (uint64_t i = 0; i < image->l1.nr; i++) {
 		uint64_t entry = cow_table_get(&image->l1, i);
-		if (!entry || cow_l1_fault(&image->g, entry) || (entry & QCOW2_OFFSET_MASK) < image->file->size_bytes)
+		if (!entry || cow_l1_fault(&image->g, entry) ||
+		    (entry & QCOW2_OFFSET_MASK) < image->file->size_bytes)
 			continue;
 		if (image->writable)
-			return cow_error_set(err, -EINVAL, "L1 entry at offset %llu: its L2 table lies past the end of the "
-					     "file: repair it with cowblk check --repair all, or use it read-only",
-					     (unsigned long long)(image->l1.off + i * 8));
+			return cow_error_set(
+				err, -EINVAL,
+				"L1 entry at offset %llu: its L2 table lies past the end of the "
+				"file: repair it with cowblk check --repair all, or use it "
+				"read-only",
+				(unsigned long long)(image->l1.off + i * 8));
 		atomic_store(&image->l1.entries[i], entry | COW_L1_PAST_END);
 	}
 	return 0;
@@ -215,8 +236,8 @@ static int init_writing(struct cow_image *image, struct cow_chain *chain, struct
 {
 	const struct cow_header *h = &image->header;
 	uint64_t nr = (uint64_t)h->reftable_clusters << h->cluster_bits >> 3;
-	int ret = load_table(image, chain, &image->reftable, h->reftable_off, nr, QCOW2_MAX_REFTABLE_BYTES / 8,
-			     "refcount table", err);
+	int ret = load_table(image, chain, &image->reftable, h->reftable_off, nr,
+			     QCOW2_MAX_REFTABLE_BYTES / 8, "refcount table", err);
 	if (!ret)
 		ret = cow_overlap_init(image, err);
 	if (!ret)
@@ -233,7 +254,10 @@ static int init_writing(struct cow_image *image, struct cow_chain *chain, struct
 	return ret;
 }
 
-/* The last thing of opening: it writes, and an image that is not opened after all must not be found in use. */
+/*
+ * The last thing of opening: it writes, and an image that is not opened after all must not be found
+ * in use.
+ */
 static void start_tracking(struct cow_image *image, struct cow_loop *loop)
 {
 	const struct cow_extensions *ext = &image->ext;
@@ -241,21 +265,26 @@ static void start_tracking(struct cow_image *image, struct cow_loop *loop)
 	if (ext->has_bitmaps)
 		what = cow_overlap(image, ext->bitmap_directory_off, ext->bitmap_directory_bytes);
 	if (what)
-		cow_log(COW_LOG_WARNING, "%s: its dirty bitmaps cannot be kept: their directory overlaps %s: the first write "
-			"makes them invalid", image->path, what);
+		cow_log(COW_LOG_WARNING,
+			"%s: its dirty bitmaps cannot be kept: their directory overlaps %s: the "
+			"first write "
+			"makes them invalid",
+			image->path, what);
 	else
 		cow_tracking_start(&image->tracking, loop, image->file);
 	atomic_store(&image->ready_for_write, !(image->header.autoclear & ~kept_autoclear(image)));
 }
 
 /* Length of the snapshot table, so that nothing is written over it. */
-static int measure_snapshots(struct cow_image *image, struct cow_chain *chain, struct cow_error *err)
+static int measure_snapshots(struct cow_image *image, struct cow_chain *chain,
+			     struct cow_error *err)
 {
 	const struct cow_header *h = &image->header;
 	struct cow_snapshot *snapshots = NULL;
 	if (!h->nr_snapshots)
 		return 0;
-	int ret = cow_load_snapshots(chain->loop, image->file, h, &snapshots, &image->snapshots_bytes, err);
+	int ret = cow_load_snapshots(chain->loop, image->file, h, &snapshots,
+				     &image->snapshots_bytes, err);
 	if (!ret)
 		cow_snapshots_free(snapshots, h->nr_snapshots);
 	return ret;
@@ -309,7 +338,8 @@ static void open_raw(struct cow_image *image)
 	publish_geometry(image);
 }
 
-static int open_qcow2(struct cow_image *image, struct cow_chain *chain, const char *snapshot, struct cow_error *err)
+static int open_qcow2(struct cow_image *image, struct cow_chain *chain, const char *snapshot,
+		      struct cow_error *err)
 {
 	uint8_t *cluster = NULL;
 	int ret = load_header(image, chain, &cluster, err);
@@ -324,14 +354,16 @@ static int open_qcow2(struct cow_image *image, struct cow_chain *chain, const ch
 	if (!ret)
 		ret = cow_data_file_open(image, chain, err);
 	if (!ret)
-		ret = cow_crypt_open(chain->loop, image->file, &image->header, &image->ext, chain->options->secrets,
-				     chain->options->nr_secrets, &image->key, err);
+		ret = cow_crypt_open(chain->loop, image->file, &image->header, &image->ext,
+				     chain->options->secrets, chain->options->nr_secrets,
+				     &image->key, err);
 	if (ret)
 		goto out;
 	cow_geometry_init(&image->g, &image->header);
 	cow_inflight_init(&image->inflight, image->g.slice_entries);
 	ret = load_table(image, chain, &image->l1, image->header.l1_off, image->header.l1_entries,
-			 cow_l1_entries_for(&image->header, image->header.size_bytes), "L1 table", err);
+			 cow_l1_entries_for(&image->header, image->header.size_bytes), "L1 table",
+			 err);
 	if (!ret)
 		ret = mark_tables_past_end(image, err);
 	if (!ret)
@@ -348,8 +380,8 @@ out:
 	return ret;
 }
 
-int cow_image_open_in_chain(struct cow_chain *chain, const char *path, bool raw, bool top, struct cow_image **out,
-			    struct cow_error *err)
+int cow_image_open_in_chain(struct cow_chain *chain, const char *path, bool raw, bool top,
+			    struct cow_image **out, struct cow_error *err)
 {
 	const struct cow_open_options *options = chain->options;
 	struct cow_image *image = calloc(1, sizeof(*image));
@@ -418,7 +450,8 @@ static int init_inflated(struct cow_image **image, struct cow_error *err)
 }
 
 int cow_image_open(struct cow_host *host, struct cow_loop *loop, const char *path,
-		   const struct cow_open_options *options, struct cow_image **out, struct cow_error *err)
+		   const struct cow_open_options *options, struct cow_image **out,
+		   struct cow_error *err)
 {
 	struct cow_chain chain = { .host = host, .loop = loop, .options = options };
 	char *real;
@@ -428,7 +461,8 @@ int cow_image_open(struct cow_host *host, struct cow_loop *loop, const char *pat
 	chain.top_dir = strdup(real);
 	if (chain.top_dir)
 		directory_of(chain.top_dir);
-	ret = chain.top_dir ? cow_image_open_in_chain(&chain, real, false, true, out, err) : -ENOMEM;
+	ret = chain.top_dir ? cow_image_open_in_chain(&chain, real, false, true, out, err)
+			    : -ENOMEM;
 	free(chain.top_dir);
 	free(real);
 	return ret ? ret : init_inflated(out, err);
@@ -436,8 +470,8 @@ int cow_image_open(struct cow_host *host, struct cow_loop *loop, const char *pat
 
 /* ---- after a change of the file under a freeze ---- */
 
-static int reload_table(struct cow_image *image, struct cow_loop *loop, struct cow_table *table, uint64_t off,
-			uint64_t nr)
+static int reload_table(struct cow_image *image, struct cow_loop *loop, struct cow_table *table,
+			uint64_t off, uint64_t nr)
 {
 	uint8_t *be = nr <= table->capacity ? cow_buf_alloc(nr * 8) : NULL;
 	if (!be)

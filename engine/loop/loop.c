@@ -2,8 +2,9 @@
 /*
  * What all loop bodies share: messages, short transfers, the blocking calls of the control plane.
  *
- * The inbox is a stack that any thread pushes to and the owner takes whole; it is reversed so that messages of one sender
- * keep their order. A sender that finds the inbox non-empty need not wake: whoever made it non-empty did.
+ * The inbox is a stack that any thread pushes to and the owner takes whole; it is reversed so that
+ * messages of one sender keep their order. A sender that finds the inbox non-empty need not wake:
+ * whoever made it non-empty did.
  */
 #include "engine/loop/loop.h"
 
@@ -61,8 +62,8 @@ void cow_loop_post(struct cow_loop *target, struct cow_msg *msg)
 	struct cow_msg *head = atomic_load_explicit(&target->inbox, memory_order_relaxed);
 	do {
 		msg->next = head;
-	} while (!atomic_compare_exchange_weak_explicit(&target->inbox, &head, msg, memory_order_release,
-							memory_order_relaxed));
+	} while (!atomic_compare_exchange_weak_explicit(
+		&target->inbox, &head, msg, memory_order_release, memory_order_relaxed));
 	if (!head)
 		target->ops->wake(target);
 }
@@ -152,14 +153,21 @@ static void zero_vec(struct cow_io *io)
 
 static void wait_io_done(struct cow_io *io);
 
-/* Once per file: a guest repeats what fails. Blocking calls give their error to a caller who reports it. */
+/*
+ * Once per file: a guest repeats what fails. Blocking calls give their error to a caller who
+ * reports it.
+ */
 static void complain(struct cow_io *io, const char *why)
 {
-	static const char *const what[] = { [COW_IO_READ] = "read", [COW_IO_WRITE] = "write", [COW_IO_SYNC] = "flush" };
-	if (io->kind > COW_IO_SYNC || io->done == wait_io_done || atomic_exchange(&io->file->complained, true))
+	static const char *const what[] = {
+		[COW_IO_READ] = "read", [COW_IO_WRITE] = "write", [COW_IO_SYNC] = "flush"
+	};
+	if (io->kind > COW_IO_SYNC || io->done == wait_io_done ||
+	    atomic_exchange(&io->file->complained, true))
 		return;
-	cow_log(COW_LOG_ERR, "%s: cannot %s at offset %llu: %s", io->file->path ? io->file->path : "?",
-		what[io->kind], (unsigned long long)io->offset, why);
+	cow_log(COW_LOG_ERR, "%s: cannot %s at offset %llu: %s",
+		io->file->path ? io->file->path : "?", what[io->kind],
+		(unsigned long long)io->offset, why);
 }
 
 /* What the I/O says about the file's length. */
@@ -176,7 +184,8 @@ static bool zero_sector(const struct iovec *vec, size_t at)
 {
 	static const uint8_t zeros[512];
 	size_t left = vec->iov_len - at;
-	return !memcmp((const char *)vec->iov_base + at, zeros, left < sizeof(zeros) ? left : sizeof(zeros));
+	return !memcmp((const char *)vec->iov_base + at, zeros,
+		       left < sizeof(zeros) ? left : sizeof(zeros));
 }
 
 static bool has_zero_sector(const struct cow_io *io)
@@ -193,12 +202,14 @@ static bool may_be_hole(const struct cow_io *io)
 {
 	const struct iovec *last = &io->vec[io->nr_vec ? io->nr_vec - 1 : 0];
 	return io->nr_vec && io->vec[0].iov_len && last->iov_len &&
-	       (zero_sector(&io->vec[0], 0) || zero_sector(last, (last->iov_len - 1) & ~(size_t)511));
+	       (zero_sector(&io->vec[0], 0) ||
+		zero_sector(last, (last->iov_len - 1) & ~(size_t)511));
 }
 
 /*
- * A file that was cut may be long again by a write of ours, and nobody knows any more where it was cut: what was there comes as zeros. So
- * zeros are believed of a file that is whole, and of one that was cut only what is none.
+ * A file that was cut may be long again by a write of ours, and nobody knows any more where it was
+ * cut: what was there comes as zeros. So zeros are believed of a file that is whole, and of one
+ * that was cut only what is none.
  */
 static bool reads_lost(const struct cow_io *io)
 {
@@ -218,7 +229,10 @@ static void finish(struct cow_io *io, int result)
 	io->done(io);
 }
 
-/* Beyond `end` was nothing to read: zeros, if it never was written. What we knew to be there is lost, and that is no zeros. */
+/*
+ * Beyond `end` was nothing to read: zeros, if it never was written. What we knew to be there is
+ * lost, and that is no zeros.
+ */
 static void finish_short_read(struct cow_io *io, uint64_t end)
 {
 	bool lost = end < io->known_bytes;
@@ -255,8 +269,9 @@ void cow_io_raw_done(struct cow_io *io, int64_t result)
 		return;
 	}
 	/*
-	 * A direct transfer can only go on at a 512-byte boundary. A short read that stops inside a sector met the end of the
-	 * file; read that sector again from its start: it ends short again, with nothing but the tail, then comes 0.
+	 * A direct transfer can only go on at a 512-byte boundary. A short read that stops inside a
+	 * sector met the end of the file; read that sector again from its start: it ends short
+	 * again, with nothing but the tail, then comes 0.
 	 */
 	uint64_t step = (uint64_t)result;
 	if (io->file->direct && (step & 511)) {
@@ -310,22 +325,26 @@ void *cow_buf_alloc(size_t bytes)
 
 #define BOUNCE_BYTES (256u << 10)
 
-static bool needs_bounce(const struct cow_file *file, uint64_t offset, const void *buf, uint64_t length)
+static bool needs_bounce(const struct cow_file *file, uint64_t offset, const void *buf,
+			 uint64_t length)
 {
 	return file->direct && ((offset | length | (uintptr_t)buf) & 511);
 }
 
-static int rw_once(struct cow_loop *loop, enum cow_io_kind kind, struct cow_file *file, uint64_t offset,
-		   void *buf, uint64_t length)
+static int rw_once(struct cow_loop *loop, enum cow_io_kind kind, struct cow_file *file,
+		   uint64_t offset, void *buf, uint64_t length)
 {
 	struct wait_io w;
 	cow_io_prep_rw(&w.io, kind, file, offset, buf, length, wait_io_done);
 	return submit_and_wait(loop, &w);
 }
 
-/* Sector-aligned window around one unaligned piece: read it, and for a write patch it and write it back. */
-static int rw_bounced(struct cow_loop *loop, enum cow_io_kind kind, struct cow_file *file, uint64_t offset,
-		      void *buf, uint64_t length)
+/*
+ * Sector-aligned window around one unaligned piece: read it, and for a write patch it and write it
+ * back.
+ */
+static int rw_bounced(struct cow_loop *loop, enum cow_io_kind kind, struct cow_file *file,
+		      uint64_t offset, void *buf, uint64_t length)
 {
 	char *bounce = cow_buf_alloc(BOUNCE_BYTES);
 	if (!bounce)
@@ -350,8 +369,8 @@ static int rw_bounced(struct cow_loop *loop, enum cow_io_kind kind, struct cow_f
 	return ret;
 }
 
-static int rw(struct cow_loop *loop, enum cow_io_kind kind, struct cow_file *file, uint64_t offset, void *buf,
-	      uint64_t length)
+static int rw(struct cow_loop *loop, enum cow_io_kind kind, struct cow_file *file, uint64_t offset,
+	      void *buf, uint64_t length)
 {
 	if (!length)
 		return 0;
@@ -360,7 +379,8 @@ static int rw(struct cow_loop *loop, enum cow_io_kind kind, struct cow_file *fil
 	return rw_once(loop, kind, file, offset, buf, length);
 }
 
-int cow_loop_read(struct cow_loop *loop, struct cow_file *file, uint64_t offset, void *buf, uint64_t length)
+int cow_loop_read(struct cow_loop *loop, struct cow_file *file, uint64_t offset, void *buf,
+		  uint64_t length)
 {
 	return rw(loop, COW_IO_READ, file, offset, buf, length);
 }
@@ -371,8 +391,8 @@ int cow_loop_write(struct cow_loop *loop, struct cow_file *file, uint64_t offset
 	return rw(loop, COW_IO_WRITE, file, offset, (void *)(uintptr_t)buf, length);
 }
 
-static int simple(struct cow_loop *loop, enum cow_io_kind kind, struct cow_file *file, uint64_t offset,
-		  uint64_t length)
+static int simple(struct cow_loop *loop, enum cow_io_kind kind, struct cow_file *file,
+		  uint64_t offset, uint64_t length)
 {
 	struct wait_io w;
 	cow_io_prep(&w.io, kind, file, offset, length, wait_io_done);

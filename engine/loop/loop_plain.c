@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The loop over plain system calls: for tools where io_uring is forbidden, for valgrind and for the first steps of a
- * debugging session. I/O is queued by start() and executed one by one by drain(), in order.
+ * The loop over plain system calls: for tools where io_uring is forbidden, for valgrind and for the
+ * first steps of a debugging session. I/O is queued by start() and executed one by one by drain(),
+ * in order.
  *
- * An eventfd carries wakes; it is what a drain with nothing to do sleeps on, until the next timer is due.
+ * An eventfd carries wakes; it is what a drain with nothing to do sleeps on, until the next timer
+ * is due.
  */
 #include "engine/loop/loop.h"
 
@@ -23,7 +25,7 @@ struct sync_loop {
 	struct cow_loop base; /* first */
 	int wake_fd;
 	struct cow_io *head, **tail; /* started, not executed yet */
-	struct cow_io *timers;       /* unsorted: there are few; progress_bytes is the due time */
+	struct cow_io *timers;	     /* unsorted: there are few; progress_bytes is the due time */
 };
 
 static struct sync_loop *sync_of(struct cow_loop *loop)
@@ -70,7 +72,8 @@ static int64_t execute(const struct cow_io *io)
 		ret = fdatasync(fd);
 		break;
 	case COW_IO_PUNCH:
-		ret = fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, off, (off_t)io->length);
+		ret = fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, off,
+				(off_t)io->length);
 		break;
 	case COW_IO_RESIZE:
 		if (io->file->block_device)
@@ -83,7 +86,9 @@ static int64_t execute(const struct cow_io *io)
 	return ret < 0 ? -errno : ret;
 }
 
-/* Executes what was queued when it began; what the done functions start waits for the next drain. */
+/*
+ * Executes what was queued when it began; what the done functions start waits for the next drain.
+ */
 static bool execute_queued(struct sync_loop *s)
 {
 	struct cow_io *io = s->head;

@@ -2,13 +2,14 @@
 /*
  * The loop over io_uring.
  *
- * start() only fills an SQE; drain() hands over everything and waits in one system call. CQEs are copied out in batches
- * before their functions run, so that these may start as much as they like. The kernel keeps completions that do not
- * fit into the CQ (IORING_FEAT_NODROP, demanded at creation) and peeking flushes them in.
+ * start() only fills an SQE; drain() hands over everything and waits in one system call. CQEs are
+ * copied out in batches before their functions run, so that these may start as much as they like.
+ * The kernel keeps completions that do not fit into the CQ (IORING_FEAT_NODROP, demanded at
+ * creation) and peeking flushes them in.
  *
- * Threads: made on any thread, disabled; the first use enables the ring and with IORING_SETUP_SINGLE_ISSUER binds it to the
- * calling thread, which is the owner from then on. Only uring_wake() is called by others: it writes an eventfd that the ring
- * always has a read armed on.
+ * Threads: made on any thread, disabled; the first use enables the ring and with
+ * IORING_SETUP_SINGLE_ISSUER binds it to the calling thread, which is the owner from then on. Only
+ * uring_wake() is called by others: it writes an eventfd that the ring always has a read armed on.
  */
 #include "engine/loop/loop_uring.h"
 
@@ -38,7 +39,10 @@ struct uring_loop {
 	struct io_uring ring;
 	bool enabled;
 	uint8_t has_op[256];
-	/* resizes done inline because the kernel has no opcode for them, to be completed by the next drain */
+	/*
+	 * resizes done inline because the kernel has no opcode for them, to be completed by the
+	 * next drain
+	 */
 	struct cow_io *inline_head;
 	int wake_fd;
 	bool wake_armed;
@@ -56,7 +60,8 @@ static void enable(struct uring_loop *u)
 	if (u->enabled)
 		return;
 	/* By hand: liburing 2.3 declares io_uring_enable_rings() without exporting it. */
-	long ret = syscall(__NR_io_uring_register, u->ring.ring_fd, IORING_REGISTER_ENABLE_RINGS, NULL, 0);
+	long ret = syscall(__NR_io_uring_register, u->ring.ring_fd, IORING_REGISTER_ENABLE_RINGS,
+			   NULL, 0);
 	cow_assert(ret == 0);
 	u->enabled = true;
 }
@@ -64,8 +69,9 @@ static void enable(struct uring_loop *u)
 /* ---- SQEs ---- */
 
 /*
- * The kernel refuses SQEs only for a while (EAGAIN: no memory for a request, EBUSY: a backlog of completions, which it
- * keeps taking out of our way meanwhile). Any other error means that the ring is not what we made.
+ * The kernel refuses SQEs only for a while (EAGAIN: no memory for a request, EBUSY: a backlog of
+ * completions, which it keeps taking out of our way meanwhile). Any other error means that the ring
+ * is not what we made.
  */
 static struct io_uring_sqe *get_sqe(struct uring_loop *u, struct cow_completion *completion)
 {
@@ -100,7 +106,8 @@ bool cow_uring_has_op(const struct cow_loop *loop, unsigned opcode)
 
 static void io_completed(struct cow_completion *completion, int res, unsigned flags)
 {
-	struct cow_io *io = (struct cow_io *)((char *)completion - offsetof(struct cow_io, completion));
+	struct cow_io *io =
+		(struct cow_io *)((char *)completion - offsetof(struct cow_io, completion));
 	if (io->kind == COW_IO_TIMER && res == -ETIME)
 		res = 0;
 	cow_io_raw_done(io, res);
@@ -112,10 +119,11 @@ static void prep_rw(struct io_uring_sqe *sqe, struct cow_io *io)
 	uint64_t off = io->offset + io->progress_bytes;
 	bool read = io->kind == COW_IO_READ;
 	if (io->nr_vec == 1)
-		io_uring_prep_rw(read ? IORING_OP_READ : IORING_OP_WRITE, sqe, fd, io->vec[0].iov_base,
-				 (unsigned)io->vec[0].iov_len, off);
+		io_uring_prep_rw(read ? IORING_OP_READ : IORING_OP_WRITE, sqe, fd,
+				 io->vec[0].iov_base, (unsigned)io->vec[0].iov_len, off);
 	else
-		io_uring_prep_rw(read ? IORING_OP_READV : IORING_OP_WRITEV, sqe, fd, io->vec, io->nr_vec, off);
+		io_uring_prep_rw(read ? IORING_OP_READV : IORING_OP_WRITEV, sqe, fd, io->vec,
+				 io->nr_vec, off);
 }
 
 static void prep_timer(struct io_uring_sqe *sqe, struct cow_io *io)
@@ -173,8 +181,8 @@ static void uring_start(struct cow_loop *loop, struct cow_io *io)
 
 static void woken(struct cow_completion *completion, int res, unsigned flags)
 {
-	struct uring_loop *u =
-		(struct uring_loop *)((char *)completion - offsetof(struct uring_loop, wake_completion));
+	struct uring_loop *u = (struct uring_loop *)((char *)completion -
+						     offsetof(struct uring_loop, wake_completion));
 	u->wake_armed = false;
 }
 
@@ -221,7 +229,8 @@ static void finish_inline(struct uring_loop *u)
 
 static int enter(struct uring_loop *u, bool wait)
 {
-	int ret = wait ? io_uring_submit_and_wait(&u->ring, 1) : io_uring_submit_and_get_events(&u->ring);
+	int ret = wait ? io_uring_submit_and_wait(&u->ring, 1)
+		       : io_uring_submit_and_get_events(&u->ring);
 	if (ret == -EINTR || ret == -EAGAIN || ret == -EBUSY || ret == -ETIME)
 		return 0; /* what is left in the SQ goes with the next round */
 	return ret < 0 ? ret : 0;
@@ -251,14 +260,15 @@ static uint64_t uring_now(struct cow_loop *loop)
 /* The best first; what a kernel does not know it answers with EINVAL. */
 static const unsigned setup_flags[] = {
 	IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_SUBMIT_ALL, /* 6.1 */
-	IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG | IORING_SETUP_SUBMIT_ALL,   /* 5.19 */
+	IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG | IORING_SETUP_SUBMIT_ALL, /* 5.19 */
 	0,
 };
 
 static int setup_ring(struct uring_loop *u, unsigned entries)
 {
 	int ret = -EINVAL;
-	for (unsigned i = 0; i < sizeof(setup_flags) / sizeof(setup_flags[0]) && ret == -EINVAL; i++) {
+	for (unsigned i = 0; i < sizeof(setup_flags) / sizeof(setup_flags[0]) && ret == -EINVAL;
+	     i++) {
 		struct io_uring_params p = { 0 };
 		p.flags = setup_flags[i] | IORING_SETUP_R_DISABLED | IORING_SETUP_CQSIZE;
 		p.cq_entries = entries * CQ_PER_SQ;
@@ -312,7 +322,10 @@ int cow_loop_uring_new(unsigned depth, struct cow_loop **out)
 	if (!u)
 		return -ENOMEM;
 	u->wake_completion.fn = woken;
-	/* Blocking on purpose: io_uring fails a read of a non-blocking file with EAGAIN instead of waiting. */
+	/*
+	 * Blocking on purpose: io_uring fails a read of a non-blocking file with EAGAIN instead of
+	 * waiting.
+	 */
 	u->wake_fd = eventfd(0, EFD_CLOEXEC);
 	int ret = u->wake_fd < 0 ? -errno : 0;
 	if (ret)

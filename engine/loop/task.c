@@ -59,7 +59,8 @@ static void wake(struct cow_msg *msg)
 	run(task);
 }
 
-void cow_task_init(struct cow_task *task, const struct cow_step *unwind, void (*end)(struct cow_task *))
+void cow_task_init(struct cow_task *task, const struct cow_step *unwind,
+		   void (*end)(struct cow_task *))
 {
 	task->msg.fn = wake;
 	task->step = NULL;

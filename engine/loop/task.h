@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A task: something that is walked through steps on one loop's thread. Guest requests (op.h) and the engine's own work
+ * A task: something that is walked through steps on one loop's thread. Guest requests (op.h) and
+ * the engine's own work
  * (writeback, allocation, release of freed clusters) are tasks.
  *
- * A step runs to completion and never sleeps. When what it needs is not there it parks the task on a wait list and returns
- * COW_WAIT; when woken, the SAME step runs again from its top. So a step looks first and leaps last: before its last
- * possible wait it changes nothing but what belongs to the task alone.
+ * A step runs to completion and never sleeps. When what it needs is not there it parks the task on
+ * a wait list and returns COW_WAIT; when woken, the SAME step runs again from its top. So a step
+ * looks first and leaps last: before its last possible wait it changes nothing but what belongs to
+ * the task alone.
  *
  * States of a task (owner thread only):
  *   running   inside a step
@@ -34,15 +36,15 @@ struct cow_step {
 };
 
 struct cow_task {
-	struct cow_msg msg;             /* the wake-up */
-	struct cow_loop *loop;          /* owner */
+	struct cow_msg msg;    /* the wake-up */
+	struct cow_loop *loop; /* owner */
 	const struct cow_step *step;
-	const struct cow_step *unwind;  /* where an error leads */
+	const struct cow_step *unwind; /* where an error leads */
 	void (*end)(struct cow_task *task);
-	struct cow_task *wait_next;     /* link of the wait list; guarded by that list's lock */
-	int wake_error;                 /* the waker's word, read when the message runs */
-	int error;                      /* first error */
-	unsigned pending;               /* host I/Os in flight */
+	struct cow_task *wait_next; /* link of the wait list; guarded by that list's lock */
+	int wake_error;		    /* the waker's word, read when the message runs */
+	int error;		    /* first error */
+	unsigned pending;	    /* host I/Os in flight */
 	bool wait_io;
 };
 
@@ -62,14 +64,23 @@ static inline bool cow_waitlist_empty(const struct cow_waitlist *list)
 	return !list->head;
 }
 
-/* Append: from now on the task belongs to the list; the step must return COW_WAIT without touching more. */
+/*
+ * Append: from now on the task belongs to the list; the step must return COW_WAIT without touching
+ * more.
+ */
 void cow_waitlist_park(struct cow_waitlist *list, struct cow_task *task);
-/* Move all of `list` to `to` (an initialised list); under the lock, to be woken after it is dropped. */
+/*
+ * Move all of `list` to `to` (an initialised list); under the lock, to be woken after it is
+ * dropped.
+ */
 void cow_waitlist_take(struct cow_waitlist *list, struct cow_waitlist *to);
-/* Wake all, each on its own loop. error != 0 fails them. No lock may be needed for `list` any more. */
+/*
+ * Wake all, each on its own loop. error != 0 fails them. No lock may be needed for `list` any more.
+ */
 void cow_waitlist_wake(struct cow_waitlist *list, int error);
 
-void cow_task_init(struct cow_task *task, const struct cow_step *unwind, void (*end)(struct cow_task *));
+void cow_task_init(struct cow_task *task, const struct cow_step *unwind,
+		   void (*end)(struct cow_task *));
 /* Start at step, on the caller's thread (which owns loop), at once. */
 void cow_task_start(struct cow_task *task, struct cow_loop *loop, const struct cow_step *step);
 /* Start at step on loop's thread, from any thread. */
@@ -95,7 +106,10 @@ static inline enum cow_next cow_task_wait_io(struct cow_task *task)
 	return COW_WAIT;
 }
 
-/* Post the task's own wake-up: its step is run again soon. Return COW_WAIT after it. Owner thread only. */
+/*
+ * Post the task's own wake-up: its step is run again soon. Return COW_WAIT after it. Owner thread
+ * only.
+ */
 void cow_task_yield(struct cow_task *task);
 
 /* To be called by the done function of each of the task's I/Os. */

@@ -12,8 +12,8 @@
 
 /* ---- set-up ---- */
 
-static int shard_init(struct cow_cache *cache, struct cow_shard *shard, unsigned nr_slots, uint8_t *data,
-		      enum cow_lock_rank rank)
+static int shard_init(struct cow_cache *cache, struct cow_shard *shard, unsigned nr_slots,
+		      uint8_t *data, enum cow_lock_rank rank)
 {
 	cow_mutex_init(&shard->lock, rank);
 	shard->cache = cache;
@@ -37,8 +37,9 @@ static int shard_init(struct cow_cache *cache, struct cow_shard *shard, unsigned
 	return 0;
 }
 
-int cow_cache_init(struct cow_cache *cache, struct cow_file *file, uint32_t slice_bytes, uint64_t bytes,
-		   enum cow_lock_rank rank, void (*need_writeback)(void *, struct cow_loop *), void *ctx)
+int cow_cache_init(struct cow_cache *cache, struct cow_file *file, uint32_t slice_bytes,
+		   uint64_t bytes, enum cow_lock_rank rank,
+		   void (*need_writeback)(void *, struct cow_loop *), void *ctx)
 {
 	uint64_t slots = bytes / slice_bytes;
 	if (slots < SLOTS_PER_SHARD_MIN)
@@ -161,7 +162,8 @@ static void load_done(struct cow_io *io)
 	cow_waitlist_wake(&starved, 0);
 }
 
-static void load_locked(struct cow_shard *shard, struct cow_slot *slot, uint64_t key, struct cow_task *task)
+static void load_locked(struct cow_shard *shard, struct cow_slot *slot, uint64_t key,
+			struct cow_task *task)
 {
 	slot->key = key;
 	slot->state = COW_SLOT_LOADING;
@@ -189,14 +191,19 @@ struct cow_slot *cow_cache_get(struct cow_cache *cache, uint64_t key, struct cow
 		return NULL;
 	}
 	slot = victim_locked(shard);
-	if (!slot) { /* part of the shard is never dirty: some of it is loading, and the first load to end wakes us */
+	/*
+	 * part of the shard is never dirty: some of it is loading, and the first load to end wakes
+	 * us
+	 */
+	if (!slot) {
 		cow_waitlist_park(&shard->starved, task);
 		cow_mutex_unlock(&shard->lock);
 		return NULL;
 	}
 	load_locked(shard, slot, key, task);
 	cow_mutex_unlock(&shard->lock);
-	cow_io_prep_rw(&slot->io, COW_IO_READ, cache->file, key, slot->data, cache->slice_bytes, load_done);
+	cow_io_prep_rw(&slot->io, COW_IO_READ, cache->file, key, slot->data, cache->slice_bytes,
+		       load_done);
 	cow_loop_submit(loop, &slot->io);
 	return NULL;
 }
@@ -236,7 +243,10 @@ bool cow_cache_may_dirty(struct cow_slot *slot, struct cow_task *task)
 		slot->dirty = true;
 		return true;
 	}
-	/* Parking and the pass's completion meet under both locks: either we see room, or it sees us. */
+	/*
+	 * Parking and the pass's completion meet under both locks: either we see room, or it sees
+	 * us.
+	 */
 	cow_mutex_lock(&cache->limit_lock);
 	bool room = shard_has_room(shard) && atomic_load(&cache->nr_dirty) < cache->max_dirty;
 	if (!room)
@@ -279,7 +289,8 @@ void cow_cache_drop_all(struct cow_cache *cache)
 		cow_mutex_lock(&shard->lock);
 		for (unsigned j = 0; j < shard->nr_slots; j++) {
 			struct cow_slot *slot = &shard->slots[j];
-			cow_assert(slot->state != COW_SLOT_LOADING && !slot->dirty && !slot->writing);
+			cow_assert(slot->state != COW_SLOT_LOADING && !slot->dirty &&
+				   !slot->writing);
 			if (slot->state == COW_SLOT_READY)
 				unhash_locked(shard, slot);
 		}
@@ -291,13 +302,14 @@ void cow_cache_drop_all(struct cow_cache *cache)
 
 static int captured_cmp(const void *a, const void *b)
 {
-	uint64_t x = ((const struct cow_captured *)a)->off, y = ((const struct cow_captured *)b)->off;
+	uint64_t x = ((const struct cow_captured *)a)->off,
+		 y = ((const struct cow_captured *)b)->off;
 	return x < y ? -1 : x > y;
 }
 
 /* List the shard's dirty slots; they stay dirty until they are copied. */
-static unsigned list_shard(struct cow_cache *cache, struct cow_shard *shard, struct cow_captured *out,
-			   unsigned nr)
+static unsigned list_shard(struct cow_cache *cache, struct cow_shard *shard,
+			   struct cow_captured *out, unsigned nr)
 {
 	cow_mutex_lock(&shard->lock);
 	for (unsigned i = 0; i < shard->nr_slots; i++) {
@@ -359,7 +371,8 @@ static void complete_slot(struct cow_cache *cache, struct cow_slot *slot, bool o
 	cow_mutex_unlock(&slot->shard->lock);
 }
 
-void cow_cache_complete(struct cow_cache *cache, struct cow_captured *captured, unsigned nr, int error)
+void cow_cache_complete(struct cow_cache *cache, struct cow_captured *captured, unsigned nr,
+			int error)
 {
 	for (unsigned i = 0; i < nr; i++)
 		complete_slot(cache, captured[i].slot, !error);
@@ -370,7 +383,8 @@ void cow_cache_complete(struct cow_cache *cache, struct cow_captured *captured, 
 		cow_mutex_lock(&shard->lock);
 		cow_waitlist_take(&shard->starved, &wake);
 		cow_mutex_unlock(&shard->lock);
-		cow_waitlist_wake(&wake, 0); /* who waits for a slot need not be told of the pass's error */
+		/* who waits for a slot need not be told of the pass's error */
+		cow_waitlist_wake(&wake, 0);
 	}
 	wake_limited(cache, error);
 }

@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Sharded write-back cache of metadata slices (pieces of L2 tables or of refcount blocks), keyed by host offset.
+ * Sharded write-back cache of metadata slices (pieces of L2 tables or of refcount blocks), keyed by
+ * host offset.
  *
- * cow_cache_get() returns a ready slot WITH ITS SHARD LOCKED, or parks the task and returns NULL. The caller looks at or changes the
- * slot's data and calls cow_cache_put(), all within one step. There are no pins: nothing points into the cache across a wait.
+ * cow_cache_get() returns a ready slot WITH ITS SHARD LOCKED, or parks the task and returns NULL.
+ * The caller looks at or changes the slot's data and calls cow_cache_put(), all within one step.
+ * There are no pins: nothing points into the cache across a wait.
  *
  * Life of a slot:
  *   empty -> loading (its read is in flight, tasks park on it) -> ready
@@ -12,9 +14,10 @@
  *                    evicted, since what the file holds is older
  * Only the one running writeback pass captures and completes.
  *
- * The number of slots that are dirty or being written is bounded by max_dirty, which is also the size of the writeback's copy buffer: a pass always captures
- * everything. Who wants to dirty one slot too many parks until a pass is through. A quarter of each shard is never dirty, so that who only
- * reads gets on even while nothing can be written.
+ * The number of slots that are dirty or being written is bounded by max_dirty, which is also the
+ * size of the writeback's copy buffer: a pass always captures everything. Who wants to dirty one
+ * slot too many parks until a pass is through. A quarter of each shard is never dirty, so that who
+ * only reads gets on even while nothing can be written.
  *
  * Locks: shard->lock guards its slots. Load I/O is submitted after it is dropped.
  */
@@ -51,7 +54,7 @@ struct cow_shard {
 	struct cow_cache *cache;
 	struct cow_slot *slots;
 	unsigned nr_slots, hand;
-	unsigned nr_dirty;           /* of the cache's nr_dirty */
+	unsigned nr_dirty; /* of the cache's nr_dirty */
 	struct cow_slot **hash;
 	unsigned hash_mask;
 	struct cow_waitlist starved; /* every slot is loading, dirty or being written */
@@ -75,17 +78,23 @@ struct cow_cache {
 	struct cow_waitlist limited; /* waiting for nr_dirty to fall */
 };
 
-/* rank: COW_RANK_L2_SHARD or COW_RANK_REF_SHARD. bytes is rounded to at least a handful of slots. */
-int cow_cache_init(struct cow_cache *cache, struct cow_file *file, uint32_t slice_bytes, uint64_t bytes,
-		   enum cow_lock_rank rank, void (*need_writeback)(void *, struct cow_loop *), void *ctx);
+/*
+ * rank: COW_RANK_L2_SHARD or COW_RANK_REF_SHARD. bytes is rounded to at least a handful of slots.
+ */
+int cow_cache_init(struct cow_cache *cache, struct cow_file *file, uint32_t slice_bytes,
+		   uint64_t bytes, enum cow_lock_rank rank,
+		   void (*need_writeback)(void *, struct cow_loop *), void *ctx);
 void cow_cache_fini(struct cow_cache *cache);
 
-/* key: host offset, multiple of slice_bytes. NULL: the task is parked, or failed at once (task->error). */
+/*
+ * key: host offset, multiple of slice_bytes. NULL: the task is parked, or failed at once
+ * (task->error).
+ */
 struct cow_slot *cow_cache_get(struct cow_cache *cache, uint64_t key, struct cow_task *task);
 
 /*
- * To be asked, with the slot held, before changing it. False: the slot was put, the task is parked until there is room for one
- * more dirty slot. True: change it and call cow_cache_put_dirty().
+ * To be asked, with the slot held, before changing it. False: the slot was put, the task is parked
+ * until there is room for one more dirty slot. True: change it and call cow_cache_put_dirty().
  */
 bool cow_cache_may_dirty(struct cow_slot *slot, struct cow_task *task);
 
@@ -93,8 +102,8 @@ void cow_cache_put(struct cow_slot *slot);
 void cow_cache_put_dirty(struct cow_slot *slot);
 
 /*
- * Forget the slices of [off, off+bytes): the host range gets a new meaning. False if one of them is in use, which a sound image cannot
- * bring about.
+ * Forget the slices of [off, off+bytes): the host range gets a new meaning. False if one of them is
+ * in use, which a sound image cannot bring about.
  */
 bool cow_cache_drop(struct cow_cache *cache, uint64_t off, uint64_t bytes);
 
@@ -110,12 +119,17 @@ struct cow_captured {
 };
 
 /*
- * Copies every dirty slot into buf (max_dirty * slice_bytes) and lists them, sorted by offset, copies in that order, in out
+ * Copies every dirty slot into buf (max_dirty * slice_bytes) and lists them, sorted by offset,
+ * copies in that order, in out
  * (max_dirty entries). Returns their number. The slots are clean and `writing` from then on.
  */
 unsigned cow_cache_capture(struct cow_cache *cache, uint8_t *buf, struct cow_captured *out);
-/* The pass is over: written, or (error) to be dirty again. Wakes who waited for room, with the error. */
-void cow_cache_complete(struct cow_cache *cache, struct cow_captured *captured, unsigned nr, int error);
+/*
+ * The pass is over: written, or (error) to be dirty again. Wakes who waited for room, with the
+ * error.
+ */
+void cow_cache_complete(struct cow_cache *cache, struct cow_captured *captured, unsigned nr,
+			int error);
 
 static inline bool cow_cache_is_dirty(struct cow_cache *cache)
 {

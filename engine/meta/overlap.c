@@ -20,7 +20,8 @@ void cow_overlap_add(struct cow_image *image, uint64_t off)
 	struct cow_overlap_filter *f = &image->overlap;
 	for (unsigned h = 0; h < 2; h++) {
 		uint64_t bit = bit_of(f, off >> image->g.cluster_bits, h);
-		atomic_fetch_or_explicit(&f->words[bit / 64], 1ull << (bit % 64), memory_order_relaxed);
+		atomic_fetch_or_explicit(&f->words[bit / 64], 1ull << (bit % 64),
+					 memory_order_relaxed);
 	}
 }
 
@@ -118,13 +119,17 @@ static int verify(struct cow_image *image, uint64_t *tables, uint64_t nr, struct
 	for (uint64_t i = 0; i < nr; i++) {
 		const char *what = fixed(image, tables[i], image->g.cluster_bytes);
 		if (what)
-			return cow_error_set(err, -EINVAL, "a metadata table at offset %llu overlaps %s: repair it with "
-					     "cowblk check --repair all, or use it read-only",
-					     (unsigned long long)tables[i], what);
+			return cow_error_set(
+				err, -EINVAL,
+				"a metadata table at offset %llu overlaps %s: repair it with "
+				"cowblk check --repair all, or use it read-only",
+				(unsigned long long)tables[i], what);
 		if (i && tables[i] == tables[i - 1])
-			return cow_error_set(err, -EINVAL, "two metadata tables share offset %llu: repair the image with "
-					     "cowblk check --repair all, or use it read-only",
-					     (unsigned long long)tables[i]);
+			return cow_error_set(
+				err, -EINVAL,
+				"two metadata tables share offset %llu: repair the image with "
+				"cowblk check --repair all, or use it read-only",
+				(unsigned long long)tables[i]);
 		cow_overlap_add(image, tables[i]);
 	}
 	return 0;

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The guard before every write: does the target lie in live metadata? Broken refcounts or mappings would make us overwrite it
- * otherwise.
+ * The guard before every write: does the target lie in live metadata? Broken refcounts or mappings
+ * would make us overwrite it otherwise.
  *
- * The structures that every image has once (header, L1, refcount table, snapshot table) are compared directly. L2 tables and refcount
- * blocks stand in a filter of bits (two hashes of the host cluster; bits are only ever set): where it says "perhaps", the tables
- * are searched. So the usual answer costs two memory reads.
+ * The structures that every image has once (header, L1, refcount table, snapshot table) are
+ * compared directly. L2 tables and refcount blocks stand in a filter of bits (two hashes of the
+ * host cluster; bits are only ever set): where it says "perhaps", the tables are searched. So the
+ * usual answer costs two memory reads.
  */
 #ifndef COW_OVERLAP_H
 #define COW_OVERLAP_H
@@ -22,7 +23,10 @@ struct cow_overlap_filter {
 	uint64_t mask; /* bits - 1 */
 };
 
-/* After L1 and refcount table are loaded; refuses an image whose metadata overlaps itself (-EINVAL with rule and offset). */
+/*
+ * After L1 and refcount table are loaded; refuses an image whose metadata overlaps itself (-EINVAL
+ * with rule and offset).
+ */
 int cow_overlap_init(struct cow_image *image, struct cow_error *err);
 void cow_overlap_fini(struct cow_image *image);
 /* A host cluster becomes an L2 table or a refcount block. */

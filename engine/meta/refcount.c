@@ -25,7 +25,8 @@ enum cow_refs_result cow_refs_get(struct cow_image *image, uint64_t cluster, str
 		return COW_REFS_NONE;
 	const char *fault = entry_fault(image, entry);
 	if (fault) {
-		cow_task_fail(task, cow_image_corrupt(image, task->loop, image->reftable.off + block * 8, fault));
+		cow_task_fail(task, cow_image_corrupt(image, task->loop,
+						      image->reftable.off + block * 8, fault));
 		cow_task_yield(task);
 		return COW_REFS_PARKED;
 	}

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Refcounts of host clusters, reached through the refcount table (image->reftable) and the cache of refcount block slices
+ * Refcounts of host clusters, reached through the refcount table (image->reftable) and the cache of
+ * refcount block slices
  * (image->refs). Who may change them: the allocator (0 -> 1, holding its baton) and the release task (down); snapshots under a freeze.
  */
 #ifndef COW_REFCOUNT_H
@@ -11,10 +12,10 @@
 struct cow_image;
 
 enum cow_refs_result {
-	COW_REFS_READY,   /* *slot is held */
-	COW_REFS_PARKED,  /* the task is parked or failed */
-	COW_REFS_NONE,    /* no refcount block there: all its refcounts are 0 */
-	COW_REFS_BEYOND,  /* past what the refcount table can describe */
+	COW_REFS_READY,	 /* *slot is held */
+	COW_REFS_PARKED, /* the task is parked or failed */
+	COW_REFS_NONE,	 /* no refcount block there: all its refcounts are 0 */
+	COW_REFS_BEYOND, /* past what the refcount table can describe */
 };
 
 /* The slice that holds host cluster's refcount. */

@@ -19,7 +19,8 @@ static uint64_t blocks_of(uint64_t entries)
 /* Memory that is only touched where the table is: the capacity costs address space, not pages. */
 static void *reserve_memory(size_t bytes)
 {
-	void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
+		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	return p == MAP_FAILED ? NULL : p;
 }
 
@@ -52,7 +53,8 @@ void cow_table_fini(struct cow_table *table)
 void cow_table_load(struct cow_table *table, const uint8_t *be, uint64_t nr)
 {
 	for (uint64_t i = 0; i < nr; i++)
-		atomic_store_explicit(&table->entries[i], cow_load64_be(be + i * 8), memory_order_relaxed);
+		atomic_store_explicit(&table->entries[i], cow_load64_be(be + i * 8),
+				      memory_order_relaxed);
 }
 
 bool cow_table_may_set(struct cow_table *table, uint64_t idx, struct cow_task *task)

@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A table of 64-bit entries held whole in memory, written back in 512-byte blocks: the active L1 table and the refcount table.
+ * A table of 64-bit entries held whole in memory, written back in 512-byte blocks: the active L1
+ * table and the refcount table.
  *
- * Entries are read by any thread without a lock. They are set under `lock`, which also guards which blocks are dirty. As in the
- * cache, at most max_dirty blocks are dirty or being written, so that a writeback pass always captures everything.
+ * Entries are read by any thread without a lock. They are set under `lock`, which also guards which
+ * blocks are dirty. As in the cache, at most max_dirty blocks are dirty or being written, so that a
+ * writeback pass always captures everything.
  */
 #ifndef COW_TABLE_H
 #define COW_TABLE_H
@@ -16,17 +18,18 @@
 #define COW_TABLE_BLOCK_BYTES 512u
 #define COW_TABLE_BLOCK_ENTRIES (COW_TABLE_BLOCK_BYTES / 8)
 #define COW_TABLE_MAX_DIRTY 512u
-#define COW_TABLE_MAX_CAPTURED (COW_TABLE_MAX_DIRTY + 128u) /* may_set and set are not one: some slack */
+#define COW_TABLE_MAX_CAPTURED                                                                     \
+	(COW_TABLE_MAX_DIRTY + 128u) /* may_set and set are not one: some slack */
 
 struct cow_table {
 	_Atomic uint64_t *entries; /* host byte order */
-	uint64_t capacity;         /* entries there is memory for; constant */
+	uint64_t capacity;	   /* entries there is memory for; constant */
 	atomic_uint_least64_t nr;  /* entries in use; grows only, under lock */
 	atomic_uint_least64_t off; /* place in the host file, bytes; moves under lock */
 	/* lock */
 	struct cow_mutex lock;
-	uint8_t *state;            /* per block: TABLE_DIRTY, TABLE_WRITING */
-	unsigned nr_dirty;         /* blocks dirty or writing */
+	uint8_t *state;	   /* per block: TABLE_DIRTY, TABLE_WRITING */
+	unsigned nr_dirty; /* blocks dirty or writing */
 	struct cow_waitlist limited;
 	/* constant */
 	void (*need_writeback)(void *ctx, struct cow_loop *loop);
@@ -49,16 +52,25 @@ static inline uint64_t cow_table_get(const struct cow_table *table, uint64_t idx
 	return atomic_load_explicit(&table->entries[idx], memory_order_acquire);
 }
 
-/* Room to dirty idx's block? False: the task is parked. True holds until the caller's step ends only if it sets at once. */
+/*
+ * Room to dirty idx's block? False: the task is parked. True holds until the caller's step ends
+ * only if it sets at once.
+ */
 bool cow_table_may_set(struct cow_table *table, uint64_t idx, struct cow_task *task);
 void cow_table_set(struct cow_table *table, uint64_t idx, uint64_t value);
-/* All entries now live at off, and the table has nr of them (header already switched; nothing is dirty). */
+/*
+ * All entries now live at off, and the table has nr of them (header already switched; nothing is
+ * dirty).
+ */
 void cow_table_move(struct cow_table *table, uint64_t off, uint64_t nr);
 /* Encode nr entries from idx on. */
 void cow_table_encode(const struct cow_table *table, uint64_t idx, uint64_t nr, uint8_t *be);
 
 bool cow_table_is_dirty(struct cow_table *table);
-/* For writeback: dirty blocks' images to buf (max_dirty * 512), in offset order; returns their number. */
+/*
+ * For writeback: dirty blocks' images to buf (max_dirty * 512), in offset order; returns their
+ * number.
+ */
 unsigned cow_table_capture(struct cow_table *table, uint8_t *buf, struct cow_table_block *out);
 void cow_table_complete(struct cow_table *table, const struct cow_table_block *blocks, unsigned nr,
 			int error);

@@ -7,7 +7,8 @@
 
 #include "engine/image/state.h"
 
-static const struct cow_step step_capture, step_phase, step_write, step_barrier, step_last_sync, step_unwind;
+static const struct cow_step step_capture, step_phase, step_write, step_barrier, step_last_sync,
+	step_unwind;
 
 static struct cow_commit *of(struct cow_task *task)
 {
@@ -85,15 +86,20 @@ static enum cow_next capture(struct cow_task *task)
 		cow_image_header_encode(image, commit->header_buf);
 	commit->nr_l1 = cow_table_capture(&image->l1, commit->l1_buf, commit->l1);
 	commit->nr_l2 = cow_cache_capture(&image->l2, commit->l2_buf, commit->l2);
-	/* Data whose entries were published before L2 was captured: this is the last moment to learn of it. */
+	/*
+	 * Data whose entries were published before L2 was captured: this is the last moment to
+	 * learn of it.
+	 */
 	if (atomic_exchange(&commit->ordered_data, false))
 		commit->had_ordered = true;
-	commit->nr_reftable = cow_table_capture(&image->reftable, commit->reftable_buf, commit->reftable);
+	commit->nr_reftable =
+		cow_table_capture(&image->reftable, commit->reftable_buf, commit->reftable);
 	commit->nr_refs = cow_cache_capture(&image->refs, commit->refs_buf, commit->refs);
 	commit->need_barrier = false;
 	commit->phase = COW_PHASE_REFS;
 	if (!cow_image_is_whole(image, task->loop) || cow_image_is_failed(image)) {
-		commit->phase = COW_PHASE_HEADER; /* all that may still be written: the corrupt bit */
+		/* all that may still be written: the corrupt bit */
+		commit->phase = COW_PHASE_HEADER;
 		commit->has_header = commit->has_header && image->mark_corrupt;
 	}
 	return cow_task_goto(task, &step_phase);
@@ -101,7 +107,8 @@ static enum cow_next capture(struct cow_task *task)
 
 static void add_write(struct cow_commit *commit, uint64_t off, uint64_t bytes, uint8_t *data)
 {
-	struct cow_extent_write *last = commit->nr_writes ? &commit->writes[commit->nr_writes - 1] : NULL;
+	struct cow_extent_write *last =
+		commit->nr_writes ? &commit->writes[commit->nr_writes - 1] : NULL;
 	if (last && last->off + last->bytes == off && last->data + last->bytes == data) {
 		last->bytes += bytes;
 		return;
@@ -117,10 +124,12 @@ static void add_slices(struct cow_commit *commit, const struct cow_captured *lis
 		add_write(commit, list[i].off, bytes, list[i].copy);
 }
 
-static void add_blocks(struct cow_commit *commit, const struct cow_table_block *list, unsigned nr, uint8_t *buf)
+static void add_blocks(struct cow_commit *commit, const struct cow_table_block *list, unsigned nr,
+		       uint8_t *buf)
 {
 	for (unsigned i = 0; i < nr; i++)
-		add_write(commit, list[i].off, COW_TABLE_BLOCK_BYTES, buf + (size_t)i * COW_TABLE_BLOCK_BYTES);
+		add_write(commit, list[i].off, COW_TABLE_BLOCK_BYTES,
+			  buf + (size_t)i * COW_TABLE_BLOCK_BYTES);
 }
 
 static void list_writes(struct cow_commit *commit)
@@ -150,8 +159,9 @@ static void list_writes(struct cow_commit *commit)
 }
 
 /*
- * Must something be durable before this phase's writes? Refcounts come first and wait for nothing. L2 waits for refcounts and ordered data
- * of this pass, if any. The rest (rare) always waits: new L2 tables and a new refcount table are written outside of passes.
+ * Must something be durable before this phase's writes? Refcounts come first and wait for nothing.
+ * L2 waits for refcounts and ordered data of this pass, if any. The rest (rare) always waits: new
+ * L2 tables and a new refcount table are written outside of passes.
  */
 static bool wants_barrier(const struct cow_commit *commit)
 {
@@ -171,7 +181,8 @@ static enum cow_next phase(struct cow_task *task)
 	for (; commit->phase < COW_NR_PHASES; commit->phase++) {
 		list_writes(commit);
 		if (commit->nr_writes)
-			return cow_task_goto(task, wants_barrier(commit) ? &step_barrier : &step_write);
+			return cow_task_goto(task,
+					     wants_barrier(commit) ? &step_barrier : &step_write);
 	}
 	return cow_task_goto(task, &step_last_sync);
 }
@@ -183,7 +194,8 @@ static void io_done(struct cow_io *io)
 	cow_task_io_done(&w->commit->task, io->result);
 }
 
-static void submit_sync_of(struct cow_commit *commit, struct cow_writeback_io *w, struct cow_file *file)
+static void submit_sync_of(struct cow_commit *commit, struct cow_writeback_io *w,
+			   struct cow_file *file)
 {
 	cow_assert(!w->busy);
 	w->busy = true;
@@ -210,7 +222,8 @@ static bool sync_broke(const struct cow_commit *commit)
 /* A failed fdatasync may have thrown away what it was to write: nothing can be trusted after it. */
 static int sync_failed(struct cow_commit *commit)
 {
-	return cow_image_fail(commit->image, commit->task.loop, "fdatasync failed (error %d)", -commit->task.error);
+	return cow_image_fail(commit->image, commit->task.loop, "fdatasync failed (error %d)",
+			      -commit->task.error);
 }
 
 static const struct cow_step step_barrier_done, step_last_sync_done;
@@ -232,10 +245,12 @@ static enum cow_next barrier_done(struct cow_task *task)
 	return cow_task_goto(task, &step_write);
 }
 
-static void submit_write(struct cow_commit *commit, struct cow_writeback_io *w, struct cow_extent_write *x)
+static void submit_write(struct cow_commit *commit, struct cow_writeback_io *w,
+			 struct cow_extent_write *x)
 {
 	w->busy = true;
-	cow_io_prep_rw(&w->io, COW_IO_WRITE, commit->image->file, x->off, x->data, x->bytes, io_done);
+	cow_io_prep_rw(&w->io, COW_IO_WRITE, commit->image->file, x->off, x->data, x->bytes,
+		       io_done);
 	commit->task.pending++;
 	cow_loop_submit(commit->task.loop, &w->io);
 }
@@ -245,7 +260,8 @@ static enum cow_next write_phase(struct cow_task *task)
 	struct cow_commit *commit = of(task);
 	for (unsigned i = 0; i < COW_WRITEBACK_IOS && commit->next_write < commit->nr_writes; i++)
 		if (!commit->ios[i].busy)
-			submit_write(commit, &commit->ios[i], &commit->writes[commit->next_write++]);
+			submit_write(commit, &commit->ios[i],
+				     &commit->writes[commit->next_write++]);
 	if (task->pending)
 		return cow_task_wait_io(task);
 	if (commit->next_write < commit->nr_writes)
@@ -306,8 +322,8 @@ static enum cow_next unwind(struct cow_task *task)
 }
 
 /*
- * Wake the riders; go on at once if somebody joined meanwhile, on the loop of the first who did. After `running` is false another thread
- * may start the task: nothing is touched after that.
+ * Wake the riders; go on at once if somebody joined meanwhile, on the loop of the first who did.
+ * After `running` is false another thread may start the task: nothing is touched after that.
  */
 static void end(struct cow_task *task)
 {
@@ -319,8 +335,12 @@ static void end(struct cow_task *task)
 	cow_waitlist_init(&wake);
 	cow_mutex_lock(&commit->lock);
 	cow_waitlist_take(&commit->riding, &wake);
-	struct cow_loop *loop = cow_waitlist_empty(&commit->joining) ? commit->loop : commit->joining.head->loop;
-	/* After an error as well: who parked for room since complete() woke the others is told by the next pass, not by this one. */
+	struct cow_loop *loop =
+		cow_waitlist_empty(&commit->joining) ? commit->loop : commit->joining.head->loop;
+	/*
+	 * After an error as well: who parked for room since complete() woke the others is told by
+	 * the next pass, not by this one.
+	 */
 	bool again = !cow_waitlist_empty(&commit->joining) || commit->wanted;
 	if (again)
 		start_locked(commit, loop);
@@ -359,8 +379,9 @@ static bool alloc_buffers(struct cow_commit *commit)
 	commit->header_buf = cow_buf_alloc(512);
 	size_t writes = image->refs.max_dirty + image->l2.max_dirty + blocks + 1;
 	commit->writes = calloc(writes, sizeof(*commit->writes));
-	return commit->refs && commit->l2 && commit->l1 && commit->reftable && commit->refs_buf && commit->l2_buf &&
-	       commit->l1_buf && commit->reftable_buf && commit->header_buf && commit->writes;
+	return commit->refs && commit->l2 && commit->l1 && commit->reftable && commit->refs_buf &&
+	       commit->l2_buf && commit->l1_buf && commit->reftable_buf && commit->header_buf &&
+	       commit->writes;
 }
 
 int cow_writeback_init(struct cow_commit *commit, struct cow_image *image)

@@ -7,11 +7,13 @@
  *   writes     refcounts | refcount table | L2 | L1 | header, with one fdatasync at each | that has something to order;
  *   ends       with an fdatasync, which also covers all guest data that was written before the capture.
  *
- * FLUSHes, FUA writes and the engine's own tasks join the next pass and are woken when it is through (group commit). Nothing
- * holds a lock while a pass writes; slots may be changed meanwhile and belong to the next pass.
+ * FLUSHes, FUA writes and the engine's own tasks join the next pass and are woken when it is
+ * through (group commit). Nothing holds a lock while a pass writes; slots may be changed meanwhile
+ * and belong to the next pass.
  *
- * Errors. ENOSPC while writing: what was captured becomes dirty again, who joined gets -ENOSPC, the image stays good (any
- * part of a phase may be on disk: that is what the order is for). Anything else, and any failed fdatasync: the image is failed.
+ * Errors. ENOSPC while writing: what was captured becomes dirty again, who joined gets -ENOSPC, the
+ * image stays good (any part of a phase may be on disk: that is what the order is for). Anything
+ * else, and any failed fdatasync: the image is failed.
  *
  * Lock: commit->lock guards who waits, and whether a pass runs. The rest belongs to the pass.
  */
@@ -27,7 +29,14 @@
 
 struct cow_image;
 
-enum cow_phase { COW_PHASE_REFS, COW_PHASE_REFTABLE, COW_PHASE_L2, COW_PHASE_L1, COW_PHASE_HEADER, COW_NR_PHASES };
+enum cow_phase {
+	COW_PHASE_REFS,
+	COW_PHASE_REFTABLE,
+	COW_PHASE_L2,
+	COW_PHASE_L1,
+	COW_PHASE_HEADER,
+	COW_NR_PHASES
+};
 
 #define COW_WRITEBACK_IOS 16u
 
@@ -51,9 +60,11 @@ struct cow_commit {
 	struct cow_waitlist joining; /* for the next pass */
 	struct cow_waitlist riding;  /* on the running pass */
 	bool running, wanted;
-	struct cow_loop *loop;       /* where the running pass runs */
+	struct cow_loop *loop; /* where the running pass runs */
 
-	/* any thread: data was written that must be durable before the L2 entries that point to it */
+	/*
+	 * any thread: data was written that must be durable before the L2 entries that point to it
+	 */
 	atomic_bool ordered_data;
 	/* any thread: the header is to be written */
 	atomic_bool header_dirty;
@@ -61,7 +72,7 @@ struct cow_commit {
 	/* the pass's own */
 	struct cow_task task;
 	enum cow_phase phase;
-	bool need_barrier;   /* something was written that the next phase must not overtake */
+	bool need_barrier; /* something was written that the next phase must not overtake */
 	bool had_ordered;
 	unsigned next_write, nr_writes;
 	struct cow_extent_write *writes;
@@ -80,8 +91,8 @@ int cow_writeback_init(struct cow_commit *commit, struct cow_image *image);
 void cow_writeback_fini(struct cow_commit *commit);
 
 /*
- * Park the task until a pass that begins after this call is through; then it runs its current step again, or fails. So set the
- * step to what follows before calling, and return COW_WAIT.
+ * Park the task until a pass that begins after this call is through; then it runs its current step
+ * again, or fails. So set the step to what follows before calling, and return COW_WAIT.
  */
 void cow_writeback_join(struct cow_commit *commit, struct cow_task *task);
 /* Have a pass soon; nobody waits. */

@@ -1,15 +1,18 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Copy on write, and all other writes that must fill a whole new cluster: claim -> look -> fill -> write -> publish.
+ * Copy on write, and all other writes that must fill a whole new cluster: claim -> look -> fill ->
+ * write -> publish.
  *
- * Until publish the guest's mapping is the old one and readers follow it. The new clusters become visible when all of their bytes are
- * written; ordered_data makes the next writeback pass put a barrier between them and the L2 entries (data | L2). What the old
- * entries pointed to goes to the quarantine in the same step.
+ * Until publish the guest's mapping is the old one and readers follow it. The new clusters become
+ * visible when all of their bytes are written; ordered_data makes the next writeback pass put a
+ * barrier between them and the L2 entries (data | L2). What the old entries pointed to goes to the
+ * quarantine in the same step.
  *
- * Small clusters: head and tail are read into one bounce buffer and written together with the data, in one host write. Large ones: head
- * and tail are copied in chunks, then the data is written.
+ * Small clusters: head and tail are read into one bounce buffer and written together with the data,
+ * in one host write. Large ones: head and tail are copied in chunks, then the data is written.
  *
- * A cluster of ours that does not hold valid bytes there yet (preallocated zeros, subclusters) is filled in place in the same way.
+ * A cluster of ours that does not hold valid bytes there yet (preallocated zeros, subclusters) is
+ * filled in place in the same way.
  */
 #include <errno.h>
 #include <string.h>
@@ -18,21 +21,26 @@
 
 #define READ_OVER_BYTES (32u << 10)
 
-static const struct cow_step step_look, step_fill, step_read_head, step_read_tail, step_write_merged, step_chunk,
-	step_chunk_read, step_chunk_write, step_write_data, step_written, step_publish;
+static const struct cow_step step_look, step_fill, step_read_head, step_read_tail,
+	step_write_merged, step_chunk, step_chunk_read, step_chunk_write, step_write_data,
+	step_written, step_publish;
 
 static enum cow_next claim(struct cow_task *task)
 {
 	struct cow_op *op = cow_op_of(task);
 	struct cow_image *image = cow_op_image(op);
 	unsigned bits = image->g.cluster_bits;
-	cow_op_put_bounce(op); /* whoever waits for a claim holds nothing that the claim's holder may need */
-	/* Room first: who holds a claim must not wait for the release of freed clusters (see op.h). */
-	enum cow_next next = cow_op_room_to_free(op, (unsigned)((op->copy.end - op->copy.start) >> bits));
+	/* whoever waits for a claim holds nothing that the claim's holder may need */
+	cow_op_put_bounce(op);
+	/*
+	 * Room first: who holds a claim must not wait for the release of freed clusters (see op.h).
+	 */
+	enum cow_next next =
+		cow_op_room_to_free(op, (unsigned)((op->copy.end - op->copy.start) >> bits));
 	if (next != COW_AGAIN || task->error)
 		return next;
-	if (!cow_inflight_claim(&image->inflight, &op->claim, COW_CLAIM_CLUSTERS, op->copy.start >> bits,
-				op->copy.end >> bits, task))
+	if (!cow_inflight_claim(&image->inflight, &op->claim, COW_CLAIM_CLUSTERS,
+				op->copy.start >> bits, op->copy.end >> bits, task))
 		return COW_WAIT;
 	return cow_task_goto(task, &step_look);
 }
@@ -45,8 +53,9 @@ static enum cow_next give_up(struct cow_op *op)
 }
 
 /*
- * What to fill. A new cluster that takes the place of data of another one is filled whole; with extended L2 entries a cluster of ours, or
- * the first cluster for this place, gets just the subclusters that the request touches.
+ * What to fill. A new cluster that takes the place of data of another one is filled whole; with
+ * extended L2 entries a cluster of ours, or the first cluster for this place, gets just the
+ * subclusters that the request touches.
  */
 static void plan_fill(struct cow_op *op, const struct cow_run *run, bool whole)
 {
@@ -63,7 +72,10 @@ static void plan_fill(struct cow_op *op, const struct cow_run *run, bool whole)
 	copy->fill_end = cow_round_up(copy->data_end, sub);
 }
 
-/* Host clusters for the copy: new ones, or the one that is there. COW_AGAIN when copy->host and copy->end are set. */
+/*
+ * Host clusters for the copy: new ones, or the one that is there. COW_AGAIN when copy->host and
+ * copy->end are set.
+ */
 static enum cow_next find_host(struct cow_op *op, const struct cow_entry *e, uint32_t nr)
 {
 	struct cow_image *image = cow_op_image(op);
@@ -78,16 +90,20 @@ static enum cow_next find_host(struct cow_op *op, const struct cow_entry *e, uin
 		if (!nr)
 			return COW_WAIT;
 	} else {
-		const char *fault = cow_data_misplaced(image, e->host.v, (uint64_t)nr << image->g.cluster_bits);
+		const char *fault =
+			cow_data_misplaced(image, e->host.v, (uint64_t)nr << image->g.cluster_bits);
 		if (fault)
-			cow_task_fail(&op->task, cow_image_corrupt(image, op->task.loop, e->host.v, fault));
+			cow_task_fail(&op->task,
+				      cow_image_corrupt(image, op->task.loop, e->host.v, fault));
 	}
 	copy->holds_host = copy->allocated && !image->g.data_file;
 	copy->end = copy->start + ((uint64_t)nr << image->g.cluster_bits);
 	return COW_AGAIN;
 }
 
-/* How many clusters of the run to take on at once: encrypted ones must fit into the bounce buffer. */
+/*
+ * How many clusters of the run to take on at once: encrypted ones must fit into the bounce buffer.
+ */
 static uint32_t max_clusters(const struct cow_op *op, uint64_t run_bytes)
 {
 	const struct cow_image *image = op->queue->image;
@@ -139,7 +155,10 @@ static uint64_t tail_bytes(const struct cow_copy *copy)
 	return copy->fill_end - copy->data_end;
 }
 
-/* Does everything that is filled fit into the bounce buffer? Then each byte has its place there, else tail follows head. */
+/*
+ * Does everything that is filled fit into the bounce buffer? Then each byte has its place there,
+ * else tail follows head.
+ */
 static bool fits_whole(const struct cow_copy *copy)
 {
 	return copy->fill_end - copy->fill_start <= COW_BOUNCE_BYTES;
@@ -155,7 +174,8 @@ static bool reads_as_one(const struct cow_copy *copy)
 static uint8_t *tail_buf(const struct cow_op *op)
 {
 	const struct cow_copy *copy = &op->copy;
-	return op->bounce + (fits_whole(copy) ? copy->data_end - copy->fill_start : head_bytes(copy));
+	return op->bounce +
+	       (fits_whole(copy) ? copy->data_end - copy->fill_start : head_bytes(copy));
 }
 
 /* Where guest offset off lands. */
@@ -176,7 +196,9 @@ static enum cow_next fill(struct cow_task *task)
 	if (!cow_op_get_bounce(op))
 		return COW_WAIT;
 	if (fits_whole(copy) || (!encrypted && rest <= COW_BOUNCE_BYTES)) {
-		op->reader = (struct cow_reader){ .pos = copy->fill_start, .end = copy->data_start, .buf = op->bounce };
+		op->reader = (struct cow_reader){ .pos = copy->fill_start,
+						  .end = copy->data_start,
+						  .buf = op->bounce };
 		if (reads_as_one(copy))
 			op->reader.end = copy->fill_end;
 		return cow_task_goto(task, &step_read_head);
@@ -218,7 +240,10 @@ static void add_vec(struct cow_io *io, void *base, uint64_t bytes)
 		io->vec[io->nr_vec++] = (struct iovec){ .iov_base = base, .iov_len = bytes };
 }
 
-/* The request's bytes of a copy; WRITE_ZEROES writes within one cluster, so that image->zeros is long enough. */
+/*
+ * The request's bytes of a copy; WRITE_ZEROES writes within one cluster, so that image->zeros is
+ * long enough.
+ */
 static enum cow_next write_merged(struct cow_task *task)
 {
 	struct cow_op *op = cow_op_of(task);
@@ -228,13 +253,15 @@ static enum cow_next write_merged(struct cow_task *task)
 		return cow_task_wait_io(task);
 	task->step = &step_written;
 	if (cow_data_is_encrypted(cow_op_image(op))) {
-		memcpy(op->bounce + head_bytes(copy), cow_op_data(op, copy->data_start), copy->data_end - copy->data_start);
-		cow_data_write(op, piece, host_of(copy, copy->fill_start), copy->fill_start, op->bounce,
-			       copy->fill_end - copy->fill_start, false);
+		memcpy(op->bounce + head_bytes(copy), cow_op_data(op, copy->data_start),
+		       copy->data_end - copy->data_start);
+		cow_data_write(op, piece, host_of(copy, copy->fill_start), copy->fill_start,
+			       op->bounce, copy->fill_end - copy->fill_start, false);
 		return COW_AGAIN;
 	}
-	cow_io_prep(&piece->io, COW_IO_WRITE, cow_op_image(op)->data, host_of(copy, copy->fill_start),
-		    copy->fill_end - copy->fill_start, cow_op_piece_done);
+	cow_io_prep(&piece->io, COW_IO_WRITE, cow_op_image(op)->data,
+		    host_of(copy, copy->fill_start), copy->fill_end - copy->fill_start,
+		    cow_op_piece_done);
 	add_vec(&piece->io, op->bounce, head_bytes(copy));
 	add_vec(&piece->io, cow_op_data(op, copy->data_start), copy->data_end - copy->data_start);
 	add_vec(&piece->io, tail_buf(op), tail_bytes(copy));
@@ -257,7 +284,9 @@ static enum cow_next chunk(struct cow_task *task)
 	}
 	uint64_t stop = copy->chunk < copy->data_start ? copy->data_start : copy->fill_end;
 	copy->chunk_end = cow_min(stop, copy->chunk + COW_BOUNCE_BYTES);
-	op->reader = (struct cow_reader){ .pos = copy->chunk, .end = copy->chunk_end, .buf = op->bounce };
+	op->reader = (struct cow_reader){ .pos = copy->chunk,
+					  .end = copy->chunk_end,
+					  .buf = op->bounce };
 	return cow_task_goto(task, &step_chunk_read);
 }
 
@@ -324,7 +353,8 @@ static struct cow_l2_entry new_entry(const struct cow_geometry *g, const struct 
 {
 	struct cow_l2_entry e = cow_entry_full(g, copy->host.v + ((uint64_t)i << g->cluster_bits));
 	if (copy->fill_end - copy->fill_start < g->cluster_bytes) {
-		uint64_t filled = cow_subs_of(g, copy->fill_start, copy->fill_end - copy->fill_start);
+		uint64_t filled =
+			cow_subs_of(g, copy->fill_start, copy->fill_end - copy->fill_start);
 		e.subs = (old->subs | filled) & ~(filled << 32);
 	}
 	return e;
@@ -338,7 +368,8 @@ static void switch_entries(struct cow_op *op, struct cow_slot *slot)
 	uint32_t idx = cow_l2_slice_idx(g, (struct cow_goff){ copy->start });
 	uint32_t nr = (uint32_t)((copy->end - copy->start) >> g->cluster_bits);
 	for (uint32_t i = 0; i < nr; i++) {
-		struct cow_entry old = cow_entry_decode(g, cow_slice_get(g, slot->data, idx + i), 0);
+		struct cow_entry old =
+			cow_entry_decode(g, cow_slice_get(g, slot->data, idx + i), 0);
 		if (copy->allocated)
 			cow_free_entry(image, &old);
 		cow_slice_set(g, slot->data, idx + i, new_entry(g, copy, &old, i));

@@ -13,13 +13,14 @@ const char *cow_data_misplaced(struct cow_image *image, uint64_t host_off, uint6
 		return NULL;
 	if (cow_overlap(image, host_off, bytes))
 		return "a data cluster lies in metadata";
-	if (host_off + bytes > cow_round_up(atomic_load(&image->file->size_bytes), image->g.cluster_bytes))
+	if (host_off + bytes >
+	    cow_round_up(atomic_load(&image->file->size_bytes), image->g.cluster_bytes))
 		return "a data cluster lies past the end of the file";
 	return NULL;
 }
 
-void cow_data_read(struct cow_op *op, struct cow_piece *piece, struct cow_image *image, uint64_t host_off,
-		   uint64_t guest_off, void *buf, uint64_t bytes)
+void cow_data_read(struct cow_op *op, struct cow_piece *piece, struct cow_image *image,
+		   uint64_t host_off, uint64_t guest_off, void *buf, uint64_t bytes)
 {
 	if (image->key) {
 		piece->crypt = op->queue->crypts[image->depth];
@@ -30,14 +31,15 @@ void cow_data_read(struct cow_op *op, struct cow_piece *piece, struct cow_image 
 	cow_op_submit_rw(op, piece, COW_IO_READ, image->data, host_off, buf, bytes);
 }
 
-void cow_data_write(struct cow_op *op, struct cow_piece *piece, uint64_t host_off, uint64_t guest_off, void *buf,
-		    uint64_t bytes, bool give_bounce)
+void cow_data_write(struct cow_op *op, struct cow_piece *piece, uint64_t host_off,
+		    uint64_t guest_off, void *buf, uint64_t bytes, bool give_bounce)
 {
 	struct cow_image *image = cow_op_image(op);
 	if (image->key) {
 		cow_assert(op->bounce && bytes <= COW_BOUNCE_BYTES);
-		int ret = cow_crypt_encrypt(op->queue->crypts[image->depth], crypt_off(image, host_off, guest_off),
-					    buf, op->bounce, bytes);
+		int ret = cow_crypt_encrypt(op->queue->crypts[image->depth],
+					    crypt_off(image, host_off, guest_off), buf, op->bounce,
+					    bytes);
 		if (ret) {
 			cow_task_fail(&op->task, ret);
 			return;

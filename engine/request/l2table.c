@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * An L2 table of our own for the guest range around op->cursor: a new one where there is none, a copy where it is shared with a
- * snapshot: claim the L1 entry -> look -> fill -> publish.
+ * An L2 table of our own for the guest range around op->cursor: a new one where there is none, a
+ * copy where it is shared with a snapshot: claim the L1 entry -> look -> fill -> publish.
  *
- * Order on disk: refcounts | table | L1 entry. The table is written here before the L1 entry is set in memory; a writeback
- * pass has a barrier before its L1 writes. A shared old table is unreferenced by the quarantine, after the L1 entry is durable.
+ * Order on disk: refcounts | table | L1 entry. The table is written here before the L1 entry is set
+ * in memory; a writeback pass has a barrier before its L1 writes. A shared old table is
+ * unreferenced by the quarantine, after the L1 entry is durable.
  */
 #include <errno.h>
 
@@ -46,7 +47,8 @@ static enum cow_next look(struct cow_task *task)
 	t->holds_host = true;
 	t->done = 0;
 	if (!cow_cache_drop(&image->l2, t->host.v, image->g.cluster_bytes)) {
-		cow_task_fail(task, cow_image_corrupt(image, task->loop, t->host.v, "a live L2 table has refcount 0"));
+		cow_task_fail(task, cow_image_corrupt(image, task->loop, t->host.v,
+						      "a live L2 table has refcount 0"));
 		return COW_AGAIN;
 	}
 	return cow_task_goto(task, &step_fill);
@@ -62,12 +64,16 @@ static enum cow_next fill(struct cow_task *task)
 			return COW_WAIT;
 		return cow_task_goto(task, &step_copy_read);
 	}
-	/* Written even if it is a hole already: so a full host fails this request, and never a FLUSH that comes to write entries. */
+	/*
+	 * Written even if it is a hole already: so a full host fails this request, and never a
+	 * FLUSH that comes to write entries.
+	 */
 	struct cow_piece *piece = cow_op_piece(op);
 	if (!piece)
 		return cow_task_wait_io(task);
 	t->done = image->g.cluster_bytes;
-	cow_op_submit_rw(op, piece, COW_IO_WRITE, image->file, t->host.v, image->zeros, image->g.cluster_bytes);
+	cow_op_submit_rw(op, piece, COW_IO_WRITE, image->file, t->host.v, image->zeros,
+			 image->g.cluster_bytes);
 	return cow_task_goto(task, &step_copy_write);
 }
 
@@ -86,8 +92,8 @@ static enum cow_next copy_read(struct cow_task *task)
 	if (!piece)
 		return cow_task_wait_io(task);
 	t->writing = false;
-	cow_op_submit_rw(op, piece, COW_IO_READ, image->file, (t->old & QCOW2_OFFSET_MASK) + t->done, op->bounce,
-			 chunk_bytes(op));
+	cow_op_submit_rw(op, piece, COW_IO_READ, image->file,
+			 (t->old & QCOW2_OFFSET_MASK) + t->done, op->bounce, chunk_bytes(op));
 	return cow_task_goto(task, &step_copy_write);
 }
 
@@ -104,11 +110,12 @@ static enum cow_next copy_write(struct cow_task *task)
 	}
 	if (t->writing) { /* this chunk is through */
 		t->done += chunk_bytes(op);
-		return t->done == image->g.cluster_bytes ? COW_AGAIN : cow_task_goto(task, &step_copy_read);
+		return t->done == image->g.cluster_bytes ? COW_AGAIN
+							 : cow_task_goto(task, &step_copy_read);
 	}
 	t->writing = true;
-	cow_op_submit_rw(op, cow_op_piece(op), COW_IO_WRITE, image->file, t->host.v + t->done, op->bounce,
-			 chunk_bytes(op));
+	cow_op_submit_rw(op, cow_op_piece(op), COW_IO_WRITE, image->file, t->host.v + t->done,
+			 op->bounce, chunk_bytes(op));
 	return cow_task_wait_io(task);
 }
 
@@ -123,7 +130,8 @@ static enum cow_next publish(struct cow_task *task)
 	cow_table_set(&image->l1, t->l1_idx, t->host.v | QCOW2_COPIED);
 	t->holds_host = false;
 	if (t->old)
-		cow_quarantine_add(&image->quarantine, (t->old & QCOW2_OFFSET_MASK) >> image->g.cluster_bits, 1);
+		cow_quarantine_add(&image->quarantine,
+				   (t->old & QCOW2_OFFSET_MASK) >> image->g.cluster_bits, 1);
 	cow_quarantine_kick(&image->quarantine, task->loop);
 	return leave(op);
 }

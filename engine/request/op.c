@@ -19,7 +19,8 @@ void cow_op_piece_done(struct cow_io *io)
 	struct cow_piece *piece = (struct cow_piece *)io;
 	int result = io->result;
 	if (piece->crypt && !result)
-		result = cow_crypt_decrypt(piece->crypt, piece->crypt_off, piece->crypt_buf, piece->crypt_bytes);
+		result = cow_crypt_decrypt(piece->crypt, piece->crypt_off, piece->crypt_buf,
+					   piece->crypt_bytes);
 	piece->crypt = NULL;
 	if (piece->bounce)
 		give_bounce(piece->op->queue, piece->bounce);
@@ -43,8 +44,8 @@ void cow_op_submit_piece(struct cow_op *op, struct cow_piece *piece)
 	cow_loop_submit(op->task.loop, &piece->io);
 }
 
-void cow_op_submit_rw(struct cow_op *op, struct cow_piece *piece, enum cow_io_kind kind, struct cow_file *file,
-		      uint64_t host_off, void *buf, uint64_t bytes)
+void cow_op_submit_rw(struct cow_op *op, struct cow_piece *piece, enum cow_io_kind kind,
+		      struct cow_file *file, uint64_t host_off, void *buf, uint64_t bytes)
 {
 	cow_io_prep_rw(&piece->io, kind, file, host_off, buf, bytes, cow_op_piece_done);
 	cow_op_submit_piece(op, piece);
@@ -125,7 +126,8 @@ uint64_t cow_op_writable_table(struct cow_op *op, uint64_t off, enum cow_next *n
 	uint64_t l1 = cow_table_get(&image->l1, idx);
 	const char *fault = cow_l1_fault(&image->g, l1);
 	if (fault) {
-		cow_task_fail(&op->task, cow_image_corrupt(image, op->task.loop, image->l1.off + idx * 8, fault));
+		cow_task_fail(&op->task, cow_image_corrupt(image, op->task.loop,
+							   image->l1.off + idx * 8, fault));
 		*next = COW_AGAIN;
 		return 0;
 	}
@@ -139,15 +141,19 @@ uint64_t cow_op_writable_table(struct cow_op *op, uint64_t off, enum cow_next *n
 struct cow_slot *cow_op_slot(struct cow_op *op, uint64_t table, uint64_t off)
 {
 	struct cow_image *image = cow_op_image(op);
-	return cow_cache_get(&image->l2, table + cow_l2_slice_off(&image->g, (struct cow_goff){ off }), &op->task);
+	return cow_cache_get(&image->l2,
+			     table + cow_l2_slice_off(&image->g, (struct cow_goff){ off }),
+			     &op->task);
 }
 
-enum cow_next cow_op_bad_entry(struct cow_op *op, const struct cow_entry *e, uint64_t table, uint64_t off)
+enum cow_next cow_op_bad_entry(struct cow_op *op, const struct cow_entry *e, uint64_t table,
+			       uint64_t off)
 {
 	struct cow_image *image = cow_op_image(op);
 	const struct cow_geometry *g = &image->g;
 	struct cow_goff goff = { off };
-	uint64_t at = table + cow_l2_slice_off(g, goff) + (uint64_t)cow_l2_slice_idx(g, goff) * g->entry_bytes;
+	uint64_t at = table + cow_l2_slice_off(g, goff) +
+		      (uint64_t)cow_l2_slice_idx(g, goff) * g->entry_bytes;
 	const char *rule = cow_entry_fault(g, (struct cow_l2_entry){ e->raw, e->subs });
 	cow_task_fail(&op->task, cow_image_corrupt(image, op->task.loop, at, rule));
 	return COW_AGAIN;
@@ -190,7 +196,8 @@ static void give_back_hosts(struct cow_op *op)
 	struct cow_reserve *reserve = &op->queue->reserve;
 	unsigned bits = cow_op_image(op)->g.cluster_bits;
 	if (op->copy.holds_host)
-		cow_alloc_return(reserve, op->copy.host, (uint32_t)((op->copy.end - op->copy.start) >> bits));
+		cow_alloc_return(reserve, op->copy.host,
+				 (uint32_t)((op->copy.end - op->copy.start) >> bits));
 	if (op->table.holds_host)
 		cow_alloc_return(reserve, op->table.host, 1);
 	op->copy.holds_host = false;
@@ -234,7 +241,8 @@ static bool all_zeros(const uint8_t *buf, uint64_t bytes)
 static void detect_zeroes(struct cow_op *op)
 {
 	enum cow_detect_zeroes mode = cow_op_image(op)->detect_zeroes;
-	if (op->kind != COW_OP_WRITE || mode == COW_DETECT_ZEROES_OFF || !all_zeros(op->buf, op->end - op->off))
+	if (op->kind != COW_OP_WRITE || mode == COW_DETECT_ZEROES_OFF ||
+	    !all_zeros(op->buf, op->end - op->off))
 		return;
 	op->kind = COW_OP_WRITE_ZEROES;
 	if (mode == COW_DETECT_ZEROES_ON)
@@ -255,7 +263,10 @@ static const struct cow_step *first_step(enum cow_op_kind kind)
 	}
 }
 
-/* In while the image is not frozen. The count first, then the look: the freeze sets its flag first, then looks at the count. */
+/*
+ * In while the image is not frozen. The count first, then the look: the freeze sets its flag first,
+ * then looks at the count.
+ */
 static enum cow_next admit(struct cow_task *task)
 {
 	struct cow_op *op = cow_op_of(task);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Guest requests and the queue that owns them. A request is an object made when the queue is made, one per tag; it embeds all that it
- * can need: its host I/Os, one claim, the state of a copy on write. It finishes in one place (op.c: end), which gives back
- * whatever it still holds.
+ * Guest requests and the queue that owns them. A request is an object made when the queue is made,
+ * one per tag; it embeds all that it can need: its host I/Os, one claim, the state of a copy on
+ * write. It finishes in one place (op.c: end), which gives back whatever it still holds.
  *
  * Steps by kind:
  *   READ          read.c:  map+submit until all is submitted -> drained
@@ -32,42 +32,46 @@ struct cow_piece {
 	struct cow_io io;
 	struct cow_op *op;
 	bool busy;
-	uint8_t *bounce;           /* returned to the queue when the write is through */
-	struct cow_crypt *crypt;   /* to decrypt what was read with; NULL: in the clear */
+	uint8_t *bounce;	 /* returned to the queue when the write is through */
+	struct cow_crypt *crypt; /* to decrypt what was read with; NULL: in the clear */
 	uint64_t crypt_off, crypt_bytes;
 	uint8_t *crypt_buf;
 };
 
 /* Guest range -> buffer, through the chain. */
 struct cow_reader {
-	uint64_t pos, end;   /* guest bytes */
-	uint8_t *buf;        /* where pos goes */
+	uint64_t pos, end; /* guest bytes */
+	uint8_t *buf;	   /* where pos goes */
 	struct cow_source source;
-	uint8_t *packed;     /* a compressed cluster on its way, into this buffer of the queue's; NULL: none */
+	/* a compressed cluster on its way, into this buffer of the queue's; NULL: none */
+	uint8_t *packed;
 	struct cow_inflating inflating;
 };
 
 /*
- * A copy on write under way: clusters [start, end) of the guest get new host clusters from host on. Their bytes [fill_start, fill_end)
- * are written: all of them, or with extended L2 entries the touched subclusters.
+ * A copy on write under way: clusters [start, end) of the guest get new host clusters from host on.
+ * Their bytes [fill_start, fill_end) are written: all of them, or with extended L2 entries the
+ * touched subclusters.
  */
 struct cow_copy {
-	uint64_t start, end;           /* guest bytes, cluster-aligned */
+	uint64_t start, end;	       /* guest bytes, cluster-aligned */
 	uint64_t fill_start, fill_end; /* subcluster-aligned */
 	uint64_t data_start, data_end; /* the request's own bytes in there */
 	struct cow_hoff host;
-	bool allocated;                /* host is a fresh allocation (else a cluster of ours that is filled in place) */
-	bool holds_host;               /* to be given back if the op fails */
-	uint64_t chunk, chunk_end;     /* large clusters: what is in the bounce buffer; how far the data is written */
+	/* host is a fresh allocation (else a cluster of ours that is filled in place) */
+	bool allocated;
+	bool holds_host; /* to be given back if the op fails */
+	/* large clusters: what is in the bounce buffer; how far the data is written */
+	uint64_t chunk, chunk_end;
 };
 
 /* A new L2 table under way. */
 struct cow_new_table {
 	uint64_t l1_idx;
-	uint64_t old;                  /* L1 entry it replaces */
+	uint64_t old; /* L1 entry it replaces */
 	struct cow_hoff host;
 	bool holds_host, zero;
-	uint64_t done;                 /* bytes copied */
+	uint64_t done; /* bytes copied */
 	bool writing;
 };
 
@@ -80,40 +84,42 @@ struct cow_op {
 	/* the request */
 	enum cow_op_kind kind;
 	unsigned flags;
-	uint64_t off, end;       /* guest bytes */
+	uint64_t off, end; /* guest bytes */
 	uint8_t *buf;
 	cow_op_done_fn *done;
 	void *ctx;
 
 	/* progress */
-	uint64_t cursor;         /* all before it is submitted or done */
-	uint64_t limit;          /* where the write steps stop */
-	const struct cow_step *map;   /* the step that a finished copy or table returns to */
+	uint64_t cursor;	    /* all before it is submitted or done */
+	uint64_t limit;		    /* where the write steps stop */
+	const struct cow_step *map; /* the step that a finished copy or table returns to */
 	uint64_t epoch;
 	bool in_epoch;
-	bool punch_failed;       /* DISCARD, WRITE_ZEROES with an external data file: the host cannot punch */
-	bool no_punch;           /* then by mapping or writing */
-	bool explicit_zeros;     /* WRITE_ZEROES: by writing, not by mapping */
-	bool prepared;           /* cow_image_prepare_write() was called */
+	/* DISCARD, WRITE_ZEROES with an external data file: the host cannot punch */
+	bool punch_failed;
+	bool no_punch;	     /* then by mapping or writing */
+	bool explicit_zeros; /* WRITE_ZEROES: by writing, not by mapping */
+	bool prepared;	     /* cow_image_prepare_write() was called */
 	struct cow_claim claim;
-	unsigned room;           /* extents reserved in the quarantine */
+	unsigned room; /* extents reserved in the quarantine */
 	uint8_t *bounce;
 	struct cow_reader reader;
 	struct cow_copy copy;
 	struct cow_new_table table;
 	struct cow_packing packing;
-	bool holds_packing;      /* packing's references are to be given back if the op fails */
+	bool holds_packing; /* packing's references are to be given back if the op fails */
 	struct cow_piece pieces[COW_OP_PIECES];
 };
 
 struct cow_queue {
 	struct cow_image *image;
 	struct cow_loop *loop;
-	unsigned idx;            /* in image->queues and the epochs */
+	unsigned idx; /* in image->queues and the epochs */
 	unsigned nr_ops;
-	bool leaving;            /* image->queues_lock: it is being freed, nothing new is started on its loop */
-	atomic_uint running;     /* ops admitted; written by the owner */
-	struct cow_op *ops;      /* nr_ops, and one more for cow_queue_do() */
+	/* image->queues_lock: it is being freed, nothing new is started on its loop */
+	bool leaving;
+	atomic_uint running; /* ops admitted; written by the owner */
+	struct cow_op *ops;  /* nr_ops, and one more for cow_queue_do() */
 	struct cow_reserve reserve;
 	/* bounce buffers */
 	uint8_t *bounce_memory;
@@ -127,7 +133,7 @@ struct cow_queue {
 	uint8_t *packed_memory;
 	uint8_t *packed[COW_QUEUE_PACKED];
 	unsigned nr_packed;
-	uint8_t *unpacked;       /* one cluster; changes places with those of image->inflated */
+	uint8_t *unpacked; /* one cluster; changes places with those of image->inflated */
 	struct cow_waitlist packed_waiters;
 	/* compressing, with attach --compress */
 	struct cow_packer packer;
@@ -149,8 +155,8 @@ static inline struct cow_image *cow_op_image(struct cow_op *op)
 /* A free piece, or NULL: then return cow_task_wait_io(). */
 struct cow_piece *cow_op_piece(struct cow_op *op);
 /* One host I/O of one buffer. */
-void cow_op_submit_rw(struct cow_op *op, struct cow_piece *piece, enum cow_io_kind kind, struct cow_file *file,
-		      uint64_t host_off, void *buf, uint64_t bytes);
+void cow_op_submit_rw(struct cow_op *op, struct cow_piece *piece, enum cow_io_kind kind,
+		      struct cow_file *file, uint64_t host_off, void *buf, uint64_t bytes);
 /* For I/Os prepared by hand: done function and submission. */
 void cow_op_submit_piece(struct cow_op *op, struct cow_piece *piece);
 void cow_op_piece_done(struct cow_io *io);
@@ -171,14 +177,18 @@ enum cow_next cow_op_read(struct cow_op *op, struct cow_reader *reader);
 void cow_op_end_read(struct cow_op *op, struct cow_reader *reader);
 
 /*
- * Room in the quarantine for nr extents, to be had before a claim is taken and before mappings are looked at: COW_AGAIN: it is ours until
- * cow_op_put_room() or the op's end, and the op is in an epoch. Otherwise the op waits, outside of any epoch (else the release,
- * which waits for old epochs, would wait for it) and without claims (else others would wait for it inside theirs).
+ * Room in the quarantine for nr extents, to be had before a claim is taken and before mappings are
+ * looked at: COW_AGAIN: it is ours until cow_op_put_room() or the op's end, and the op is in an
+ * epoch. Otherwise the op waits, outside of any epoch (else the release, which waits for old
+ * epochs, would wait for it) and without claims (else others would wait for it inside theirs).
  */
 enum cow_next cow_op_room_to_free(struct cow_op *op, unsigned nr);
 void cow_op_put_room(struct cow_op *op);
 
-/* The L1 entry for off if it names an L2 table that may be changed; else 0 and the op is sent on (step set, parked or failed). */
+/*
+ * The L1 entry for off if it names an L2 table that may be changed; else 0 and the op is sent on
+ * (step set, parked or failed).
+ */
 uint64_t cow_op_writable_table(struct cow_op *op, uint64_t off, enum cow_next *next);
 /* The slot of off's L2 slice; NULL: parked. */
 struct cow_slot *cow_op_slot(struct cow_op *op, uint64_t table, uint64_t off);
@@ -190,27 +200,37 @@ static inline bool cow_nothing_below(const struct cow_image *image, uint64_t off
 }
 
 /* ---- steps across files ---- */
-extern const struct cow_step cow_step_read;          /* read.c */
-extern const struct cow_step cow_step_write_begin;   /* write.c */
+extern const struct cow_step cow_step_read;	   /* read.c */
+extern const struct cow_step cow_step_write_begin; /* write.c */
 extern const struct cow_step cow_step_write_map;
 extern const struct cow_step cow_step_write_drain;
-extern const struct cow_step cow_step_zero_begin;    /* zero.c */
+extern const struct cow_step cow_step_zero_begin; /* zero.c */
 extern const struct cow_step cow_step_zero_map;
-extern const struct cow_step cow_step_flush;         /* flush.c */
-extern const struct cow_step cow_step_copy;          /* copy.c: copy on write at op->cursor */
-extern const struct cow_step cow_step_pack;          /* pack.c: the cluster at op->cursor, compressed */
-extern const struct cow_step cow_step_new_table;     /* l2table.c: table for op->cursor */
+extern const struct cow_step cow_step_flush;	 /* flush.c */
+extern const struct cow_step cow_step_copy;	 /* copy.c: copy on write at op->cursor */
+extern const struct cow_step cow_step_pack;	 /* pack.c: the cluster at op->cursor, compressed */
+extern const struct cow_step cow_step_new_table; /* l2table.c: table for op->cursor */
 
 /* pack.c: references of a packing that failed. */
 void cow_pack_give_back(struct cow_op *op);
 
-/* First step of all that changes the image: the header tells that somebody writes. COW_AGAIN: go on. */
+/*
+ * First step of all that changes the image: the header tells that somebody writes. COW_AGAIN: go
+ * on.
+ */
 enum cow_next cow_op_begin_write(struct cow_op *op);
 
-/* The cluster that the entry points to loses this reference: to the quarantine. The slice is held. copy.c */
+/*
+ * The cluster that the entry points to loses this reference: to the quarantine. The slice is held.
+ * copy.c
+ */
 void cow_free_entry(struct cow_image *image, const struct cow_entry *e);
 
-/* The entry (for guest offset off, in the L2 table at `table`) breaks a rule: the op fails, and the image for writing. No slot held. */
-enum cow_next cow_op_bad_entry(struct cow_op *op, const struct cow_entry *e, uint64_t table, uint64_t off);
+/*
+ * The entry (for guest offset off, in the L2 table at `table`) breaks a rule: the op fails, and the
+ * image for writing. No slot held.
+ */
+enum cow_next cow_op_bad_entry(struct cow_op *op, const struct cow_entry *e, uint64_t table,
+			       uint64_t off);
 
 #endif

@@ -9,7 +9,8 @@
 #include "engine/request/data.h"
 #include "engine/meta/refcount.h"
 
-static const struct cow_step step_look, step_squeeze, step_place, step_refer, step_write, step_written, step_publish;
+static const struct cow_step step_look, step_squeeze, step_place, step_refer, step_write,
+	step_written, step_publish;
 
 /* ---- the packer ---- */
 
@@ -34,7 +35,8 @@ void cow_packer_close(struct cow_queue *queue)
 	struct cow_packer *p = &queue->packer;
 	unsigned bits = queue->image->g.cluster_bits;
 	if (p->end > p->start)
-		cow_quarantine_add(&queue->image->quarantine, p->start >> bits, (uint32_t)((p->end - p->start) >> bits));
+		cow_quarantine_add(&queue->image->quarantine, p->start >> bits,
+				   (uint32_t)((p->end - p->start) >> bits));
 	p->start = p->pos = p->end = 0;
 }
 
@@ -52,7 +54,8 @@ bool cow_pack_wanted(const struct cow_op *op)
 	const struct cow_image *image = op->queue->image;
 	const struct cow_geometry *g = &image->g;
 	/* A host cluster of the tail has its reference and those of what is packed into it. */
-	if (!image->compress || g->max_refcount < 3 || op->kind != COW_OP_WRITE || op->cursor < op->packing.plain_until)
+	if (!image->compress || g->max_refcount < 3 || op->kind != COW_OP_WRITE ||
+	    op->cursor < op->packing.plain_until)
 		return false;
 	return !cow_in_cluster(g, op->cursor) && op->limit - op->cursor >= g->cluster_bytes;
 }
@@ -64,10 +67,12 @@ static enum cow_next claim(struct cow_task *task)
 	struct cow_op *op = cow_op_of(task);
 	struct cow_image *image = cow_op_image(op);
 	uint64_t cluster = op->cursor >> image->g.cluster_bits;
-	enum cow_next next = cow_op_room_to_free(op, 8); /* the old cluster, parts of the tail, our references on failure */
+	/* the old cluster, parts of the tail, our references on failure */
+	enum cow_next next = cow_op_room_to_free(op, 8);
 	if (next != COW_AGAIN || task->error)
 		return next;
-	if (!cow_inflight_claim(&image->inflight, &op->claim, COW_CLAIM_CLUSTERS, cluster, cluster + 1, task))
+	if (!cow_inflight_claim(&image->inflight, &op->claim, COW_CLAIM_CLUSTERS, cluster,
+				cluster + 1, task))
 		return COW_WAIT;
 	return cow_task_goto(task, &step_look);
 }
@@ -116,8 +121,8 @@ static enum cow_next squeeze(struct cow_task *task)
 	}
 	p->owner = op;
 	/* It pays when at least a sector is saved. */
-	uint32_t bytes = cow_deflate_cluster(p->deflate, cow_op_data(op, op->cursor), g->cluster_bytes, p->buf,
-					     g->cluster_bytes - 512);
+	uint32_t bytes = cow_deflate_cluster(p->deflate, cow_op_data(op, op->cursor),
+					     g->cluster_bytes, p->buf, g->cluster_bytes - 512);
 	if (!bytes)
 		return write_plain(op);
 	op->packing.bytes = (uint32_t)cow_round_up(bytes, 512);
@@ -144,7 +149,8 @@ static enum cow_next place(struct cow_task *task)
 	if (p->end - p->pos < op->packing.bytes) {
 		struct cow_hoff host;
 		bool zero;
-		uint32_t nr = cow_alloc_take(&op->queue->reserve, COW_PACK_TAIL_CLUSTERS, &host, &zero, task);
+		uint32_t nr = cow_alloc_take(&op->queue->reserve, COW_PACK_TAIL_CLUSTERS, &host,
+					     &zero, task);
 		if (!nr)
 			return COW_WAIT;
 		cow_packer_close(op->queue);
@@ -170,12 +176,16 @@ void cow_pack_give_back(struct cow_op *op)
 {
 	struct cow_packing *k = &op->packing;
 	if (op->holds_packing && k->referenced)
-		cow_quarantine_add(&cow_op_image(op)->quarantine, k->host >> cow_op_image(op)->g.cluster_bits,
+		cow_quarantine_add(&cow_op_image(op)->quarantine,
+				   k->host >> cow_op_image(op)->g.cluster_bits,
 				   (uint32_t)k->referenced);
 	op->holds_packing = false;
 }
 
-/* Our reference on each host cluster touched. All of them have the tail's already, so none can be free. */
+/*
+ * Our reference on each host cluster touched. All of them have the tail's already, so none can be
+ * free.
+ */
 static enum cow_next refer(struct cow_task *task)
 {
 	struct cow_op *op = cow_op_of(task);
@@ -186,7 +196,8 @@ static enum cow_next refer(struct cow_task *task)
 		uint64_t cluster = (k->host >> g->cluster_bits) + k->referenced;
 		struct cow_slot *slot = NULL;
 		enum cow_refs_result r = cow_refs_get(image, cluster, task, &slot);
-		if (r == COW_REFS_PARKED || (r == COW_REFS_READY && !cow_cache_may_dirty(slot, task)))
+		if (r == COW_REFS_PARKED ||
+		    (r == COW_REFS_READY && !cow_cache_may_dirty(slot, task)))
 			return COW_WAIT;
 		cow_assert(r == COW_REFS_READY); /* it came from a reservation */
 		uint64_t idx = cluster % g->refs_per_slice;
@@ -214,7 +225,8 @@ static enum cow_next write_packed(struct cow_task *task)
 		return cow_task_wait_io(task);
 	p->pos = op->packing.host + op->packing.bytes;
 	drop_passed(op->queue, p->pos);
-	cow_op_submit_rw(op, piece, COW_IO_WRITE, cow_op_image(op)->file, op->packing.host, p->buf, op->packing.bytes);
+	cow_op_submit_rw(op, piece, COW_IO_WRITE, cow_op_image(op)->file, op->packing.host, p->buf,
+			 op->packing.bytes);
 	return cow_task_goto(task, &step_written);
 }
 
@@ -226,8 +238,9 @@ static enum cow_next written(struct cow_task *task)
 	cow_packer_put(op);
 	/* An equal entry may have stood for other content: see inflated.h. */
 	struct cow_image *image = cow_op_image(op);
-	cow_inflated_drop(image->inflated, image,
-			  cow_compressed_encode(op->packing.host, op->packing.bytes, image->g.cluster_bits));
+	cow_inflated_drop(
+		image->inflated, image,
+		cow_compressed_encode(op->packing.host, op->packing.bytes, image->g.cluster_bits));
 	return cow_task_goto(task, &step_publish);
 }
 
@@ -246,9 +259,11 @@ static enum cow_next publish(struct cow_task *task)
 	uint32_t idx = cow_l2_slice_idx(g, (struct cow_goff){ op->cursor });
 	struct cow_entry old = cow_entry_decode(g, cow_slice_get(g, slot->data, idx), 0);
 	cow_free_entry(image, &old);
-	cow_slice_set(g, slot->data, idx, (struct cow_l2_entry){
-		.raw = cow_compressed_encode(op->packing.host, op->packing.bytes, g->cluster_bits),
-	});
+	cow_slice_set(g, slot->data, idx,
+		      (struct cow_l2_entry){
+			      .raw = cow_compressed_encode(op->packing.host, op->packing.bytes,
+							   g->cluster_bits),
+		      });
 	cow_cache_put_dirty(slot);
 	op->holds_packing = false;
 	op->cursor += g->cluster_bytes;

@@ -14,14 +14,20 @@ static int alloc_buffers(struct cow_queue *queue)
 {
 	uint32_t cluster = cow_chain_cluster_bytes(queue->image);
 	queue->bounce_memory = cow_buf_alloc(COW_QUEUE_BOUNCES * (size_t)COW_BOUNCE_BYTES);
-	/* A compressed cluster's length field reaches to twice the cluster; it starts anywhere in a sector. */
+	/*
+	 * A compressed cluster's length field reaches to twice the cluster; it starts anywhere in a
+	 * sector.
+	 */
 	size_t packed = 2 * (size_t)cluster + 1024;
-	queue->nr_packed = packed > PACKED_BYTES ? 1 : (unsigned)cow_min(PACKED_BYTES / packed, COW_QUEUE_PACKED);
+	queue->nr_packed = packed > PACKED_BYTES
+				   ? 1
+				   : (unsigned)cow_min(PACKED_BYTES / packed, COW_QUEUE_PACKED);
 	queue->packed_memory = cow_buf_alloc(queue->nr_packed * packed);
 	queue->unpacked = cow_buf_alloc(cluster);
 	queue->inflate = cow_inflate_new();
 	queue->ops = calloc(queue->nr_ops + 1, sizeof(*queue->ops));
-	if (!queue->bounce_memory || !queue->packed_memory || !queue->unpacked || !queue->inflate || !queue->ops)
+	if (!queue->bounce_memory || !queue->packed_memory || !queue->unpacked || !queue->inflate ||
+	    !queue->ops)
 		return -ENOMEM;
 	for (unsigned i = 0; i < queue->nr_packed; i++)
 		queue->packed[i] = queue->packed_memory + i * packed;
@@ -70,7 +76,8 @@ static int attach(struct cow_queue *queue)
 	return ret;
 }
 
-int cow_queue_new(struct cow_image *image, struct cow_loop *loop, unsigned nr_ops, struct cow_queue **out)
+int cow_queue_new(struct cow_image *image, struct cow_loop *loop, unsigned nr_ops,
+		  struct cow_queue **out)
 {
 	if (!nr_ops || nr_ops > COW_MAX_QUEUE_DEPTH)
 		return -EINVAL;
@@ -106,7 +113,8 @@ static void settle(struct cow_queue *queue)
 {
 	struct cow_image *image = queue->image;
 	atomic_store(&image->quarantine.leaving[queue->idx], queue->loop);
-	while (queue->reserve.refilling || cow_quarantine_runs_on(&image->quarantine, queue->loop) ||
+	while (queue->reserve.refilling ||
+	       cow_quarantine_runs_on(&image->quarantine, queue->loop) ||
 	       cow_writeback_runs_on(&image->commit, queue->loop)) {
 		atomic_store(&image->quarantine.hurry, true);
 		if (cow_loop_run(queue->loop, true))
@@ -160,8 +168,8 @@ void cow_queue_free(struct cow_queue *queue)
 		cow_image_hand_over_release(image);
 }
 
-static void start(struct cow_op *op, enum cow_op_kind kind, unsigned flags, uint64_t offset, uint64_t length,
-		  void *buf, cow_op_done_fn *done, void *ctx)
+static void start(struct cow_op *op, enum cow_op_kind kind, unsigned flags, uint64_t offset,
+		  uint64_t length, void *buf, cow_op_done_fn *done, void *ctx)
 {
 	op->kind = kind;
 	op->flags = flags;
@@ -191,8 +199,8 @@ static void wait_op_done(void *ctx, int result)
 	w->done = true;
 }
 
-int cow_queue_do(struct cow_queue *queue, enum cow_op_kind kind, unsigned flags, uint64_t offset, uint64_t length,
-		 void *buf)
+int cow_queue_do(struct cow_queue *queue, enum cow_op_kind kind, unsigned flags, uint64_t offset,
+		 uint64_t length, void *buf)
 {
 	struct wait_op w = { 0 };
 	start(&queue->ops[queue->nr_ops], kind, flags, offset, length, buf, wait_op_done, &w);
@@ -201,7 +209,8 @@ int cow_queue_do(struct cow_queue *queue, enum cow_op_kind kind, unsigned flags,
 	return w.result;
 }
 
-void cow_queue_print(const struct cow_queue *queue, void (*line)(void *ctx, const char *text), void *ctx)
+void cow_queue_print(const struct cow_queue *queue, void (*line)(void *ctx, const char *text),
+		     void *ctx)
 {
 	static const char *const kinds[] = { "READ", "WRITE", "FLUSH", "DISCARD", "WRITE_ZEROES" };
 	for (unsigned i = 0; i <= queue->nr_ops; i++) {
@@ -209,10 +218,12 @@ void cow_queue_print(const struct cow_queue *queue, void (*line)(void *ctx, cons
 		if (!op->active)
 			continue;
 		char text[160];
-		snprintf(text, sizeof(text), "queue %u tag %u %s [%llu, %llu) at %llu: %s, %u host I/Os, error %d",
+		snprintf(text, sizeof(text),
+			 "queue %u tag %u %s [%llu, %llu) at %llu: %s, %u host I/Os, error %d",
 			 queue->idx, i, kinds[op->kind], (unsigned long long)op->off,
 			 (unsigned long long)op->end, (unsigned long long)op->cursor,
-			 op->task.step ? op->task.step->name : "?", op->task.pending, op->task.error);
+			 op->task.step ? op->task.step->name : "?", op->task.pending,
+			 op->task.error);
 		line(ctx, text);
 	}
 }

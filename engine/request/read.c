@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* READ, and the reader that copy on write uses as well: guest range -> buffer through the backing chain. */
+/*
+ * READ, and the reader that copy on write uses as well: guest range -> buffer through the backing
+ * chain.
+ */
 #include <errno.h>
 #include <string.h>
 
@@ -42,8 +45,8 @@ static enum cow_next start_inflate(struct cow_op *op, struct cow_reader *r, stru
 	struct cow_queue *queue = op->queue;
 	struct cow_inflated *cache = cow_op_image(op)->inflated;
 	struct cow_inflated_slot *slot;
-	switch (cow_inflated_ask(cache, r->source.image, r->source.entry, queue->nr_packed ? &r->inflating : NULL, &op->task,
-				 &slot)) {
+	switch (cow_inflated_ask(cache, r->source.image, r->source.entry,
+				 queue->nr_packed ? &r->inflating : NULL, &op->task, &slot)) {
 	case COW_INFLATED_HIT:
 		copy_out(r, slot->data);
 		cow_inflated_put(cache, slot);
@@ -66,11 +69,12 @@ static enum cow_next finish_inflate(struct cow_op *op, struct cow_reader *r)
 	struct cow_compressed c = cow_compressed_decode(r->source.entry, image->g.cluster_bits);
 	if (op->task.pending)
 		return cow_task_wait_io(&op->task);
-	int ret = cow_inflate_cluster(queue->inflate, image->g.compression_type, r->packed + (c.off & 511), c.bytes,
-				      queue->unpacked, image->g.cluster_bytes);
+	int ret = cow_inflate_cluster(queue->inflate, image->g.compression_type,
+				      r->packed + (c.off & 511), c.bytes, queue->unpacked,
+				      image->g.cluster_bytes);
 	if (ret) {
-		cow_log(COW_LOG_ERR, "%s: compressed cluster at offset %llu cannot be decompressed", image->path,
-			(unsigned long long)c.off);
+		cow_log(COW_LOG_ERR, "%s: compressed cluster at offset %llu cannot be decompressed",
+			image->path, (unsigned long long)c.off);
 		cow_task_fail(&op->task, ret);
 		return COW_AGAIN;
 	}

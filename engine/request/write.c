@@ -20,12 +20,14 @@ static enum cow_next begin(struct cow_task *task)
 
 static enum cow_next submit_data(struct cow_op *op, uint64_t host, uint64_t bytes)
 {
-	cow_data_write(op, cow_op_piece(op), host, op->cursor, cow_op_data(op, op->cursor), bytes, true);
+	cow_data_write(op, cow_op_piece(op), host, op->cursor, cow_op_data(op, op->cursor), bytes,
+		       true);
 	op->cursor += bytes;
 	return COW_AGAIN;
 }
 
-static enum cow_next write_in_place(struct cow_op *op, struct cow_slot *slot, const struct cow_run *run)
+static enum cow_next write_in_place(struct cow_op *op, struct cow_slot *slot,
+				    const struct cow_run *run)
 {
 	struct cow_image *image = cow_op_image(op);
 	uint64_t host = run->first.host.v + cow_in_cluster(&image->g, op->cursor);
@@ -43,18 +45,20 @@ static enum cow_next write_in_place(struct cow_op *op, struct cow_slot *slot, co
 /* Does the run, which begins at off, read as zeros without a look at a backing file? */
 static bool reads_zero(const struct cow_image *image, const struct cow_entry *e, uint64_t off)
 {
-	return cow_kind_is_zero(e->kind) || (e->kind == COW_UNALLOCATED && cow_nothing_below(image, off));
+	return cow_kind_is_zero(e->kind) ||
+	       (e->kind == COW_UNALLOCATED && cow_nothing_below(image, off));
 }
 
 /*
- * Whole clusters that read as zeros and have no host cluster. A backing file may end between a cluster's start and the cursor; subclusters
- * next to the run may show it as well.
+ * Whole clusters that read as zeros and have no host cluster. A backing file may end between a
+ * cluster's start and the cursor; subclusters next to the run may show it as well.
  */
 static bool hole_possible(struct cow_op *op, const struct cow_run *run)
 {
 	const struct cow_image *image = cow_op_image(op);
 	uint64_t start = cow_round_down(op->cursor, image->g.cluster_bytes);
-	if (!cow_data_has_holes(image) || run->first.has_host || !reads_zero(image, &run->first, start))
+	if (!cow_data_has_holes(image) || run->first.has_host ||
+	    !reads_zero(image, &run->first, start))
 		return false;
 	if (image->g.extended_l2 && !cow_nothing_below(image, start))
 		return false;
@@ -65,7 +69,8 @@ static bool hole_possible(struct cow_op *op, const struct cow_run *run)
 static uint32_t run_clusters(const struct cow_op *op, const struct cow_run *run)
 {
 	const struct cow_geometry *g = &op->queue->image->g;
-	return (uint32_t)((cow_in_cluster(g, op->cursor) + run->bytes + g->cluster_bytes - 1) >> g->cluster_bits);
+	return (uint32_t)((cow_in_cluster(g, op->cursor) + run->bytes + g->cluster_bytes - 1) >>
+			  g->cluster_bits);
 }
 
 /* The slot is held. */
@@ -77,7 +82,8 @@ static enum cow_next write_hole(struct cow_op *op, struct cow_slot *slot, const 
 	uint32_t want = run_clusters(op, run);
 	if (cow_inflight_overlaps(&image->inflight, COW_CLAIM_CLUSTERS, first, first + want)) {
 		cow_cache_put(slot);
-		if (!cow_inflight_busy(&image->inflight, COW_CLAIM_CLUSTERS, first, first + want, &op->task))
+		if (!cow_inflight_busy(&image->inflight, COW_CLAIM_CLUSTERS, first, first + want,
+				       &op->task))
 			return COW_AGAIN;
 		return COW_WAIT;
 	}
@@ -89,17 +95,20 @@ static enum cow_next write_hole(struct cow_op *op, struct cow_slot *slot, const 
 	cow_assert(nr && zero); /* cow_alloc_peek() said so */
 	uint32_t idx = cow_l2_slice_idx(g, (struct cow_goff){ op->cursor });
 	for (uint32_t i = 0; i < nr; i++)
-		cow_slice_set(g, slot->data, idx + i, cow_entry_full(g, host.v + ((uint64_t)i << g->cluster_bits)));
+		cow_slice_set(g, slot->data, idx + i,
+			      cow_entry_full(g, host.v + ((uint64_t)i << g->cluster_bits)));
 	cow_cache_put_dirty(slot);
-	return submit_data(op, host.v + in, cow_min(run->bytes, ((uint64_t)nr << g->cluster_bits) - in));
+	return submit_data(op, host.v + in,
+			   cow_min(run->bytes, ((uint64_t)nr << g->cluster_bits) - in));
 }
 
 static enum cow_next write_run(struct cow_op *op, struct cow_slot *slot, uint64_t table)
 {
 	struct cow_image *image = cow_op_image(op);
 	const struct cow_geometry *g = &image->g;
-	struct cow_run run = cow_map_run(g, slot->data, (struct cow_goff){ op->cursor },
-					 cow_min(op->limit - op->cursor, cow_data_max_bytes(image)));
+	struct cow_run run =
+		cow_map_run(g, slot->data, (struct cow_goff){ op->cursor },
+			    cow_min(op->limit - op->cursor, cow_data_max_bytes(image)));
 	if (run.first.kind == COW_NORMAL && run.first.copied)
 		return write_in_place(op, slot, &run);
 	if (op->kind == COW_OP_WRITE_ZEROES && reads_zero(image, &run.first, op->cursor)) {
@@ -107,7 +116,8 @@ static enum cow_next write_run(struct cow_op *op, struct cow_slot *slot, uint64_
 		op->cursor += run.bytes;
 		return COW_AGAIN;
 	}
-	if (run.first.kind != COW_BAD && !(run.first.has_host && run.first.copied) && cow_pack_wanted(op)) {
+	if (run.first.kind != COW_BAD && !(run.first.has_host && run.first.copied) &&
+	    cow_pack_wanted(op)) {
 		cow_cache_put(slot);
 		return cow_task_goto(&op->task, &cow_step_pack);
 	}
@@ -134,7 +144,8 @@ static enum cow_next map(struct cow_task *task)
 	enum cow_next next;
 	op->map = &cow_step_write_map;
 	if (op->cursor >= op->limit)
-		return cow_task_goto(task, op->kind == COW_OP_WRITE ? &cow_step_write_drain : &cow_step_zero_map);
+		return cow_task_goto(task, op->kind == COW_OP_WRITE ? &cow_step_write_drain
+								    : &cow_step_zero_map);
 	if (!cow_op_piece(op))
 		return cow_task_wait_io(task);
 	uint64_t table = cow_op_writable_table(op, op->cursor, &next);

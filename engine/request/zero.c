@@ -1,18 +1,22 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * DISCARD and WRITE_ZEROES. Whole clusters change their mapping within one step under the slice's lock; what they pointed to goes to the
- * quarantine. With extended L2 entries whole subclusters get their zero bit in the same way; their cluster stays. The rest of a
- * WRITE_ZEROES (parts of clusters, and what the format cannot express) is written as zeros by the steps
- * of write.c, up to op->limit; the rest of a DISCARD is left alone.
+ * DISCARD and WRITE_ZEROES. Whole clusters change their mapping within one step under the slice's
+ * lock; what they pointed to goes to the quarantine. With extended L2 entries whole subclusters get
+ * their zero bit in the same way; their cluster stays. The rest of a WRITE_ZEROES (parts of
+ * clusters, and what the format cannot express) is written as zeros by the steps of write.c, up to
+ * op->limit; the rest of a DISCARD is left alone.
  *
- * What an unmapped cluster becomes: unallocated where nothing lies below, else the zero flag, so that old data of a backing
- * file does not reappear. Version 2 has no zero flag: there a discard over a backing file is ignored.
+ * What an unmapped cluster becomes: unallocated where nothing lies below, else the zero flag, so
+ * that old data of a backing file does not reappear. Version 2 has no zero flag: there a discard
+ * over a backing file is ignored.
  */
 #include <errno.h>
 
 #include "engine/request/op.h"
 
-/* ---- external data file: each cluster has its place, so nothing is freed; what holds data is punched in place ---- */
+/*
+ * ---- external data file: each cluster has its place, so nothing is freed; what holds data is punched in place ----
+ */
 
 static void punch_done(struct cow_io *io)
 {
@@ -31,7 +35,10 @@ static bool must_not_punch(const struct cow_op *op)
 	return keep || image->key || image->no_discard || !image->data->can_punch;
 }
 
-/* By the mapping; but what is readable as a raw file must hold the zeros itself, or (DISCARD) is left alone. */
+/*
+ * By the mapping; but what is readable as a raw file must hold the zeros itself, or (DISCARD) is
+ * left alone.
+ */
 static enum cow_next without_punching(struct cow_op *op)
 {
 	op->no_punch = true;
@@ -58,12 +65,14 @@ static enum cow_next drained(struct cow_task *task)
 static const struct cow_step step_drained = { "zero: drained", drained };
 
 /*
- * Punch [host, host + bytes) of the data file, for the guest's bytes at the cursor. A part of a host block is written instead: the host
- * would clear it through its page cache, against direct writes to the same block.
+ * Punch [host, host + bytes) of the data file, for the guest's bytes at the cursor. A part of a
+ * host block is written instead: the host would clear it through its page cache, against direct
+ * writes to the same block.
  */
 static enum cow_next punch_run(struct cow_op *op, uint64_t host, uint64_t bytes)
 {
-	uint64_t head = cow_round_up(host, COW_PUNCH_ALIGN_BYTES) - host, whole = cow_round_down(bytes, COW_PUNCH_ALIGN_BYTES);
+	uint64_t head = cow_round_up(host, COW_PUNCH_ALIGN_BYTES) - host,
+		 whole = cow_round_down(bytes, COW_PUNCH_ALIGN_BYTES);
 	if (head || !whole) {
 		op->limit = op->cursor + (head ? cow_min(head, bytes) : bytes);
 		return cow_task_goto(&op->task, &cow_step_write_map);
@@ -78,8 +87,8 @@ static enum cow_next punch_run(struct cow_op *op, uint64_t host, uint64_t bytes)
 }
 
 /*
- * Punch the run at the cursor if it holds data. *bytes: length of the run at the cursor, changed or not. COW_AGAIN with *bytes set: no
- * data there, its mapping is to be looked at.
+ * Punch the run at the cursor if it holds data. *bytes: length of the run at the cursor, changed or
+ * not. COW_AGAIN with *bytes set: no data there, its mapping is to be looked at.
  */
 static enum cow_next punch_in_place(struct cow_op *op, uint64_t table, uint64_t *bytes)
 {
@@ -88,10 +97,15 @@ static enum cow_next punch_in_place(struct cow_op *op, uint64_t table, uint64_t 
 	struct cow_slot *slot = cow_op_slot(op, table, op->cursor);
 	if (!slot)
 		return COW_WAIT;
-	struct cow_run run = cow_map_run(g, slot->data, (struct cow_goff){ op->cursor }, op->end - op->cursor);
-	uint64_t first = op->cursor >> g->cluster_bits, end = (op->cursor + run.bytes - 1) >> g->cluster_bits;
+	struct cow_run run =
+		cow_map_run(g, slot->data, (struct cow_goff){ op->cursor }, op->end - op->cursor);
+	uint64_t first = op->cursor >> g->cluster_bits,
+		 end = (op->cursor + run.bytes - 1) >> g->cluster_bits;
 	cow_cache_put(slot);
-	/* A copy on write under way would bring back what is punched; after a look at the mapping, so nothing is missed. */
+	/*
+	 * A copy on write under way would bring back what is punched; after a look at the mapping,
+	 * so nothing is missed.
+	 */
 	if (cow_inflight_busy(&image->inflight, COW_CLAIM_CLUSTERS, first, end + 1, &op->task))
 		return COW_WAIT;
 	*bytes = run.bytes;
@@ -114,7 +128,10 @@ static enum cow_next begin(struct cow_task *task)
 
 /* ---- ranges ---- */
 
-/* Whole clusters at the cursor, within its slice; 0: the cursor or the end cuts one. The disk's last cluster may be short. */
+/*
+ * Whole clusters at the cursor, within its slice; 0: the cursor or the end cuts one. The disk's
+ * last cluster may be short.
+ */
 static uint32_t whole_clusters(const struct cow_op *op)
 {
 	const struct cow_geometry *g = &op->queue->image->g;
@@ -128,7 +145,9 @@ static uint32_t whole_clusters(const struct cow_op *op)
 	return (uint32_t)cow_min(nr, g->slice_entries - idx);
 }
 
-/* Whole subclusters at the cursor, within its cluster, in bytes; 0: the cursor or the end cuts one. */
+/*
+ * Whole subclusters at the cursor, within its cluster, in bytes; 0: the cursor or the end cuts one.
+ */
 static uint64_t whole_subs(const struct cow_op *op)
 {
 	const struct cow_geometry *g = &op->queue->image->g;
@@ -158,13 +177,16 @@ static bool keeps_clusters(const struct cow_op *op)
 	return op->kind == COW_OP_WRITE_ZEROES && (op->flags & COW_OP_NOUNMAP);
 }
 
-/* Entry for a cluster that reads as zeros, with its host cluster (host != 0, ours) or without one. */
+/*
+ * Entry for a cluster that reads as zeros, with its host cluster (host != 0, ours) or without one.
+ */
 static struct cow_l2_entry zero_entry(const struct cow_image *image, uint64_t host, uint64_t off)
 {
 	if (!host && cow_nothing_below(image, off))
 		return (struct cow_l2_entry){ 0 };
 	if (image->g.extended_l2)
-		return (struct cow_l2_entry){ .raw = host ? host | QCOW2_COPIED : 0, .subs = COW_SUBS_ZERO };
+		return (struct cow_l2_entry){ .raw = host ? host | QCOW2_COPIED : 0,
+					      .subs = COW_SUBS_ZERO };
 	return (struct cow_l2_entry){ .raw = (host ? host | QCOW2_COPIED : 0) | QCOW2_ZERO };
 }
 
@@ -192,15 +214,16 @@ static bool expressible(const struct cow_op *op, uint64_t off)
 
 /* What is to change in one slice: whole clusters, or some subclusters of one. */
 struct change {
-	uint32_t nr;      /* clusters */
-	uint64_t bytes;   /* of the guest */
+	uint32_t nr;	/* clusters */
+	uint64_t bytes; /* of the guest */
 	bool subs;
 	struct cow_entry bad;
 	uint64_t bad_off;
 };
 
 /* Under the slot's lock. False when an entry breaks a rule. */
-static bool change_clusters(struct cow_op *op, struct cow_slot *slot, uint32_t idx, struct change *c)
+static bool change_clusters(struct cow_op *op, struct cow_slot *slot, uint32_t idx,
+			    struct change *c)
 {
 	struct cow_image *image = cow_op_image(op);
 	const struct cow_geometry *g = &image->g;
@@ -222,8 +245,12 @@ static bool change_clusters(struct cow_op *op, struct cow_slot *slot, uint32_t i
 	return true;
 }
 
-/* As before, for subclusters of one cluster. A compressed cluster is left to be written to: *compressed. */
-static bool change_subs(struct cow_op *op, struct cow_slot *slot, uint32_t idx, struct change *c, bool *compressed)
+/*
+ * As before, for subclusters of one cluster. A compressed cluster is left to be written to:
+ * *compressed.
+ */
+static bool change_subs(struct cow_op *op, struct cow_slot *slot, uint32_t idx, struct change *c,
+			bool *compressed)
 {
 	struct cow_image *image = cow_op_image(op);
 	const struct cow_geometry *g = &image->g;
@@ -237,7 +264,8 @@ static bool change_subs(struct cow_op *op, struct cow_slot *slot, uint32_t idx, 
 	if (*compressed || (!e.has_host && cow_nothing_below(image, op->cursor)))
 		return true;
 	uint64_t bits = cow_subs_of(g, op->cursor, c->bytes);
-	cow_slice_set(g, slot->data, idx, (struct cow_l2_entry){ .raw = e.raw, .subs = (e.subs & ~bits) | bits << 32 });
+	cow_slice_set(g, slot->data, idx,
+		      (struct cow_l2_entry){ .raw = e.raw, .subs = (e.subs & ~bits) | bits << 32 });
 	return true;
 }
 
@@ -256,7 +284,8 @@ static enum cow_next change_slice(struct cow_op *op, uint64_t table, struct chan
 		return COW_WAIT;
 	if (cow_inflight_overlaps(&image->inflight, COW_CLAIM_CLUSTERS, first, first + c->nr)) {
 		cow_cache_put(slot);
-		if (!cow_inflight_busy(&image->inflight, COW_CLAIM_CLUSTERS, first, first + c->nr, &op->task))
+		if (!cow_inflight_busy(&image->inflight, COW_CLAIM_CLUSTERS, first, first + c->nr,
+				       &op->task))
 			return COW_AGAIN;
 		return COW_WAIT;
 	}
@@ -289,8 +318,8 @@ static struct change next_change(const struct cow_op *op)
 }
 
 /*
- * To the run at the cursor, of `bytes`, which holds no data: subclusters behind it may, and that is punched first. A run ends with a
- * subcluster, or with the op.
+ * To the run at the cursor, of `bytes`, which holds no data: subclusters behind it may, and that is
+ * punched first. A run ends with a subcluster, or with the op.
  */
 static void clip_change(struct change *c, const struct cow_geometry *g, uint64_t bytes)
 {
@@ -325,7 +354,8 @@ static enum cow_next map(struct cow_task *task)
 		return inexpressible(op);
 	uint64_t l1_idx = cow_l1_idx(g, (struct cow_goff){ op->cursor });
 	if (!cow_table_get(&image->l1, l1_idx) && cow_nothing_below(image, op->cursor))
-		return skip_to(op, cow_round_down(op->cursor, cow_l1_span_bytes(g)) + cow_l1_span_bytes(g));
+		return skip_to(op, cow_round_down(op->cursor, cow_l1_span_bytes(g)) +
+					   cow_l1_span_bytes(g));
 	enum cow_next next;
 	uint64_t table = cow_op_writable_table(op, op->cursor, &next);
 	if (!table)

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* The commands on internal snapshots, each an edit (snapshot_edit.h): change in memory, then commit. */
+/*
+ * The commands on internal snapshots, each an edit (snapshot_edit.h): change in memory, then
+ * commit.
+ */
 #include "engine/snapshot/snapshot.h"
 
 #include <errno.h>
@@ -11,7 +14,7 @@
 #include "engine/edit/edit.h"
 #include "engine/snapshot/snapshot_select.h"
 
-#define EXTRA_BYTES 24u     /* VM state size, disk size, instruction count: what QEMU writes */
+#define EXTRA_BYTES 24u /* VM state size, disk size, instruction count: what QEMU writes */
 #define EXTRA_SIZES_BYTES 16u
 
 /* ---- finding ---- */
@@ -22,8 +25,8 @@ static bool matches(const struct cow_snapshot *s, const struct cow_snapshot_key 
 	       (key->by != COW_SNAPSHOT_BY_ID && !strcmp(s->name, key->text));
 }
 
-int cow_snapshot_find(const struct cow_snapshot *list, uint32_t nr, const struct cow_snapshot_key *key, uint32_t *idx,
-		      struct cow_error *err)
+int cow_snapshot_find(const struct cow_snapshot *list, uint32_t nr,
+		      const struct cow_snapshot_key *key, uint32_t *idx, struct cow_error *err)
 {
 	uint32_t found = 0;
 	for (uint32_t i = 0; i < nr; i++) {
@@ -33,10 +36,15 @@ int cow_snapshot_find(const struct cow_snapshot *list, uint32_t nr, const struct
 		found++;
 	}
 	if (!found)
-		return cow_error_set(err, -ENOENT, "no snapshot has the %s '%s'", key->by == COW_SNAPSHOT_BY_ID ? "id"
-				     : key->by == COW_SNAPSHOT_BY_NAME ? "name" : "id or name", key->text);
+		return cow_error_set(err, -ENOENT, "no snapshot has the %s '%s'",
+				     key->by == COW_SNAPSHOT_BY_ID     ? "id"
+				     : key->by == COW_SNAPSHOT_BY_NAME ? "name"
+								       : "id or name",
+				     key->text);
 	if (found > 1)
-		return cow_error_set(err, -EINVAL, "'%s' fits %" PRIu32 " snapshots: say which by its id", key->text, found);
+		return cow_error_set(err, -EINVAL,
+				     "'%s' fits %" PRIu32 " snapshots: say which by its id",
+				     key->text, found);
 	return 0;
 }
 
@@ -58,7 +66,10 @@ static unsigned long free_id(const struct cow_snapshot *list, uint32_t nr)
 	return id;
 }
 
-/* As QEMU numbers them: the largest and one more. Behind the largest number that there can be comes the first that is free. */
+/*
+ * As QEMU numbers them: the largest and one more. Behind the largest number that there can be comes
+ * the first that is free.
+ */
 static char *next_id(const struct cow_snapshot *list, uint32_t nr)
 {
 	unsigned long next = 0;
@@ -86,14 +97,17 @@ static int check_name(const struct cow_edit *e, const char *name)
 	if (cow_snapshot_find(e->snapshots, e->header.nr_snapshots, &key, &idx, NULL) != -ENOENT)
 		return cow_error_set(e->err, -EEXIST, "there is a snapshot '%s' already", name);
 	if (e->header.nr_snapshots == QCOW2_MAX_SNAPSHOTS)
-		return cow_error_set(e->err, -EFBIG, "there are %u snapshots already, which is the most", QCOW2_MAX_SNAPSHOTS);
+		return cow_error_set(e->err, -EFBIG,
+				     "there are %u snapshots already, which is the most",
+				     QCOW2_MAX_SNAPSHOTS);
 	return 0;
 }
 
 /* Room for one more; it is nr_snapshots' from then on. */
 static struct cow_snapshot *append(struct cow_edit *e)
 {
-	struct cow_snapshot *more = reallocarray(e->snapshots, e->header.nr_snapshots + 1ul, sizeof(*more));
+	struct cow_snapshot *more =
+		reallocarray(e->snapshots, e->header.nr_snapshots + 1ul, sizeof(*more));
 	if (!more)
 		return NULL;
 	e->snapshots = more;
@@ -156,15 +170,23 @@ int cow_snapshot_create(struct cow_loop *loop, struct cow_file *file, const char
 
 static int may_apply(struct cow_edit *e, const struct cow_snapshot *s)
 {
-	if (e->ext.has_bitmaps && e->ext.nr_bitmaps && (e->header.autoclear & QCOW2_AUTOCLEAR_BITMAPS))
-		return cow_error_set(e->err, -EBUSY, "the image has dirty bitmaps, which would be wrong afterwards: remove "
-				     "them first");
+	if (e->ext.has_bitmaps && e->ext.nr_bitmaps &&
+	    (e->header.autoclear & QCOW2_AUTOCLEAR_BITMAPS))
+		return cow_error_set(
+			e->err, -EBUSY,
+			"the image has dirty bitmaps, which would be wrong afterwards: remove "
+			"them first");
 	if (s->disk_bytes % 512 || s->disk_bytes > INT64_MAX)
-		return cow_error_set(e->err, -EINVAL, "snapshot '%s': its disk size %" PRIu64 " is no multiple of 512",
+		return cow_error_set(e->err, -EINVAL,
+				     "snapshot '%s': its disk size %" PRIu64
+				     " is no multiple of 512",
 				     s->name, s->disk_bytes);
 	if (cow_l1_entries_for(&e->header, s->disk_bytes) > QCOW2_MAX_L1_BYTES / 8)
-		return cow_error_set(e->err, -EINVAL, "snapshot '%s': its disk size %" PRIu64 " needs an L1 table of more "
-				     "than 32 MiB", s->name, s->disk_bytes);
+		return cow_error_set(e->err, -EINVAL,
+				     "snapshot '%s': its disk size %" PRIu64
+				     " needs an L1 table of more "
+				     "than 32 MiB",
+				     s->name, s->disk_bytes);
 	return 0;
 }
 
@@ -236,8 +258,8 @@ static int apply(struct cow_edit *e, const struct cow_snapshot_key *key)
 	return ret ? ret : cow_edit_commit(e);
 }
 
-int cow_snapshot_apply(struct cow_loop *loop, struct cow_file *file, const struct cow_snapshot_key *key,
-		       struct cow_error *err)
+int cow_snapshot_apply(struct cow_loop *loop, struct cow_file *file,
+		       const struct cow_snapshot_key *key, struct cow_error *err)
 {
 	struct cow_edit e;
 	int ret = cow_edit_open(&e, loop, file, err);
@@ -268,11 +290,12 @@ static void remove_entry(struct cow_edit *e, uint32_t idx)
 	free(e->snapshots[idx].id);
 	free(e->snapshots[idx].name);
 	e->header.nr_snapshots--;
-	memmove(&e->snapshots[idx], &e->snapshots[idx + 1], (e->header.nr_snapshots - idx) * sizeof(*e->snapshots));
+	memmove(&e->snapshots[idx], &e->snapshots[idx + 1],
+		(e->header.nr_snapshots - idx) * sizeof(*e->snapshots));
 }
 
 /* The active tables are verified first: moving those whose flags change writes to free clusters. */
-static int delete(struct cow_edit *e, const struct cow_snapshot_key *key)
+static int delete (struct cow_edit *e, const struct cow_snapshot_key *key)
 {
 	uint32_t idx;
 	int ret = cow_snapshot_find(e->snapshots, e->header.nr_snapshots, key, &idx, e->err);
@@ -293,14 +316,14 @@ static int delete(struct cow_edit *e, const struct cow_snapshot_key *key)
 	return ret ? ret : cow_edit_commit(e);
 }
 
-int cow_snapshot_delete(struct cow_loop *loop, struct cow_file *file, const struct cow_snapshot_key *key,
-			struct cow_error *err)
+int cow_snapshot_delete(struct cow_loop *loop, struct cow_file *file,
+			const struct cow_snapshot_key *key, struct cow_error *err)
 {
 	struct cow_edit e;
 	int ret = cow_edit_open(&e, loop, file, err);
 	if (ret)
 		return ret;
-	ret = delete(&e, key);
+	ret = delete (&e, key);
 	cow_edit_close(&e);
 	return ret;
 }

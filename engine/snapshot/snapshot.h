@@ -1,14 +1,15 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Internal snapshots of a closed image: create, apply, delete. The file is opened for writing and locked; nobody has the image
- * attached. Blocking; all I/O goes through loop.
+ * Internal snapshots of a closed image: create, apply, delete. The file is opened for writing and
+ * locked; nobody has the image attached. Blocking; all I/O goes through loop.
  *
- * Crash safety: a command takes effect with one write of the header's sector (see snapshot_edit.h). A crash leaves the image as it was
- * before or as it is after, without leaks. Errors before that write change nothing either; what can go wrong for a reason inside
- * the image (a refcount that would overflow, broken tables) is found before it.
+ * Crash safety: a command takes effect with one write of the header's sector (see snapshot_edit.h).
+ * A crash leaves the image as it was before or as it is after, without leaks. Errors before that
+ * write change nothing either; what can go wrong for a reason inside the image (a refcount that
+ * would overflow, broken tables) is found before it.
  *
- * Ids and names are QEMU's: the id is a number as text, one more than the largest there is; several snapshots may have
- * the same name if QEMU made them, cowblk makes none such.
+ * Ids and names are QEMU's: the id is a number as text, one more than the largest there is; several
+ * snapshots may have the same name if QEMU made them, cowblk makes none such.
  */
 #ifndef COW_SNAPSHOT_H
 #define COW_SNAPSHOT_H
@@ -35,16 +36,19 @@ struct cow_snapshot_date {
 };
 
 /* *idx: its place in list[nr]. -ENOENT; -EINVAL if the key fits several. */
-int cow_snapshot_find(const struct cow_snapshot *list, uint32_t nr, const struct cow_snapshot_key *key, uint32_t *idx,
-		      struct cow_error *err);
+int cow_snapshot_find(const struct cow_snapshot *list, uint32_t nr,
+		      const struct cow_snapshot_key *key, uint32_t *idx, struct cow_error *err);
 
 /* id (may be NULL): the new snapshot's, free()d by the caller. -EEXIST if the name is taken. */
 int cow_snapshot_create(struct cow_loop *loop, struct cow_file *file, const char *name,
 			const struct cow_snapshot_date *date, char **id, struct cow_error *err);
-/* The disk becomes what it was, in content and size; VM state of the snapshot comes back with it. The snapshot stays. */
-int cow_snapshot_apply(struct cow_loop *loop, struct cow_file *file, const struct cow_snapshot_key *key,
-		       struct cow_error *err);
-int cow_snapshot_delete(struct cow_loop *loop, struct cow_file *file, const struct cow_snapshot_key *key,
-			struct cow_error *err);
+/*
+ * The disk becomes what it was, in content and size; VM state of the snapshot comes back with it.
+ * The snapshot stays.
+ */
+int cow_snapshot_apply(struct cow_loop *loop, struct cow_file *file,
+		       const struct cow_snapshot_key *key, struct cow_error *err);
+int cow_snapshot_delete(struct cow_loop *loop, struct cow_file *file,
+			const struct cow_snapshot_key *key, struct cow_error *err);
 
 #endif

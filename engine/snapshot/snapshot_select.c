@@ -14,7 +14,8 @@
 #define LOCK_BASE (1ll << 40)
 #define LOCK_IDS (1ul << 32)
 
-int cow_snapshot_lock(struct cow_file *file, const struct cow_snapshot *s, bool exclusive, struct cow_error *err)
+int cow_snapshot_lock(struct cow_file *file, const struct cow_snapshot *s, bool exclusive,
+		      struct cow_error *err)
 {
 	struct flock fl = {
 		.l_type = exclusive ? F_WRLCK : F_RDLCK,
@@ -25,22 +26,27 @@ int cow_snapshot_lock(struct cow_file *file, const struct cow_snapshot *s, bool 
 	if (file->host != cow_host_system() || !fcntl(cow_host_fd(file), F_OFD_SETLK, &fl))
 		return 0;
 	if (errno != EAGAIN && errno != EACCES)
-		return cow_error_set(err, -errno, "cannot lock snapshot '%s': %s", s->name, strerror(errno));
-	return cow_error_set(err, -EBUSY, exclusive ? "snapshot '%s' is attached: detach it first"
-						    : "snapshot '%s' is being deleted", s->name);
+		return cow_error_set(err, -errno, "cannot lock snapshot '%s': %s", s->name,
+				     strerror(errno));
+	return cow_error_set(err, -EBUSY,
+			     exclusive ? "snapshot '%s' is attached: detach it first"
+				       : "snapshot '%s' is being deleted",
+			     s->name);
 }
 
-static int check_size(const struct cow_snapshot *s, const struct cow_header *h, struct cow_error *err)
+static int check_size(const struct cow_snapshot *s, const struct cow_header *h,
+		      struct cow_error *err)
 {
 	if (s->disk_bytes % 512 || s->disk_bytes > INT64_MAX ||
 	    cow_l1_entries_for(h, s->disk_bytes) > QCOW2_MAX_L1_BYTES / 8)
-		return cow_error_set(err, -EINVAL, "snapshot '%s': its disk size %" PRIu64 " is impossible", s->name,
-				     s->disk_bytes);
+		return cow_error_set(err, -EINVAL,
+				     "snapshot '%s': its disk size %" PRIu64 " is impossible",
+				     s->name, s->disk_bytes);
 	return 0;
 }
 
-static int choose(struct cow_file *file, const struct cow_snapshot *list, const char *text, struct cow_header *h,
-		  bool lock, struct cow_error *err)
+static int choose(struct cow_file *file, const struct cow_snapshot *list, const char *text,
+		  struct cow_header *h, bool lock, struct cow_error *err)
 {
 	const struct cow_snapshot_key key = { .text = text };
 	uint32_t idx;
@@ -59,8 +65,8 @@ static int choose(struct cow_file *file, const struct cow_snapshot *list, const 
 	return 0;
 }
 
-static int load_and_choose(struct cow_loop *loop, struct cow_file *file, const char *text, struct cow_header *h,
-			   bool lock, struct cow_error *err)
+static int load_and_choose(struct cow_loop *loop, struct cow_file *file, const char *text,
+			   struct cow_header *h, bool lock, struct cow_error *err)
 {
 	struct cow_snapshot *list;
 	uint64_t used_bytes;
@@ -73,8 +79,8 @@ static int load_and_choose(struct cow_loop *loop, struct cow_file *file, const c
 }
 
 /* Looked at again once it is locked: until then it could be deleted. */
-int cow_snapshot_select(struct cow_loop *loop, struct cow_file *file, const char *text, struct cow_header *h,
-			struct cow_error *err)
+int cow_snapshot_select(struct cow_loop *loop, struct cow_file *file, const char *text,
+			struct cow_header *h, struct cow_error *err)
 {
 	struct cow_header now;
 	uint8_t *cluster;

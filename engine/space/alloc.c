@@ -19,19 +19,22 @@ int cow_alloc_init(struct cow_image *image)
 	alloc->freed_meanwhile = UINT64_MAX;
 	alloc->file_bytes = image->file->size_bytes;
 	alloc->opened_bytes = alloc->file_bytes;
-	alloc->virgin_cluster = (image->file->size_bytes + image->g.cluster_bytes - 1) >> image->g.cluster_bits;
+	alloc->virgin_cluster =
+		(image->file->size_bytes + image->g.cluster_bytes - 1) >> image->g.cluster_bits;
 	if (image->file->block_device)
 		alloc->virgin_cluster = UINT64_MAX;
 	alloc->cannot_punch = !image->file->can_punch;
 	uint64_t reserve = image->reserve_bytes ? image->reserve_bytes : COW_RESERVE_DEFAULT_BYTES;
-	alloc->reserve_clusters = (uint32_t)cow_max(reserve >> image->g.cluster_bits, COW_RESERVE_MIN_CLUSTERS);
+	alloc->reserve_clusters =
+		(uint32_t)cow_max(reserve >> image->g.cluster_bits, COW_RESERVE_MIN_CLUSTERS);
 	alloc->grow_buf = cow_buf_alloc(image->g.cluster_bytes);
 	return alloc->grow_buf ? 0 : -ENOMEM;
 }
 
 /*
- * What a killed process has left in the host's cache is made durable before anything builds on it: its new header (of a snapshot
- * command) may call clusters free that the old one, which power loss would bring back, leads to.
+ * What a killed process has left in the host's cache is made durable before anything builds on it:
+ * its new header (of a snapshot command) may call clusters free that the old one, which power loss
+ * would bring back, leads to.
  */
 int cow_alloc_prepare_file(struct cow_image *image, struct cow_loop *loop)
 {
@@ -117,8 +120,8 @@ void cow_alloc_wait(struct cow_reserve *reserve, struct cow_task *task)
 	cow_reserve_refill(reserve, task->loop);
 }
 
-uint32_t cow_alloc_take(struct cow_reserve *reserve, uint32_t want, struct cow_hoff *out, bool *zero,
-			struct cow_task *task)
+uint32_t cow_alloc_take(struct cow_reserve *reserve, uint32_t want, struct cow_hoff *out,
+			bool *zero, struct cow_task *task)
 {
 	skip_empty(reserve);
 	if (reserve->pos == reserve->nr) {
@@ -149,7 +152,8 @@ bool cow_alloc_peek(const struct cow_reserve *reserve, bool *zero)
 void cow_alloc_return(struct cow_reserve *reserve, struct cow_hoff off, uint32_t nr)
 {
 	if (reserve->nr == COW_RESERVE_EXTENTS) {
-		cow_quarantine_add(&reserve->image->quarantine, off.v >> reserve->image->g.cluster_bits, nr);
+		cow_quarantine_add(&reserve->image->quarantine,
+				   off.v >> reserve->image->g.cluster_bits, nr);
 		return;
 	}
 	reserve->extents[reserve->nr++] = (struct cow_reserved){

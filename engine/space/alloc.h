@@ -2,13 +2,14 @@
 /*
  * Allocation of host clusters.
  *
- * Each queue takes clusters from its own reservation, without a lock: some extents whose refcounts were raised to 1 when they were
- * reserved. When it is used up, the queue's refill task takes the allocator's baton (one refill at a time per image), scans the
- * refcounts for free clusters, marks them, extends the file, makes recycled clusters read as zeros by punching them, and
- * wakes who waits. Unused reservations return at close; after a crash they are leaks.
+ * Each queue takes clusters from its own reservation, without a lock: some extents whose refcounts
+ * were raised to 1 when they were reserved. When it is used up, the queue's refill task takes the
+ * allocator's baton (one refill at a time per image), scans the refcounts for free clusters, marks
+ * them, extends the file, makes recycled clusters read as zeros by punching them, and wakes who
+ * waits. Unused reservations return at close; after a crash they are leaks.
  *
- * A refill ends with commit->ordered_data set: the next pass then puts a barrier before its L2 writes, so that the file's new length
- * and the punches are durable before anything points there.
+ * A refill ends with commit->ordered_data set: the next pass then puts a barrier before its L2
+ * writes, so that the file's new length and the punches are durable before anything points there.
  *
  * Locks: alloc->lock guards the baton. What only the baton's holder may touch is marked so.
  */
@@ -31,10 +32,13 @@ struct cow_reserved {
 	bool zero; /* reads as zeros on the host */
 };
 
-/* The host file's length is a multiple of this while the image is open for writing (see refill.c). */
+/*
+ * The host file's length is a multiple of this while the image is open for writing (see refill.c).
+ */
 #define COW_FILE_ALIGN_BYTES (64u << 10)
 /*
- * Punches keep to whole blocks of host file systems for the same reason: what is less is zeroed through the page cache.
+ * Punches keep to whole blocks of host file systems for the same reason: what is less is zeroed
+ * through the page cache.
  */
 #define COW_PUNCH_ALIGN_BYTES 4096u
 
@@ -46,26 +50,26 @@ struct cow_reserved {
 struct cow_reserve {
 	struct cow_image *image;
 	struct cow_reserved extents[COW_RESERVE_EXTENTS];
-	unsigned nr, pos;           /* extents[pos..nr) are left */
-	uint32_t goal_clusters;     /* next refill's size; doubles */
+	unsigned nr, pos;	/* extents[pos..nr) are left */
+	uint32_t goal_clusters; /* next refill's size; doubles */
 	struct cow_waitlist waiters;
 
 	/* the refill (refill.c) */
 	struct cow_task task;
-	atomic_bool refilling;      /* written by the owner only */
+	atomic_bool refilling; /* written by the owner only */
 	bool has_baton, has_room;
 	struct cow_reserved fresh[COW_RESERVE_EXTENTS];
 	unsigned nr_fresh, fresh_idx;
 	uint32_t fresh_clusters;
-	uint64_t scan;              /* next host cluster to look at */
-	uint64_t new_block;         /* index of a refcount block being made */
+	uint64_t scan;	    /* next host cluster to look at */
+	uint64_t new_block; /* index of a refcount block being made */
 	const struct cow_step *after_extend;
 	struct cow_io io;
 	/* a larger refcount table being made (reftable_grow.c) */
 	struct {
-		uint64_t at;        /* first host cluster: blocks, then the table */
+		uint64_t at; /* first host cluster: blocks, then the table */
 		uint64_t blocks, clusters;
-		uint64_t done;      /* clusters written */
+		uint64_t done; /* clusters written */
 	} grow;
 };
 
@@ -74,32 +78,36 @@ struct cow_alloc {
 	struct cow_mutex lock;
 	bool busy;
 	struct cow_waitlist waiters;
-	uint64_t first_free;        /* no host cluster below it is free */
-	uint64_t freed_meanwhile;   /* lowest one freed since the baton was taken */
+	uint64_t first_free;	  /* no host cluster below it is free */
+	uint64_t freed_meanwhile; /* lowest one freed since the baton was taken */
 	/* baton */
-	uint64_t file_bytes;        /* length of the host file */
-	uint64_t virgin_cluster;    /* host clusters from here on were never used: holes */
+	uint64_t file_bytes;	 /* length of the host file */
+	uint64_t virgin_cluster; /* host clusters from here on were never used: holes */
 	bool cannot_punch;
 	/* constant */
-	uint64_t opened_bytes;      /* file_bytes when the image was opened */
-	uint32_t reserve_clusters;  /* a queue's largest reservation */
-	uint8_t *grow_buf;          /* one cluster */
+	uint64_t opened_bytes;	   /* file_bytes when the image was opened */
+	uint32_t reserve_clusters; /* a queue's largest reservation */
+	uint8_t *grow_buf;	   /* one cluster */
 };
 
 int cow_alloc_init(struct cow_image *image);
 void cow_alloc_fini(struct cow_image *image);
-/* Control plane, before the first request: rounds the file's length up (closing cuts it again), syncs it, empties the page cache of it. */
+/*
+ * Control plane, before the first request: rounds the file's length up (closing cuts it again),
+ * syncs it, empties the page cache of it.
+ */
 int cow_alloc_prepare_file(struct cow_image *image, struct cow_loop *loop);
 /* The file was changed behind our back, under a freeze: its length is bytes now. */
 void cow_alloc_restart(struct cow_image *image, uint64_t bytes);
 void cow_reserve_init(struct cow_reserve *reserve, struct cow_image *image);
 
 /*
- * Take up to want consecutive clusters. Returns their number; *out is the first one, *zero whether they read as zeros. 0: none at hand,
- * the task is parked until there are (or fails with -ENOSPC); the refill is on its way. No locks held in that case.
+ * Take up to want consecutive clusters. Returns their number; *out is the first one, *zero whether
+ * they read as zeros. 0: none at hand, the task is parked until there are (or fails with -ENOSPC);
+ * the refill is on its way. No locks held in that case.
  */
-uint32_t cow_alloc_take(struct cow_reserve *reserve, uint32_t want, struct cow_hoff *out, bool *zero,
-			struct cow_task *task);
+uint32_t cow_alloc_take(struct cow_reserve *reserve, uint32_t want, struct cow_hoff *out,
+			bool *zero, struct cow_task *task);
 /* Host clusters from here on may be free again. */
 void cow_alloc_freed(struct cow_alloc *alloc, uint64_t lowest_cluster);
 

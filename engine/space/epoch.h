@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Epochs: "every op that began before this moment has finished". An op enters the current epoch on its queue and leaves it at its
- * end. The epoch moves from E to E + 1 only when no op of E - 1 is left; so at E + 2 no op that began in E or before is.
+ * Epochs: "every op that began before this moment has finished". An op enters the current epoch on
+ * its queue and leaves it at its end. The epoch moves from E to E + 1 only when no op of E - 1 is
+ * left; so at E + 2 no op that began in E or before is.
  */
 #ifndef COW_EPOCH_H
 #define COW_EPOCH_H
@@ -12,7 +13,10 @@
 
 #include "engine/life/image.h"
 
-/* One per queue, on a cache line of its own: written by its owner, read by whoever tries to advance. */
+/*
+ * One per queue, on a cache line of its own: written by its owner, read by whoever tries to
+ * advance.
+ */
 struct cow_epoch_slot {
 	_Alignas(64) atomic_uint active[2];
 };

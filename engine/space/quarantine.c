@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* The ring of freed extents: what ops and writeback see. The task that empties it is in release.c. */
+/*
+ * The ring of freed extents: what ops and writeback see. The task that empties it is in release.c.
+ */
 #include "engine/space/quarantine.h"
 
 #include <errno.h>
@@ -95,13 +97,16 @@ static struct cow_freed *at(struct cow_quarantine *q, uint64_t i)
 void cow_quarantine_add(struct cow_quarantine *q, uint64_t cluster, uint32_t nr)
 {
 	cow_mutex_lock(&q->lock);
-	uint64_t epoch = cow_epoch_now(&q->image->epoch); /* under the lock: epochs never fall along the ring */
+	/* under the lock: epochs never fall along the ring */
+	uint64_t epoch = cow_epoch_now(&q->image->epoch);
 	struct cow_freed *last = q->tail > q->captured ? at(q, q->tail - 1) : NULL;
-	if (last && last->epoch == epoch && last->cluster + last->nr == cluster && last->nr < 1u << 30) {
+	if (last && last->epoch == epoch && last->cluster + last->nr == cluster &&
+	    last->nr < 1u << 30) {
 		last->nr += nr;
 	} else {
 		cow_assert(q->tail - q->head < COW_QUARANTINE_RING);
-		*at(q, q->tail++) = (struct cow_freed){ .cluster = cluster, .epoch = epoch, .nr = nr };
+		*at(q, q->tail++) =
+			(struct cow_freed){ .cluster = cluster, .epoch = epoch, .nr = nr };
 	}
 	cow_mutex_unlock(&q->lock);
 }

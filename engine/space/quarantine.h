@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Freed host clusters on their way back to the allocator (DESIGN section 3, FORMAT.md section 4: unlink in L2 | refcount falls |
- * punch, then reusable).
+ * Freed host clusters on their way back to the allocator (DESIGN section 3, FORMAT.md section 4:
+ * unlink in L2 | refcount falls | punch, then reusable).
  *
  * Extents stand in a ring in the order in which they were freed; four marks cut it:
  *
@@ -9,9 +9,10 @@
  *        unlinked and       unlink is in the    freed in memory only
  *        durable            running pass
  *
- * One release task per image takes [head, durable): waits until all ops that began before the free are over, lets the refcounts fall,
- * has that written, punches what fell to zero, and only then drops the extents. Until then the allocator, which would see
- * refcount 0, is told by cow_quarantine_blocks() to keep off.
+ * One release task per image takes [head, durable): waits until all ops that began before the free
+ * are over, lets the refcounts fall, has that written, punches what fell to zero, and only then
+ * drops the extents. Until then the allocator, which would see refcount 0, is told by
+ * cow_quarantine_blocks() to keep off.
  *
  * Lock: quarantine->lock. May be taken under an L2 shard's lock.
  */
@@ -26,7 +27,7 @@ struct cow_image;
 
 struct cow_freed {
 	uint64_t cluster; /* host cluster index */
-	uint64_t epoch;   /* when it was freed */
+	uint64_t epoch;	  /* when it was freed */
 	uint32_t nr;
 };
 
@@ -50,33 +51,36 @@ struct cow_quarantine {
 	/* lock */
 	struct cow_freed *ring;
 	uint64_t head, durable, captured, tail; /* ever growing; index is modulo the ring's size */
-	unsigned reserved;                      /* room set aside by ops */
-	struct cow_waitlist full;               /* waiting for room in the ring */
-	bool running;                           /* the release task is started */
-	struct cow_loop *loop;                  /* where it runs */
-	struct cow_waitlist epoch_waiter;       /* the release task, waiting for ops to end */
-	struct cow_host_run *blocked;           /* sorted, disjoint: being released */
+	unsigned reserved;			/* room set aside by ops */
+	struct cow_waitlist full;		/* waiting for room in the ring */
+	bool running;				/* the release task is started */
+	struct cow_loop *loop;			/* where it runs */
+	struct cow_waitlist epoch_waiter;	/* the release task, waiting for ops to end */
+	struct cow_host_run *blocked;		/* sorted, disjoint: being released */
 	unsigned nr_blocked;
 	/* any thread */
 	atomic_bool waiting_for_epoch;
-	atomic_bool hurry;                      /* release without delay (close, detach) */
-	atomic_bool closing;                    /* do not wait for a full host */
-	bool leaked;                            /* closing gave something up */
-	/* loops that are about to go, the queues' and a freeze's: the task ends there, and goes on elsewhere */
+	atomic_bool hurry;   /* release without delay (close, detach) */
+	atomic_bool closing; /* do not wait for a full host */
+	bool leaked;	     /* closing gave something up */
+	/*
+	 * loops that are about to go, the queues' and a freeze's: the task ends there, and goes on
+	 * elsewhere
+	 */
 	_Atomic(struct cow_loop *) leaving[COW_MAX_QUEUES + 1];
-	atomic_uint nr_full;                    /* how often a full host stopped the release */
+	atomic_uint nr_full; /* how often a full host stopped the release */
 
 	/* the release task's own */
 	struct cow_task task;
-	struct cow_freed *batch;                /* sorted by cluster */
+	struct cow_freed *batch; /* sorted by cluster */
 	unsigned nr_batch, batch_idx;
-	uint32_t batch_done;                    /* clusters of batch[batch_idx] already decremented */
-	uint64_t batch_ring;                    /* ring entries the batch stands for */
+	uint32_t batch_done; /* clusters of batch[batch_idx] already decremented */
+	uint64_t batch_ring; /* ring entries the batch stands for */
 	struct cow_host_run *punch;
 	unsigned nr_punch, punch_idx;
 	struct cow_punch punches[COW_RELEASE_PUNCHES];
 	struct cow_io timer;
-	uint64_t waiting_since;                 /* nanoseconds; 0: not waiting */
+	uint64_t waiting_since; /* nanoseconds; 0: not waiting */
 };
 
 int cow_quarantine_init(struct cow_quarantine *q, struct cow_image *image);
@@ -85,11 +89,14 @@ void cow_quarantine_fini(struct cow_quarantine *q);
 /* Set room for nr extents aside. False: there is none now. */
 bool cow_quarantine_reserve(struct cow_quarantine *q, unsigned nr);
 void cow_quarantine_unreserve(struct cow_quarantine *q, unsigned nr);
-/* Park the task until room may have come (or fail it with -EIO when none will); hurries the release. No locks held. */
+/*
+ * Park the task until room may have come (or fail it with -EIO when none will); hurries the
+ * release. No locks held.
+ */
 void cow_quarantine_wait(struct cow_quarantine *q, unsigned nr, struct cow_task *task);
 /*
- * One reference less on each of nr host clusters, unlinked in memory just now under the slice's lock. Ops have reserved the room; the
- * engine's own few extents always fit.
+ * One reference less on each of nr host clusters, unlinked in memory just now under the slice's
+ * lock. Ops have reserved the room; the engine's own few extents always fit.
  */
 void cow_quarantine_add(struct cow_quarantine *q, uint64_t cluster, uint32_t nr);
 /* Start the release task if there is something to do; no locks held. */
@@ -99,7 +106,9 @@ void cow_quarantine_kick(struct cow_quarantine *q, struct cow_loop *loop);
 void cow_quarantine_capture(struct cow_quarantine *q);
 void cow_quarantine_complete(struct cow_quarantine *q, bool ok);
 
-/* ---- for the allocator: may cluster not be taken although its refcount is 0? *until: first cluster after the block ---- */
+/*
+ * ---- for the allocator: may cluster not be taken although its refcount is 0? *until: first cluster after the block ----
+ */
 bool cow_quarantine_blocks(struct cow_quarantine *q, uint64_t cluster, uint64_t *until);
 
 /* An op ended: lets the release task look at the epochs again if it waits. */

@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The refill task: baton -> scan (-> new refcount block | larger refcount table -> scan) -> checked -> extend -> punch -> finish.
+ * The refill task: baton -> scan (-> new refcount block | larger refcount table -> scan) -> checked
+ * -> extend -> punch -> finish.
  *
- * A new refcount block lies in the first cluster of the range that it describes. Its zeros are written before its table entry
- * is set in memory; writeback brings its refcounts to disk before the entry (phases REFS, REFTABLE).
+ * A new refcount block lies in the first cluster of the range that it describes. Its zeros are
+ * written before its table entry is set in memory; writeback brings its refcounts to disk before
+ * the entry (phases REFS, REFTABLE).
  */
 #include "engine/space/refill.h"
 
@@ -16,8 +18,8 @@
 #define EXTEND_MIN_BYTES (8ull << 20)
 #define EXTEND_MAX_BYTES (256ull << 20)
 
-static const struct cow_step step_baton, step_scan, step_block, step_block_zero, step_block_link, step_extend, step_extended,
-	step_punch, step_punched, step_finish;
+static const struct cow_step step_baton, step_scan, step_block, step_block_zero, step_block_link,
+	step_extend, step_extended, step_punch, step_punched, step_finish;
 
 static struct cow_reserve *of(struct cow_task *task)
 {
@@ -26,7 +28,8 @@ static struct cow_reserve *of(struct cow_task *task)
 
 static void io_done(struct cow_io *io)
 {
-	struct cow_reserve *r = (struct cow_reserve *)((char *)io - offsetof(struct cow_reserve, io));
+	struct cow_reserve *r =
+		(struct cow_reserve *)((char *)io - offsetof(struct cow_reserve, io));
 	cow_task_io_done(&r->task, io->result);
 }
 
@@ -49,7 +52,10 @@ static enum cow_next baton(struct cow_task *task)
 	if (!mine)
 		return COW_WAIT;
 	r->has_baton = true;
-	/* Room to give everything back: on a full host refills fail one after the other, and their frees stay. */
+	/*
+	 * Room to give everything back: on a full host refills fail one after the other, and their
+	 * frees stay.
+	 */
 	r->has_room = cow_quarantine_reserve(&r->image->quarantine, COW_RESERVE_EXTENTS);
 	if (!r->has_room)
 		cow_task_fail(task, -ENOSPC);
@@ -92,7 +98,10 @@ static bool add_fresh(struct cow_reserve *r, uint64_t cluster)
 	return true;
 }
 
-/* Free clusters of the slice from r->scan on: taken if `take`, else only looked for. Moves r->scan to where it stopped. */
+/*
+ * Free clusters of the slice from r->scan on: taken if `take`, else only looked for. Moves r->scan
+ * to where it stopped.
+ */
 static bool scan_slice(struct cow_reserve *r, struct cow_slot *slot, uint64_t end, bool take)
 {
 	const struct cow_geometry *g = &r->image->g;
@@ -176,9 +185,10 @@ enum cow_next cow_refill_scan_again(struct cow_reserve *r)
 /* ---- a new refcount block ---- */
 
 /*
- * The file is made longer before anything is written there, so that it always ends on a multiple of COW_FILE_ALIGN_BYTES: a host
- * file system zeroes the rest of a last, partial block through the page cache when the file grows on, which
- * collides with our direct writes to that block (Linux warns, and fails the next fdatasync).
+ * The file is made longer before anything is written there, so that it always ends on a multiple of
+ * COW_FILE_ALIGN_BYTES: a host file system zeroes the rest of a last, partial block through the
+ * page cache when the file grows on, which collides with our direct writes to that block (Linux
+ * warns, and fails the next fdatasync).
  */
 enum cow_next cow_refill_extend(struct cow_reserve *r, uint64_t end, const struct cow_step *next)
 {
@@ -191,7 +201,8 @@ enum cow_next cow_refill_extend(struct cow_reserve *r, uint64_t end, const struc
 		return COW_AGAIN;
 	}
 	uint64_t ahead = cow_min(cow_max(end / 8, EXTEND_MIN_BYTES), EXTEND_MAX_BYTES);
-	uint64_t size = cow_round_up(end + ahead, cow_max(image->g.cluster_bytes, COW_FILE_ALIGN_BYTES));
+	uint64_t size =
+		cow_round_up(end + ahead, cow_max(image->g.cluster_bytes, COW_FILE_ALIGN_BYTES));
 	cow_io_prep(&r->io, COW_IO_RESIZE, image->file, size, 0, io_done);
 	r->task.pending++;
 	r->task.step = &step_extended;
@@ -224,11 +235,13 @@ static enum cow_next block_zero(struct cow_task *task)
 	uint64_t off = new_block_off(r);
 	const char *what = cow_overlap(image, off, image->g.cluster_bytes);
 	if (!off || what || !cow_cache_drop(&image->refs, off, image->g.cluster_bytes)) {
-		cow_task_fail(task, cow_image_corrupt(image, task->loop, off,
-						      "metadata in a range without a refcount block"));
+		cow_task_fail(task,
+			      cow_image_corrupt(image, task->loop, off,
+						"metadata in a range without a refcount block"));
 		return COW_AGAIN;
 	}
-	cow_io_prep_rw(&r->io, COW_IO_WRITE, image->file, off, image->zeros, image->g.cluster_bytes, io_done);
+	cow_io_prep_rw(&r->io, COW_IO_WRITE, image->file, off, image->zeros, image->g.cluster_bytes,
+		       io_done);
 	task->pending++;
 	task->step = &step_block_link;
 	cow_loop_submit(task->loop, &r->io);
@@ -272,7 +285,8 @@ static enum cow_next extend(struct cow_task *task)
 		uint64_t off = r->fresh[i].cluster << bits;
 		if (!cow_overlap(r->image, off, (uint64_t)r->fresh[i].nr << bits))
 			continue;
-		cow_task_fail(task, cow_image_corrupt(r->image, task->loop, off, "live metadata has refcount 0"));
+		cow_task_fail(task, cow_image_corrupt(r->image, task->loop, off,
+						      "live metadata has refcount 0"));
 		return COW_AGAIN;
 	}
 	r->fresh_idx = 0;
@@ -283,7 +297,8 @@ static bool may_punch(const struct cow_reserve *r, const struct cow_reserved *e)
 {
 	unsigned bits = r->image->g.cluster_bits;
 	uint64_t off = e->cluster << bits, bytes = (uint64_t)e->nr << bits;
-	return !r->image->alloc.cannot_punch && !r->image->no_discard && !((off | bytes) & (COW_PUNCH_ALIGN_BYTES - 1));
+	return !r->image->alloc.cannot_punch && !r->image->no_discard &&
+	       !((off | bytes) & (COW_PUNCH_ALIGN_BYTES - 1));
 }
 
 /* Clusters never used are holes. Used ones are made holes now, if the host can and may. */
@@ -297,7 +312,8 @@ static enum cow_next punch(struct cow_task *task)
 		e->zero = e->cluster >= alloc->virgin_cluster;
 		if (e->zero || !may_punch(r, e))
 			continue;
-		cow_io_prep(&r->io, COW_IO_PUNCH, r->image->file, e->cluster << bits, (uint64_t)e->nr << bits, io_done);
+		cow_io_prep(&r->io, COW_IO_PUNCH, r->image->file, e->cluster << bits,
+			    (uint64_t)e->nr << bits, io_done);
 		task->pending++;
 		task->step = &step_punched;
 		cow_loop_submit(task->loop, &r->io);
@@ -325,7 +341,8 @@ static void hand_over(struct cow_reserve *r)
 		if (r->nr < COW_RESERVE_EXTENTS)
 			r->extents[r->nr++] = r->fresh[i];
 		else /* failed requests have handed back too many pieces meanwhile */
-			cow_quarantine_add(&r->image->quarantine, r->fresh[i].cluster, r->fresh[i].nr);
+			cow_quarantine_add(&r->image->quarantine, r->fresh[i].cluster,
+					   r->fresh[i].nr);
 	}
 	r->nr_fresh = 0;
 	r->fresh_clusters = 0;
@@ -344,7 +361,8 @@ static enum cow_next finish(struct cow_task *task)
 	cow_mutex_unlock(&alloc->lock);
 	atomic_store(&r->image->commit.ordered_data, true);
 	hand_over(r);
-	r->goal_clusters = (uint32_t)cow_min(r->goal_clusters * 2ull, r->image->alloc.reserve_clusters);
+	r->goal_clusters =
+		(uint32_t)cow_min(r->goal_clusters * 2ull, r->image->alloc.reserve_clusters);
 	return COW_END;
 }
 
@@ -357,7 +375,8 @@ static enum cow_next unwind(struct cow_task *task)
 		return cow_task_wait_io(task);
 	/* A failed punch only means that the content of these clusters is unknown. */
 	if (r->io.kind == COW_IO_PUNCH && r->io.result && !cow_image_is_failed(r->image)) {
-		r->image->alloc.cannot_punch = r->io.result == -EOPNOTSUPP || r->image->alloc.cannot_punch;
+		r->image->alloc.cannot_punch =
+			r->io.result == -EOPNOTSUPP || r->image->alloc.cannot_punch;
 		r->io.result = 0;
 		task->error = 0;
 		r->fresh[r->fresh_idx++].zero = false;
@@ -376,7 +395,8 @@ static void end(struct cow_task *task)
 	int error = task->error;
 	if (error == -EFBIG || error == -EDQUOT)
 		error = -ENOSPC;
-	if (error == -EOPNOTSUPP) /* a punch, while the image has failed: of no meaning to a request */
+	if (error ==
+	    -EOPNOTSUPP) /* a punch, while the image has failed: of no meaning to a request */
 		error = -EIO;
 	if (r->has_room)
 		cow_quarantine_unreserve(&r->image->quarantine, COW_RESERVE_EXTENTS);

@@ -12,9 +12,13 @@ extern const struct cow_step cow_refill_unwind;
 enum cow_next cow_refill_scan_again(struct cow_reserve *reserve);
 
 /* Goes on at next when the file reaches to end. Baton held. */
-enum cow_next cow_refill_extend(struct cow_reserve *reserve, uint64_t end, const struct cow_step *next);
+enum cow_next cow_refill_extend(struct cow_reserve *reserve, uint64_t end,
+				const struct cow_step *next);
 
-/* reftable_grow.c: make room for more refcount blocks; baton held. Ends with cow_refill_scan_again(). */
+/*
+ * reftable_grow.c: make room for more refcount blocks; baton held. Ends with
+ * cow_refill_scan_again().
+ */
 enum cow_next cow_reftable_grow(struct cow_reserve *reserve);
 
 #endif

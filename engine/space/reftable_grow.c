@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A larger refcount table. At the first host cluster that the old table cannot describe stand, one after the other: as many refcount
- * blocks as it takes to describe themselves and the new table, then the new table. Order (FORMAT.md 4): all of that | header
+ * A larger refcount table. At the first host cluster that the old table cannot describe stand, one
+ * after the other: as many refcount blocks as it takes to describe themselves and the new table,
+ * then the new table. Order (FORMAT.md 4): all of that | header
  * (offset and clusters in one write) | free the old table.
  *
- * The baton is held throughout, and a pass is joined first, so that no entry of the old table is dirty: what is copied is durable.
+ * The baton is held throughout, and a pass is joined first, so that no entry of the old table is
+ * dirty: what is copied is durable.
  */
 #include <errno.h>
 #include <string.h>
@@ -22,7 +24,8 @@ static struct cow_reserve *of(struct cow_task *task)
 
 static void io_done(struct cow_io *io)
 {
-	struct cow_reserve *r = (struct cow_reserve *)((char *)io - offsetof(struct cow_reserve, io));
+	struct cow_reserve *r =
+		(struct cow_reserve *)((char *)io - offsetof(struct cow_reserve, io));
 	cow_task_io_done(&r->task, io->result);
 }
 
@@ -42,7 +45,8 @@ static int plan(struct cow_reserve *r)
 	r->grow.blocks = 1;
 	for (;;) {
 		uint64_t entries = cow_max(old + old / 2, old + r->grow.blocks);
-		r->grow.clusters = (entries + entries_per_cluster(image) - 1) / entries_per_cluster(image);
+		r->grow.clusters =
+			(entries + entries_per_cluster(image) - 1) / entries_per_cluster(image);
 		if (limit && r->grow.clusters > limit)
 			r->grow.clusters = limit;
 		uint64_t blocks = (r->grow.blocks + r->grow.clusters + per_block - 1) / per_block;
@@ -72,8 +76,9 @@ enum cow_next cow_reftable_grow(struct cow_reserve *r)
 		return COW_AGAIN;
 	}
 	if (cow_overlap(image, off, bytes) || !cow_cache_drop(&image->refs, off, bytes)) {
-		cow_task_fail(&r->task, cow_image_corrupt(image, r->task.loop, off,
-							  "metadata beyond the refcount table's reach"));
+		cow_task_fail(&r->task,
+			      cow_image_corrupt(image, r->task.loop, off,
+						"metadata beyond the refcount table's reach"));
 		return COW_AGAIN;
 	}
 	r->grow.done = 0;
@@ -135,7 +140,8 @@ static enum cow_next write_next(struct cow_task *task)
 		encode_table(r, r->grow.done - r->grow.blocks, buf);
 	uint64_t off = (r->grow.at + r->grow.done) << image->g.cluster_bits;
 	r->grow.done++;
-	cow_io_prep_rw(&r->io, COW_IO_WRITE, image->file, off, buf, image->g.cluster_bytes, io_done);
+	cow_io_prep_rw(&r->io, COW_IO_WRITE, image->file, off, buf, image->g.cluster_bytes,
+		       io_done);
 	task->pending++;
 	cow_loop_submit(task->loop, &r->io);
 	return cow_task_wait_io(task);
@@ -147,14 +153,18 @@ static enum cow_next switch_header(struct cow_task *task)
 	struct cow_image *image = r->image;
 	uint64_t end = grown_end(r);
 	if (image->alloc.virgin_cluster != UINT64_MAX)
-		image->alloc.virgin_cluster = cow_max(image->alloc.virgin_cluster, end >> image->g.cluster_bits);
+		image->alloc.virgin_cluster =
+			cow_max(image->alloc.virgin_cluster, end >> image->g.cluster_bits);
 	cow_mutex_lock(&image->header_lock);
 	image->header.reftable_off = (r->grow.at + r->grow.blocks) << image->g.cluster_bits;
 	image->header.reftable_clusters = (uint32_t)r->grow.clusters;
 	cow_mutex_unlock(&image->header_lock);
 	atomic_store(&image->commit.header_dirty, true);
 	task->step = &step_done;
-	/* From here on an error would leave memory and disk in doubt over which table counts: the unwinding fails the image. */
+	/*
+	 * From here on an error would leave memory and disk in doubt over which table counts: the
+	 * unwinding fails the image.
+	 */
 	task->unwind = &step_done;
 	cow_writeback_join(&image->commit, task);
 	return COW_WAIT;
@@ -167,7 +177,8 @@ static enum cow_next done(struct cow_task *task)
 	uint64_t old = image->reftable.nr, old_off = image->reftable.off;
 	task->unwind = &cow_refill_unwind;
 	if (task->error) {
-		cow_image_fail(image, task->loop, "cannot switch to a larger refcount table (error %d)", -task->error);
+		cow_image_fail(image, task->loop,
+			       "cannot switch to a larger refcount table (error %d)", -task->error);
 		return cow_task_goto(task, task->unwind);
 	}
 	for (uint64_t i = 0; i < r->grow.blocks; i++) {
@@ -178,7 +189,8 @@ static enum cow_next done(struct cow_task *task)
 	cow_table_move(&image->reftable, (r->grow.at + r->grow.blocks) << image->g.cluster_bits,
 		       r->grow.clusters * entries_per_cluster(image));
 	uint64_t old_clusters = (old * 8 + image->g.cluster_bytes - 1) / image->g.cluster_bytes;
-	cow_quarantine_add(&image->quarantine, old_off >> image->g.cluster_bits, (uint32_t)old_clusters);
+	cow_quarantine_add(&image->quarantine, old_off >> image->g.cluster_bits,
+			   (uint32_t)old_clusters);
 	return cow_refill_scan_again(r);
 }
 

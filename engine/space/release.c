@@ -2,7 +2,8 @@
 /*
  * The release task, linear from top to bottom:
  *   delay -> unlinks durable -> take a batch -> its epoch passed -> refcounts fall -> written -> punch -> drop -> next batch
- * Large batches need several rounds of the middle part. ENOSPC in a writeback repeats that step after a delay.
+ * Large batches need several rounds of the middle part. ENOSPC in a writeback repeats that step
+ * after a delay.
  */
 #include "engine/space/release.h"
 
@@ -13,11 +14,12 @@
 #include "engine/meta/refcount.h"
 
 #define TICK_NS (20ull * 1000 * 1000)
-#define GATHER_NS (100ull * 1000 * 1000)   /* after a FLUSH made the unlinks durable, or a full host */
-#define FORCE_NS (2000ull * 1000 * 1000)   /* without a FLUSH, until we have a pass of our own */
+#define GATHER_NS                                                                                  \
+	(100ull * 1000 * 1000) /* after a FLUSH made the unlinks durable, or a full host */
+#define FORCE_NS (2000ull * 1000 * 1000) /* without a FLUSH, until we have a pass of our own */
 
-static const struct cow_step step_delay, step_unlinks, step_take, step_epoch, step_fall, step_written, step_punch,
-	step_punched, step_more, step_unwind;
+static const struct cow_step step_delay, step_unlinks, step_take, step_epoch, step_fall,
+	step_written, step_punch, step_punched, step_more, step_unwind;
 
 static struct cow_quarantine *of(struct cow_task *task)
 {
@@ -26,7 +28,8 @@ static struct cow_quarantine *of(struct cow_task *task)
 
 static void timer_done(struct cow_io *io)
 {
-	struct cow_quarantine *q = (struct cow_quarantine *)((char *)io - offsetof(struct cow_quarantine, timer));
+	struct cow_quarantine *q =
+		(struct cow_quarantine *)((char *)io - offsetof(struct cow_quarantine, timer));
 	cow_task_io_done(&q->task, 0);
 }
 
@@ -48,8 +51,8 @@ static bool has_durable(struct cow_quarantine *q)
 }
 
 /*
- * Frees come in bursts, and a release costs a pass: gather them. A guest that flushes now and then makes the unlinks durable for us;
- * for one that does not we do it ourselves after a while.
+ * Frees come in bursts, and a release costs a pass: gather them. A guest that flushes now and then
+ * makes the unlinks durable for us; for one that does not we do it ourselves after a while.
  */
 static enum cow_next delay(struct cow_task *task)
 {
@@ -57,15 +60,19 @@ static enum cow_next delay(struct cow_task *task)
 	if (task->pending)
 		return cow_task_wait_io(task);
 	if (must_leave(q))
-		return COW_END; /* a batch that is half done goes on when the task is started again */
+		/* a batch that is half done goes on when the task is started again */
+		return COW_END;
 	bool durable = !q->batch_ring && has_durable(q);
 	uint64_t now = cow_loop_now(task->loop);
 	if (!q->waiting_since)
 		q->waiting_since = now;
 	uint64_t waited = now - q->waiting_since;
-	if (atomic_load(&q->hurry) || waited >= FORCE_NS || (waited >= GATHER_NS && (durable || q->batch_ring))) {
+	if (atomic_load(&q->hurry) || waited >= FORCE_NS ||
+	    (waited >= GATHER_NS && (durable || q->batch_ring))) {
 		q->waiting_since = 0;
-		return cow_task_goto(task, q->batch_ring ? &step_fall : durable ? &step_take : &step_unlinks);
+		return cow_task_goto(task, q->batch_ring ? &step_fall
+					   : durable	 ? &step_take
+							 : &step_unlinks);
 	}
 	cow_io_prep(&q->timer, COW_IO_TIMER, NULL, TICK_NS, 0, timer_done);
 	task->pending++;
@@ -108,11 +115,15 @@ static enum cow_next take(struct cow_task *task)
 
 static int freed_cmp(const void *a, const void *b)
 {
-	uint64_t x = ((const struct cow_freed *)a)->cluster, y = ((const struct cow_freed *)b)->cluster;
+	uint64_t x = ((const struct cow_freed *)a)->cluster,
+		 y = ((const struct cow_freed *)b)->cluster;
 	return x < y ? -1 : x > y;
 }
 
-/* The union of the batch's extents. Compressed clusters share host clusters, so extents may overlap. */
+/*
+ * The union of the batch's extents. Compressed clusters share host clusters, so extents may
+ * overlap.
+ */
 static void block_batch_locked(struct cow_quarantine *q)
 {
 	q->nr_blocked = 0;
@@ -123,7 +134,8 @@ static void block_batch_locked(struct cow_quarantine *q)
 			uint64_t last_end = last->cluster + last->nr;
 			last->nr = cow_max(end, last_end) - last->cluster;
 		} else {
-			q->blocked[q->nr_blocked++] = (struct cow_host_run){ .cluster = start, .nr = end - start };
+			q->blocked[q->nr_blocked++] =
+				(struct cow_host_run){ .cluster = start, .nr = end - start };
 		}
 	}
 }
@@ -132,7 +144,10 @@ static enum cow_next wait_epoch(struct cow_task *task)
 {
 	struct cow_quarantine *q = of(task);
 	uint64_t epoch = q->batch[q->nr_batch - 1].epoch;
-	/* The flag first, then the look: an op that ends in between sees the flag, and finds us parked under the lock. */
+	/*
+	 * The flag first, then the look: an op that ends in between sees the flag, and finds us
+	 * parked under the lock.
+	 */
 	cow_mutex_lock(&q->lock);
 	atomic_store(&q->waiting_for_epoch, true);
 	bool passed = cow_epoch_passed(&q->image->epoch, epoch);
@@ -162,7 +177,10 @@ static void want_punch(struct cow_quarantine *q, uint64_t cluster)
 		q->punch[q->nr_punch++] = (struct cow_host_run){ .cluster = cluster, .nr = 1 };
 }
 
-/* One reference less on the batch's next clusters, as far as this slice goes. NULL or the rule that the next one breaks. */
+/*
+ * One reference less on the batch's next clusters, as far as this slice goes. NULL or the rule that
+ * the next one breaks.
+ */
 static const char *fall_in_slot(struct cow_quarantine *q, struct cow_slot *slot)
 {
 	struct cow_geometry *g = &q->image->g;
@@ -173,8 +191,12 @@ static const char *fall_in_slot(struct cow_quarantine *q, struct cow_slot *slot)
 		uint64_t refs = cow_refcount_get(slot->data, g->refcount_order, idx);
 		if (!refs)
 			return "a cluster in use has refcount 0";
-		/* Broken entries may have led here from the guest's data; what is live is neither punched nor reused. */
-		if (refs == 1 && cow_overlap(q->image, cluster << g->cluster_bits, g->cluster_bytes))
+		/*
+		 * Broken entries may have led here from the guest's data; what is live is neither
+		 * punched nor reused.
+		 */
+		if (refs == 1 &&
+		    cow_overlap(q->image, cluster << g->cluster_bits, g->cluster_bytes))
 			return "live metadata was freed as if it were data";
 		cow_refcount_set(slot->data, g->refcount_order, idx, refs - 1);
 		if (refs == 1)
@@ -198,13 +220,15 @@ static enum cow_next fall(struct cow_task *task)
 			return COW_WAIT;
 		if (r == COW_REFS_READY && !cow_cache_may_dirty(slot, task))
 			return COW_WAIT;
-		const char *fault = r == COW_REFS_READY ? fall_in_slot(q, slot) : "a cluster in use has no refcount";
+		const char *fault = r == COW_REFS_READY ? fall_in_slot(q, slot)
+							: "a cluster in use has no refcount";
 		if (r == COW_REFS_READY)
 			cow_cache_put_dirty(slot);
 		if (fault) {
 			cluster = f->cluster + q->batch_done;
 			cow_task_fail(task, cow_image_corrupt(q->image, task->loop,
-							      cluster << q->image->g.cluster_bits, fault));
+							      cluster << q->image->g.cluster_bits,
+							      fault));
 			return COW_AGAIN;
 		}
 		if (q->batch_done == f->nr) {
@@ -228,7 +252,10 @@ static void punch_done(struct cow_io *io)
 {
 	struct cow_punch *p = (struct cow_punch *)io;
 	p->busy = false;
-	/* A hole that could not be punched costs space, not data; the allocator punches or overwrites before it reuses. */
+	/*
+	 * A hole that could not be punched costs space, not data; the allocator punches or
+	 * overwrites before it reuses.
+	 */
 	cow_task_io_done(&p->quarantine->task, 0);
 }
 
@@ -242,7 +269,8 @@ static enum cow_next punch(struct cow_task *task)
 			continue;
 		struct cow_host_run *run = &q->punch[q->punch_idx++];
 		uint64_t off = cow_round_up(run->cluster << bits, COW_PUNCH_ALIGN_BYTES);
-		uint64_t end = cow_round_down((run->cluster + run->nr) << bits, COW_PUNCH_ALIGN_BYTES);
+		uint64_t end =
+			cow_round_down((run->cluster + run->nr) << bits, COW_PUNCH_ALIGN_BYTES);
 		if (off >= end)
 			continue;
 		p->busy = true;
@@ -274,7 +302,10 @@ static enum cow_next punched(struct cow_task *task)
 	cow_mutex_unlock(&q->lock);
 	cow_alloc_freed(&q->image->alloc, lowest);
 	cow_waitlist_wake(&wake, 0);
-	/* If some came meanwhile gather again, or each pass would release the few frees of the one before. */
+	/*
+	 * If some came meanwhile gather again, or each pass would release the few frees of the one
+	 * before.
+	 */
 	return cow_task_goto(task, &step_more);
 }
 
@@ -308,7 +339,8 @@ static enum cow_next unwind(struct cow_task *task)
 		return cow_task_goto(task, &step_delay);
 	}
 	if (!cow_image_is_failed(q->image))
-		cow_image_fail(q->image, task->loop, "cannot update refcounts (error %d)", -task->error);
+		cow_image_fail(q->image, task->loop, "cannot update refcounts (error %d)",
+			       -task->error);
 	struct cow_waitlist wake;
 	cow_waitlist_init(&wake);
 	cow_mutex_lock(&q->lock);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * disk_random: seeded random requests on a block device from several threads, any overlap, checked against the model of
- * tests/interop (model.h). The shadow file holds what the disk holds at the start and gets what it holds at the end.
+ * disk_random: seeded random requests on a block device from several threads, any overlap, checked
+ * against the model of tests/interop (model.h). The shadow file holds what the disk holds at the
+ * start and gets what it holds at the end.
  *
  * Exit: 0 all right, 1 the disk lied, 2 usage or environment.
  */
@@ -56,8 +57,9 @@ static _Noreturn void die(const char *what, const char *why)
 
 static void fail(const char *what, const struct request *req, const char *why)
 {
-	fprintf(stderr, "disk_random: %s at %" PRIu64 " of %" PRIu64 " bytes: %s (seed %" PRIu64 ")\n", what, req->offset,
-		req->length, why, opt.seed);
+	fprintf(stderr,
+		"disk_random: %s at %" PRIu64 " of %" PRIu64 " bytes: %s (seed %" PRIu64 ")\n",
+		what, req->offset, req->length, why, opt.seed);
 	atomic_store(&run.failed, true);
 }
 
@@ -73,7 +75,9 @@ static bool all_of(ssize_t n, const struct request *req)
 static bool do_write(const struct request *req, void *buf)
 {
 	struct iovec iov = { .iov_base = buf, .iov_len = req->length };
-	return all_of(pwritev2(run.fd, &iov, 1, (off_t)req->offset, (req->flags & COW_OP_FUA) ? RWF_DSYNC : 0), req);
+	return all_of(pwritev2(run.fd, &iov, 1, (off_t)req->offset,
+			       (req->flags & COW_OP_FUA) ? RWF_DSYNC : 0),
+		      req);
 }
 
 static bool do_discard(const struct request *req)
@@ -84,7 +88,8 @@ static bool do_discard(const struct request *req)
 
 static bool do_zeroes(const struct request *req)
 {
-	int mode = (req->flags & COW_OP_NOUNMAP) ? FALLOC_FL_ZERO_RANGE : FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
+	int mode = (req->flags & COW_OP_NOUNMAP) ? FALLOC_FL_ZERO_RANGE
+						 : FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
 	return !fallocate(run.fd, mode, (off_t)req->offset, (off_t)req->length);
 }
 
@@ -138,10 +143,17 @@ static void *worker_main(void *arg)
 		struct request req;
 		workload_next(&run.load, &w->rng, &req);
 		switch (req.kind) {
-		case COW_OP_READ: read_one(&req, w); break;
-		case COW_OP_FLUSH: flush_one(&req); break;
-		case COW_OP_DISCARD: discard_one(&req); break;
-		default: write_one(&req, w, nr);
+		case COW_OP_READ:
+			read_one(&req, w);
+			break;
+		case COW_OP_FLUSH:
+			flush_one(&req);
+			break;
+		case COW_OP_DISCARD:
+			discard_one(&req);
+			break;
+		default:
+			write_one(&req, w, nr);
 		}
 	}
 	return NULL;
@@ -154,7 +166,8 @@ static void work(struct rng *rng)
 		struct worker *w = &workers[i];
 		w->idx = i;
 		w->rng.state = rng_next(rng);
-		if (posix_memalign(&w->buf, 4096, COW_MAX_OP_BYTES) || pthread_create(&w->thread, NULL, worker_main, w))
+		if (posix_memalign(&w->buf, 4096, COW_MAX_OP_BYTES) ||
+		    pthread_create(&w->thread, NULL, worker_main, w))
 			die("threads", "cannot start them");
 	}
 	for (unsigned i = 0; i < opt.threads; i++) {
@@ -221,19 +234,35 @@ static void parse_options(int argc, char **argv)
 	int c;
 	while ((c = getopt_long(argc, argv, "", long_options, NULL)) != -1) {
 		switch (c) {
-		case 'd': opt.device = optarg; break;
-		case 's': opt.shadow = optarg; break;
-		case 'S': opt.seed = strtoull(optarg, NULL, 0); break;
-		case 'n': opt.ops = strtoull(optarg, NULL, 0); break;
-		case 'c': opt.cluster_bytes = (uint32_t)strtoul(optarg, NULL, 0); break;
-		case 't': opt.threads = (unsigned)strtoul(optarg, NULL, 0); break;
-		case 'v': opt.vague_discard = true; break;
-		default: exit(2);
+		case 'd':
+			opt.device = optarg;
+			break;
+		case 's':
+			opt.shadow = optarg;
+			break;
+		case 'S':
+			opt.seed = strtoull(optarg, NULL, 0);
+			break;
+		case 'n':
+			opt.ops = strtoull(optarg, NULL, 0);
+			break;
+		case 'c':
+			opt.cluster_bytes = (uint32_t)strtoul(optarg, NULL, 0);
+			break;
+		case 't':
+			opt.threads = (unsigned)strtoul(optarg, NULL, 0);
+			break;
+		case 'v':
+			opt.vague_discard = true;
+			break;
+		default:
+			exit(2);
 		}
 	}
-	if (!opt.device || !opt.shadow || !opt.threads || opt.threads > MODEL_MAX_READERS || optind != argc ||
-	    !opt.cluster_bytes || opt.cluster_bytes & (opt.cluster_bytes - 1))
-		die("usage", "disk_random --device DEV --shadow RAW [--seed N] [--ops N] [--cluster BYTES] [--threads N]");
+	if (!opt.device || !opt.shadow || !opt.threads || opt.threads > MODEL_MAX_READERS ||
+	    optind != argc || !opt.cluster_bytes || opt.cluster_bytes & (opt.cluster_bytes - 1))
+		die("usage", "disk_random --device DEV --shadow RAW [--seed N] [--ops N] "
+			     "[--cluster BYTES] [--threads N]");
 }
 
 int main(int argc, char **argv)
@@ -243,7 +272,8 @@ int main(int argc, char **argv)
 	uint64_t size = device_size();
 	int shadow = open(opt.shadow, O_RDWR | O_CLOEXEC);
 	const uint8_t *initial = load_shadow(shadow, size);
-	struct cow_image_geometry geometry = { .size_bytes = size, .cluster_bytes = opt.cluster_bytes };
+	struct cow_image_geometry geometry = { .size_bytes = size,
+					       .cluster_bytes = opt.cluster_bytes };
 	run.model = model_new(size, initial, false);
 	workload_init(&run.load, &geometry, &rng);
 	work(&rng);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Check and repair of a whole image. A check writes nothing; what repair calls repaired stays clean; a second repair of what is clean
- * writes nothing.
+ * Check and repair of a whole image. A check writes nothing; what repair calls repaired stays
+ * clean; a second repair of what is clean writes nothing.
  */
 #include <stdint.h>
 #include <stdlib.h>
@@ -28,8 +28,8 @@ static void ignore(void *ctx, const char *text)
 
 static int check(struct memory_disk *disk, enum cow_repair repair, struct cow_check_result *result)
 {
-	struct cow_check_options options = {.repair = repair, .finding = ignore};
-	struct cow_error err = {0};
+	struct cow_check_options options = { .repair = repair, .finding = ignore };
+	struct cow_error err = { 0 };
 	int ret = cow_check_file(&disk->loop, &disk->file, &options, result, &err);
 	cow_assert(!ret == !err.code);
 	return ret;

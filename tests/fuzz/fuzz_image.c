@@ -1,13 +1,15 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A whole image, opened for writing and driven with requests. Nothing of it may crash, hang or fail an assertion; and an image
- * without corruptions has none afterwards.
+ * A whole image, opened for writing and driven with requests. Nothing of it may crash, hang or fail
+ * an assertion; and an image without corruptions has none afterwards.
  *
- * The input's last byte is the number of requests (25 values) and the options (the rest), before it stand the requests (8 bytes each: kind,
- * flags, 3 bytes offset in sectors, 2 bytes length in sectors, fill), before them the image.
+ * The input's last byte is the number of requests (25 values) and the options (the rest), before it
+ * stand the requests (8 bytes each: kind, flags, 3 bytes offset in sectors, 2 bytes length in
+ * sectors, fill), before them the image.
  *
- * Beside the image lie what it may name: an external data file "data", a raw file "base", and "twin", the same image without a backing
- * file of its own. An image that says it is LUKS gets a LUKS area at LUKS_AREA_OFF (luks_area.h): no fuzzer comes past a key's derivation.
+ * Beside the image lie what it may name: an external data file "data", a raw file "base", and
+ * "twin", the same image without a backing file of its own. An image that says it is LUKS gets a
+ * LUKS area at LUKS_AREA_OFF (luks_area.h): no fuzzer comes past a key's derivation.
  */
 #include <errno.h>
 #include <stdint.h>
@@ -50,7 +52,8 @@ struct small_host {
 
 static bool is_luks(const struct small_host *h)
 {
-	return h->image_bytes >= CRYPT_METHOD_OFF + 4 && cow_load32_be(h->image + CRYPT_METHOD_OFF) == QCOW2_CRYPT_LUKS;
+	return h->image_bytes >= CRYPT_METHOD_OFF + 4 &&
+	       cow_load32_be(h->image + CRYPT_METHOD_OFF) == QCOW2_CRYPT_LUKS;
 }
 
 static int make_base(struct memory_disk *disk)
@@ -73,7 +76,8 @@ static int make_twin(struct small_host *h)
 
 static int make_image(struct small_host *h)
 {
-	int ret = memory_disk_init(&h->disks[IMAGE], h->image, h->image_bytes, h->image_bytes + ROOM_BYTES);
+	int ret = memory_disk_init(&h->disks[IMAGE], h->image, h->image_bytes,
+				   h->image_bytes + ROOM_BYTES);
 	if (!ret && is_luks(h))
 		luks_area_put(&h->disks[IMAGE]);
 	return ret;
@@ -84,17 +88,21 @@ static int make_disk(struct small_host *h, unsigned i)
 	if (h->disks[i].bytes)
 		return 0;
 	switch (i) {
-	case DATA: return memory_disk_init(&h->disks[DATA], NULL, 0, ROOM_BYTES / 4);
-	case BASE: return make_base(&h->disks[BASE]);
-	case TWIN: return make_twin(h);
-	default: return make_image(h);
+	case DATA:
+		return memory_disk_init(&h->disks[DATA], NULL, 0, ROOM_BYTES / 4);
+	case BASE:
+		return make_base(&h->disks[BASE]);
+	case TWIN:
+		return make_twin(h);
+	default:
+		return make_image(h);
 	}
 }
 
 static int host_open(struct cow_host *host, const char *path, unsigned flags, struct cow_file **out,
 		     struct cow_error *err)
 {
-	static const char *const names[NR_FILES] = {"/image", "/data", "/base", "/twin"};
+	static const char *const names[NR_FILES] = { "/image", "/data", "/base", "/twin" };
 	struct small_host *h = (struct small_host *)host;
 	unsigned i = 0;
 	while (i < NR_FILES && strcmp(path, names[i]))
@@ -122,10 +130,13 @@ static int host_realpath(struct cow_host *host, const char *path, char **out)
 
 /* ---- requests ---- */
 
-static void run_request(struct cow_queue *queue, uint64_t disk_bytes, const uint8_t *p, uint8_t *buf)
+static void run_request(struct cow_queue *queue, uint64_t disk_bytes, const uint8_t *p,
+			uint8_t *buf)
 {
-	static const enum cow_op_kind kinds[] = {COW_OP_READ, COW_OP_WRITE, COW_OP_WRITE, COW_OP_FLUSH,
-						 COW_OP_DISCARD, COW_OP_WRITE_ZEROES};
+	static const enum cow_op_kind kinds[] = {
+		COW_OP_READ,  COW_OP_WRITE,   COW_OP_WRITE,
+		COW_OP_FLUSH, COW_OP_DISCARD, COW_OP_WRITE_ZEROES
+	};
 	uint64_t offset = ((uint64_t)p[2] << 16 | (uint64_t)p[3] << 8 | p[4]) * 512;
 	uint64_t length = ((uint64_t)p[5] << 8 | p[6]) * 512 % MAX_LENGTH + 512;
 	if (disk_bytes < 512)
@@ -133,40 +144,48 @@ static void run_request(struct cow_queue *queue, uint64_t disk_bytes, const uint
 	offset %= disk_bytes;
 	length = length < disk_bytes - offset ? length : disk_bytes - offset;
 	enum cow_op_kind kind = kinds[p[0] % 8 % 6];
-	unsigned flags = kind == COW_OP_WRITE ? p[1] & COW_OP_FUA : kind == COW_OP_WRITE_ZEROES ? p[1] & 3 : 0;
+	unsigned flags = kind == COW_OP_WRITE	       ? p[1] & COW_OP_FUA
+			 : kind == COW_OP_WRITE_ZEROES ? p[1] & 3
+						       : 0;
 	memset(buf, p[7], length);
-	cow_queue_do(queue, kind, flags, kind == COW_OP_FLUSH ? 0 : offset, kind == COW_OP_FLUSH ? 0 : length, buf);
+	cow_queue_do(queue, kind, flags, kind == COW_OP_FLUSH ? 0 : offset,
+		     kind == COW_OP_FLUSH ? 0 : length, buf);
 }
 
-static int create_snapshot(void *ctx, struct cow_loop *loop, struct cow_file *file, struct cow_error *err)
+static int create_snapshot(void *ctx, struct cow_loop *loop, struct cow_file *file,
+			   struct cow_error *err)
 {
-	const struct cow_snapshot_date date = {.sec = 1};
+	const struct cow_snapshot_date date = { .sec = 1 };
 	return cow_snapshot_create(loop, file, ctx, &date, NULL, err);
 }
 
-static int delete_snapshot(void *ctx, struct cow_loop *loop, struct cow_file *file, struct cow_error *err)
+static int delete_snapshot(void *ctx, struct cow_loop *loop, struct cow_file *file,
+			   struct cow_error *err)
 {
-	const struct cow_snapshot_key key = {.text = ctx, .by = COW_SNAPSHOT_BY_ANY};
+	const struct cow_snapshot_key key = { .text = ctx, .by = COW_SNAPSHOT_BY_ANY };
 	return cow_snapshot_delete(loop, file, &key, err);
 }
 
 /* Snapshots "0" to "9", under a freeze. */
 static void run_snapshot(struct cow_image *image, struct cow_loop *loop, const uint8_t *p)
 {
-	char name[2] = {(char)('0' + p[7] % 10), 0};
-	struct cow_error err = {0};
-	int ret = cow_image_change_frozen(image, loop, p[0] % 8 == 6 ? create_snapshot : delete_snapshot, name, NULL, &err);
+	char name[2] = { (char)('0' + p[7] % 10), 0 };
+	struct cow_error err = { 0 };
+	int ret = cow_image_change_frozen(
+		image, loop, p[0] % 8 == 6 ? create_snapshot : delete_snapshot, name, NULL, &err);
 	cow_assert(!ret || (err.code && err.text[0]));
 }
 
-static void run_requests(struct cow_image *image, struct cow_loop *loop, const uint8_t *requests, unsigned nr)
+static void run_requests(struct cow_image *image, struct cow_loop *loop, const uint8_t *requests,
+			 unsigned nr)
 {
 	struct cow_queue *queue;
 	uint8_t *buf = cow_buf_alloc(MAX_LENGTH);
 	cow_assert(buf && !cow_queue_new(image, loop, 4, &queue));
 	for (unsigned i = 0; i < nr; i++)
 		if (requests[i * REQUEST_BYTES] % 8 < 6)
-			run_request(queue, cow_image_geometry(image)->size_bytes, requests + i * REQUEST_BYTES, buf);
+			run_request(queue, cow_image_geometry(image)->size_bytes,
+				    requests + i * REQUEST_BYTES, buf);
 		else
 			run_snapshot(image, loop, requests + i * REQUEST_BYTES);
 	cow_queue_free(queue);
@@ -175,9 +194,10 @@ static void run_requests(struct cow_image *image, struct cow_loop *loop, const u
 
 static bool is_sound(struct memory_disk *disk)
 {
-	struct cow_check_options options = {0};
+	struct cow_check_options options = { 0 };
 	struct cow_check_result result;
-	return !cow_check_file(&disk->loop, &disk->file, &options, &result, NULL) && !result.corruptions;
+	return !cow_check_file(&disk->loop, &disk->file, &options, &result, NULL) &&
+	       !result.corruptions;
 }
 
 /* options: bits of enum, as the input says. */
@@ -197,10 +217,10 @@ static void set_options(struct cow_open_options *o, unsigned options)
 
 static void drive(struct small_host *h, const uint8_t *requests, unsigned nr, unsigned options)
 {
-	struct cow_open_options open = {.writable = true, .cache_bytes = 64 << 10};
+	struct cow_open_options open = { .writable = true, .cache_bytes = 64 << 10 };
 	struct memory_disk *disk = &h->disks[IMAGE];
 	struct cow_image *image;
-	struct cow_error err = {0};
+	struct cow_error err = { 0 };
 	bool sound = is_sound(disk);
 	set_options(&open, options);
 	if (cow_image_open(&h->host, &disk->loop, "/image", &open, &image, &err)) {
@@ -219,8 +239,10 @@ static void no_log(enum cow_log_level level, const char *line)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-	static const struct cow_host_ops ops = {.open = host_open, .close = host_close, .realpath = host_realpath};
-	struct small_host h = {.host = {.ops = &ops}, .image = data};
+	static const struct cow_host_ops ops = { .open = host_open,
+						 .close = host_close,
+						 .realpath = host_realpath };
+	struct small_host h = { .host = { .ops = &ops }, .image = data };
 	if (size < 1 || size > MAX_BYTES)
 		return 0;
 	unsigned nr = data[size - 1] % (MAX_REQUESTS + 1);

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* Snapshot table and bitmap directory. First byte: which, and the version; then a count; then the table. */
+/*
+ * Snapshot table and bitmap directory. First byte: which, and the version; then a count; then the
+ * table.
+ */
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,12 +13,15 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-/* An accepted entry encodes to no more bytes than it took (its strings may end early at a NUL), and decodes again. */
+/*
+ * An accepted entry encodes to no more bytes than it took (its strings may end early at a NUL), and
+ * decodes again.
+ */
 static void check_again(const struct cow_snapshot *s, const struct cow_header *h)
 {
 	struct cow_header one = *h;
 	struct cow_snapshot *list;
-	struct cow_error err = {0};
+	struct cow_error err = { 0 };
 	uint64_t bytes = cow_snapshot_bytes(s), used;
 	uint8_t *buf = malloc(bytes);
 	cow_snapshot_encode(s, buf);
@@ -31,7 +37,7 @@ static void check_again(const struct cow_snapshot *s, const struct cow_header *h
 static void fuzz_snapshots(const uint8_t *table, size_t size, struct cow_header *h)
 {
 	struct cow_snapshot *list;
-	struct cow_error err = {0};
+	struct cow_error err = { 0 };
 	uint64_t used;
 	if (!cow_snapshots_decode(table, size, 0x10000, h, &list, &used, &err)) {
 		cow_assert(used <= size);
@@ -43,16 +49,18 @@ static void fuzz_snapshots(const uint8_t *table, size_t size, struct cow_header 
 
 static void fuzz_bitmaps(const uint8_t *dir, size_t size, const struct cow_header *h)
 {
-	struct cow_extensions ext = {.has_bitmaps = true, .nr_bitmaps = h->nr_snapshots, .bitmap_directory_bytes = size};
+	struct cow_extensions ext = { .has_bitmaps = true,
+				      .nr_bitmaps = h->nr_snapshots,
+				      .bitmap_directory_bytes = size };
 	struct cow_bitmap *list;
-	struct cow_error err = {0};
+	struct cow_error err = { 0 };
 	cow_assert(!cow_bitmaps_decode(dir, h, &ext, &list, &err) == !err.code);
 	free(list);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-	struct cow_header h = {.cluster_bits = 16, .size_bytes = 1 << 30};
+	struct cow_header h = { .cluster_bits = 16, .size_bytes = 1 << 30 };
 	if (size < 3)
 		return 0;
 	h.version = data[0] & 1 ? 3 : 2;

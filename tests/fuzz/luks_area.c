@@ -24,7 +24,7 @@ const struct cow_secret *luks_area_secret(void)
 static void fill_header(struct cow_luks *l)
 {
 	memset(l, 0, sizeof(*l));
-	l->cipher = (struct cow_crypt_cipher){COW_CRYPT_CBC, COW_CRYPT_ESSIV_SHA256, 16};
+	l->cipher = (struct cow_crypt_cipher){ COW_CRYPT_CBC, COW_CRYPT_ESSIV_SHA256, 16 };
 	strcpy(l->cipher_name, "aes");
 	strcpy(l->cipher_mode, cow_luks_mode_name(&l->cipher));
 	strcpy(l->hash_name, "sha256");
@@ -44,7 +44,8 @@ static void make_area(uint8_t *area)
 	struct cow_luks_work *work = cow_luks_work_new(&l);
 	cow_assert(work && !cow_luks_key_digest(&l, work));
 	memcpy(l.digest, work->digest, sizeof(l.digest));
-	cow_assert(!cow_luks_split(l.hash_name, work->key, l.cipher.key_bytes, LUKS1_STRIPES, work->material));
+	cow_assert(!cow_luks_split(l.hash_name, work->key, l.cipher.key_bytes, LUKS1_STRIPES,
+				   work->material));
 	cow_assert(!cow_luks_slot_key(&l, &l.slots[0], luks_area_secret(), work));
 	cow_assert(!cow_luks_crypt_material(&l, work, true));
 	cow_luks_encode(&l, area);

@@ -78,7 +78,8 @@ static int64_t execute_part(struct memory_disk *disk, const struct cow_io *io, u
 {
 	struct cow_io part = *io;
 	uint64_t left = io->length - io->progress_bytes;
-	if ((io->kind != COW_IO_READ && io->kind != COW_IO_WRITE) || io->nr_vec != 1 || bytes >= left)
+	if ((io->kind != COW_IO_READ && io->kind != COW_IO_WRITE) || io->nr_vec != 1 ||
+	    bytes >= left)
 		return execute(disk, io);
 	part.length = io->progress_bytes + bytes;
 	part.vec[0].iov_len = bytes;
@@ -126,10 +127,15 @@ static void no_free(struct cow_loop *loop)
 {
 }
 
-int memory_disk_init(struct memory_disk *disk, const uint8_t *bytes, uint64_t size, uint64_t capacity)
+int memory_disk_init(struct memory_disk *disk, const uint8_t *bytes, uint64_t size,
+		     uint64_t capacity)
 {
 	static const struct cow_loop_ops ops = {
-		.start = start, .drain = drain, .wake = wake, .now = now, .free = no_free,
+		.start = start,
+		.drain = drain,
+		.wake = wake,
+		.now = now,
+		.free = no_free,
 	};
 	memset(disk, 0, sizeof(*disk));
 	disk->bytes = calloc(1, capacity);
@@ -139,7 +145,7 @@ int memory_disk_init(struct memory_disk *disk, const uint8_t *bytes, uint64_t si
 		memcpy(disk->bytes, bytes, size);
 	disk->capacity = capacity;
 	disk->tail = &disk->head;
-	disk->file.path = (char *)(uintptr_t)"memory";
+	disk->file.path = (char *)(uintptr_t) "memory";
 	disk->file.size_bytes = size;
 	disk->file.writable = true;
 	cow_loop_init(&disk->loop, &ops);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * cow_decrypt IMAGE RAW KEYFILE...: unlocks an encrypted image with the passphrases in the files and writes its disk, deciphered, to RAW.
- * It walks the tables by itself, so that the cipher and LUKS can be tested without the request path. No compression, no backing file,
- * no extended L2.
+ * cow_decrypt IMAGE RAW KEYFILE...: unlocks an encrypted image with the passphrases in the files
+ * and writes its disk, deciphered, to RAW. It walks the tables by itself, so that the cipher and
+ * LUKS can be tested without the request path. No compression, no backing file, no extended L2.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -42,11 +42,14 @@ static int copy_cluster(struct disk *d, uint64_t guest, uint64_t entry)
 		return 0;
 	int ret = cow_loop_read(d->loop, d->file, host, d->cluster, bytes);
 	if (!ret && d->crypt)
-		ret = cow_crypt_decrypt(d->crypt, cow_crypt_key_uses_guest_offset(d->key) ? guest : host, d->cluster, bytes);
+		ret = cow_crypt_decrypt(d->crypt,
+					cow_crypt_key_uses_guest_offset(d->key) ? guest : host,
+					d->cluster, bytes);
 	if (ret)
 		return complain("cluster", ret);
 	uint64_t n = d->h.size_bytes - guest < bytes ? d->h.size_bytes - guest : bytes;
-	return pwrite(d->out, d->cluster, n, (off_t)guest) == (ssize_t)n ? 0 : complain("RAW", -errno);
+	return pwrite(d->out, d->cluster, n, (off_t)guest) == (ssize_t)n ? 0
+									 : complain("RAW", -errno);
 }
 
 static int copy_table(struct disk *d, uint64_t l1_idx, uint64_t l1_entry)
@@ -54,7 +57,8 @@ static int copy_table(struct disk *d, uint64_t l1_idx, uint64_t l1_entry)
 	uint64_t nr = cow_l2_entries(&d->h);
 	if (!(l1_entry & QCOW2_OFFSET_MASK))
 		return 0;
-	int ret = cow_loop_read(d->loop, d->file, l1_entry & QCOW2_OFFSET_MASK, d->l2, cow_cluster_bytes(&d->h));
+	int ret = cow_loop_read(d->loop, d->file, l1_entry & QCOW2_OFFSET_MASK, d->l2,
+				cow_cluster_bytes(&d->h));
 	for (uint64_t i = 0; i < nr && !ret; i++) {
 		uint64_t guest = (l1_idx * nr + i) << d->h.cluster_bits;
 		if (guest < d->h.size_bytes)
@@ -91,8 +95,9 @@ static int unlock(struct disk *d, char **paths, int nr, struct cow_error *err)
 		secrets[i]->bytes = (size_t)n;
 		close(fd);
 	}
-	int ret = cow_crypt_open(d->loop, d->file, &d->h, &d->ext, (const struct cow_secret *const *)secrets, (size_t)nr,
-				 &d->key, err);
+	int ret =
+		cow_crypt_open(d->loop, d->file, &d->h, &d->ext,
+			       (const struct cow_secret *const *)secrets, (size_t)nr, &d->key, err);
 	for (int i = 0; i < nr; i++)
 		cow_secret_free(secrets[i]);
 	if (!ret && d->key)
@@ -103,7 +108,8 @@ static int unlock(struct disk *d, char **paths, int nr, struct cow_error *err)
 static int open_disk(struct disk *d, const char *path, struct cow_error *err)
 {
 	uint8_t *cluster = NULL;
-	int ret = cow_host_system()->ops->open(cow_host_system(), path, COW_OPEN_BUFFERED | COW_OPEN_NO_LOCK, &d->file, err);
+	int ret = cow_host_system()->ops->open(cow_host_system(), path,
+					       COW_OPEN_BUFFERED | COW_OPEN_NO_LOCK, &d->file, err);
 	if (!ret)
 		ret = cow_load_header(d->loop, d->file, false, &d->h, &cluster, err);
 	if (!ret)

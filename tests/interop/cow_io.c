@@ -96,7 +96,8 @@ static int cmd_verify(struct session *s, char **args, int nr)
 		for (uint64_t i = 0; i < n; i++) {
 			if (s->buf[i] == byte)
 				continue;
-			fprintf(stderr, "cow_io: verify: offset %" PRIu64 ": read %u, not %u\n", offset + i, s->buf[i], byte);
+			fprintf(stderr, "cow_io: verify: offset %" PRIu64 ": read %u, not %u\n",
+				offset + i, s->buf[i], byte);
 			return 1;
 		}
 		offset += n;
@@ -108,13 +109,14 @@ static int cmd_verify(struct session *s, char **args, int nr)
 static int cmd_zero(struct session *s, char **args, int nr)
 {
 	unsigned flags = nr > 2 && !strcmp(args[2], "keep") ? COW_OP_NOUNMAP : 0;
-	return result_of("zero", cow_queue_do(s->queue, COW_OP_WRITE_ZEROES, flags, number(args[0]), number(args[1]),
-					      NULL));
+	return result_of("zero", cow_queue_do(s->queue, COW_OP_WRITE_ZEROES, flags, number(args[0]),
+					      number(args[1]), NULL));
 }
 
 static int cmd_discard(struct session *s, char **args, int nr)
 {
-	return result_of("discard", cow_queue_do(s->queue, COW_OP_DISCARD, 0, number(args[0]), number(args[1]), NULL));
+	return result_of("discard", cow_queue_do(s->queue, COW_OP_DISCARD, 0, number(args[0]),
+						 number(args[1]), NULL));
 }
 
 static int cmd_flush(struct session *s, char **args, int nr)
@@ -144,7 +146,9 @@ static int cmd_convert(struct session *s, char **args, int nr)
 		return complain(args[0], strerror(errno));
 	int ret = 0;
 	for (uint64_t offset = 0; offset < s->size && !ret; offset += CHUNK_BYTES)
-		ret = convert_chunk(s, fd, offset, s->size - offset < CHUNK_BYTES ? s->size - offset : CHUNK_BYTES);
+		ret = convert_chunk(s, fd, offset,
+				    s->size - offset < CHUNK_BYTES ? s->size - offset
+								   : CHUNK_BYTES);
 	close(fd);
 	return ret;
 }
@@ -178,9 +182,11 @@ static int cmd_die(struct session *s, char **args, int nr)
 }
 
 static const struct command commands[] = {
-	{ "write", 3, 3, cmd_write },     { "verify", 3, 3, cmd_verify }, { "zero", 2, 3, cmd_zero },
-	{ "discard", 2, 2, cmd_discard }, { "flush", 0, 0, cmd_flush },   { "convert", 1, 1, cmd_convert },
-	{ "load", 1, 1, cmd_load },       { "size", 0, 0, cmd_size },     { "die", 0, 0, cmd_die },
+	{ "write", 3, 3, cmd_write }, { "verify", 3, 3, cmd_verify },
+	{ "zero", 2, 3, cmd_zero },   { "discard", 2, 2, cmd_discard },
+	{ "flush", 0, 0, cmd_flush }, { "convert", 1, 1, cmd_convert },
+	{ "load", 1, 1, cmd_load },   { "size", 0, 0, cmd_size },
+	{ "die", 0, 0, cmd_die },
 };
 
 static const struct command *find_command(const char *name)
@@ -200,7 +206,9 @@ static int run_commands(struct session *s, char **args, int nr)
 			len++;
 		const struct command *command = len ? find_command(args[0]) : NULL;
 		if (!command || len - 1 < command->min_args || len - 1 > command->max_args)
-			return complain(len ? args[0] : "--", "no such command, or wrong arguments") + 1;
+			return complain(len ? args[0] : "--",
+					"no such command, or wrong arguments") +
+			       1;
 		int ret = command->fn(s, args + 1, len - 1);
 		if (ret)
 			return ret;
@@ -214,7 +222,8 @@ static int run_commands(struct session *s, char **args, int nr)
 
 static int run_on_image(struct cow_loop *loop, struct cow_image *image, char **args, int nr)
 {
-	struct session s = { .size = cow_image_geometry(image)->size_bytes, .buf = cow_buf_alloc(CHUNK_BYTES) };
+	struct session s = { .size = cow_image_geometry(image)->size_bytes,
+			     .buf = cow_buf_alloc(CHUNK_BYTES) };
 	int ret = cow_queue_new(image, loop, 2, &s.queue);
 	if (ret)
 		return result_of("queue", ret);
@@ -224,7 +233,8 @@ static int run_on_image(struct cow_loop *loop, struct cow_image *image, char **a
 	return ret;
 }
 
-static int run(struct cow_loop *loop, const char *path, const struct cow_open_options *options, char **args, int nr)
+static int run(struct cow_loop *loop, const char *path, const struct cow_open_options *options,
+	       char **args, int nr)
 {
 	struct cow_error err = { 0 };
 	struct cow_image *image;
@@ -268,16 +278,19 @@ static int parse_options(int argc, char **argv, struct cow_open_options *o, bool
 			o->no_discard = true;
 		else if (!strcmp(argv[i], "--write-legacy-aes"))
 			o->write_legacy_aes = true;
-		else if (!strcmp(argv[i], "--key-file") && i + 1 < argc && o->nr_secrets < MAX_SECRETS)
+		else if (!strcmp(argv[i], "--key-file") && i + 1 < argc &&
+			 o->nr_secrets < MAX_SECRETS)
 			secrets[o->nr_secrets++] = read_key(argv[++i]);
 		else if (!strcmp(argv[i], "--no-backing"))
 			o->no_backing = true;
 		else if (!strcmp(argv[i], "--snapshot") && i + 1 < argc)
 			o->snapshot = argv[++i];
-		else if (!strcmp(argv[i], "--backing-root") && i + 1 < argc && o->nr_backing_roots < MAX_ROOTS)
+		else if (!strcmp(argv[i], "--backing-root") && i + 1 < argc &&
+			 o->nr_backing_roots < MAX_ROOTS)
 			roots[o->nr_backing_roots++] = argv[++i];
 		else if (!strcmp(argv[i], "--detect-zeroes") && i + 1 < argc)
-			o->detect_zeroes = !strcmp(argv[++i], "unmap") ? COW_DETECT_ZEROES_UNMAP : COW_DETECT_ZEROES_ON;
+			o->detect_zeroes = !strcmp(argv[++i], "unmap") ? COW_DETECT_ZEROES_UNMAP
+								       : COW_DETECT_ZEROES_ON;
 		else
 			exit(complain(argv[i], "no such option") + 1);
 	}
@@ -290,7 +303,9 @@ int main(int argc, char **argv)
 	bool sync_loop = false;
 	int first = parse_options(argc, argv, &options, &sync_loop);
 	if (first >= argc)
-		return complain("usage", "cow_io [OPTIONS] IMAGE COMMAND [ARGS] [-- COMMAND [ARGS]]...") + 1;
+		return complain("usage",
+				"cow_io [OPTIONS] IMAGE COMMAND [ARGS] [-- COMMAND [ARGS]]...") +
+		       1;
 	struct cow_loop *loop;
 	int ret = sync_loop ? cow_loop_sync_new(&loop) : cow_loop_uring_new(16, &loop);
 	if (ret)

@@ -1,17 +1,17 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * cow_random: seeded random requests on the engine from several queues on several threads, any overlap, checked against
- * a model (model.h); then the image is closed, opened again and read whole. The shadow file holds the initial content and gets
- * the final one, for `qemu-img compare`.
+ * cow_random: seeded random requests on the engine from several queues on several threads, any
+ * overlap, checked against a model (model.h); then the image is closed, opened again and read
+ * whole. The shadow file holds the initial content and gets the final one, for `qemu-img compare`.
  *
  * --written FILE: a line "OFFSET LENGTH" for each request that changes the disk.
- * With --kill a child process does the work and is killed with SIGKILL in the middle; what was flushed must have survived.
+ * With --kill a child process does the work and is killed with SIGKILL in the middle; what was
+ * flushed must have survived.
  *
  * Exit: 0 all right, 1 the disk lied, 2 usage or environment, 3 stuck.
  */
 #include <errno.h>
 #include <fcntl.h>
-#include <getopt.h>
 #include <inttypes.h>
 #include <pthread.h>
 #include <signal.h>
@@ -28,19 +28,12 @@
 #include "engine/life/image.h"
 #include "tests/interop/live.h"
 #include "tests/interop/model.h"
+#include "tests/interop/random_options.h"
 #include "tests/interop/workload.h"
 
 #define SWEEP_BYTES (1u << 20)
 
-static struct {
-	const char *image, *shadow, *mix;
-	unsigned live_snapshots; /* how many to keep; 0: none are taken */
-	uint64_t seed, ops, max_bytes;
-	unsigned queues, depth, rounds, timeout_seconds, zero_percent;
-	bool sync_loop, no_verify, kill, full_sweep, live_bitmaps;
-	FILE *written;
-	struct cow_open_options open;
-} opt = { .ops = 2000, .queues = 2, .depth = 16, .rounds = 2, .timeout_seconds = 120 };
+static struct random_options opt;
 
 /* ---- state shared by the workers ---- */
 
@@ -79,20 +72,16 @@ static struct {
 	pthread_barrier_t closed; /* the workers: all queues are gone */
 	atomic_uint nr_running;
 	atomic_bool failed;
-	_Atomic uint64_t *nr_issued; /* shared with the parent: versions never repeat, the kill point */
+	/* shared with the parent: versions never repeat, the kill point */
+	_Atomic uint64_t *nr_issued;
 	uint64_t kill_at;
 } run;
 
 static void fail(const char *what, int ret)
 {
-	fprintf(stderr, "cow_random: %s: %s: seed %" PRIu64 "\n", what, ret ? strerror(-ret) : "wrong data", opt.seed);
+	fprintf(stderr, "cow_random: %s: %s: seed %" PRIu64 "\n", what,
+		ret ? strerror(-ret) : "wrong data", opt.seed);
 	atomic_store(&run.failed, true);
-}
-
-static _Noreturn void die(const char *what, const char *why)
-{
-	fprintf(stderr, "cow_random: %s: %s\n", what, why);
-	exit(2);
 }
 
 static struct cow_loop *new_loop(unsigned depth)
@@ -100,7 +89,7 @@ static struct cow_loop *new_loop(unsigned depth)
 	struct cow_loop *loop;
 	int ret = opt.sync_loop ? cow_loop_sync_new(&loop) : cow_loop_uring_new(depth, &loop);
 	if (ret)
-		die(opt.sync_loop ? "sync loop" : "io_uring loop", strerror(-ret));
+		random_die(opt.sync_loop ? "sync loop" : "io_uring loop", strerror(-ret));
 	return loop;
 }
 
@@ -114,12 +103,13 @@ static unsigned reader_of(const struct slot *slot)
 static uint64_t version_of(const struct slot *slot, uint64_t nr)
 {
 	bool zero = slot->req.kind != COW_OP_WRITE || slot->req.zeros;
-	return zero ? MODEL_ZERO : MODEL_FIRST_VERSION + (nr + (opt.seed % 1021 << 25)) % (1ull << 35);
+	return zero ? MODEL_ZERO
+		    : MODEL_FIRST_VERSION + (nr + (opt.seed % 1021 << 25)) % (1ull << 35);
 }
 
 /*
- * A discard must zero the whole clusters inside it, [head, tail), where the format can say so; it may zero its ragged ends or
- * not.
+ * A discard must zero the whole clusters inside it, [head, tail), where the format can say so; it
+ * may zero its ragged ends or not.
  */
 static void discard_split(const struct request *req, uint64_t *head, uint64_t *tail)
 {
@@ -144,7 +134,8 @@ static void model_begin(struct slot *slot, uint64_t version)
 	} else {
 		uint64_t head, tail;
 		discard_split(req, &head, &tail);
-		slot->begin = model_discard_begin(run.model, req->offset, head, tail, req->offset + req->length);
+		slot->begin = model_discard_begin(run.model, req->offset, head, tail,
+						  req->offset + req->length);
 	}
 }
 
@@ -157,7 +148,8 @@ static void model_end(struct slot *slot)
 	} else if (req->kind == COW_OP_FLUSH) {
 		model_flush_end(run.model, slot->begin);
 	} else {
-		model_write_end(run.model, req->offset, req->length, slot->begin, req->flags & COW_OP_FUA);
+		model_write_end(run.model, req->offset, req->length, slot->begin,
+				req->flags & COW_OP_FUA);
 	}
 }
 
@@ -175,7 +167,7 @@ static void slot_done(void *ctx, int result)
 	worker->nr_inflight--;
 }
 
-static void maybe_die(uint64_t nr)
+static void maybe_random_die(uint64_t nr)
 {
 	if (!opt.kill || nr != run.kill_at)
 		return;
@@ -193,7 +185,7 @@ static void issue(struct worker *worker)
 	struct request *req = &slot->req;
 	workload_next(&run.load, &worker->rng, req);
 	uint64_t nr = atomic_fetch_add(run.nr_issued, 1);
-	maybe_die(nr);
+	maybe_random_die(nr);
 	uint64_t version = version_of(slot, nr);
 	if (run.model)
 		model_begin(slot, version);
@@ -231,7 +223,7 @@ static void worker_open(struct worker *worker)
 	cow_loop_enter(worker->loop);
 	int ret = cow_queue_new(run.image, worker->loop, opt.depth, &worker->queue);
 	if (ret)
-		die("cow_queue_new", strerror(-ret));
+		random_die("cow_queue_new", strerror(-ret));
 	worker->slots = calloc(opt.depth, sizeof(*worker->slots));
 	for (unsigned i = 0; i < opt.depth; i++) {
 		struct slot *slot = &worker->slots[i];
@@ -246,7 +238,8 @@ static void worker_open(struct worker *worker)
 static void worker_close(struct worker *worker)
 {
 	cow_queue_free(worker->queue);
-	pthread_barrier_wait(&run.closed); /* no loop goes while another's queue may still post to it */
+	/* no loop goes while another's queue may still post to it */
+	pthread_barrier_wait(&run.closed);
 	cow_loop_enter(NULL);
 	cow_loop_free(worker->loop);
 	for (unsigned i = 0; i < opt.depth; i++)
@@ -271,7 +264,7 @@ static void *worker_main(void *arg)
 		}
 		int ret = cow_loop_run(worker->loop, !worker->nr_left || !worker->free_slots);
 		if (ret)
-			die("cow_loop_run", strerror(-ret));
+			random_die("cow_loop_run", strerror(-ret));
 	}
 	worker_close(worker);
 	return NULL;
@@ -289,8 +282,8 @@ static _Noreturn void stuck(void)
 	fprintf(stderr, "cow_random: stuck for %u s: seed %" PRIu64 "\n", opt.timeout_seconds,
 		opt.seed);
 	for (unsigned i = 0; i < opt.queues; i++) {
-		fprintf(stderr, " queue %u: %u in flight, %" PRIu64 " to go\n", i, run.workers[i].nr_inflight,
-			run.workers[i].nr_left);
+		fprintf(stderr, " queue %u: %u in flight, %" PRIu64 " to go\n", i,
+			run.workers[i].nr_inflight, run.workers[i].nr_left);
 		cow_queue_print(run.workers[i].queue, print_line, NULL);
 	}
 	_exit(3);
@@ -339,7 +332,7 @@ static void open_image(struct cow_loop *loop, bool writable)
 	options.writable = writable;
 	int ret = cow_image_open(cow_host_system(), loop, opt.image, &options, &run.image, &err);
 	if (ret)
-		die("cannot open", err.text[0] ? err.text : strerror(-ret));
+		random_die("cannot open", err.text[0] ? err.text : strerror(-ret));
 }
 
 static void close_image(struct cow_loop *loop)
@@ -363,9 +356,10 @@ static void round_run(struct rng *rng)
 	open_image(loop, true);
 	workload_init(&run.load, cow_image_geometry(run.image), rng);
 	if (opt.mix && !workload_parse_mix(&run.load, opt.mix))
-		die("--mix", "name=weight,... with read write flush discard zero");
+		random_die("--mix", "name=weight,... with read write flush discard zero");
 	if (opt.max_bytes)
-		run.load.max_bytes = opt.max_bytes < run.load.max_bytes ? opt.max_bytes : run.load.max_bytes;
+		run.load.max_bytes =
+			opt.max_bytes < run.load.max_bytes ? opt.max_bytes : run.load.max_bytes;
 	if (opt.zero_percent)
 		run.load.zero_percent = opt.zero_percent;
 	work(rng);
@@ -397,8 +391,8 @@ static void round_killed(struct rng *rng)
 
 /* ---- the final sweep ---- */
 
-static void sweep_chunk(struct cow_queue *queue, int shadow, const uint8_t *initial, void *buf, uint64_t offset,
-			uint64_t length)
+static void sweep_chunk(struct cow_queue *queue, int shadow, const uint8_t *initial, void *buf,
+			uint64_t offset, uint64_t length)
 {
 	if (run.model)
 		model_read_begin(run.model, 0);
@@ -409,10 +403,13 @@ static void sweep_chunk(struct cow_queue *queue, int shadow, const uint8_t *init
 		fail("after reopening", 0);
 	if (shadow >= 0 && memcmp(buf, initial + offset, length) &&
 	    pwrite(shadow, buf, length, (off_t)offset) != (ssize_t)length)
-		die(opt.shadow, strerror(errno));
+		random_die(opt.shadow, strerror(errno));
 }
 
-/* Reads everything that may have changed through a read-only image, and brings the shadow file up to date if given. */
+/*
+ * Reads everything that may have changed through a read-only image, and brings the shadow file up
+ * to date if given.
+ */
 static void sweep(int shadow, const uint8_t *initial, bool writable)
 {
 	struct cow_loop *loop = new_loop(4);
@@ -420,7 +417,7 @@ static void sweep(int shadow, const uint8_t *initial, bool writable)
 	struct cow_queue *queue;
 	int ret = cow_queue_new(run.image, loop, 2, &queue);
 	if (ret)
-		die("cow_queue_new", strerror(-ret));
+		random_die("cow_queue_new", strerror(-ret));
 	uint64_t size = cow_image_geometry(run.image)->size_bytes;
 	void *buf = cow_buf_alloc(SWEEP_BYTES);
 	for (uint64_t offset = 0; offset < size; offset += SWEEP_BYTES) {
@@ -451,127 +448,21 @@ static int open_shadow(uint64_t size, const uint8_t **initial)
 	int fd = opt.shadow ? open(opt.shadow, O_RDWR | O_CREAT | O_CLOEXEC, 0600) : -1;
 	struct stat st = { 0 };
 	if (opt.shadow && (fd < 0 || fstat(fd, &st)))
-		die(opt.shadow, strerror(errno));
+		random_die(opt.shadow, strerror(errno));
 	if (fd >= 0 && st.st_size && (uint64_t)st.st_size != size)
-		die(opt.shadow, "its size is not the disk's");
+		random_die(opt.shadow, "its size is not the disk's");
 	if (fd >= 0 && ftruncate(fd, (off_t)size))
-		die(opt.shadow, strerror(errno));
+		random_die(opt.shadow, strerror(errno));
 	int flags = MAP_PRIVATE | MAP_NORESERVE | (fd < 0 ? MAP_ANONYMOUS : 0);
 	*initial = mmap(NULL, size, PROT_READ, flags, fd, 0);
 	if (*initial == MAP_FAILED)
-		die("shadow", strerror(errno));
+		random_die("shadow", strerror(errno));
 	return fd;
-}
-
-static const struct option long_options[] = {
-	{ "image", required_argument, NULL, 'i' },      { "shadow", required_argument, NULL, 's' },
-	{ "seed", required_argument, NULL, 'S' },       { "ops", required_argument, NULL, 'n' },
-	{ "queues", required_argument, NULL, 'q' },     { "depth", required_argument, NULL, 'd' },
-	{ "rounds", required_argument, NULL, 'r' },     { "mix", required_argument, NULL, 'm' },
-	{ "max-bytes", required_argument, NULL, 'b' },  { "cache-bytes", required_argument, NULL, 'c' },
-	{ "timeout", required_argument, NULL, 't' },    { "detect-zeroes", required_argument, NULL, 'z' },
-	{ "zero-percent", required_argument, NULL, 'Z' }, { "backing-root", required_argument, NULL, 'R' },
-	{ "sync-loop", no_argument, NULL, 'y' },        { "no-verify", no_argument, NULL, 'V' },
-	{ "kill", no_argument, NULL, 'k' },             { "no-discard", no_argument, NULL, 'D' },
-	{ "buffered", no_argument, NULL, 'B' },         { "key-file", required_argument, NULL, 'K' },
-	{ "compress", no_argument, NULL, 'C' },
-	{ "live-snapshots", required_argument, NULL, 'L' },
-	{ "live-bitmaps", no_argument, NULL, 'l' },     { "written", required_argument, NULL, 'w' },
-	{ NULL, 0, NULL, 0 },
-};
-
-static uint64_t number(const char *text)
-{
-	char *end;
-	uint64_t value = strtoull(text, &end, 0);
-	if (end == text || *end)
-		die(text, "not a number");
-	return value;
-}
-
-static enum cow_detect_zeroes detect_zeroes(const char *text)
-{
-	if (!strcmp(text, "unmap"))
-		return COW_DETECT_ZEROES_UNMAP;
-	return strcmp(text, "on") ? COW_DETECT_ZEROES_OFF : COW_DETECT_ZEROES_ON;
-}
-
-/* The file's whole content is the passphrase, as QEMU's secret objects take it. */
-static void read_key(const char *path)
-{
-	static const struct cow_secret *secret;
-	struct cow_secret *s = cow_secret_new();
-	FILE *f = fopen(path, "r");
-	if (!s || !f)
-		die(path, "cannot read the key");
-	s->bytes = fread(s->data, 1, sizeof(s->data), f);
-	fclose(f);
-	secret = s;
-	opt.open.secrets = &secret;
-	opt.open.nr_secrets = 1;
-	opt.open.write_legacy_aes = true;
-}
-
-/* A line at a time: the process may be killed. */
-static void open_written(const char *path)
-{
-	opt.written = fopen(path, "w");
-	if (!opt.written)
-		die(path, strerror(errno));
-	setlinebuf(opt.written);
-}
-
-static void parse_one(int c, const char *arg)
-{
-	static const char *root;
-	switch (c) {
-	case 'i': opt.image = arg; break;
-	case 's': opt.shadow = arg; break;
-	case 'S': opt.seed = number(arg); break;
-	case 'n': opt.ops = number(arg); break;
-	case 'q': opt.queues = (unsigned)number(arg); break;
-	case 'd': opt.depth = (unsigned)number(arg); break;
-	case 'r': opt.rounds = (unsigned)number(arg); break;
-	case 'm': opt.mix = arg; break;
-	case 'b': opt.max_bytes = number(arg); break;
-	case 'c': opt.open.cache_bytes = number(arg); break;
-	case 't': opt.timeout_seconds = (unsigned)number(arg); break;
-	case 'z': opt.open.detect_zeroes = detect_zeroes(arg); break;
-	case 'Z': opt.zero_percent = (unsigned)number(arg); break;
-	case 'R': root = arg; opt.open.backing_roots = &root; opt.open.nr_backing_roots = 1; break;
-	case 'y': opt.sync_loop = true; break;
-	case 'V': opt.no_verify = true; break;
-	case 'k': opt.kill = true; break;
-	case 'D': opt.open.no_discard = true; break;
-	case 'B': opt.open.buffered = true; break;
-	case 'K': read_key(arg); break;
-	case 'C': opt.open.compress = true; break;
-	case 'L': opt.live_snapshots = (unsigned)number(arg); break;
-	case 'l': opt.live_bitmaps = true; break;
-	case 'w': open_written(arg); break;
-	default: exit(2);
-	}
-}
-
-static void parse_options(int argc, char **argv)
-{
-	struct timespec now;
-	clock_gettime(CLOCK_REALTIME, &now);
-	opt.seed = (uint64_t)now.tv_nsec;
-	int c;
-	while ((c = getopt_long(argc, argv, "", long_options, NULL)) != -1)
-		parse_one(c, optarg);
-	if (!opt.image || optind != argc)
-		die("usage", "cow_random --image IMAGE [--shadow RAW] [--seed N] [--ops N] [--queues N] [--depth N] ...");
-	if (!opt.queues || !opt.depth || !opt.rounds || opt.queues * opt.depth > MODEL_MAX_READERS)
-		die("usage", "queues, depth and rounds must be positive");
-	if (opt.kill && opt.no_verify)
-		die("usage", "--kill needs the model");
 }
 
 int main(int argc, char **argv)
 {
-	parse_options(argc, argv);
+	random_options_parse(&opt, argc, argv);
 	struct rng rng = { opt.seed };
 	struct cow_image_geometry geometry = look_at_image();
 	const uint8_t *initial;
@@ -594,6 +485,7 @@ int main(int argc, char **argv)
 	sweep(shadow, initial, false);
 	if (atomic_load(&run.failed))
 		return 1;
-	printf("cow_random: %" PRIu64 " requests, seed %" PRIu64 ": right\n", atomic_load(run.nr_issued), opt.seed);
+	printf("cow_random: %" PRIu64 " requests, seed %" PRIu64 ": right\n",
+	       atomic_load(run.nr_issued), opt.seed);
 	return 0;
 }

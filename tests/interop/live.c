@@ -26,7 +26,7 @@ static int create(void *ctx, struct cow_loop *loop, struct cow_file *file, struc
 	return cow_snapshot_create(loop, file, ctx, &date, NULL, err);
 }
 
-static int delete(void *ctx, struct cow_loop *loop, struct cow_file *file, struct cow_error *err)
+static int delete (void *ctx, struct cow_loop *loop, struct cow_file *file, struct cow_error *err)
 {
 	struct cow_snapshot_key key = { .text = ctx, .by = COW_SNAPSHOT_BY_NAME };
 	return cow_snapshot_delete(loop, file, &key, err);
@@ -55,7 +55,10 @@ static int change_bitmap(struct cow_loop *loop, enum cow_bitmap_command command,
 	struct cow_error err = { 0 };
 	char name[32], source[32];
 	const char *sources[] = { source };
-	const struct cow_bitmap_change change = { .command = command, .name = name, .sources = sources, .nr_sources = 1,
+	const struct cow_bitmap_change change = { .command = command,
+						  .name = name,
+						  .sources = sources,
+						  .nr_sources = 1,
 						  .granularity_bits = 9 + (unsigned)serial % 10 };
 	snprintf(name, sizeof(name), "live%d", serial);
 	snprintf(source, sizeof(source), "live%d", serial - 1);

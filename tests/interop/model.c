@@ -33,10 +33,10 @@ struct model {
 	uint64_t nr_sectors;
 	const uint8_t *initial;
 	bool crash;
-	uint64_t flushed; /* begin of the newest completed flush */
-	bool after_crash; /* reads are judged by `flushed` */
+	uint64_t flushed;		     /* begin of the newest completed flush */
+	bool after_crash;		     /* reads are judged by `flushed` */
 	uint64_t reading[MODEL_MAX_READERS]; /* begin of each running read, or 0 */
-	unsigned nr_readers;                 /* highest slot used, plus 1 */
+	unsigned nr_readers;		     /* highest slot used, plus 1 */
 	uint64_t printed;
 	uint8_t *arena, *arena_end;
 	struct entry *free_entries;
@@ -45,7 +45,8 @@ struct model {
 
 static void *map_shared(size_t bytes)
 {
-	void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
+		       MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (p == MAP_FAILED) {
 		perror("model: mmap");
 		exit(2);
@@ -98,7 +99,9 @@ static void entry_free(struct model *m, struct entry *e)
 static struct entry *push(struct model *m, struct sector *s, uint64_t version, uint64_t begin)
 {
 	struct entry *e = entry_new(m);
-	*e = (struct entry){ .next = s->list, .version = version, .begin = begin, .end = NEVER, .durable = NEVER };
+	*e = (struct entry){
+		.next = s->list, .version = version, .begin = begin, .end = NEVER, .durable = NEVER
+	};
 	s->list = e;
 	return e;
 }
@@ -106,8 +109,8 @@ static struct entry *push(struct model *m, struct sector *s, uint64_t version, u
 /* ---- candidates ---- */
 
 /*
- * Whoever began to look at `when` cannot see a write that had ended before this: the begin of the newest write that was done for certain
- * by then.
+ * Whoever began to look at `when` cannot see a write that had ended before this: the begin of the
+ * newest write that was done for certain by then.
  */
 static uint64_t replaced_before(const struct sector *s, uint64_t when, bool durably)
 {
@@ -132,7 +135,10 @@ static uint64_t oldest_reader(const struct model *m)
 	return oldest;
 }
 
-/* durable times are set lazily: a write that ended before the newest completed flush began is durable. */
+/*
+ * durable times are set lazily: a write that ended before the newest completed flush began is
+ * durable.
+ */
 static void note_flush(const struct model *m, struct sector *s)
 {
 	for (struct entry *e = s->list; e; e = e->next)
@@ -192,17 +198,20 @@ uint64_t model_write_begin(struct model *m, uint64_t offset, uint64_t length, ui
 	return begin;
 }
 
-uint64_t model_discard_begin(struct model *m, uint64_t offset, uint64_t head, uint64_t tail, uint64_t end)
+uint64_t model_discard_begin(struct model *m, uint64_t offset, uint64_t head, uint64_t tail,
+			     uint64_t end)
 {
 	pthread_mutex_lock(&m->lock);
 	uint64_t begin = ++m->now;
 	for (uint64_t i = offset / SECTOR; i < end / SECTOR; i++)
-		sector_write_begin(m, &m->sectors[i], MODEL_ZERO, i < head / SECTOR || i >= tail / SECTOR);
+		sector_write_begin(m, &m->sectors[i], MODEL_ZERO,
+				   i < head / SECTOR || i >= tail / SECTOR);
 	pthread_mutex_unlock(&m->lock);
 	return begin;
 }
 
-static void sector_write_end(struct model *m, struct sector *s, uint64_t begin, bool fua, uint64_t horizon)
+static void sector_write_end(struct model *m, struct sector *s, uint64_t begin, bool fua,
+			     uint64_t horizon)
 {
 	struct entry *e = s->list;
 	while (e && e->begin != begin)
@@ -279,7 +288,9 @@ void model_fill(uint64_t version, uint64_t offset, uint64_t length, void *buf)
 {
 	uint64_t *words = buf;
 	for (uint64_t i = 0; i < length / 8; i++)
-		words[i] = version == MODEL_ZERO ? 0 : word_at(version, offset / SECTOR + i / WORDS, i % WORDS);
+		words[i] = version == MODEL_ZERO
+				   ? 0
+				   : word_at(version, offset / SECTOR + i / WORDS, i % WORDS);
 }
 
 static uint64_t expected(const struct model *m, uint64_t version, uint64_t sector, unsigned i)
@@ -302,8 +313,8 @@ static bool matches(const struct model *m, uint64_t version, uint64_t sector, co
 	return true;
 }
 
-static bool word_matches(const struct model *m, const struct sector *s, uint64_t sector, unsigned i, uint64_t word,
-			 uint64_t replaced)
+static bool word_matches(const struct model *m, const struct sector *s, uint64_t sector, unsigned i,
+			 uint64_t word, uint64_t replaced)
 {
 	for (const struct entry *e = s->list; e; e = e->next)
 		if (is_candidate(e, replaced) && word == expected(m, e->version, sector, i))
@@ -327,7 +338,8 @@ static bool settled(const struct model *m, const struct sector *s, uint64_t hori
 	return !m->crash;
 }
 
-static bool sector_read(struct model *m, uint64_t sector, const uint64_t *words, uint64_t when, uint64_t horizon)
+static bool sector_read(struct model *m, uint64_t sector, const uint64_t *words, uint64_t when,
+			uint64_t horizon)
 {
 	struct sector *s = &m->sectors[sector];
 	if (!s->list)
@@ -353,15 +365,18 @@ static bool sector_read(struct model *m, uint64_t sector, const uint64_t *words,
 static void describe(const struct model *m, uint64_t sector, const uint64_t *words, uint64_t when)
 {
 	const struct sector *s = &m->sectors[sector];
-	fprintf(stderr, "model: sector %" PRIu64 " (offset %" PRIu64 "): read %016" PRIx64 " %016" PRIx64 " .. %016" PRIx64
-		" (version %" PRIu64 "?), may be", sector, sector * SECTOR, words[0], words[1], words[WORDS - 1],
+	fprintf(stderr,
+		"model: sector %" PRIu64 " (offset %" PRIu64 "): read %016" PRIx64 " %016" PRIx64
+		" .. %016" PRIx64 " (version %" PRIu64 "?), may be",
+		sector, sector * SECTOR, words[0], words[1], words[WORDS - 1],
 		words[0] >> (64 - MODEL_VERSION_BITS));
 	if (!s->list)
 		fprintf(stderr, " %" PRIu64, s->version);
 	uint64_t replaced = replaced_before(s, when, m->after_crash);
 	for (const struct entry *e = s->list; e; e = e->next)
 		if (is_candidate(e, replaced))
-			fprintf(stderr, " %" PRIu64 "%s%s", e->version, e->maybe ? "?" : "", e->end >= when ? "*" : "");
+			fprintf(stderr, " %" PRIu64 "%s%s", e->version, e->maybe ? "?" : "",
+				e->end >= when ? "*" : "");
 	fprintf(stderr, "\n");
 }
 
@@ -374,7 +389,8 @@ void model_read_begin(struct model *m, unsigned reader)
 	pthread_mutex_unlock(&m->lock);
 }
 
-uint64_t model_read_end(struct model *m, unsigned reader, uint64_t offset, uint64_t length, const void *buf)
+uint64_t model_read_end(struct model *m, unsigned reader, uint64_t offset, uint64_t length,
+			const void *buf)
 {
 	pthread_mutex_lock(&m->lock);
 	uint64_t when = m->reading[reader], bad = 0;

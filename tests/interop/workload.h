@@ -19,11 +19,11 @@ uint64_t rng_below(struct rng *rng, uint64_t bound);
 struct workload {
 	uint64_t size_bytes;
 	uint32_t cluster_bytes;
-	uint64_t max_bytes;     /* READ, WRITE */
-	uint64_t max_long_bytes; /* DISCARD, WRITE_ZEROES */
+	uint64_t max_bytes;	     /* READ, WRITE */
+	uint64_t max_long_bytes;     /* DISCARD, WRITE_ZEROES */
 	uint64_t hot_off, hot_bytes; /* half of the requests go here */
-	unsigned weight[5];     /* by enum cow_op_kind */
-	unsigned zero_percent;  /* of the writes carry zeros */
+	unsigned weight[5];	     /* by enum cow_op_kind */
+	unsigned zero_percent;	     /* of the writes carry zeros */
 };
 
 struct request {

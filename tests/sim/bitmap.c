@@ -20,11 +20,13 @@ static void remember(struct sim_run *run, uint64_t *ids)
 		ids[s] = run->model.cells[s].nr == 1 ? run->model.cells[s].versions[0].id : UNKNOWN;
 }
 
-static struct cow_bitmap_change change_of(const struct sim_run *run, enum cow_bitmap_command command)
+static struct cow_bitmap_change change_of(const struct sim_run *run,
+					  enum cow_bitmap_command command)
 {
-	return (struct cow_bitmap_change){
-		.command = command, .name = NAME, .granularity_bits = (unsigned)run->script->config.bitmap
-	};
+	return (struct cow_bitmap_change){ .command = command,
+					   .name = NAME,
+					   .granularity_bits =
+						   (unsigned)run->script->config.bitmap };
 }
 
 static struct cow_file *open_file(struct sim_run *run, unsigned flags)
@@ -94,10 +96,13 @@ void sim_bitmap_look(struct sim_run *run, bool clean)
 		cow_dirty_fini(&d);
 	if (run->world.powered_off)
 		return;
-	b->found = !ret ? SIM_BITMAP_BELIEVED : ret == -ENOENT ? SIM_BITMAP_GONE : SIM_BITMAP_INCONSISTENT;
+	b->found = !ret		    ? SIM_BITMAP_BELIEVED
+		   : ret == -ENOENT ? SIM_BITMAP_GONE
+				    : SIM_BITMAP_INCONSISTENT;
 	if (ret && !strstr(err.text, ret == -ENOENT ? "there is no" : "is inconsistent"))
 		sim_fail("bitmap: %s", err.text);
-	if (ret == -ENOENT && !b->may_be_gone && !run->world.faults.nr_injected && !run->world.faults.nr_full)
+	if (ret == -ENOENT && !b->may_be_gone && !run->world.faults.nr_injected &&
+	    !run->world.faults.nr_full)
 		sim_fail("the bitmap is gone");
 	if (ret && clean && b->tracked)
 		sim_fail("bitmap, after a clean close: %s", err.text);
@@ -110,7 +115,8 @@ static bool covers(const struct sim_run *run, const uint64_t *base)
 {
 	for (uint64_t s = 0; s < run->model.nr_sectors; s++) {
 		const struct sim_cell *cell = &run->model.cells[s];
-		bool differs = cell->nr == 1 && base[s] != UNKNOWN && cell->versions[0].id != base[s];
+		bool differs =
+			cell->nr == 1 && base[s] != UNKNOWN && cell->versions[0].id != base[s];
 		if (differs && !run->bitmap.dirty[s])
 			return false;
 	}
@@ -128,7 +134,10 @@ static bool command(struct sim_run *run, enum cow_bitmap_command what)
 	return !ret && !run->world.powered_off;
 }
 
-/* Clear from now on, if the commands succeed; what comes of them otherwise is seen at the next look. */
+/*
+ * Clear from now on, if the commands succeed; what comes of them otherwise is seen at the next
+ * look.
+ */
 static void renew(struct sim_run *run)
 {
 	struct sim_bitmap *b = &run->bitmap;
@@ -153,9 +162,11 @@ void sim_bitmap_judge(struct sim_run *run)
 	if (!b->base[0] || run->world.powered_off)
 		return;
 	if (b->found == SIM_BITMAP_BELIEVED && !covers(run, b->base[0]) && !covers(run, b->base[1]))
-		sim_fail("the bitmap is not in use, but does not cover what was written since it was clear");
+		sim_fail("the bitmap is not in use, but does not cover what was written since it "
+			 "was clear");
 	run->stats.believed += b->found == SIM_BITMAP_BELIEVED;
 	b->tracked = b->found == SIM_BITMAP_BELIEVED;
-	if (!cow_image_failure(run->image) && (b->found != SIM_BITMAP_BELIEVED || sim_chance(&run->random, 25)))
+	if (!cow_image_failure(run->image) &&
+	    (b->found != SIM_BITMAP_BELIEVED || sim_chance(&run->random, 25)))
 		renew(run);
 }

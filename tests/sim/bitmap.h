@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A dirty bitmap in the image: whenever it is found not to be in use, it covers every sector that differs from when it was last clear. It
- * is cleared now and then on the running image, and made anew after it was lost to a crash.
+ * A dirty bitmap in the image: whenever it is found not to be in use, it covers every sector that
+ * differs from when it was last clear. It is cleared now and then on the running image, and made
+ * anew after it was lost to a crash.
  */
 #ifndef SIM_BITMAP_H
 #define SIM_BITMAP_H
@@ -14,10 +15,13 @@ struct sim_run;
 enum sim_bitmap_found { SIM_BITMAP_GONE, SIM_BITMAP_INCONSISTENT, SIM_BITMAP_BELIEVED };
 
 struct sim_bitmap {
-	uint64_t *base[2];  /* what each sector held when it was last clear; the second: if the last command took effect */
-	bool *dirty;        /* each sector's, as last found in the file */
+	/*
+	 * what each sector held when it was last clear; the second: if the last command took effect
+	 */
+	uint64_t *base[2];
+	bool *dirty; /* each sector's, as last found in the file */
 	enum sim_bitmap_found found;
-	bool tracked;       /* the session that is open keeps it */
+	bool tracked; /* the session that is open keeps it */
 	bool may_be_gone;
 };
 

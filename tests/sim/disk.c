@@ -74,8 +74,8 @@ static void apply(struct sim_store *s, const struct sim_change *c)
 	}
 }
 
-static struct sim_change *add(struct sim_file *f, enum sim_change_kind kind, uint64_t offset, uint64_t length,
-			      const void *data, const void *owner)
+static struct sim_change *add(struct sim_file *f, enum sim_change_kind kind, uint64_t offset,
+			      uint64_t length, const void *data, const void *owner)
 {
 	struct sim_change *c = calloc(1, sizeof(*c));
 	cow_assert(c);
@@ -95,7 +95,8 @@ static struct sim_change *add(struct sim_file *f, enum sim_change_kind kind, uin
 	return c;
 }
 
-void sim_file_write(struct sim_file *f, uint64_t offset, const void *data, uint64_t length, const void *owner)
+void sim_file_write(struct sim_file *f, uint64_t offset, const void *data, uint64_t length,
+		    const void *owner)
 {
 	if (offset + length > f->now.size_bytes)
 		add(f, SIM_RESIZE, offset + length, f->now.size_bytes, NULL, owner);
@@ -151,14 +152,18 @@ static bool overlap(const struct sim_change *a, const struct sim_change *b)
 	return a0 < b1 && b0 < a1;
 }
 
-/* What came before a covered change to the same bytes cannot come out after it: it is covered with it. */
+/*
+ * What came before a covered change to the same bytes cannot come out after it: it is covered with
+ * it.
+ */
 static void cover_predecessors(struct sim_file *f)
 {
 	bool again = true;
 	while (again) {
 		again = false;
 		for (struct sim_change *c = f->head; c; c = c->next) {
-			for (struct sim_change *later = c->next; later && !c->covered; later = later->next)
+			for (struct sim_change *later = c->next; later && !c->covered;
+			     later = later->next)
 				c->covered = later->covered && overlap(c, later);
 		}
 	}
@@ -212,8 +217,11 @@ bool sim_disk_in_doubt(const struct sim_disk *disk)
 
 /* ---- power loss ---- */
 
-/* Sectors of a write, each with the given chance, never beyond the end of the file as it came out. */
-static void apply_torn(struct sim_store *s, const struct sim_change *c, unsigned percent, struct sim_random *r)
+/*
+ * Sectors of a write, each with the given chance, never beyond the end of the file as it came out.
+ */
+static void apply_torn(struct sim_store *s, const struct sim_change *c, unsigned percent,
+		       struct sim_random *r)
 {
 	uint64_t pos = c->offset, end = c->offset + c->length;
 	end = end < s->size_bytes ? end : s->size_bytes;
@@ -230,7 +238,8 @@ static void apply_torn(struct sim_store *s, const struct sim_change *c, unsigned
 	}
 }
 
-static void survive(struct sim_store *s, const struct sim_change *c, unsigned percent, struct sim_random *r)
+static void survive(struct sim_store *s, const struct sim_change *c, unsigned percent,
+		    struct sim_random *r)
 {
 	if (c->kind == SIM_RESIZE) {
 		if (sim_chance(r, percent))

@@ -24,8 +24,10 @@ static void judge_error(struct sim_run *run, const struct sim_op *op, int result
 	run->stats.failed_ops++;
 	bool small_device = result == -ENOSPC && run->script->config.block_device;
 	if (!sim_guest_excused(run) && !small_device)
-		sim_fail("request failed with %d (%s) though nothing was wrong with the host; image failure: %s", result,
-			 strerror(-result), cow_image_failure(run->image) ? cow_image_failure(run->image) : "none");
+		sim_fail("request failed with %d (%s) though nothing was wrong with the host; "
+			 "image failure: %s",
+			 result, strerror(-result),
+			 cow_image_failure(run->image) ? cow_image_failure(run->image) : "none");
 	if (result != -EIO && result != -ENOSPC && result != -EROFS)
 		sim_fail("request failed with an odd error: %d (%s)", result, strerror(-result));
 	if (op->action->kind == SIM_READ && result != -EIO)
@@ -53,8 +55,9 @@ static void judge(struct sim_run *run, const struct sim_op *op, int result)
 	if (a->kind == SIM_FLUSH && !result)
 		sim_model_flushed(&run->model, op->start);
 	if (is_writing(a))
-		sim_model_write_end(&run->model, op->start, a->offset / SIM_SECTOR, a->length / SIM_SECTOR,
-				    !result && a->kind != SIM_DISCARD, a->flags & SIM_FUA);
+		sim_model_write_end(&run->model, op->start, a->offset / SIM_SECTOR,
+				    a->length / SIM_SECTOR, !result && a->kind != SIM_DISCARD,
+				    a->flags & SIM_FUA);
 }
 
 static void op_done(void *ctx, int result)
@@ -130,7 +133,8 @@ void sim_guest_submit(struct sim_run *run, const struct sim_action *a)
 	run->stats.ops++;
 	cow_loop_enter(&run->queue_loops[queue]->base);
 	cow_queue_submit(run->queues[queue], idx, (enum cow_op_kind)a->kind,
-			 a->flags & (COW_OP_FUA | COW_OP_NOUNMAP), a->offset, a->length, op->buf, op_done, op);
+			 a->flags & (COW_OP_FUA | COW_OP_NOUNMAP), a->offset, a->length, op->buf,
+			 op_done, op);
 	cow_loop_enter(NULL);
 }
 
@@ -156,11 +160,13 @@ void sim_guest_check_hang(struct sim_run *run)
 		for (unsigned i = 0; i < SIM_MAX_DEPTH; i++)
 			if (run->ops[q][i].busy && run->ops[q][i].first_step < oldest)
 				oldest = run->ops[q][i].first_step;
-	if (oldest == UINT64_MAX || (sim_world_step(&run->world) && run->world.steps - oldest < HANG_STEPS))
+	if (oldest == UINT64_MAX ||
+	    (sim_world_step(&run->world) && run->world.steps - oldest < HANG_STEPS))
 		return;
 	for (unsigned q = 0; q < run->script->config.queues; q++)
 		cow_queue_print(run->queues[q], print_line, NULL);
-	sim_fail("requests hang%s", run->world.powered_off ? " after the host failed for good" : "");
+	sim_fail("requests hang%s",
+		 run->world.powered_off ? " after the host failed for good" : "");
 }
 
 void sim_guest_abandon(struct sim_run *run)
@@ -183,8 +189,10 @@ void sim_guest_verify(struct sim_run *run)
 		if (run->world.powered_off || (ret && sim_guest_excused(run)))
 			continue;
 		if (ret)
-			sim_fail("cannot read at %llu: %s", (unsigned long long)off, strerror(-ret));
-		if (!sim_model_read_ok(&run->model, start, off / SIM_SECTOR, n / SIM_SECTOR, buf, text, sizeof(text)))
+			sim_fail("cannot read at %llu: %s", (unsigned long long)off,
+				 strerror(-ret));
+		if (!sim_model_read_ok(&run->model, start, off / SIM_SECTOR, n / SIM_SECTOR, buf,
+				       text, sizeof(text)))
 			sim_fail("verify: %s", text);
 	}
 	free(buf);

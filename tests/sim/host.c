@@ -34,7 +34,8 @@ static int lock(struct sim_handle *h, unsigned flags)
 	return 0;
 }
 
-static int find_or_create(struct sim_world *world, const char *path, unsigned flags, struct sim_file **out)
+static int find_or_create(struct sim_world *world, const char *path, unsigned flags,
+			  struct sim_file **out)
 {
 	*out = sim_disk_find(&world->disk, path);
 	if (!*out && !(flags & COW_OPEN_CREATE))

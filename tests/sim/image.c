@@ -24,8 +24,8 @@ static void must(int ret, const struct cow_error *err, const char *what)
 static int open_queues(struct sim_run *run)
 {
 	for (unsigned q = 0; q < run->script->config.queues; q++) {
-		int ret = cow_queue_new(run->image, &run->queue_loops[q]->base, (unsigned)run->script->config.depth,
-					&run->queues[q]);
+		int ret = cow_queue_new(run->image, &run->queue_loops[q]->base,
+					(unsigned)run->script->config.depth, &run->queues[q]);
 		if (ret)
 			sim_fail("cannot make queue %u: %s", q, strerror(-ret));
 	}
@@ -55,7 +55,8 @@ int sim_image_open(struct sim_run *run)
 	};
 	struct cow_error err = { 0 };
 	sim_image_keys(run, &options);
-	int ret = cow_image_open(&run->world.host, &run->control->base, TOP, &options, &run->image, &err);
+	int ret = cow_image_open(&run->world.host, &run->control->base, TOP, &options, &run->image,
+				 &err);
 	if (ret && (run->world.powered_off || sim_guest_excused(run))) {
 		check_left_behind(run);
 		return ret;
@@ -102,14 +103,16 @@ static void finding(void *ctx, const char *text)
 }
 
 /* False if power was lost meanwhile. */
-static bool check_once(struct sim_run *run, enum cow_repair repair, bool print, struct cow_check_result *result)
+static bool check_once(struct sim_run *run, enum cow_repair repair, bool print,
+		       struct cow_check_result *result)
 {
 	struct cow_error err = { 0 };
 	struct cow_file *file;
 	struct cow_check_options options = { .repair = repair, .finding = print ? finding : NULL };
 	const struct cow_host_ops *ops = run->world.host.ops;
 	memset(result, 0, sizeof(*result));
-	must(ops->open(&run->world.host, TOP, repair ? COW_OPEN_WRITE : 0, &file, &err), &err, "open for check");
+	must(ops->open(&run->world.host, TOP, repair ? COW_OPEN_WRITE : 0, &file, &err), &err,
+	     "open for check");
 	int ret = cow_check_file(&run->control->base, file, &options, result, &err);
 	ops->close(file);
 	if (run->world.powered_off)
@@ -121,11 +124,13 @@ static bool check_once(struct sim_run *run, enum cow_repair repair, bool print, 
 static void repair(struct sim_run *run, enum cow_repair kind)
 {
 	struct cow_check_result result;
-	if (!check_once(run, kind, false, &result) || !check_once(run, COW_REPAIR_NONE, true, &result))
+	if (!check_once(run, kind, false, &result) ||
+	    !check_once(run, COW_REPAIR_NONE, true, &result))
 		return;
 	if (result.corruptions || result.leaks || result.check_errors)
-		sim_fail("repair left %llu corruptions, %llu leaks, %llu errors", (unsigned long long)result.corruptions,
-			 (unsigned long long)result.leaks, (unsigned long long)result.check_errors);
+		sim_fail("repair left %llu corruptions, %llu leaks, %llu errors",
+			 (unsigned long long)result.corruptions, (unsigned long long)result.leaks,
+			 (unsigned long long)result.check_errors);
 	run->leaks = 0;
 	run->stats.repairs++;
 }
@@ -175,7 +180,8 @@ void sim_image_check(struct sim_run *run, bool clean)
 	sim_bitmap_look(run, clean);
 	sim_snapshots_verify(run);
 	if (run->snapshot)
-		sim_snapshot_verify(sim_disk_find(&run->world.disk, TOP), run->snapshot, run->model.nr_sectors);
+		sim_snapshot_verify(sim_disk_find(&run->world.disk, TOP), run->snapshot,
+				    run->model.nr_sectors);
 	run->leaks = result.leaks;
 	if (result.leaks && sim_chance(&run->random, 50))
 		repair(run, COW_REPAIR_LEAKS);

@@ -40,12 +40,14 @@ static void make_key(struct sim_run *run, struct cow_luks *l, struct cow_luks_wo
 	memset(l->uuid, 0, sizeof(l->uuid));
 	cow_assert(!cow_luks_key_digest(l, work));
 	memcpy(l->digest, work->digest, sizeof(l->digest));
-	cow_assert(!cow_luks_split(l->hash_name, work->key, l->cipher.key_bytes, LUKS1_STRIPES, work->material));
+	cow_assert(!cow_luks_split(l->hash_name, work->key, l->cipher.key_bytes, LUKS1_STRIPES,
+				   work->material));
 	cow_assert(!cow_luks_slot_key(l, slot, run->secret, work));
 	cow_assert(!cow_luks_crypt_material(l, work, true));
 }
 
-static void replace_key(struct sim_run *run, struct cow_file *file, const struct cow_extensions *ext)
+static void replace_key(struct sim_run *run, struct cow_file *file,
+			const struct cow_extensions *ext)
 {
 	struct cow_luks l;
 	struct cow_error err = { 0 };
@@ -58,7 +60,8 @@ static void replace_key(struct sim_run *run, struct cow_file *file, const struct
 	make_key(run, &l, work);
 	cow_luks_encode(&l, sector);
 	cow_assert(!cow_loop_write(loop, file, ext->crypto_off, sector, 4096));
-	cow_assert(!cow_loop_write(loop, file, ext->crypto_off + l.slots[0].key_off, work->material, work->material_bytes));
+	cow_assert(!cow_loop_write(loop, file, ext->crypto_off + l.slots[0].key_off, work->material,
+				   work->material_bytes));
 	cow_luks_work_free(work);
 	free(sector);
 }
@@ -90,11 +93,14 @@ static void finish(struct sim_run *run, const char *path, uint64_t kind)
 	ops->close(file);
 }
 
-void sim_keys_create(struct sim_run *run, const char *path, uint64_t kind, struct cow_create_options *options)
+void sim_keys_create(struct sim_run *run, const char *path, uint64_t kind,
+		     struct cow_create_options *options)
 {
 	static const struct cow_crypt_cipher xts = { COW_CRYPT_XTS, COW_CRYPT_PLAIN64, 32 },
 					     cbc = { COW_CRYPT_CBC, COW_CRYPT_ESSIV_SHA256, 16 };
-	struct cow_luks_format format = { .cipher = kind == SIM_ENCRYPT_CBC ? cbc : xts, .hash_name = "sha256", .iter_ms = 1 };
+	struct cow_luks_format format = { .cipher = kind == SIM_ENCRYPT_CBC ? cbc : xts,
+					  .hash_name = "sha256",
+					  .iter_ms = 1 };
 	struct cow_error err = { 0 };
 	if (kind == SIM_ENCRYPT_XTS || kind == SIM_ENCRYPT_CBC) {
 		options->encrypt = &format;

@@ -73,7 +73,8 @@ void sim_live_resolve(struct sim_run *run)
 void sim_live_step(struct sim_run *run)
 {
 	unsigned next = run->action_idx + 1;
-	if (!run->frozen || run->world.powered_off || next >= run->script->nr || !sim_chance(&run->random, 5))
+	if (!run->frozen || run->world.powered_off || next >= run->script->nr ||
+	    !sim_chance(&run->random, 5))
 		return;
 	const struct sim_action *a = &run->script->actions[next];
 	if (a->kind > SIM_ZEROES || !sim_guest_has_room(run, a))
@@ -111,7 +112,8 @@ static void judge_error(struct sim_run *run)
 	if (!sim_guest_excused(run) && !sim_snapshot_may_refuse(run, c))
 		sim_fail("live snapshot command %u: %s", c->what, c->err.text);
 	if (!failed && took_effect(run))
-		sim_fail("live snapshot command %u failed (%s), but took effect", c->what, c->err.text);
+		sim_fail("live snapshot command %u failed (%s), but took effect", c->what,
+			 c->err.text);
 	run->hidden_leaks |= sim_guest_excused(run);
 	c->in_doubt = failed;
 	if (!failed)
@@ -142,7 +144,8 @@ void sim_live_command(struct sim_run *run, const struct sim_action *a)
 	c->begun = sim_model_tick(&run->model);
 	c->in_doubt = true; /* until it returns with the power on */
 	run->frozen = true;
-	c->result = cow_image_change_frozen(run->image, &run->control->base, change, run, NULL, &c->err);
+	c->result = cow_image_change_frozen(run->image, &run->control->base, change, run, NULL,
+					    &c->err);
 	run->frozen = false;
 	if (run->world.powered_off)
 		return;

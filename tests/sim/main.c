@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * cow_sim: the engine under a simulated host. Every run is made from one seed; a failing one is named by it.
+ * cow_sim: the engine under a simulated host. Every run is made from one seed; a failing one is
+ * named by it.
  *
  *   cow_sim --seed N --runs N            a fixed number of runs
  *   cow_sim --seed N --seconds S         as many as fit
@@ -25,19 +26,27 @@ struct arguments {
 };
 
 static const struct option options[] = {
-	{ "seed", required_argument, NULL, 's' },    { "runs", required_argument, NULL, 'r' },
-	{ "seconds", required_argument, NULL, 't' }, { "crash-every", required_argument, NULL, 'c' },
-	{ "actions", required_argument, NULL, 'a' }, { "script", required_argument, NULL, 'f' },
-	{ "dump", required_argument, NULL, 'd' },    { "no-faults", no_argument, NULL, 'F' },
-	{ "shrink", no_argument, NULL, 'k' },        { "print", no_argument, NULL, 'p' },
-	{ "trace", no_argument, NULL, 'T' },         { "keep-going", no_argument, NULL, 'K' },
+	{ "seed", required_argument, NULL, 's' },
+	{ "runs", required_argument, NULL, 'r' },
+	{ "seconds", required_argument, NULL, 't' },
+	{ "crash-every", required_argument, NULL, 'c' },
+	{ "actions", required_argument, NULL, 'a' },
+	{ "script", required_argument, NULL, 'f' },
+	{ "dump", required_argument, NULL, 'd' },
+	{ "no-faults", no_argument, NULL, 'F' },
+	{ "shrink", no_argument, NULL, 'k' },
+	{ "print", no_argument, NULL, 'p' },
+	{ "trace", no_argument, NULL, 'T' },
+	{ "keep-going", no_argument, NULL, 'K' },
 	{ NULL, 0, NULL, 0 },
 };
 
 static int usage(void)
 {
-	fprintf(stderr, "usage: cow_sim [--seed N] [--runs N | --seconds S] [--crash-every N] [--actions N] [--no-faults]\n"
-			"               [--keep-going] [--trace] [--dump DIR] [--print | --shrink] [--script FILE]\n");
+	fprintf(stderr, "usage: cow_sim [--seed N] [--runs N | --seconds S] [--crash-every N] "
+			"[--actions N] [--no-faults]\n"
+			"               [--keep-going] [--trace] [--dump DIR] [--print | --shrink] "
+			"[--script FILE]\n");
 	return 2;
 }
 
@@ -45,19 +54,44 @@ static bool set_option(struct arguments *a, int c)
 {
 	uint64_t n = optarg ? strtoull(optarg, NULL, 0) : 0;
 	switch (c) {
-	case 's': a->seed = n; break;
-	case 'r': a->runs = n; break;
-	case 't': a->seconds = n; break;
-	case 'c': a->plan.crash_every = n; break;
-	case 'a': a->plan.nr_actions = n; break;
-	case 'f': a->script = optarg; break;
-	case 'd': a->child.dump_dir = optarg; break;
-	case 'F': a->plan.faults = false; break;
-	case 'k': a->shrink = true; break;
-	case 'p': a->print = true; break;
-	case 'T': a->child.trace = true; break;
-	case 'K': a->keep_going = true; break;
-	default: return false;
+	case 's':
+		a->seed = n;
+		break;
+	case 'r':
+		a->runs = n;
+		break;
+	case 't':
+		a->seconds = n;
+		break;
+	case 'c':
+		a->plan.crash_every = n;
+		break;
+	case 'a':
+		a->plan.nr_actions = n;
+		break;
+	case 'f':
+		a->script = optarg;
+		break;
+	case 'd':
+		a->child.dump_dir = optarg;
+		break;
+	case 'F':
+		a->plan.faults = false;
+		break;
+	case 'k':
+		a->shrink = true;
+		break;
+	case 'p':
+		a->print = true;
+		break;
+	case 'T':
+		a->child.trace = true;
+		break;
+	case 'K':
+		a->keep_going = true;
+		break;
+	default:
+		return false;
 	}
 	return true;
 }
@@ -68,7 +102,8 @@ static int run_file(const struct arguments *a)
 	unsigned line;
 	FILE *f = fopen(a->script, "re");
 	if (!f || sim_script_parse(&script, f, &line)) {
-		fprintf(stderr, "cow_sim: cannot use script %s%s\n", a->script, f ? ": it is not one" : "");
+		fprintf(stderr, "cow_sim: cannot use script %s%s\n", a->script,
+			f ? ": it is not one" : "");
 		return 2;
 	}
 	fclose(f);
@@ -79,7 +114,8 @@ static int run_file(const struct arguments *a)
 	} else {
 		struct sim_stats stats;
 		status = sim_run_child(&script, &a->child, &stats);
-		printf("cow_sim: script %s: %s (%d)\n", a->script, status ? "FAILED" : "passed", status);
+		printf("cow_sim: script %s: %s (%d)\n", a->script, status ? "FAILED" : "passed",
+		       status);
 	}
 	sim_script_fini(&script);
 	return status ? 1 : 0;
@@ -107,11 +143,14 @@ static int run_seed(const struct arguments *a, uint64_t seed, struct sim_stats *
 		status = sim_run_child(&script, &a->child, &stats);
 	if (status) {
 		const struct sim_config *c = &script.config;
-		fprintf(stderr, "cow_sim: seed %llu FAILED (%s %d): clusters 2^%llu v%llu refcount %llu bits backing %llu: "
-			"replay with --seed %llu --runs 1, shorten with --shrink\n", (unsigned long long)seed,
-			status > 128 ? "signal" : "status", status > 128 ? status - 128 : status,
-			(unsigned long long)c->cluster_bits, (unsigned long long)c->version,
-			(unsigned long long)c->refcount_bits, (unsigned long long)c->backing, (unsigned long long)seed);
+		fprintf(stderr,
+			"cow_sim: seed %llu FAILED (%s %d): clusters 2^%llu v%llu refcount %llu "
+			"bits backing %llu: "
+			"replay with --seed %llu --runs 1, shorten with --shrink\n",
+			(unsigned long long)seed, status > 128 ? "signal" : "status",
+			status > 128 ? status - 128 : status, (unsigned long long)c->cluster_bits,
+			(unsigned long long)c->version, (unsigned long long)c->refcount_bits,
+			(unsigned long long)c->backing, (unsigned long long)seed);
 	}
 	add(sum, &stats);
 	sim_script_fini(&script);
@@ -144,19 +183,25 @@ static int run_seeds(const struct arguments *a)
 		if (failed && !a->keep_going)
 			break;
 		if (isatty(2))
-			fprintf(stderr, "\r%llu runs, %llu failed ", (unsigned long long)done, (unsigned long long)failed);
+			fprintf(stderr, "\r%llu runs, %llu failed ", (unsigned long long)done,
+				(unsigned long long)failed);
 	}
-	printf("cow_sim: %llu runs from seed %llu, %llu failed; %llu requests (%llu failed as they had to), %llu host "
-	       "operations, %llu power losses, %llu kills, %llu clean closes, %llu errors and %llu ENOSPC put in, %llu leak "
-	       "repairs, %llu refcount tables outgrown, %llu snapshot commands, %llu live ones, %llu cut off, %llu bitmaps cleared "
+	printf("cow_sim: %llu runs from seed %llu, %llu failed; %llu requests (%llu failed as they "
+	       "had to), %llu host "
+	       "operations, %llu power losses, %llu kills, %llu clean closes, %llu errors and %llu "
+	       "ENOSPC put in, %llu leak "
+	       "repairs, %llu refcount tables outgrown, %llu snapshot commands, %llu live ones, "
+	       "%llu cut off, %llu bitmaps cleared "
 	       "or made, %llu found to be believed, %llu s\n",
 	       (unsigned long long)done, (unsigned long long)a->seed, (unsigned long long)failed,
-	       (unsigned long long)sum.ops, (unsigned long long)sum.failed_ops, (unsigned long long)sum.events,
-	       (unsigned long long)sum.crashes, (unsigned long long)sum.kills, (unsigned long long)sum.reopens,
-	       (unsigned long long)sum.injected, (unsigned long long)sum.full, (unsigned long long)sum.repairs,
-	       (unsigned long long)sum.growths, (unsigned long long)sum.snapshots, (unsigned long long)sum.live,
-	       (unsigned long long)sum.snapshots_lost, (unsigned long long)sum.bitmaps, (unsigned long long)sum.believed,
-	       (unsigned long long)(now_seconds() - start));
+	       (unsigned long long)sum.ops, (unsigned long long)sum.failed_ops,
+	       (unsigned long long)sum.events, (unsigned long long)sum.crashes,
+	       (unsigned long long)sum.kills, (unsigned long long)sum.reopens,
+	       (unsigned long long)sum.injected, (unsigned long long)sum.full,
+	       (unsigned long long)sum.repairs, (unsigned long long)sum.growths,
+	       (unsigned long long)sum.snapshots, (unsigned long long)sum.live,
+	       (unsigned long long)sum.snapshots_lost, (unsigned long long)sum.bitmaps,
+	       (unsigned long long)sum.believed, (unsigned long long)(now_seconds() - start));
 	return failed ? 1 : 0;
 }
 

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* The image and what lies below it, made on the simulated host from the script's settings and the run's random contents. */
+/*
+ * The image and what lies below it, made on the simulated host from the script's settings and the
+ * run's random contents.
+ */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
@@ -37,9 +40,13 @@ static void settle_disk(struct sim_run *run)
 	}
 }
 
-/* Writes patterns here and there; the model of the top image starts with them, as far as `visible` bytes. */
+/*
+ * Writes patterns here and there; the model of the top image starts with them, as far as `visible`
+ * bytes.
+ */
 static void write_base(struct sim_run *run, uint64_t bytes, uint64_t visible,
-		       void (*put)(struct sim_run *, void *, uint64_t, uint64_t, const uint8_t *), void *ctx)
+		       void (*put)(struct sim_run *, void *, uint64_t, uint64_t, const uint8_t *),
+		       void *ctx)
 {
 	uint64_t at = 0;
 	while (at < bytes) {
@@ -52,7 +59,8 @@ static void write_base(struct sim_run *run, uint64_t bytes, uint64_t visible,
 			sim_fill(buf, id, at / SIM_SECTOR, n / SIM_SECTOR);
 			put(run, ctx, at, n, buf);
 			for (uint64_t s = 0; s < n / SIM_SECTOR; s++)
-				if (at / SIM_SECTOR + s < run->model.nr_sectors && at + s * SIM_SECTOR < visible)
+				if (at / SIM_SECTOR + s < run->model.nr_sectors &&
+				    at + s * SIM_SECTOR < visible)
 					sim_model_set(&run->model, at / SIM_SECTOR + s, id);
 			free(buf);
 		}
@@ -91,11 +99,13 @@ static void make_raw(struct sim_run *run, const char *path, uint64_t bytes, uint
 static void fill_base(struct sim_run *run, uint64_t bytes)
 {
 	struct cow_error err = { 0 };
-	struct cow_open_options options = { .writable = true, .compress = run->script->config.base_pack };
+	struct cow_open_options options = { .writable = true,
+					    .compress = run->script->config.base_pack };
 	struct cow_image *image;
 	struct cow_queue *queue;
 	sim_image_keys(run, &options);
-	must(cow_image_open(&run->world.host, &run->control->base, BASE, &options, &image, &err), &err, "open base");
+	must(cow_image_open(&run->world.host, &run->control->base, BASE, &options, &image, &err),
+	     &err, "open base");
 	must(cow_queue_new(image, &run->control->base, 1, &queue), &err, "queue of base");
 	write_base(run, bytes, bytes, put_queue, queue);
 	cow_queue_free(queue);
@@ -107,8 +117,10 @@ static void snapshot_base(struct sim_run *run)
 	const struct cow_snapshot_date date = { .sec = 1 };
 	struct cow_error err = { 0 };
 	struct cow_file *file;
-	must(run->world.host.ops->open(&run->world.host, BASE, COW_OPEN_WRITE, &file, &err), &err, "open base");
-	must(cow_snapshot_create(&run->control->base, file, "base", &date, NULL, &err), &err, "snapshot of base");
+	must(run->world.host.ops->open(&run->world.host, BASE, COW_OPEN_WRITE, &file, &err), &err,
+	     "open base");
+	must(cow_snapshot_create(&run->control->base, file, "base", &date, NULL, &err), &err,
+	     "snapshot of base");
 	run->world.host.ops->close(file);
 }
 
@@ -137,7 +149,10 @@ static void make_qcow2_base(struct sim_run *run, uint64_t bytes)
 
 /* ---- the image itself ---- */
 
-/* The contents as a raw file of the real host, made into an image there by qemu-img and taken from it. */
+/*
+ * The contents as a raw file of the real host, made into an image there by qemu-img and taken from
+ * it.
+ */
 static void create_prepared(struct sim_run *run)
 {
 	const struct sim_config *c = &run->script->config;
@@ -151,14 +166,17 @@ static void create_prepared(struct sim_run *run)
 	close(fd);
 	sim_prepare(c, dir, sim_disk_create(&run->world.disk, TOP));
 	/* The reader of prepare.c knows standard entries only. */
-	if ((c->prepared == SIM_PREPARED_SNAPSHOT || c->prepared == SIM_PREPARED_BOTH) && !c->ext_l2)
+	if ((c->prepared == SIM_PREPARED_SNAPSHOT || c->prepared == SIM_PREPARED_BOTH) &&
+	    !c->ext_l2)
 		run->snapshot = sim_snapshot_remember(&run->model);
 }
 
 /* Of a size that is sometimes too small, full of what its last owner left there. */
 static void make_block_device(struct sim_run *run)
 {
-	uint64_t bytes = (run->script->config.size_bytes * (1 + sim_below(&run->random, 3)) + (6u << 20)) & ~4095ull;
+	uint64_t bytes =
+		(run->script->config.size_bytes * (1 + sim_below(&run->random, 3)) + (6u << 20)) &
+		~4095ull;
 	struct sim_file *f = sim_disk_create(&run->world.disk, TOP);
 	uint8_t *old = malloc(bytes);
 	cow_assert(old);

@@ -63,8 +63,9 @@ static struct sim_version *add_version(struct sim_cell *cell, uint64_t id, uint6
 		cow_assert(cell->versions);
 	}
 	struct sim_version *v = &cell->versions[cell->nr++];
-	*v = (struct sim_version){ .id = id, .start = start, .end = SIM_NEVER, .died = SIM_NEVER,
-				   .lost = SIM_NEVER };
+	*v = (struct sim_version){
+		.id = id, .start = start, .end = SIM_NEVER, .died = SIM_NEVER, .lost = SIM_NEVER
+	};
 	return v;
 }
 
@@ -140,7 +141,8 @@ static void lose(struct sim_cell *cell, const struct sim_version *v, uint64_t no
 			stop(&cell->versions[i].lost, now);
 }
 
-static void end_in_cell(struct sim_cell *cell, uint64_t start, uint64_t now, bool sure, bool durable)
+static void end_in_cell(struct sim_cell *cell, uint64_t start, uint64_t now, bool sure,
+			bool durable)
 {
 	for (unsigned i = 0; i < cell->nr; i++) {
 		struct sim_version *v = &cell->versions[i];
@@ -156,7 +158,8 @@ static void end_in_cell(struct sim_cell *cell, uint64_t start, uint64_t now, boo
 	}
 }
 
-void sim_model_write_end(struct sim_model *m, uint64_t start, uint64_t sector, uint64_t nr, bool sure, bool durable)
+void sim_model_write_end(struct sim_model *m, uint64_t start, uint64_t sector, uint64_t nr,
+			 bool sure, bool durable)
 {
 	uint64_t now = sim_model_tick(m);
 	for (uint64_t s = sector; s < sector + nr; s++)
@@ -218,23 +221,25 @@ static void settle(struct sim_cell *cell, uint64_t id, uint64_t now)
 	found->start = found->end = now;
 }
 
-static void describe(const struct sim_cell *cell, uint64_t sector, enum content content, uint64_t id,
-		     uint64_t of_sector, char *text, size_t size)
+static void describe(const struct sim_cell *cell, uint64_t sector, enum content content,
+		     uint64_t id, uint64_t of_sector, char *text, size_t size)
 {
-	static const char *const what[] = { "an outdated or impossible version", "another sector's data", "garbage" };
+	static const char *const what[] = { "an outdated or impossible version",
+					    "another sector's data", "garbage" };
 	int n = snprintf(text, size, "sector %llu holds %s: version %llu of sector %llu; versions:",
 			 (unsigned long long)sector, what[content], (unsigned long long)id,
 			 (unsigned long long)of_sector);
 	for (unsigned i = 0; i < cell->nr && n > 0 && (size_t)n < size; i++) {
 		const struct sim_version *v = &cell->versions[i];
 		n += snprintf(text + n, size - (size_t)n, " %llu[%llu..%lld died %lld lost %lld%s]",
-			      (unsigned long long)v->id, (unsigned long long)v->start, (long long)v->end,
-			      (long long)v->died, (long long)v->lost, v->sure ? "" : " unsure");
+			      (unsigned long long)v->id, (unsigned long long)v->start,
+			      (long long)v->end, (long long)v->died, (long long)v->lost,
+			      v->sure ? "" : " unsure");
 	}
 }
 
-static bool sector_ok(struct sim_model *m, uint64_t start, uint64_t now, uint64_t sector, const uint8_t *buf,
-		      char *text, size_t size)
+static bool sector_ok(struct sim_model *m, uint64_t start, uint64_t now, uint64_t sector,
+		      const uint8_t *buf, char *text, size_t size)
 {
 	struct sim_cell *cell = &m->cells[sector];
 	uint64_t id, of_sector;
@@ -250,8 +255,8 @@ static bool sector_ok(struct sim_model *m, uint64_t start, uint64_t now, uint64_
 	return false;
 }
 
-bool sim_model_read_ok(struct sim_model *m, uint64_t start, uint64_t sector, uint64_t nr, const uint8_t *buf,
-		       char *text, size_t size)
+bool sim_model_read_ok(struct sim_model *m, uint64_t start, uint64_t sector, uint64_t nr,
+		       const uint8_t *buf, char *text, size_t size)
 {
 	uint64_t now = sim_model_tick(m);
 	for (uint64_t i = 0; i < nr; i++)

@@ -42,16 +42,20 @@ static void take_file(const char *path, struct sim_file *file)
 static void make_image(const struct sim_config *c, const char *dir)
 {
 	char command[700], options[200], backing[64] = "";
-	snprintf(options, sizeof(options), "cluster_size=%llu,compat=%s,refcount_bits=%llu%s%s", 1ull << c->cluster_bits,
-		 c->version == 2 ? "0.10" : "1.1", (unsigned long long)c->refcount_bits,
-		 c->ext_l2 ? ",extended_l2=on" : "", c->zstd ? ",compression_type=zstd" : "");
+	snprintf(options, sizeof(options), "cluster_size=%llu,compat=%s,refcount_bits=%llu%s%s",
+		 1ull << c->cluster_bits, c->version == 2 ? "0.10" : "1.1",
+		 (unsigned long long)c->refcount_bits, c->ext_l2 ? ",extended_l2=on" : "",
+		 c->zstd ? ",compression_type=zstd" : "");
 	if (c->backing != SIM_BACKING_NONE)
-		snprintf(backing, sizeof(backing), "-u -b base -F %s", c->backing == SIM_BACKING_RAW ? "raw" : "qcow2");
+		snprintf(backing, sizeof(backing), "-u -b base -F %s",
+			 c->backing == SIM_BACKING_RAW ? "raw" : "qcow2");
 	if (c->prepared == SIM_PREPARED_EMPTY)
-		snprintf(command, sizeof(command), "qemu-img create -q -f qcow2 %s -o %s %s/top %llu", backing, options, dir,
+		snprintf(command, sizeof(command),
+			 "qemu-img create -q -f qcow2 %s -o %s %s/top %llu", backing, options, dir,
 			 (unsigned long long)c->size_bytes);
 	else
-		snprintf(command, sizeof(command), "qemu-img convert %s -m 1 -f raw -O qcow2 -o %s %s/raw %s/top",
+		snprintf(command, sizeof(command),
+			 "qemu-img convert %s -m 1 -f raw -O qcow2 -o %s %s/raw %s/top",
 			 c->prepared != SIM_PREPARED_SNAPSHOT ? "-c" : "", options, dir, dir);
 	run_command(command);
 }
@@ -101,26 +105,29 @@ static struct cow_snapshot *first_snapshot(const struct sim_file *file, struct c
 	if (cow_header_decode(head, sizeof(head), h, &err) || !h->nr_snapshots)
 		sim_fail("the snapshot is gone: %s", err.text);
 	sim_store_read(&file->now, h->snapshots_off, table, sizeof(table));
-	if (cow_snapshots_decode(table, sizeof(table), h->snapshots_off, h, &snapshots, &used, &err))
+	if (cow_snapshots_decode(table, sizeof(table), h->snapshots_off, h, &snapshots, &used,
+				 &err))
 		sim_fail("the snapshot table is broken: %s", err.text);
 	return snapshots;
 }
 
-static void inflate(const struct sim_file *file, const struct cow_header *h, uint64_t entry, uint8_t *out)
+static void inflate(const struct sim_file *file, const struct cow_header *h, uint64_t entry,
+		    uint8_t *out)
 {
 	struct cow_compressed c = cow_compressed_decode(entry, h->cluster_bits);
 	uint8_t *packed = malloc(c.bytes);
 	struct cow_inflate *state = cow_inflate_new();
 	cow_assert(packed && state);
 	sim_store_read(&file->now, c.off, packed, c.bytes);
-	if (cow_inflate_cluster(state, h->compression_type, packed, c.bytes, out, cow_cluster_bytes(h)))
+	if (cow_inflate_cluster(state, h->compression_type, packed, c.bytes, out,
+				cow_cluster_bytes(h)))
 		sim_fail("a compressed cluster of the snapshot is broken");
 	cow_inflate_free(state);
 	free(packed);
 }
 
-static void read_cluster(const struct sim_file *file, const struct cow_header *h, const struct cow_snapshot *s,
-			 uint64_t cluster, uint8_t *out)
+static void read_cluster(const struct sim_file *file, const struct cow_header *h,
+			 const struct cow_snapshot *s, uint64_t cluster, uint8_t *out)
 {
 	uint64_t per_table = cow_l2_entries(h), bytes = cow_cluster_bytes(h);
 	uint64_t l1 = load64(file, s->l1_off + cluster / per_table * 8) & QCOW2_OFFSET_MASK;

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* Images with contents that the engine cannot make itself (compressed clusters, snapshots), made by qemu-img. */
+/*
+ * Images with contents that the engine cannot make itself (compressed clusters, snapshots), made by
+ * qemu-img.
+ */
 #ifndef SIM_PREPARE_H
 #define SIM_PREPARE_H
 

@@ -33,7 +33,8 @@ static void dump_file(const char *dir, const struct sim_file *f)
 	snprintf(path, sizeof(path), "%s/%s", dir, strrchr(f->path, '/') + 1);
 	FILE *out = fopen(path, "w");
 	for (uint64_t at = 0; out && at < f->now.size_bytes; at += sizeof(buf)) {
-		uint64_t n = f->now.size_bytes - at < sizeof(buf) ? f->now.size_bytes - at : sizeof(buf);
+		uint64_t n =
+			f->now.size_bytes - at < sizeof(buf) ? f->now.size_bytes - at : sizeof(buf);
 		sim_store_read(&f->now, at, buf, n);
 		fwrite(buf, 1, n, out);
 	}
@@ -47,8 +48,10 @@ _Noreturn void sim_fail(const char *fmt, ...)
 	fflush(stdout);
 	fprintf(stderr, "FAIL");
 	if (current) {
-		fprintf(stderr, " at action %u, step %llu", current->action_idx, (unsigned long long)current->world.steps);
-		for (struct sim_file *f = current->world.disk.files; f && current->dump_dir; f = f->next)
+		fprintf(stderr, " at action %u, step %llu", current->action_idx,
+			(unsigned long long)current->world.steps);
+		for (struct sim_file *f = current->world.disk.files; f && current->dump_dir;
+		     f = f->next)
 			dump_file(current->dump_dir, f);
 	}
 	fprintf(stderr, ": ");
@@ -98,7 +101,10 @@ static void drain(struct sim_run *run)
 	}
 }
 
-/* Power is off: lets the old process run into the wall, then looks at what is left, perhaps through another crash. */
+/*
+ * Power is off: lets the old process run into the wall, then looks at what is left, perhaps through
+ * another crash.
+ */
 static void recover(struct sim_run *run)
 {
 	bool first = true, soon = false;
@@ -115,11 +121,15 @@ static void recover(struct sim_run *run)
 		clear_faults(run);
 		start_faults(run);
 		run->world.faults.permille = 0;
-		/* What a killed process has switched counts from when the next one has opened the image. */
+		/*
+		 * What a killed process has switched counts from when the next one has opened the
+		 * image.
+		 */
 		soon = !was_power && run->live.in_doubt;
 		first &= !soon;
 		if (first && sim_chance(&run->random, 25)) {
-			run->world.power_off_at = run->world.events + 1 + sim_below(&run->random, 40);
+			run->world.power_off_at =
+				run->world.events + 1 + sim_below(&run->random, 40);
 			run->world.crash_kind = SIM_CRASH_POWER;
 		}
 		first = false;
@@ -346,7 +356,8 @@ static void finish(struct sim_run *run, struct sim_stats *stats)
 	sim_world_fini(&run->world);
 }
 
-void sim_run_script(const struct sim_script *script, struct sim_stats *stats, bool trace, const char *dump_dir)
+void sim_run_script(const struct sim_script *script, struct sim_stats *stats, bool trace,
+		    const char *dump_dir)
 {
 	struct sim_run *run = calloc(1, sizeof(*run));
 	cow_assert(run);

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* One run: an image on the simulated host, its guest, its crashes. Fails by sim_fail(), which ends the process. */
+/*
+ * One run: an image on the simulated host, its guest, its crashes. Fails by sim_fail(), which ends
+ * the process.
+ */
 #ifndef SIM_RUN_H
 #define SIM_RUN_H
 
@@ -19,7 +22,7 @@ struct sim_op {
 	struct sim_run *run;
 	const struct sim_action *action;
 	bool busy, stale; /* stale: power was lost while it ran, its result means nothing */
-	uint64_t start;   /* model clock */
+	uint64_t start;	  /* model clock */
 	uint64_t first_step;
 	uint8_t *buf;
 };
@@ -39,14 +42,14 @@ struct sim_taken {
 
 /* A snapshot command under way, or cut off by the loss of power. */
 struct sim_command {
-	unsigned what;         /* enum sim_snapshot_what */
-	unsigned idx;          /* of the snapshot in run->taken */
+	unsigned what; /* enum sim_snapshot_what */
+	unsigned idx;  /* of the snapshot in run->taken */
 	char name[16];
 	int result;
 	struct cow_error err;
-	uint64_t begun;        /* model clock */
+	uint64_t begun;	       /* model clock */
 	struct sim_shot *shot; /* CREATE: what it holds if it comes to be */
-	bool in_doubt;         /* live: only the disk knows whether it took effect */
+	bool in_doubt;	       /* live: only the disk knows whether it took effect */
 };
 
 struct sim_run {
@@ -60,23 +63,29 @@ struct sim_run {
 	struct sim_random random;
 	uint64_t next_id;
 	uint64_t injected_at_open; /* faults before this image was opened */
-	uint64_t leaks;            /* known ones: crashes and faults leave some */
-	bool hidden_leaks;         /* a full host may leave some behind the end of the file, which no check counts until it grows */
-	uint64_t *snapshot;        /* what every sector of the prepared image's snapshot holds; NULL: it has none */
+	uint64_t leaks;		   /* known ones: crashes and faults leave some */
+	/*
+	 * a full host may leave some behind the end of the file, which no check counts until it
+	 * grows
+	 */
+	bool hidden_leaks;
+	/* what every sector of the prepared image's snapshot holds; NULL: it has none */
+	uint64_t *snapshot;
 	uint32_t reftable_clusters; /* as last seen */
 	struct sim_taken taken[SIM_MAX_TAKEN];
 	unsigned nr_taken;
-	struct sim_command live;   /* the last command under a freeze */
-	bool frozen;               /* it runs */
+	struct sim_command live; /* the last command under a freeze */
+	bool frozen;		 /* it runs */
 	struct sim_bitmap bitmap;
 	struct cow_secret *secret; /* opens whatever of the chain is encrypted */
 	unsigned action_idx;
 	bool seen_power_off;
 	struct sim_stats stats;
-	const char *dump_dir;      /* where a failing run leaves the host's files; may be NULL */
+	const char *dump_dir; /* where a failing run leaves the host's files; may be NULL */
 };
 
-void sim_run_script(const struct sim_script *script, struct sim_stats *stats, bool trace, const char *dump_dir);
+void sim_run_script(const struct sim_script *script, struct sim_stats *stats, bool trace,
+		    const char *dump_dir);
 
 /* guest.c */
 void sim_guest_submit(struct sim_run *run, const struct sim_action *action);

@@ -125,7 +125,10 @@ static void mix_data_file(struct sim_config *c, struct sim_random *r)
 	c->data_file = may_be_raw && sim_chance(r, 50) ? SIM_DATA_RAW : SIM_DATA_OUTSIDE;
 }
 
-/* What was added later comes from numbers of its own, so that the seeds without it mean what they always meant. */
+/*
+ * What was added later comes from numbers of its own, so that the seeds without it mean what they
+ * always meant.
+ */
 static void mix_config(struct sim_config *c, struct sim_random *r)
 {
 	if (sim_chance(r, 40))
@@ -136,7 +139,8 @@ static void mix_config(struct sim_config *c, struct sim_random *r)
 		mix_data_file(c, r);
 		c->ext_l2 = c->version == 3 && c->cluster_bits >= 14 && sim_chance(r, 40);
 		c->zstd = c->version == 3 && sim_chance(r, 30);
-		c->block_device = c->data_file != SIM_DATA_RAW && c->size_bytes <= 8u << 20 && sim_chance(r, 15);
+		c->block_device = c->data_file != SIM_DATA_RAW && c->size_bytes <= 8u << 20 &&
+				  sim_chance(r, 15);
 	}
 	if (c->encrypt || c->data_file)
 		c->compress = 0;
@@ -144,7 +148,10 @@ static void mix_config(struct sim_config *c, struct sim_random *r)
 		c->live = 20 + sim_below(r, 100);
 }
 
-/* Takes no random number: the other seeds mean what they always meant. On a small device there may be no room to store one. */
+/*
+ * Takes no random number: the other seeds mean what they always meant. On a small device there may
+ * be no room to store one.
+ */
 static void add_bitmap(struct sim_config *c)
 {
 	if (c->version == 3 && !c->block_device && c->seed / 7 % 3 == 0)
@@ -186,8 +193,8 @@ static void pick_range(struct sim_random *r, const struct sim_config *c, struct 
 }
 
 /*
- * A run's habits: which requests it likes, how often it crashes. Drawn per run, since some bugs need much of one thing and
- * none of another.
+ * A run's habits: which requests it likes, how often it crashes. Drawn per run, since some bugs
+ * need much of one thing and none of another.
  */
 struct habits {
 	unsigned weight[SIM_ZEROES + 1], sum;
@@ -195,7 +202,8 @@ struct habits {
 	unsigned eager_percent, fua_percent, flush_twice_percent, chase_percent;
 };
 
-static void draw_habits(struct habits *h, struct sim_random *r, const struct sim_plan *plan, bool growing)
+static void draw_habits(struct habits *h, struct sim_random *r, const struct sim_plan *plan,
+			bool growing)
 {
 	static const uint8_t weights[] = { 0, 1, 1, 4, 12 }, paces[] = { 1, 4, 4, 12 };
 	memset(h, 0, sizeof(*h));
@@ -255,14 +263,16 @@ static void maybe_twice(struct sim_random *r, const struct habits *h, struct sim
 /* Right behind a write something else for the same clusters, while it is in flight. */
 static void maybe_chase(struct sim_random *r, const struct habits *h, struct sim_script *script)
 {
-	static const uint8_t kinds[] = { SIM_DISCARD, SIM_DISCARD, SIM_ZEROES, SIM_GUEST_WRITE, SIM_READ };
+	static const uint8_t kinds[] = { SIM_DISCARD, SIM_DISCARD, SIM_ZEROES, SIM_GUEST_WRITE,
+					 SIM_READ };
 	const struct sim_config *c = &script->config;
 	struct sim_action *last = &script->actions[script->nr - 1];
 	if (last->kind != SIM_GUEST_WRITE || !sim_chance(r, h->chase_percent))
 		return;
 	last->flags |= SIM_EAGER;
 	struct sim_action next = { .kind = (enum sim_action_kind)kinds[sim_below(r, 5)] };
-	uint64_t cluster = 1ull << c->cluster_bits, end = (last->offset + last->length + cluster - 1) & ~(cluster - 1);
+	uint64_t cluster = 1ull << c->cluster_bits,
+		 end = (last->offset + last->length + cluster - 1) & ~(cluster - 1);
 	next.queue = (unsigned)sim_below(r, c->queues);
 	next.offset = last->offset & ~(cluster - 1);
 	next.length = (end < c->size_bytes ? end : c->size_bytes) - next.offset;
@@ -272,8 +282,8 @@ static void maybe_chase(struct sim_random *r, const struct habits *h, struct sim
 }
 
 /* What is not a guest request; false if it is not the time. */
-static bool host_action(struct sim_random *r, const struct sim_plan *plan, const struct habits *h, bool *full,
-			struct sim_action *a)
+static bool host_action(struct sim_random *r, const struct sim_plan *plan, const struct habits *h,
+			bool *full, struct sim_action *a)
 {
 	if (h->crash_every && !sim_below(r, h->crash_every)) {
 		a->kind = SIM_CRASH;
@@ -305,7 +315,9 @@ static bool host_action(struct sim_random *r, const struct sim_plan *plan, const
 		a->kind = SIM_SNAPSHOT;
 		a->length = sim_below(r, 3);
 		a->queue = (unsigned)sim_below(r, SIM_MAX_TAKEN);
-		a->offset = plan->crash_every && sim_chance(r, 60) ? 1 + sim_below(r, sim_chance(r, 50) ? 40 : 400) : 0;
+		a->offset = plan->crash_every && sim_chance(r, 60)
+				    ? 1 + sim_below(r, sim_chance(r, 50) ? 40 : 400)
+				    : 0;
 		a->flags = sim_chance(r, 25) ? SIM_KILL : 0;
 	} else {
 		return false;
@@ -314,7 +326,8 @@ static bool host_action(struct sim_random *r, const struct sim_plan *plan, const
 }
 
 /* Often with an error or the loss of power somewhere in it. */
-static void live_action(struct sim_random *r, const struct sim_plan *plan, struct sim_script *script)
+static void live_action(struct sim_random *r, const struct sim_plan *plan,
+			struct sim_script *script)
 {
 	struct sim_action a = { .kind = SIM_LIVE, .length = sim_chance(r, 60) ? 0 : 2 };
 	a.queue = (unsigned)sim_below(r, SIM_MAX_TAKEN);
@@ -326,7 +339,9 @@ static void live_action(struct sim_random *r, const struct sim_plan *plan, struc
 			a.flags |= SIM_AT_SYNC;
 		}
 	} else if (plan->faults && sim_chance(r, 30)) {
-		struct sim_action fault = { .kind = SIM_FAULT, .offset = 1 + sim_below(r, 40), .flags = SIM_EAGER };
+		struct sim_action fault = { .kind = SIM_FAULT,
+					    .offset = 1 + sim_below(r, 40),
+					    .flags = SIM_EAGER };
 		fault.length = 1 + (sim_chance(r, 50) ? COW_IO_READ : sim_below(r, 5));
 		sim_script_add(script, &fault);
 	}
@@ -359,29 +374,40 @@ void sim_script_make(struct sim_script *script, uint64_t seed, const struct sim_
 
 /* ---- text ---- */
 
-static const char *const names[SIM_NR_ACTIONS] = { "read", "write", "flush", "discard", "zeroes", "crash", "reopen",
-						   "fault", "full", "drain", "snapshot", "live" };
+static const char *const names[SIM_NR_ACTIONS] = { "read",   "write", "flush",	  "discard",
+						   "zeroes", "crash", "reopen",	  "fault",
+						   "full",   "drain", "snapshot", "live" };
 
 static const struct {
 	const char *name;
 	unsigned flag;
 } flag_names[] = {
-	{ "fua", SIM_FUA }, { "nounmap", SIM_NOUNMAP }, { "zero", SIM_ZERO_DATA }, { "kill", SIM_KILL },
-	{ "eager", SIM_EAGER }, { "at-sync", SIM_AT_SYNC }, { "at-header", SIM_AT_HEADER },
+	{ "fua", SIM_FUA },
+	{ "nounmap", SIM_NOUNMAP },
+	{ "zero", SIM_ZERO_DATA },
+	{ "kill", SIM_KILL },
+	{ "eager", SIM_EAGER },
+	{ "at-sync", SIM_AT_SYNC },
+	{ "at-header", SIM_AT_HEADER },
 };
 #define NR_FLAGS (sizeof(flag_names) / sizeof(flag_names[0]))
 
-#define FIELD(f) { #f, offsetof(struct sim_config, f) }
+#define FIELD(f)                                                                                   \
+	{                                                                                          \
+#f, offsetof(struct sim_config, f)                                                 \
+	}
 static const struct {
 	const char *name;
 	size_t at;
 } fields[] = {
-	FIELD(seed), FIELD(size_bytes), FIELD(cluster_bits), FIELD(refcount_bits), FIELD(version), FIELD(lazy),
-	FIELD(backing), FIELD(backing_bytes), FIELD(prepared), FIELD(ext_l2), FIELD(zstd), FIELD(compress),
-	FIELD(encrypt), FIELD(data_file), FIELD(block_device), FIELD(live), FIELD(bitmap), FIELD(base_bits), FIELD(base_pack),
-	FIELD(base_ext_l2), FIELD(base_encrypt), FIELD(base_snapshot), FIELD(deep_bytes),
-	FIELD(queues), FIELD(depth), FIELD(cache_bytes), FIELD(reserve_bytes), FIELD(buffered),
-	FIELD(no_discard), FIELD(detect_zeroes), FIELD(noise), FIELD(permille),
+	FIELD(seed),	     FIELD(size_bytes),	   FIELD(cluster_bits),	 FIELD(refcount_bits),
+	FIELD(version),	     FIELD(lazy),	   FIELD(backing),	 FIELD(backing_bytes),
+	FIELD(prepared),     FIELD(ext_l2),	   FIELD(zstd),		 FIELD(compress),
+	FIELD(encrypt),	     FIELD(data_file),	   FIELD(block_device),	 FIELD(live),
+	FIELD(bitmap),	     FIELD(base_bits),	   FIELD(base_pack),	 FIELD(base_ext_l2),
+	FIELD(base_encrypt), FIELD(base_snapshot), FIELD(deep_bytes),	 FIELD(queues),
+	FIELD(depth),	     FIELD(cache_bytes),   FIELD(reserve_bytes), FIELD(buffered),
+	FIELD(no_discard),   FIELD(detect_zeroes), FIELD(noise),	 FIELD(permille),
 };
 #define NR_FIELDS (sizeof(fields) / sizeof(fields[0]))
 
@@ -399,8 +425,8 @@ void sim_script_print(const struct sim_script *script, FILE *f)
 	fprintf(f, "\n");
 	for (unsigned i = 0; i < script->nr; i++) {
 		const struct sim_action *a = &script->actions[i];
-		fprintf(f, "%s %u %llu %llu", names[a->kind], a->queue, (unsigned long long)a->offset,
-			(unsigned long long)a->length);
+		fprintf(f, "%s %u %llu %llu", names[a->kind], a->queue,
+			(unsigned long long)a->offset, (unsigned long long)a->length);
 		for (size_t n = 0; n < NR_FLAGS; n++)
 			if (a->flags & flag_names[n].flag)
 				fprintf(f, " %s", flag_names[n].name);
@@ -473,7 +499,8 @@ int sim_script_parse(struct sim_script *script, FILE *f, unsigned *line)
 		struct sim_action a = { 0 };
 		if (!word || word[0] == '#')
 			continue;
-		if (!strcmp(word, "config") ? parse_config(&script->config, save) : parse_action(&a, word, save))
+		if (!strcmp(word, "config") ? parse_config(&script->config, save)
+					    : parse_action(&a, word, save))
 			return -EINVAL;
 		if (strcmp(word, "config"))
 			sim_script_add(script, &a);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What a snapshot may hold: the model's contents at the moment it was taken. A sector whose last writer was a discard or failed may hold
- * one of several things; the first reader settles which, since a snapshot never changes.
+ * What a snapshot may hold: the model's contents at the moment it was taken. A sector whose last
+ * writer was a discard or failed may hold one of several things; the first reader settles which,
+ * since a snapshot never changes.
  */
 #ifndef SIM_SHOT_H
 #define SIM_SHOT_H
@@ -19,8 +20,8 @@ struct sim_shot {
 };
 
 /*
- * Requests that began after `before` (when the freeze began) and have not ended are not in it. Earlier ones may be: an older freeze may have
- * parked them, and this one again.
+ * Requests that began after `before` (when the freeze began) and have not ended are not in it.
+ * Earlier ones may be: an older freeze may have parked them, and this one again.
  */
 struct sim_shot *sim_shot_take(const struct sim_model *m, uint64_t before);
 void sim_shot_free(struct sim_shot *shot);

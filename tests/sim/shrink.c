@@ -11,23 +11,26 @@
 
 #include "engine/base/assert.h"
 
-static _Noreturn void child(const struct sim_script *script, const struct sim_child_options *options,
-			    struct sim_stats *stats)
+static _Noreturn void child(const struct sim_script *script,
+			    const struct sim_child_options *options, struct sim_stats *stats)
 {
 	if (options->quiet) {
 		int null = open("/dev/null", O_WRONLY | O_CLOEXEC);
 		dup2(null, 2);
 	}
 	alarm(options->seconds);
-	mallopt(M_MMAP_THRESHOLD, 1 << 30); /* opening and closing images over and over: keep the pages */
+	/* opening and closing images over and over: keep the pages */
+	mallopt(M_MMAP_THRESHOLD, 1 << 30);
 	mallopt(M_TRIM_THRESHOLD, 1 << 30);
 	sim_run_script(script, stats, options->trace, options->dump_dir);
 	exit(0); /* not _exit: the leak checker runs */
 }
 
-int sim_run_child(const struct sim_script *script, const struct sim_child_options *options, struct sim_stats *stats)
+int sim_run_child(const struct sim_script *script, const struct sim_child_options *options,
+		  struct sim_stats *stats)
 {
-	struct sim_stats *shared = mmap(NULL, sizeof(*shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	struct sim_stats *shared = mmap(NULL, sizeof(*shared), PROT_READ | PROT_WRITE,
+					MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	cow_assert(shared != MAP_FAILED);
 	fflush(NULL);
 	pid_t pid = fork();
@@ -84,18 +87,28 @@ static void simplify(struct sim_script *script)
 		size_t at;
 		uint64_t value;
 	} wishes[] = {
-		{ offsetof(struct sim_config, noise), 0 },      { offsetof(struct sim_config, permille), 0 },
-		{ offsetof(struct sim_config, backing), 0 },    { offsetof(struct sim_config, queues), 1 },
-		{ offsetof(struct sim_config, depth), 2 },      { offsetof(struct sim_config, cache_bytes), 0 },
-		{ offsetof(struct sim_config, no_discard), 0 }, { offsetof(struct sim_config, detect_zeroes), 0 },
-		{ offsetof(struct sim_config, ext_l2), 0 },     { offsetof(struct sim_config, encrypt), 0 },
-		{ offsetof(struct sim_config, data_file), 0 },  { offsetof(struct sim_config, block_device), 0 },
-		{ offsetof(struct sim_config, deep_bytes), 0 }, { offsetof(struct sim_config, base_encrypt), 0 },
-		{ offsetof(struct sim_config, base_pack), 0 },  { offsetof(struct sim_config, base_snapshot), 0 },
-		{ offsetof(struct sim_config, lazy), 0 },       { offsetof(struct sim_config, buffered), 0 },
+		{ offsetof(struct sim_config, noise), 0 },
+		{ offsetof(struct sim_config, permille), 0 },
+		{ offsetof(struct sim_config, backing), 0 },
+		{ offsetof(struct sim_config, queues), 1 },
+		{ offsetof(struct sim_config, depth), 2 },
+		{ offsetof(struct sim_config, cache_bytes), 0 },
+		{ offsetof(struct sim_config, no_discard), 0 },
+		{ offsetof(struct sim_config, detect_zeroes), 0 },
+		{ offsetof(struct sim_config, ext_l2), 0 },
+		{ offsetof(struct sim_config, encrypt), 0 },
+		{ offsetof(struct sim_config, data_file), 0 },
+		{ offsetof(struct sim_config, block_device), 0 },
+		{ offsetof(struct sim_config, deep_bytes), 0 },
+		{ offsetof(struct sim_config, base_encrypt), 0 },
+		{ offsetof(struct sim_config, base_pack), 0 },
+		{ offsetof(struct sim_config, base_snapshot), 0 },
+		{ offsetof(struct sim_config, lazy), 0 },
+		{ offsetof(struct sim_config, buffered), 0 },
 	};
 	for (unsigned i = 0; i < sizeof(wishes) / sizeof(wishes[0]); i++) {
-		uint64_t *field = (uint64_t *)(void *)((char *)&script->config + wishes[i].at), old = *field;
+		uint64_t *field = (uint64_t *)(void *)((char *)&script->config + wishes[i].at),
+			 old = *field;
 		*field = wishes[i].value;
 		if (old != *field && !still_fails(script))
 			*field = old;
@@ -110,7 +123,8 @@ void sim_shrink(struct sim_script *script)
 			if (!try_without(script, first, nr))
 				first += nr;
 			if (isatty(2))
-				fprintf(stderr, "\rshrinking: %u actions, steps of %u   ", script->nr, nr);
+				fprintf(stderr, "\rshrinking: %u actions, steps of %u   ",
+					script->nr, nr);
 		}
 	}
 	simplify(script);

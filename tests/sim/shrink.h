@@ -12,7 +12,8 @@ struct sim_child_options {
 };
 
 /* 0: passed. Else the exit status or 128 + signal. */
-int sim_run_child(const struct sim_script *script, const struct sim_child_options *options, struct sim_stats *stats);
+int sim_run_child(const struct sim_script *script, const struct sim_child_options *options,
+		  struct sim_stats *stats);
 
 /* Leaves out what is not needed for failing. */
 void sim_shrink(struct sim_script *script);

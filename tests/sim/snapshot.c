@@ -15,19 +15,21 @@
 
 /* ---- reading ---- */
 
-static void verify_range(struct sim_run *run, struct cow_queue *queue, const struct sim_taken *t, uint64_t off, uint64_t n,
-			 uint8_t *buf)
+static void verify_range(struct sim_run *run, struct cow_queue *queue, const struct sim_taken *t,
+			 uint64_t off, uint64_t n, uint8_t *buf)
 {
 	uint64_t injected = run->world.faults.nr_injected;
 	int ret = cow_queue_do(queue, COW_OP_READ, 0, off, n, buf);
 	if (run->world.powered_off || (ret && run->world.faults.nr_injected > injected))
 		return;
 	if (ret)
-		sim_fail("snapshot %s: cannot read at %llu: %s", t->name, (unsigned long long)off, strerror(-ret));
+		sim_fail("snapshot %s: cannot read at %llu: %s", t->name, (unsigned long long)off,
+			 strerror(-ret));
 	for (uint64_t at = 0; at < n; at += SIM_SECTOR) {
 		uint64_t sector = (off + at) / SIM_SECTOR;
 		if (!sim_shot_read_ok(t->shot, sector, buf + at))
-			sim_fail("snapshot %s: sector %llu changed", t->name, (unsigned long long)sector);
+			sim_fail("snapshot %s: sector %llu changed", t->name,
+				 (unsigned long long)sector);
 	}
 }
 
@@ -54,7 +56,8 @@ void sim_snapshot_verify_taken(struct sim_run *run, const struct sim_taken *t)
 	struct cow_error err = { 0 };
 	struct cow_image *image;
 	sim_image_keys(run, &options);
-	int ret = cow_image_open(&run->world.host, &run->control->base, TOP, &options, &image, &err);
+	int ret =
+		cow_image_open(&run->world.host, &run->control->base, TOP, &options, &image, &err);
 	if (ret && (run->world.powered_off || run->world.faults.nr_injected > injected))
 		return;
 	if (ret)
@@ -86,7 +89,8 @@ void sim_snapshot_choose(struct sim_run *run, const struct sim_action *a, struct
 		c->what = SIM_SNAPSHOT_CREATE;
 	else if (c->what == SIM_SNAPSHOT_CREATE && run->nr_taken == SIM_MAX_TAKEN)
 		c->what = SIM_SNAPSHOT_DELETE;
-	if (c->what == SIM_SNAPSHOT_APPLY && run->bitmap.base[0]) /* refused: the bitmap would be wrong */
+	if (c->what == SIM_SNAPSHOT_APPLY &&
+	    run->bitmap.base[0]) /* refused: the bitmap would be wrong */
 		c->what = SIM_SNAPSHOT_DELETE;
 	bool create = c->what == SIM_SNAPSHOT_CREATE;
 	c->idx = create ? run->nr_taken : a->queue % run->nr_taken;
@@ -96,7 +100,8 @@ void sim_snapshot_choose(struct sim_run *run, const struct sim_action *a, struct
 		memcpy(c->name, run->taken[c->idx].name, sizeof(c->name));
 }
 
-int sim_snapshot_execute(struct sim_command *c, struct cow_loop *loop, struct cow_file *file, struct cow_error *err)
+int sim_snapshot_execute(struct sim_command *c, struct cow_loop *loop, struct cow_file *file,
+			 struct cow_error *err)
 {
 	const struct cow_snapshot_date date = { .sec = 1 };
 	const struct cow_snapshot_key key = { .text = c->name, .by = COW_SNAPSHOT_BY_NAME };
@@ -149,7 +154,8 @@ bool sim_snapshot_may_refuse(const struct sim_run *run, const struct sim_command
 {
 	if (c->result == -ENOSPC && run->script->config.block_device)
 		return true;
-	return c->result == -ERANGE && c->what != SIM_SNAPSHOT_DELETE && run->script->config.refcount_bits < 16;
+	return c->result == -ERANGE && c->what != SIM_SNAPSHOT_DELETE &&
+	       run->script->config.refcount_bits < 16;
 }
 
 static void check(struct sim_run *run, const struct sim_command *c)
@@ -164,11 +170,13 @@ static void check(struct sim_run *run, const struct sim_command *c)
 	run->world.host.ops->close(file);
 	if (ret)
 		sim_fail("check after a snapshot command: %s", err.text);
-	if (result.corruptions || result.check_errors || (!run->hidden_leaks && result.leaks > run->leaks))
-		sim_fail("snapshot command %d (%s): %llu corruptions, %llu leaks (%llu known), %llu errors", c->what,
-			 c->result ? c->err.text : "done", (unsigned long long)result.corruptions,
-			 (unsigned long long)result.leaks, (unsigned long long)run->leaks,
-			 (unsigned long long)result.check_errors);
+	if (result.corruptions || result.check_errors ||
+	    (!run->hidden_leaks && result.leaks > run->leaks))
+		sim_fail("snapshot command %d (%s): %llu corruptions, %llu leaks (%llu known), "
+			 "%llu errors",
+			 c->what, c->result ? c->err.text : "done",
+			 (unsigned long long)result.corruptions, (unsigned long long)result.leaks,
+			 (unsigned long long)run->leaks, (unsigned long long)result.check_errors);
 }
 
 void sim_snapshot_command(struct sim_run *run, const struct sim_action *a)

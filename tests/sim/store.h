@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* Bytes of a simulated file, sparse: chunks that were never written, or were zeroed whole, take no memory. */
+/*
+ * Bytes of a simulated file, sparse: chunks that were never written, or were zeroed whole, take no
+ * memory.
+ */
 #ifndef SIM_STORE_H
 #define SIM_STORE_H
 

@@ -17,8 +17,9 @@ static void trace(const struct sim_loop *loop, const char *what, const struct si
 	unsigned idx = 0;
 	while (w->loops[idx] != loop)
 		idx++;
-	fprintf(stderr, "%8llu loop %u %s %s %s off=%#llx len=%#llx result=%lld\n", (unsigned long long)w->steps, idx,
-		what, kind_names[p->io->kind], p->io->file ? p->io->file->path : "", (unsigned long long)p->io->offset,
+	fprintf(stderr, "%8llu loop %u %s %s %s off=%#llx len=%#llx result=%lld\n",
+		(unsigned long long)w->steps, idx, what, kind_names[p->io->kind],
+		p->io->file ? p->io->file->path : "", (unsigned long long)p->io->offset,
 		(unsigned long long)p->io->length, (long long)p->result);
 }
 
@@ -285,7 +286,8 @@ void sim_world_init(struct sim_world *world, uint64_t seed)
 	world->lazy_loop = (unsigned)sim_below(&world->random, SIM_MAX_LOOPS * 2);
 	static const uint32_t paces[] = { 2000, 20000, 200000, 2000000 };
 	world->step_ns = paces[sim_below(&world->random, 4)];
-	world->hold_percent = 1 + (unsigned)sim_below(&world->random, sim_chance(&world->random, 30) ? 20 : 5);
+	world->hold_percent =
+		1 + (unsigned)sim_below(&world->random, sim_chance(&world->random, 30) ? 20 : 5);
 	world->hold_long_percent = (unsigned)sim_below(&world->random, 60);
 	world->execute_percent = 20 + (unsigned)sim_below(&world->random, 70);
 }

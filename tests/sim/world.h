@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The simulated outside of the engine: a host with files (disk.h), loops, time, faults, all driven by one seeded
- * scheduler in one thread.
+ * The simulated outside of the engine: a host with files (disk.h), loops, time, faults, all driven
+ * by one seeded scheduler in one thread.
  *
- * A host operation lives through three moments that the scheduler picks: started (by the engine), executed (it takes
- * effect and its result is fixed), delivered (the engine learns of it). Between any two of them anything else may happen.
+ * A host operation lives through three moments that the scheduler picks: started (by the engine),
+ * executed (it takes effect and its result is fixed), delivered (the engine learns of it). Between
+ * any two of them anything else may happen.
  */
 #ifndef SIM_WORLD_H
 #define SIM_WORLD_H
@@ -22,7 +23,7 @@ struct sim_pending {
 	struct cow_io *io;
 	bool executed;
 	int64_t result;
-	uint64_t mark;       /* SYNC: disk clock at start */
+	uint64_t mark;	     /* SYNC: disk clock at start */
 	uint64_t due_ns;     /* TIMER */
 	uint64_t checksum;   /* WRITE: of the buffers at start; they must not change */
 	uint64_t held_until; /* step before which it is left lying, unless nothing else can go on */
@@ -39,12 +40,12 @@ struct sim_loop {
 
 struct sim_faults {
 	unsigned short_percent, again_percent; /* harmless: short transfers; EINTR and EAGAIN */
-	uint64_t countdown;    /* host operations until one fails; 0: none does */
-	int countdown_kind;    /* enum cow_io_kind of those that count; -1: all */
-	unsigned permille;     /* every host operation fails with this chance */
-	bool full;             /* files cannot grow beyond full_at and holes cannot be filled */
+	uint64_t countdown;		       /* host operations until one fails; 0: none does */
+	int countdown_kind;		       /* enum cow_io_kind of those that count; -1: all */
+	unsigned permille;		       /* every host operation fails with this chance */
+	bool full; /* files cannot grow beyond full_at and holes cannot be filled */
 	uint64_t full_at;
-	uint64_t nr_injected;  /* errors so far; ENOSPC counts in nr_full */
+	uint64_t nr_injected; /* errors so far; ENOSPC counts in nr_full */
 	uint64_t nr_full;
 };
 
@@ -54,17 +55,20 @@ struct sim_world {
 	struct sim_random random;
 	struct sim_loop *loops[SIM_MAX_LOOPS];
 	unsigned nr_loops;
-	unsigned lazy_loop;      /* index of a loop that is rarely let run; nr_loops: none */
-	unsigned execute_percent;/* how eagerly operations are executed compared with loops being run */
+	unsigned lazy_loop; /* index of a loop that is rarely let run; nr_loops: none */
+	/* how eagerly operations are executed compared with loops being run */
+	unsigned execute_percent;
 	uint64_t now_ns, steps;
-	uint64_t events;         /* host operations executed */
-	uint64_t power_off_at;   /* events; 0: not armed */
+	uint64_t events;	 /* host operations executed */
+	uint64_t power_off_at;	 /* events; 0: not armed */
 	uint64_t power_off_sync; /* just before the how manieth sync from now; 0: not armed */
-	uint64_t power_off_header; /* host operations after the next write of a file's first bytes; 0: not armed */
-	unsigned hold_percent, hold_long_percent; /* operations left lying; those of them for long */
-	uint64_t step_ns;        /* time passes by up to this in a step */
+	/* host operations after the next write of a file's first bytes; 0: not armed */
+	uint64_t power_off_header;
+	/* operations left lying; those of them for long */
+	unsigned hold_percent, hold_long_percent;
+	uint64_t step_ns; /* time passes by up to this in a step */
 	enum sim_crash crash_kind;
-	bool powered_off;        /* every operation fails without effect, the disk shows what survived */
+	bool powered_off; /* every operation fails without effect, the disk shows what survived */
 	struct sim_faults faults;
 	void (*on_power_off)(struct sim_world *world);
 	void (*on_step)(struct sim_world *world);

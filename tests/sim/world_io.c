@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* What one host operation does to the simulated disk: its effect, its result, and the errors put in its way. */
+/*
+ * What one host operation does to the simulated disk: its effect, its result, and the errors put in
+ * its way.
+ */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -46,8 +49,8 @@ static void check_alignment(const struct cow_io *io)
 	for (unsigned i = 0; i < io->nr_vec; i++)
 		bits |= (uintptr_t)io->vec[i].iov_base | io->vec[i].iov_len;
 	if (bits & (SECTOR - 1))
-		sim_fail("direct transfer is not aligned: offset %llu length %llu", (unsigned long long)io->offset,
-			 (unsigned long long)io->length);
+		sim_fail("direct transfer is not aligned: offset %llu length %llu",
+			 (unsigned long long)io->offset, (unsigned long long)io->length);
 }
 
 static void copy_in(const struct cow_io *io, struct sim_file *f, uint64_t length)
@@ -102,8 +105,9 @@ static void check_write(const struct sim_pending *p)
 	if (!p->io->file->writable)
 		sim_fail("write to a file opened read-only: %s", p->io->file->path);
 	if (p->checksum != sim_checksum(p->io))
-		sim_fail("buffer changed while its write was in flight: %s offset %llu length %llu", p->io->file->path,
-			 (unsigned long long)p->io->offset, (unsigned long long)p->io->length);
+		sim_fail("buffer changed while its write was in flight: %s offset %llu length %llu",
+			 p->io->file->path, (unsigned long long)p->io->offset,
+			 (unsigned long long)p->io->length);
 }
 
 static int64_t do_write(struct sim_world *world, struct sim_pending *p)
@@ -139,7 +143,8 @@ static void punch_part(struct sim_world *world, struct sim_pending *p)
 	uint64_t first = sim_below(&world->random, sectors);
 	uint64_t nr = sim_below(&world->random, sectors - first + 1);
 	if (nr)
-		sim_file_punch(sim_file_of(p->io->file), p->io->offset + first * SECTOR, nr * SECTOR, p);
+		sim_file_punch(sim_file_of(p->io->file), p->io->offset + first * SECTOR,
+			       nr * SECTOR, p);
 }
 
 void sim_execute_part(struct sim_world *world, struct sim_pending *p)
@@ -148,7 +153,8 @@ void sim_execute_part(struct sim_world *world, struct sim_pending *p)
 		write_part(world, p);
 	else if (p->io->kind == COW_IO_PUNCH)
 		punch_part(world, p);
-	else if (p->io->kind == COW_IO_RESIZE && !sim_file_of(p->io->file)->fixed && sim_chance(&world->random, 50))
+	else if (p->io->kind == COW_IO_RESIZE && !sim_file_of(p->io->file)->fixed &&
+		 sim_chance(&world->random, 50))
 		sim_file_resize(sim_file_of(p->io->file), p->io->offset, p);
 }
 
@@ -169,7 +175,8 @@ static bool takes_space(const struct sim_world *world, const struct cow_io *io)
 static bool beyond_device(const struct cow_io *io)
 {
 	const struct sim_file *f = sim_file_of(io->file);
-	return io->kind == COW_IO_WRITE && f->fixed && rest_offset(io) + rest_length(io) > f->now.size_bytes;
+	return io->kind == COW_IO_WRITE && f->fixed &&
+	       rest_offset(io) + rest_length(io) > f->now.size_bytes;
 }
 
 static bool should_fail(struct sim_world *world, const struct cow_io *io)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * An image with dirty bitmaps on a host in memory, whose every change is recorded, so that power can be lost at any point of it. What must
- * hold then:
+ * An image with dirty bitmaps on a host in memory, whose every change is recorded, so that power
+ * can be lost at any point of it. What must hold then:
  *   - the image is sound (leaks are allowed), the header names the same backing file;
  *   - a command has happened or not;
  *   - an enabled bitmap that is not marked as in use covers all that differs from when it was last clear.
@@ -42,7 +42,7 @@ struct event {
 
 struct fixture {
 	struct memory_host *m;
-	uint8_t *image;           /* as it was when recording began */
+	uint8_t *image; /* as it was when recording began */
 	uint64_t image_bytes;
 	struct event events[MAX_EVENTS];
 	unsigned nr_events;
@@ -82,7 +82,9 @@ static inline int teardown(void **state)
 
 static inline void create(struct fixture *f)
 {
-	struct cow_create_options options = { .size_bytes = DISK_BYTES, .has_size = true, .cluster_bytes = CLUSTER,
+	struct cow_create_options options = { .size_bytes = DISK_BYTES,
+					      .has_size = true,
+					      .cluster_bytes = CLUSTER,
 					      .overwrite = true };
 	memset(f->m->bytes, 0, f->m->size);
 	f->m->size = 0;
@@ -94,7 +96,8 @@ static inline void create(struct fixture *f)
 static inline struct cow_file *open_file(struct fixture *f)
 {
 	struct cow_file *file;
-	assert_int_equal(f->m->host.ops->open(&f->m->host, "/disk", COW_OPEN_WRITE, &file, &f->err), 0);
+	assert_int_equal(f->m->host.ops->open(&f->m->host, "/disk", COW_OPEN_WRITE, &file, &f->err),
+			 0);
 	return file;
 }
 
@@ -109,7 +112,9 @@ static inline int run(struct fixture *f, const struct cow_bitmap_change *change)
 
 static inline int command(struct fixture *f, enum cow_bitmap_command what, const char *name)
 {
-	const struct cow_bitmap_change change = { .command = what, .name = name, .granularity_bits = 12 };
+	const struct cow_bitmap_change change = { .command = what,
+						  .name = name,
+						  .granularity_bits = 12 };
 	return run(f, &change);
 }
 
@@ -207,7 +212,8 @@ static inline struct cow_image *open_image(struct fixture *f, bool writable)
 	return image;
 }
 
-static inline int do_op(struct fixture *f, struct cow_image *image, enum cow_op_kind kind, uint64_t off, uint64_t bytes, void *buf)
+static inline int do_op(struct fixture *f, struct cow_image *image, enum cow_op_kind kind,
+			uint64_t off, uint64_t bytes, void *buf)
 {
 	struct cow_queue *queue;
 	assert_int_equal(cow_queue_new(image, &f->m->loop, 4, &queue), 0);
@@ -216,7 +222,8 @@ static inline int do_op(struct fixture *f, struct cow_image *image, enum cow_op_
 	return ret;
 }
 
-static inline int put(struct fixture *f, struct cow_image *image, uint64_t off, uint64_t bytes, int value)
+static inline int put(struct fixture *f, struct cow_image *image, uint64_t off, uint64_t bytes,
+		      int value)
 {
 	uint8_t *buf = cow_buf_alloc(bytes);
 	memset(buf, value, bytes);
@@ -277,7 +284,8 @@ static inline void apply(struct memory_host *m, const struct event *e, bool dura
 			memset(m->bytes + e->offset, 0, m->size - e->offset);
 		m->size = e->offset;
 	}
-	for (uint64_t at = 0, n; (e->kind == COW_IO_WRITE || e->kind == COW_IO_PUNCH) && at < e->length; at += n) {
+	for (uint64_t at = 0, n;
+	     (e->kind == COW_IO_WRITE || e->kind == COW_IO_PUNCH) && at < e->length; at += n) {
 		n = cow_min(512 - (e->offset + at) % 512, e->length - at);
 		if (!durable && rand() % 2)
 			continue;
@@ -338,8 +346,8 @@ static inline uint64_t put_extension(uint8_t *cluster, uint64_t off, uint32_t ty
 }
 
 /*
- * An unknown extension of some length, END, and gap bytes behind it the backing file's name (-1: none). valid: bitmaps are said to be valid,
- * but there are none.
+ * An unknown extension of some length, END, and gap bytes behind it the backing file's name (-1:
+ * none). valid: bitmaps are said to be valid, but there are none.
  */
 static inline void lay_out(struct fixture *f, uint32_t unknown_bytes, int gap, bool valid)
 {

@@ -85,7 +85,8 @@ static void snapshot_l1_past_end(struct tiny_image *t)
 
 static void snapshot_l1_too_large(struct tiny_image *t)
 {
-	cow_store32_be(t->bytes + t->snapshots + offsetof(struct qcow2_snapshot_be, l1_size), (4 << 20) + 1);
+	cow_store32_be(t->bytes + t->snapshots + offsetof(struct qcow2_snapshot_be, l1_size),
+		       (4 << 20) + 1);
 }
 
 static void snapshot_l1_over_active(struct tiny_image *t)
@@ -95,7 +96,8 @@ static void snapshot_l1_over_active(struct tiny_image *t)
 
 static void misplaced_snapshot_table(struct tiny_image *t)
 {
-	cow_store64_be(t->bytes + offsetof(struct qcow2_header_be, snapshots_offset), t->snapshots + 8);
+	cow_store64_be(t->bytes + offsetof(struct qcow2_header_be, snapshots_offset),
+		       t->snapshots + 8);
 }
 
 static void too_many_snapshots(struct tiny_image *t)
@@ -105,13 +107,16 @@ static void too_many_snapshots(struct tiny_image *t)
 
 static void no_snapshot_table(struct tiny_image *t)
 {
-	cow_store64_be(t->bytes + offsetof(struct qcow2_header_be, snapshots_offset), t->size + TINY_CLUSTER);
+	cow_store64_be(t->bytes + offsetof(struct qcow2_header_be, snapshots_offset),
+		       t->size + TINY_CLUSTER);
 }
 
 /* The size is wrong, not the data. */
 static void long_extra_data(struct tiny_image *t)
 {
-	cow_store32_be(t->bytes + t->snapshots + offsetof(struct qcow2_snapshot_be, extra_data_size), 1025);
+	cow_store32_be(t->bytes + t->snapshots +
+			       offsetof(struct qcow2_snapshot_be, extra_data_size),
+		       1025);
 }
 
 static void several(struct tiny_image *t)
@@ -123,23 +128,25 @@ static void several(struct tiny_image *t)
 }
 
 const struct breakage breakages[] = {
-	{"a refcount block of zeros", zero_refblock, SNAPSHOT_READS, false},
-	{"all refcounts zero, dirty", zero_all_refcounts, SNAPSHOT_READS, false},
-	{"a missing refcount block", lose_refblock, SNAPSHOT_READS, false},
-	{"no refcount table", lose_reftable, SNAPSHOT_READS, false},
-	{"a refcount table over an L2 table", reftable_over_l2, SNAPSHOT_READS, false},
-	{"refcounts too low", understate, SNAPSHOT_READS, false},
-	{"leaks", leak, SNAPSHOT_READS, false},
-	{"wrong COPIED flags", wrong_flags, SNAPSHOT_READS, false},
-	{"a snapshot entry with short extra data", short_extra_data, SNAPSHOT_READS, true},
-	{"a snapshot table that is not aligned", misplaced_snapshot_table, SNAPSHOT_SAVED, false},
-	{"more snapshots than there can be", too_many_snapshots, SNAPSHOT_SAVED, false},
-	{"a snapshot entry with too much extra data", long_extra_data, SNAPSHOT_SAVED, false},
-	{"several of these", several, SNAPSHOT_READS, false},
-	{"a snapshot's L1 table that is not aligned", misplaced_snapshot_l1, SNAPSHOT_LOST, false},
-	{"a snapshot's L1 table past the end", snapshot_l1_past_end, SNAPSHOT_LOST, false},
-	{"a snapshot's L1 table that is too large", snapshot_l1_too_large, SNAPSHOT_LOST, false},
-	{"a snapshot's L1 table over the active one", snapshot_l1_over_active, SNAPSHOT_LOST, false},
-	{"a snapshot table past the end", no_snapshot_table, SNAPSHOT_LOST, false},
+	{ "a refcount block of zeros", zero_refblock, SNAPSHOT_READS, false },
+	{ "all refcounts zero, dirty", zero_all_refcounts, SNAPSHOT_READS, false },
+	{ "a missing refcount block", lose_refblock, SNAPSHOT_READS, false },
+	{ "no refcount table", lose_reftable, SNAPSHOT_READS, false },
+	{ "a refcount table over an L2 table", reftable_over_l2, SNAPSHOT_READS, false },
+	{ "refcounts too low", understate, SNAPSHOT_READS, false },
+	{ "leaks", leak, SNAPSHOT_READS, false },
+	{ "wrong COPIED flags", wrong_flags, SNAPSHOT_READS, false },
+	{ "a snapshot entry with short extra data", short_extra_data, SNAPSHOT_READS, true },
+	{ "a snapshot table that is not aligned", misplaced_snapshot_table, SNAPSHOT_SAVED, false },
+	{ "more snapshots than there can be", too_many_snapshots, SNAPSHOT_SAVED, false },
+	{ "a snapshot entry with too much extra data", long_extra_data, SNAPSHOT_SAVED, false },
+	{ "several of these", several, SNAPSHOT_READS, false },
+	{ "a snapshot's L1 table that is not aligned", misplaced_snapshot_l1, SNAPSHOT_LOST,
+	  false },
+	{ "a snapshot's L1 table past the end", snapshot_l1_past_end, SNAPSHOT_LOST, false },
+	{ "a snapshot's L1 table that is too large", snapshot_l1_too_large, SNAPSHOT_LOST, false },
+	{ "a snapshot's L1 table over the active one", snapshot_l1_over_active, SNAPSHOT_LOST,
+	  false },
+	{ "a snapshot table past the end", no_snapshot_table, SNAPSHOT_LOST, false },
 };
 const unsigned nr_breakages = sizeof(breakages) / sizeof(breakages[0]);

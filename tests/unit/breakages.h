@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* What can be wrong with a tiny image and can be repaired, without loss of anything but, where it says so, the snapshot. */
+/*
+ * What can be wrong with a tiny image and can be repaired, without loss of anything but, where it
+ * says so, the snapshot.
+ */
 #ifndef COW_TEST_BREAKAGES_H
 #define COW_TEST_BREAKAGES_H
 

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A host of one file in memory and a loop on it that keeps a trace of all that was done and can be told to fail. For tests of the order
- * of writes. Single-threaded: everything queued is done, in order, by the next drain.
+ * A host of one file in memory and a loop on it that keeps a trace of all that was done and can be
+ * told to fail. For tests of the order of writes. Single-threaded: everything queued is done, in
+ * order, by the next drain.
  */
 #ifndef COW_TEST_MEMORY_HOST_H
 #define COW_TEST_MEMORY_HOST_H
@@ -26,10 +27,10 @@ struct memory_host {
 	struct cow_loop loop;
 	uint8_t *bytes;
 	uint64_t size;
-	uint64_t limit;     /* the host is full when this many bytes are in use */
+	uint64_t limit; /* the host is full when this many bytes are in use */
 	uint64_t used;
-	uint8_t *in_use;    /* per block */
-	bool block_device;  /* of `size` bytes */
+	uint8_t *in_use;   /* per block */
+	bool block_device; /* of `size` bytes */
 	struct memory_event *trace;
 	unsigned nr_trace;
 	struct cow_io *head, **tail;
@@ -50,8 +51,8 @@ static struct memory_host *memory_of_loop(struct cow_loop *loop)
 
 /* ---- the file ---- */
 
-static int memory_open(struct cow_host *host, const char *path, unsigned flags, struct cow_file **out,
-		       struct cow_error *err)
+static int memory_open(struct cow_host *host, const char *path, unsigned flags,
+		       struct cow_file **out, struct cow_error *err)
 {
 	struct memory_host *m = (struct memory_host *)host;
 	struct cow_file *file = calloc(1, sizeof(*file));
@@ -122,7 +123,8 @@ static int64_t memory_transfer(struct memory_host *m, struct cow_io *io)
 	uint64_t at = io->offset;
 	if (at + io->length > MEMORY_MAX_BYTES && io->kind == COW_IO_READ)
 		return 0;
-	if (io->kind == COW_IO_WRITE && at + io->length > (m->block_device ? m->size : MEMORY_MAX_BYTES))
+	if (io->kind == COW_IO_WRITE &&
+	    at + io->length > (m->block_device ? m->size : MEMORY_MAX_BYTES))
 		return -ENOSPC;
 	if (io->kind == COW_IO_WRITE && !m->block_device && !memory_take(m, at, at + io->length))
 		return -ENOSPC;
@@ -200,7 +202,8 @@ static void memory_free(struct cow_loop *loop)
 {
 }
 
-static const struct cow_loop_ops memory_loop_ops = { memory_start, memory_drain, memory_wake, memory_now, memory_free };
+static const struct cow_loop_ops memory_loop_ops = { memory_start, memory_drain, memory_wake,
+						     memory_now, memory_free };
 
 static struct memory_host *memory_host_new(void)
 {

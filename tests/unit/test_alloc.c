@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* Allocation seen from outside: nothing leaks, what is freed is used again, tables grow, a full host is no damage. */
+/*
+ * Allocation seen from outside: nothing leaks, what is freed is used again, tables grow, a full
+ * host is no damage.
+ */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -43,8 +46,11 @@ static int teardown(void **state)
 
 static void create(struct fixture *f, uint64_t size, uint32_t cluster, uint32_t bits)
 {
-	struct cow_create_options options = { .size_bytes = size, .has_size = true, .cluster_bytes = cluster,
-					      .refcount_bits = bits, .overwrite = true };
+	struct cow_create_options options = { .size_bytes = size,
+					      .has_size = true,
+					      .cluster_bytes = cluster,
+					      .refcount_bits = bits,
+					      .overwrite = true };
 	struct cow_error err = { 0 };
 	int ret = cow_create(&f->m->host, &f->m->loop, "/disk", &options, &err);
 	if (ret)
@@ -115,7 +121,8 @@ static void test_every_shape_is_clean(void **state)
 			create(f, 8u << 20, clusters[c], bits);
 			open_image(f);
 			for (unsigned i = 0; i < 40; i++)
-				do_op(f, COW_OP_WRITE, (uint64_t)rand_r(&seed) % 16384 * 512, 512 * (i % 3 ? 1 : 60) % (1u << 20));
+				do_op(f, COW_OP_WRITE, (uint64_t)rand_r(&seed) % 16384 * 512,
+				      512 * (i % 3 ? 1 : 60) % (1u << 20));
 			do_op(f, COW_OP_DISCARD, 1u << 20, 2u << 20);
 			do_op(f, COW_OP_WRITE_ZEROES, 5u << 20, 1000 * 512);
 			close_image(f);
@@ -159,7 +166,8 @@ static void test_freed_clusters_are_used_again(void **state)
 static void test_refcount_table_grows(void **state)
 {
 	struct fixture *f = *state;
-	create(f, 16u << 20, 512, 64); /* one refcount block for 32 KiB, one table cluster for 2 MiB */
+	/* one refcount block for 32 KiB, one table cluster for 2 MiB */
+	create(f, 16u << 20, 512, 64);
 	open_image(f);
 	for (unsigned mib = 0; mib < 12; mib++)
 		do_op(f, COW_OP_WRITE, (uint64_t)mib << 20, 1u << 20);
@@ -174,7 +182,10 @@ static void test_refcount_table_grows(void **state)
 	expect_clean(f);
 }
 
-/* The host fills up in the middle: writes fail, nothing breaks, and room made by a discard can be used. */
+/*
+ * The host fills up in the middle: writes fail, nothing breaks, and room made by a discard can be
+ * used.
+ */
 static void full_host(struct fixture *f)
 {
 	uint64_t offset = 0;
@@ -231,7 +242,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(test_every_shape_is_clean, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_file_is_trimmed, setup, teardown),
-		cmocka_unit_test_setup_teardown(test_freed_clusters_are_used_again, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_freed_clusters_are_used_again, setup,
+						teardown),
 		cmocka_unit_test_setup_teardown(test_refcount_table_grows, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_full_host, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_full_block_device, setup, teardown),

@@ -1,12 +1,17 @@
 /* SPDX-License-Identifier: MIT */
-/* Commands on dirty bitmaps, headers that have no room or name invalid ones, and an I/O failed at any point of a command or a session. */
+/*
+ * Commands on dirty bitmaps, headers that have no room or name invalid ones, and an I/O failed at
+ * any point of a command or a session.
+ */
 #include "tests/unit/bitmap_fixture.h"
 
 /* ---- commands ---- */
 
 static int merge(struct fixture *f, const char *name, const char *source)
 {
-	const struct cow_bitmap_change change = { .command = COW_BITMAP_MERGE, .name = name, .sources = &source, .nr_sources = 1 };
+	const struct cow_bitmap_change change = {
+		.command = COW_BITMAP_MERGE, .name = name, .sources = &source, .nr_sources = 1
+	};
 	return run(f, &change);
 }
 
@@ -77,7 +82,10 @@ static void no_room(void **state)
 	assert_int_equal(assert_sound(f), 0);
 }
 
-/* A program that knows no bitmaps wrote to the image: what the extension names may be anything by now. */
+/*
+ * A program that knows no bitmaps wrote to the image: what the extension names may be anything by
+ * now.
+ */
 static void invalid_extension(void **state)
 {
 	struct fixture *f = *state;
@@ -94,7 +102,8 @@ static void invalid_extension(void **state)
 /* ---- failing I/O ---- */
 
 /* Each I/O of the kind in turn, until the command gets through. */
-static void fail_each(struct fixture *f, enum cow_bitmap_command what, const char *name, enum cow_io_kind kind, int error)
+static void fail_each(struct fixture *f, enum cow_bitmap_command what, const char *name,
+		      enum cow_io_kind kind, int error)
 {
 	for (unsigned skip = 0;; skip++) {
 		restore(f);
@@ -141,13 +150,15 @@ static void failing_sessions(void **state)
 	const enum cow_io_kind kinds[] = { COW_IO_READ, COW_IO_WRITE, COW_IO_SYNC };
 	for (unsigned k = 0; k < 3; k++) {
 		for (unsigned skip = 0; skip < 90; skip++) {
-			struct cow_open_options options = { .writable = true, .reserve_bytes = 16 * CLUSTER };
+			struct cow_open_options options = { .writable = true,
+							    .reserve_bytes = 16 * CLUSTER };
 			struct cow_image *image;
 			restore(f);
 			f->m->fail_kind = kinds[k];
 			f->m->fail_error = -EIO;
 			f->m->fail_skip = skip;
-			if (!cow_image_open(&f->m->host, &f->m->loop, "/disk", &options, &image, NULL)) {
+			if (!cow_image_open(&f->m->host, &f->m->loop, "/disk", &options, &image,
+					    NULL)) {
 				put(f, image, 40960, 4096, 7);
 				cow_image_close(image, &f->m->loop, NULL);
 			}
@@ -167,7 +178,9 @@ static void failing_sessions(void **state)
 
 static void create_large(struct fixture *f)
 {
-	struct cow_create_options options = { .size_bytes = 32 * LARGE, .has_size = true, .cluster_bytes = LARGE,
+	struct cow_create_options options = { .size_bytes = 32 * LARGE,
+					      .has_size = true,
+					      .cluster_bytes = LARGE,
 					      .overwrite = true };
 	const struct cow_bitmap_change add = { .command = COW_BITMAP_ADD, .name = "a" };
 	assert_int_equal(cow_create(&f->m->host, &f->m->loop, "/disk", &options, &f->err), 0);
@@ -197,7 +210,10 @@ static uint64_t fill(struct fixture *f)
 	return f->m->bytes[f->m->size - LARGE];
 }
 
-/* The last cluster is written to past the end; then the bitmaps cannot be stored. What was appended for them is cut off, no more. */
+/*
+ * The last cluster is written to past the end; then the bitmaps cannot be stored. What was appended
+ * for them is cut off, no more.
+ */
 static void short_last_cluster(void **state)
 {
 	struct fixture *f = *state;
@@ -228,7 +244,10 @@ static void short_last_cluster(void **state)
 	free(buf);
 }
 
-/* Without a cluster of its own the whole part is dirty. A second time as well: what was all dirty stays so. */
+/*
+ * Without a cluster of its own the whole part is dirty. A second time as well: what was all dirty
+ * stays so.
+ */
 static void no_room_at_close(void **state)
 {
 	struct fixture *f = *state;
@@ -274,10 +293,13 @@ static uint8_t *make_huge(struct fixture *f, uint64_t size_bytes)
 	return f->m->bytes + h.header_bytes + 8;
 }
 
-static void put_entries(struct fixture *f, uint8_t *extension, unsigned granularity_bits, unsigned nr)
+static void put_entries(struct fixture *f, uint8_t *extension, unsigned granularity_bits,
+			unsigned nr)
 {
 	uint32_t before = cow_load32_be(extension), all = before + nr;
-	struct cow_bitmap b = { .table_off = 36u << 20, .table_entries = 64, .flags = COW_BITMAP_AUTO,
+	struct cow_bitmap b = { .table_off = 36u << 20,
+				.table_entries = 64,
+				.flags = COW_BITMAP_AUTO,
 				.granularity_bits = (uint8_t)granularity_bits };
 	for (uint32_t i = before; i < all; i++) {
 		snprintf(b.name, sizeof(b.name), "%06u", i);
@@ -300,7 +322,10 @@ static void assert_not_kept(struct fixture *f, const char *why)
 	cow_tracking_fini(&tracking);
 }
 
-/* Of 2 EiB: eight of 128 MiB each, and so many of sizes that no table can have that all together are 2^64 bytes. */
+/*
+ * Of 2 EiB: eight of 128 MiB each, and so many of sizes that no table can have that all together
+ * are 2^64 bytes.
+ */
 static void too_much_in_all(void **state)
 {
 	struct fixture *f = *state;
@@ -319,12 +344,19 @@ static void too_many(void **state)
 	assert_not_kept(f, "more than 1024 bitmaps are enabled");
 }
 
-/* A command that would have all of them lost at the next write is refused; one that records nothing is not. */
+/*
+ * A command that would have all of them lost at the next write is refused; one that records nothing
+ * is not.
+ */
 static void one_too_many(void **state)
 {
 	struct fixture *f = *state;
-	struct cow_create_options options = { .size_bytes = 2ull << 40, .has_size = true, .overwrite = true };
-	struct cow_bitmap_change change = { .command = COW_BITMAP_ADD, .name = "a", .granularity_bits = 9 };
+	struct cow_create_options options = { .size_bytes = 2ull << 40,
+					      .has_size = true,
+					      .overwrite = true };
+	struct cow_bitmap_change change = { .command = COW_BITMAP_ADD,
+					    .name = "a",
+					    .granularity_bits = 9 };
 	assert_int_equal(cow_create(&f->m->host, &f->m->loop, "/disk", &options, &f->err), 0);
 	assert_int_equal(run(f, &change), 0);
 	change.name = "b";

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* Power lost at any point of a change of the header, in all its layouts, and of a session that writes. */
+/*
+ * Power lost at any point of a change of the header, in all its layouts, and of a session that
+ * writes.
+ */
 #include "tests/unit/bitmap_fixture.h"
 
 /* ---- the header ---- */
@@ -22,7 +25,8 @@ static void crash_all(struct fixture *f, int gap, uint32_t most)
 	free(after);
 }
 
-static void step(struct fixture *f, enum cow_bitmap_command what, const char *name, int gap, uint32_t nr)
+static void step(struct fixture *f, enum cow_bitmap_command what, const char *name, int gap,
+		 uint32_t nr)
 {
 	begin_recording(f);
 	must(f, what, name);
@@ -83,7 +87,8 @@ static unsigned assert_honest(struct fixture *f, const struct session *s)
 		return 0;
 	uint8_t *now = content(f);
 	if (!covered(s->cleared[0], now, dirty) && !covered(s->cleared[1], now, dirty))
-		fail_msg("a bitmap that is not in use covers less than what was written: %s", dirty);
+		fail_msg("a bitmap that is not in use covers less than what was written: %s",
+			 dirty);
 	free(now);
 	return 1;
 }

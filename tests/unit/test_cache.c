@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* The metadata cache over a real file: loading, dirtying, the limit, eviction, capture, many threads. */
+/*
+ * The metadata cache over a real file: loading, dirtying, the limit, eviction, capture, many
+ * threads.
+ */
 #include <errno.h>
 #include <pthread.h>
 #include <setjmp.h>
@@ -33,7 +36,8 @@ static void kicked(void *ctx, struct cow_loop *loop)
 
 static void cache_open(struct fixture *f, unsigned slots, void (*kick)(void *, struct cow_loop *))
 {
-	assert_int_equal(cow_cache_init(&f->cache, f->file, SLICE, (uint64_t)slots * SLICE, COW_RANK_L2_SHARD, kick, f),
+	assert_int_equal(cow_cache_init(&f->cache, f->file, SLICE, (uint64_t)slots * SLICE,
+					COW_RANK_L2_SHARD, kick, f),
 			 0);
 }
 
@@ -47,11 +51,14 @@ static int setup(void **state)
 	cow_loop_enter(f->loop);
 	struct cow_error err = { 0 };
 	struct cow_host *host = cow_host_system();
-	assert_int_equal(host->ops->open(host, f->path, COW_OPEN_CREATE | COW_OPEN_TRUNCATE | COW_OPEN_BUFFERED, &f->file, &err),
+	assert_int_equal(host->ops->open(host, f->path,
+					 COW_OPEN_CREATE | COW_OPEN_TRUNCATE | COW_OPEN_BUFFERED,
+					 &f->file, &err),
 			 0);
 	uint64_t slice[SLICE / 8] = { 0 };
 	for (slice[0] = 0; slice[0] < FILE_SLICES; slice[0]++)
-		assert_int_equal(cow_loop_write(f->loop, f->file, slice[0] * SLICE, slice, SLICE), 0);
+		assert_int_equal(cow_loop_write(f->loop, f->file, slice[0] * SLICE, slice, SLICE),
+				 0);
 	*state = f;
 	return 0;
 }
@@ -74,8 +81,8 @@ struct visit {
 	struct cow_task task;
 	struct cow_cache *cache;
 	uint64_t idx;
-	uint64_t add;   /* to the counter; 0 leaves the slice clean */
-	uint64_t seen;  /* the number the slice starts with */
+	uint64_t add;  /* to the counter; 0 leaves the slice clean */
+	uint64_t seen; /* the number the slice starts with */
 	bool done;
 };
 
@@ -146,7 +153,8 @@ static unsigned write_back(struct fixture *f)
 	unsigned nr = cow_cache_capture(&f->cache, buf, list);
 	for (unsigned i = 0; i < nr; i++) {
 		assert_true(i == 0 || list[i - 1].off < list[i].off);
-		assert_int_equal(cow_loop_write(f->loop, f->file, list[i].off, list[i].copy, SLICE), 0);
+		assert_int_equal(cow_loop_write(f->loop, f->file, list[i].off, list[i].copy, SLICE),
+				 0);
 	}
 	cow_cache_complete(&f->cache, list, nr, 0);
 	free(list);
@@ -222,7 +230,10 @@ static void test_limit_parks_and_wakes(void **state)
 	assert_int_equal(counter_on_disk(f, 0), 2);
 }
 
-/* A slot that is changed while it is being written is dirty again, and its older copy is what the pass wrote. */
+/*
+ * A slot that is changed while it is being written is dirty again, and its older copy is what the
+ * pass wrote.
+ */
 static void test_change_during_pass(void **state)
 {
 	struct fixture *f = *state;
@@ -256,7 +267,10 @@ static void test_failed_pass_stays_dirty(void **state)
 	assert_int_equal(counter_on_disk(f, 4), 1);
 }
 
-/* All that can be made dirty is, shard by shard, and nothing can be written: whoever only reads still gets every slice. */
+/*
+ * All that can be made dirty is, shard by shard, and nothing can be written: whoever only reads
+ * still gets every slice.
+ */
 static void test_reads_beside_dirty(void **state)
 {
 	struct fixture *f = *state;
@@ -329,7 +343,9 @@ static void *worker_main(void *arg)
 	struct worker *w = arg;
 	cow_loop_enter(w->loop);
 	for (unsigned i = 0; i < VISITS; i++) {
-		struct visit v = { .cache = &w->f->cache, .idx = (unsigned)rand_r(&w->seed) % 64, .add = i & 1 };
+		struct visit v = { .cache = &w->f->cache,
+				   .idx = (unsigned)rand_r(&w->seed) % 64,
+				   .add = i & 1 };
 		cow_task_init(&v.task, &failed_step, visit_end);
 		cow_task_start(&v.task, w->loop, &visit_step);
 		cow_loop_run_until(w->loop, &v.done);

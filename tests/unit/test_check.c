@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* What check finds, and what repair does and leaves alone, on an image of which every byte is known. */
+/*
+ * What check finds, and what repair does and leaves alone, on an image of which every byte is
+ * known.
+ */
 #include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -59,14 +62,15 @@ static int teardown(void **state)
 /* After the test has changed f->t. */
 static int check(struct fixture *f, enum cow_repair repair)
 {
-	struct cow_check_options options = {.repair = repair, .finding = note_finding, .ctx = f};
+	struct cow_check_options options = { .repair = repair, .finding = note_finding, .ctx = f };
 	if (!f->disk.bytes)
-		assert_int_equal(memory_disk_init(&f->disk, f->t.bytes, f->t.size, TINY_MAX_BYTES), 0);
+		assert_int_equal(memory_disk_init(&f->disk, f->t.bytes, f->t.size, TINY_MAX_BYTES),
+				 0);
 	f->disk.hook = note_change;
 	f->disk.ctx = &f->changes;
 	f->changes = 0;
 	f->findings[0] = '\0';
-	f->err = (struct cow_error){0};
+	f->err = (struct cow_error){ 0 };
 	int ret = cow_check_file(&f->disk.loop, &f->disk.file, &options, &f->result, &f->err);
 	if (repair == COW_REPAIR_NONE)
 		assert_int_equal(f->changes, 0);
@@ -100,7 +104,8 @@ static void clean(void **state)
 	assert_string_equal(f->findings, "");
 	assert_int_equal(f->result.total_clusters, TINY_GUEST_CLUSTERS);
 	assert_int_equal(f->result.image_end_offset, f->t.size);
-	assert_int_equal(f->result.fragmented_clusters, 1); /* guest cluster 1 does not follow guest cluster 0 */
+	/* guest cluster 1 does not follow guest cluster 0 */
+	assert_int_equal(f->result.fragmented_clusters, 1);
 }
 
 /* Both L1 tables lead to one L2 table: what it maps has two references. */
@@ -116,7 +121,10 @@ static void shared_l2_counts_twice(void **state)
 	assert_string_equal(f->findings, "");
 }
 
-/* Two compressed clusters whose sectors touch the same host cluster, and one that reaches into the next. */
+/*
+ * Two compressed clusters whose sectors touch the same host cluster, and one that reaches into the
+ * next.
+ */
 static void compressed_sectors_count(void **state)
 {
 	struct fixture *f = *state;
@@ -127,9 +135,11 @@ static void compressed_sectors_count(void **state)
 	assert_int_equal(check(f, COW_REPAIR_NONE), 0);
 	assert_int_equal(f->result.compressed_clusters, 2);
 	char text[80];
-	snprintf(text, sizeof(text), "ERROR cluster %u refcount=1 reference=2", (unsigned)(at / TINY_CLUSTER));
+	snprintf(text, sizeof(text), "ERROR cluster %u refcount=1 reference=2",
+		 (unsigned)(at / TINY_CLUSTER));
 	assert_finds(f, text);
-	snprintf(text, sizeof(text), "Leaked cluster %u refcount=2 reference=1", (unsigned)(at / TINY_CLUSTER + 1));
+	snprintf(text, sizeof(text), "Leaked cluster %u refcount=2 reference=1",
+		 (unsigned)(at / TINY_CLUSTER + 1));
 	assert_finds(f, text);
 }
 
@@ -184,7 +194,10 @@ static void nothing_is_freed_in_doubt(void **state)
 	assert_int_equal(refcount_on_disk(f, f->t.data + TINY_CLUSTER), 2);
 }
 
-/* The L1 entry leads into data. That is no L2 table, whatever it looks like: repair must not touch it. */
+/*
+ * The L1 entry leads into data. That is no L2 table, whatever it looks like: repair must not touch
+ * it.
+ */
 static void data_is_not_repaired(void **state)
 {
 	struct fixture *f = *state;
@@ -206,7 +219,8 @@ static void flags_of_compressed_clusters(void **state)
 	assert_finds(f, "COPIED flag of a compressed cluster");
 	assert_int_equal(f->result.corruptions_fixed, 1);
 	assert_int_equal(f->result.corruptions, 0);
-	assert_int_equal(cow_load64_be(f->disk.bytes + f->t.l2), cow_compressed_encode(own, 300, 9));
+	assert_int_equal(cow_load64_be(f->disk.bytes + f->t.l2),
+			 cow_compressed_encode(own, 300, 9));
 }
 
 static void two_owners(void **state)
@@ -255,9 +269,12 @@ static void bad_snapshot_is_dropped(void **state)
 	struct fixture *f = *state;
 	cow_store64_be(f->t.bytes + f->t.snapshots, f->t.snapshot_l1 + 8);
 	assert_int_equal(check(f, COW_REPAIR_ALL), 0);
-	assert_finds(f, "Repair: snapshot 'first' (id 1) is dropped: its L1 table is not cluster-aligned");
+	assert_finds(
+		f,
+		"Repair: snapshot 'first' (id 1) is dropped: its L1 table is not cluster-aligned");
 	assert_int_equal(f->result.corruptions + f->result.leaks, 0);
-	assert_int_equal(cow_load32_be(f->disk.bytes + offsetof(struct qcow2_header_be, nb_snapshots)), 0);
+	assert_int_equal(
+		cow_load32_be(f->disk.bytes + offsetof(struct qcow2_header_be, nb_snapshots)), 0);
 	assert_true(tiny_image_active_reads(f->disk.bytes, f->disk.file.size_bytes));
 	assert_int_equal(refcount_on_disk(f, f->t.snapshot_l1), 0);
 	assert_int_equal(check(f, COW_REPAIR_ALL), 0);
@@ -267,7 +284,8 @@ static void bad_snapshot_is_dropped(void **state)
 static void lost_snapshot_table_is_told(void **state)
 {
 	struct fixture *f = *state;
-	cow_store64_be(f->t.bytes + offsetof(struct qcow2_header_be, snapshots_offset), f->t.size + TINY_CLUSTER);
+	cow_store64_be(f->t.bytes + offsetof(struct qcow2_header_be, snapshots_offset),
+		       f->t.size + TINY_CLUSTER);
 	assert_int_equal(check(f, COW_REPAIR_ALL), 0);
 	assert_finds(f, "Repair: 1 of 1 snapshots are dropped: the table at offset");
 	assert_int_equal(f->result.corruptions + f->result.leaks, 0);
@@ -290,11 +308,12 @@ static void good_snapshots_stay(void **state)
 static void snapshots_are_kept(void **state)
 {
 	struct fixture *f = *state;
-	struct cow_check_options options = {.repair = COW_REPAIR_ALL, .keep_snapshots = true};
+	struct cow_check_options options = { .repair = COW_REPAIR_ALL, .keep_snapshots = true };
 	f->t.bytes[79] |= QCOW2_INCOMPAT_DIRTY;
 	cow_store64_be(f->t.bytes + f->t.snapshots, f->t.snapshot_l1 + 8);
 	assert_int_equal(memory_disk_init(&f->disk, f->t.bytes, f->t.size, TINY_MAX_BYTES), 0);
-	assert_int_equal(cow_check_file(&f->disk.loop, &f->disk.file, &options, &f->result, &f->err), 0);
+	assert_int_equal(
+		cow_check_file(&f->disk.loop, &f->disk.file, &options, &f->result, &f->err), 0);
 	assert_true(f->result.corruptions > 0);
 	assert_memory_equal(f->disk.bytes, f->t.bytes, f->t.size);
 }
@@ -318,16 +337,26 @@ static void read_only_file(void **state)
 	assert_int_equal(check(f, COW_REPAIR_NONE), 0);
 }
 
-/* 65536 snapshots that all claim the same L1 table, whose entries all lead to one L2 table: 2^28 paths, done at once. */
+/*
+ * 65536 snapshots that all claim the same L1 table, whose entries all lead to one L2 table: 2^28 paths, done at once.
+ */
 static void work_stays_bounded(void **state)
 {
 	enum { NR = 65536, ENTRY = 64, TABLE = NR * ENTRY, SIZE = (4 << 20) + TABLE };
 	struct fixture *f = *state;
 	uint8_t *bytes = calloc(1, SIZE);
 	const struct cow_header h = {
-		.version = 3, .cluster_bits = 9, .size_bytes = 512, .l1_entries = 1, .l1_off = f->t.l1,
-		.reftable_off = f->t.reftable, .reftable_clusters = 1, .nr_snapshots = NR,
-		.snapshots_off = 4 << 20, .refcount_order = 4, .header_bytes = 112,
+		.version = 3,
+		.cluster_bits = 9,
+		.size_bytes = 512,
+		.l1_entries = 1,
+		.l1_off = f->t.l1,
+		.reftable_off = f->t.reftable,
+		.reftable_clusters = 1,
+		.nr_snapshots = NR,
+		.snapshots_off = 4 << 20,
+		.refcount_order = 4,
+		.header_bytes = 112,
 	};
 	memcpy(bytes, f->t.bytes, f->t.size);
 	cow_header_encode(&h, bytes, 512);

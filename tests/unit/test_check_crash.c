@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Repair, cut off by a power failure at any point, or by an I/O that fails. Everything before the last completed sync is on disk; of what
- * was written since, any sectors. Whatever remains must
+ * Repair, cut off by a power failure at any point, or by an I/O that fails. Everything before the
+ * last completed sync is on disk; of what was written since, any sectors. Whatever remains must
  *   - read as before, image and snapshot;
  *   - have no refcount too low that was not too low before, unless the dirty or corrupt bit keeps writers away;
  *   - be repaired by another repair, and clean then.
@@ -45,7 +45,7 @@ static void note(void *ctx, const struct cow_io *io)
 	struct record *r = ctx;
 	assert_true(r->nr < MAX_EVENTS);
 	struct event *e = &r->events[r->nr++];
-	*e = (struct event){.sync = io->kind == COW_IO_SYNC, .offset = io->offset};
+	*e = (struct event){ .sync = io->kind == COW_IO_SYNC, .offset = io->offset };
 	if (e->sync)
 		return;
 	assert_int_equal(io->kind, COW_IO_WRITE);
@@ -62,7 +62,10 @@ static void forget(struct record *r)
 	r->nr = 0;
 }
 
-/* Clusters in danger: the refcount is too low, or a COPIED flag invites to overwrite what is shared. */
+/*
+ * Clusters in danger: the refcount is too low, or a COPIED flag invites to overwrite what is
+ * shared.
+ */
 struct low {
 	bool cluster[MAX_CLUSTERS];
 };
@@ -71,10 +74,12 @@ static void note_low(void *ctx, const char *text)
 {
 	struct low *low = ctx;
 	unsigned long cluster, refcount, references;
-	if (sscanf(text, "ERROR cluster %lu refcount=%lu reference=%lu", &cluster, &refcount, &references) == 3)
+	if (sscanf(text, "ERROR cluster %lu refcount=%lu reference=%lu", &cluster, &refcount,
+		   &references) == 3)
 		low->cluster[cluster] = true;
 	const char *entry = strstr(text, "_entry=");
-	if (strstr(text, "OFLAG_COPIED") && strstr(text, "is not one") && sscanf(entry, "_entry=%lx", &cluster) == 1)
+	if (strstr(text, "OFLAG_COPIED") && strstr(text, "is not one") &&
+	    sscanf(entry, "_entry=%lx", &cluster) == 1)
 		low->cluster[(cluster & QCOW2_OFFSET_MASK) / TINY_CLUSTER] = true;
 }
 
@@ -85,8 +90,10 @@ static void ignore(void *ctx, const char *text)
 static int run_check(struct memory_disk *disk, enum cow_repair repair, struct low *low,
 		     struct cow_check_result *result)
 {
-	struct cow_check_options options = {.repair = repair, .finding = low ? note_low : ignore, .ctx = low};
-	struct cow_error err = {0};
+	struct cow_check_options options = { .repair = repair,
+					     .finding = low ? note_low : ignore,
+					     .ctx = low };
+	struct cow_error err = { 0 };
 	int ret = cow_check_file(&disk->loop, &disk->file, &options, result, &err);
 	if (ret)
 		print_message("%s\n", err.text);
@@ -95,7 +102,8 @@ static int run_check(struct memory_disk *disk, enum cow_repair repair, struct lo
 
 static bool writers_kept_away(const uint8_t *bytes)
 {
-	return bytes[7] >= 3 && cow_load64_be(bytes + 72) & (QCOW2_INCOMPAT_DIRTY | QCOW2_INCOMPAT_CORRUPT);
+	return bytes[7] >= 3 &&
+	       cow_load64_be(bytes + 72) & (QCOW2_INCOMPAT_DIRTY | QCOW2_INCOMPAT_CORRUPT);
 }
 
 static bool reads(const uint8_t *bytes, uint64_t size, bool with_snapshot)
@@ -103,10 +111,11 @@ static bool reads(const uint8_t *bytes, uint64_t size, bool with_snapshot)
 	return with_snapshot ? tiny_image_reads(bytes, size) : tiny_image_active_reads(bytes, size);
 }
 
-static void assert_repairs(const struct breakage *b, const uint8_t *bytes, uint64_t size, const struct low *before)
+static void assert_repairs(const struct breakage *b, const uint8_t *bytes, uint64_t size,
+			   const struct low *before)
 {
 	struct memory_disk disk;
-	struct low low = {0};
+	struct low low = { 0 };
 	struct cow_check_result result;
 	assert_true(reads(bytes, size, b->fate == SNAPSHOT_READS));
 	assert_int_equal(memory_disk_init(&disk, bytes, size, TINY_MAX_BYTES), 0);
@@ -141,8 +150,8 @@ static unsigned last_sync_before(const struct record *r, unsigned end)
 	return end;
 }
 
-static void crash_at(const struct breakage *b, const struct tiny_image *t, const struct record *r, unsigned end,
-		     const struct low *before)
+static void crash_at(const struct breakage *b, const struct tiny_image *t, const struct record *r,
+		     unsigned end, const struct low *before)
 {
 	static uint8_t bytes[TINY_MAX_BYTES];
 	uint64_t size = t->size;
@@ -158,7 +167,7 @@ static void crash_everywhere(const struct breakage *b, const struct tiny_image *
 {
 	static struct record r;
 	struct memory_disk disk;
-	struct low before = {0};
+	struct low before = { 0 };
 	struct cow_check_result result;
 	assert_int_equal(memory_disk_init(&disk, t->bytes, t->size, TINY_MAX_BYTES), 0);
 	assert_int_equal(run_check(&disk, COW_REPAIR_NONE, &before, &result), 0);
@@ -190,7 +199,10 @@ static void repair_survives_crashes(void **state)
 
 /* ---- a host that fails ---- */
 
-/* The nr-th I/O fails: writes leave some of their sectors, a failed sync may have thrown away what was written since the last. */
+/*
+ * The nr-th I/O fails: writes leave some of their sectors, a failed sync may have thrown away what
+ * was written since the last.
+ */
 struct failing {
 	struct memory_disk *disk;
 	uint8_t durable[TINY_MAX_BYTES];
@@ -201,7 +213,8 @@ struct failing {
 static void write_some(struct failing *f, const struct cow_io *io)
 {
 	uint8_t *data = io->vec[0].iov_base;
-	for (uint64_t at = 0; at < io->length && io->offset + io->length <= f->disk->capacity; at += 512) {
+	for (uint64_t at = 0; at < io->length && io->offset + io->length <= f->disk->capacity;
+	     at += 512) {
 		if (rand() % 2)
 			continue;
 		memcpy(f->disk->bytes + io->offset + at, data + at, 512);
@@ -234,19 +247,23 @@ static int64_t fault(void *ctx, const struct cow_io *io)
 	return f->error;
 }
 
-/* True: there was an nr-th I/O. Either way what is said must be true, and another repair must do it. */
-static bool fail_at(const struct breakage *b, const struct tiny_image *t, unsigned nr, int error, const struct low *before)
+/*
+ * True: there was an nr-th I/O. Either way what is said must be true, and another repair must do
+ * it.
+ */
+static bool fail_at(const struct breakage *b, const struct tiny_image *t, unsigned nr, int error,
+		    const struct low *before)
 {
 	static struct failing f;
 	struct memory_disk disk;
 	struct cow_check_result said, found;
 	assert_int_equal(memory_disk_init(&disk, t->bytes, t->size, TINY_MAX_BYTES), 0);
-	f = (struct failing){.disk = &disk, .nr = nr, .error = error};
+	f = (struct failing){ .disk = &disk, .nr = nr, .error = error };
 	memcpy(f.durable, t->bytes, sizeof(f.durable));
 	disk.fault = fault;
 	disk.ctx = &f;
-	struct cow_check_options options = {.repair = COW_REPAIR_ALL, .finding = ignore};
-	struct cow_error err = {0};
+	struct cow_check_options options = { .repair = COW_REPAIR_ALL, .finding = ignore };
+	struct cow_error err = { 0 };
 	int ret = cow_check_file(&disk.loop, &disk.file, &options, &said, &err);
 	disk.fault = NULL;
 	bool failed = error && f.seen > nr;
@@ -255,7 +272,8 @@ static bool fail_at(const struct breakage *b, const struct tiny_image *t, unsign
 		assert_true(err.code == ret && strlen(err.text) > 8);
 	assert_int_equal(run_check(&disk, COW_REPAIR_NONE, NULL, &found), 0);
 	if (!ret)
-		assert_int_equal(said.corruptions + said.leaks + found.corruptions + found.leaks, 0);
+		assert_int_equal(said.corruptions + said.leaks + found.corruptions + found.leaks,
+				 0);
 	assert_repairs(b, disk.bytes, disk.file.size_bytes, before);
 	memory_disk_fini(&disk);
 	return failed;
@@ -264,7 +282,7 @@ static bool fail_at(const struct breakage *b, const struct tiny_image *t, unsign
 static void fail_everywhere(const struct breakage *b, const struct tiny_image *t)
 {
 	struct memory_disk disk;
-	struct low before = {0};
+	struct low before = { 0 };
 	struct cow_check_result result;
 	unsigned nr = 0;
 	assert_int_equal(memory_disk_init(&disk, t->bytes, t->size, TINY_MAX_BYTES), 0);

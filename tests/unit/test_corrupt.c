@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Corruption that a request meets at run time, one row for each rule and kind of entry. The request fails with EIO; the image is failed for
- * writing, with rule and offset; sound clusters can be read; the corrupt bit is on disk after the close.
+ * Corruption that a request meets at run time, one row for each rule and kind of entry. The request
+ * fails with EIO; the image is failed for writing, with rule and offset; sound clusters can be
+ * read; the corrupt bit is on disk after the close.
  */
 #include <errno.h>
 #include <setjmp.h>
@@ -20,14 +21,14 @@
 
 #define CLUSTER 512u
 #define SPAN (CLUSTER / 8 * CLUSTER) /* guest bytes that one L2 table maps */
-#define SOUND SPAN                   /* a guest offset whose mapping stays as it is */
-#define FRESH (2 * SPAN)             /* one that nobody has written yet */
+#define SOUND SPAN		     /* a guest offset whose mapping stays as it is */
+#define FRESH (2 * SPAN)	     /* one that nobody has written yet */
 #define FAR (1ull << 40)
 
 struct fixture {
 	struct memory_host *m;
 	struct cow_header h;
-	uint64_t l2;       /* the first table */
+	uint64_t l2;	   /* the first table */
 	uint64_t refblock; /* the first block */
 	struct cow_image *image;
 	struct cow_queue *queue;
@@ -41,7 +42,7 @@ struct row {
 	enum cow_op_kind kind;
 	uint64_t offset; /* of the request, in the guest */
 	const char *rule;
-	bool late;       /* met when what was freed is given back, after the request */
+	bool late; /* met when what was freed is given back, after the request */
 };
 
 static uint64_t put(struct fixture *f, uint64_t at, uint64_t value)
@@ -145,41 +146,54 @@ static uint64_t no_refcount(struct fixture *f)
 }
 
 static const struct row rows[] = {
-	{"L1: reserved bits, read", l1_reserved, COW_OP_READ, 0, "L1 entry has reserved bits set", false},
-	{"L1: reserved bits, written", l1_reserved, COW_OP_WRITE, 0, "L1 entry has reserved bits set", false},
-	{"L1: reserved bits, discarded", l1_reserved, COW_OP_DISCARD, 0, "L1 entry has reserved bits set", false},
-	{"L1: COPIED alone, read", l1_copied_alone, COW_OP_READ, 0, "L1 entry has the COPIED flag without a table", false},
-	{"L2: reserved bits, read", l2_reserved, COW_OP_READ, 0, "L2 entry has reserved bits set", false},
-	{"L2: reserved bits, written", l2_reserved, COW_OP_WRITE, 0, "L2 entry has reserved bits set", false},
-	{"L2: reserved bits, discarded", l2_reserved, COW_OP_DISCARD, 0, "L2 entry has reserved bits set", false},
-	{"L2: past the end, read", l2_past_end, COW_OP_READ, 0, "L2 entry's cluster lies past the end of the file", false},
-	{"L2: past the end, written", l2_written_past_end, COW_OP_WRITE, 0, "a data cluster lies past the end of the file",
-	 false},
-	{"L2: the refcount table, written", l2_over_reftable, COW_OP_WRITE, 0, "a data cluster lies in metadata", false},
-	{"L2: the refcount table, discarded", l2_over_reftable, COW_OP_DISCARD, 0, "live metadata was freed as if it were data",
-	 true},
-	{"compressed: COPIED, read", compressed_copied, COW_OP_READ, 0, "L2 entry is compressed and has the COPIED flag", false},
-	{"compressed: past the end, read", compressed_past_end, COW_OP_READ, 0,
-	 "L2 entry's compressed data lies past the end of the file", false},
-	{"compressed: over the header, read", compressed_over_header, COW_OP_READ, 0,
-	 "L2 entry's compressed data lies over the header", false},
-	{"refcount table: reserved bits, for a new cluster", reftable_reserved, COW_OP_WRITE, FRESH,
-	 "refcount table entry is not cluster-aligned", false},
-	{"refcount table: past the end, for a new cluster", reftable_past_end, COW_OP_WRITE, FRESH,
-	 "refcount table entry lies past the end of the file", false},
-	{"refcount table: no block, for a new cluster", reftable_missing, COW_OP_WRITE, FRESH,
-	 "metadata in a range without a refcount block", false},
-	{"refcount block: zeros, for a new cluster", refcounts_zero, COW_OP_WRITE, FRESH, "live metadata has refcount 0", false},
-	{"refcount block: zero for what is freed", data_refcount_zero, COW_OP_DISCARD, 0, "a cluster in use has refcount 0", true},
-	{"refcount table: no block for what is freed", no_refcount, COW_OP_DISCARD, 0, "a cluster in use has no refcount", true},
+	{ "L1: reserved bits, read", l1_reserved, COW_OP_READ, 0, "L1 entry has reserved bits set",
+	  false },
+	{ "L1: reserved bits, written", l1_reserved, COW_OP_WRITE, 0,
+	  "L1 entry has reserved bits set", false },
+	{ "L1: reserved bits, discarded", l1_reserved, COW_OP_DISCARD, 0,
+	  "L1 entry has reserved bits set", false },
+	{ "L1: COPIED alone, read", l1_copied_alone, COW_OP_READ, 0,
+	  "L1 entry has the COPIED flag without a table", false },
+	{ "L2: reserved bits, read", l2_reserved, COW_OP_READ, 0, "L2 entry has reserved bits set",
+	  false },
+	{ "L2: reserved bits, written", l2_reserved, COW_OP_WRITE, 0,
+	  "L2 entry has reserved bits set", false },
+	{ "L2: reserved bits, discarded", l2_reserved, COW_OP_DISCARD, 0,
+	  "L2 entry has reserved bits set", false },
+	{ "L2: past the end, read", l2_past_end, COW_OP_READ, 0,
+	  "L2 entry's cluster lies past the end of the file", false },
+	{ "L2: past the end, written", l2_written_past_end, COW_OP_WRITE, 0,
+	  "a data cluster lies past the end of the file", false },
+	{ "L2: the refcount table, written", l2_over_reftable, COW_OP_WRITE, 0,
+	  "a data cluster lies in metadata", false },
+	{ "L2: the refcount table, discarded", l2_over_reftable, COW_OP_DISCARD, 0,
+	  "live metadata was freed as if it were data", true },
+	{ "compressed: COPIED, read", compressed_copied, COW_OP_READ, 0,
+	  "L2 entry is compressed and has the COPIED flag", false },
+	{ "compressed: past the end, read", compressed_past_end, COW_OP_READ, 0,
+	  "L2 entry's compressed data lies past the end of the file", false },
+	{ "compressed: over the header, read", compressed_over_header, COW_OP_READ, 0,
+	  "L2 entry's compressed data lies over the header", false },
+	{ "refcount table: reserved bits, for a new cluster", reftable_reserved, COW_OP_WRITE,
+	  FRESH, "refcount table entry is not cluster-aligned", false },
+	{ "refcount table: past the end, for a new cluster", reftable_past_end, COW_OP_WRITE, FRESH,
+	  "refcount table entry lies past the end of the file", false },
+	{ "refcount table: no block, for a new cluster", reftable_missing, COW_OP_WRITE, FRESH,
+	  "metadata in a range without a refcount block", false },
+	{ "refcount block: zeros, for a new cluster", refcounts_zero, COW_OP_WRITE, FRESH,
+	  "live metadata has refcount 0", false },
+	{ "refcount block: zero for what is freed", data_refcount_zero, COW_OP_DISCARD, 0,
+	  "a cluster in use has refcount 0", true },
+	{ "refcount table: no block for what is freed", no_refcount, COW_OP_DISCARD, 0,
+	  "a cluster in use has no refcount", true },
 };
 
 /* ---- one row ---- */
 
 static void open_image(struct fixture *f)
 {
-	struct cow_open_options options = {.writable = true};
-	struct cow_error err = {0};
+	struct cow_open_options options = { .writable = true };
+	struct cow_error err = { 0 };
 	if (cow_image_open(&f->m->host, &f->m->loop, "/disk", &options, &f->image, &err))
 		fail_msg("open: %s", err.text);
 	assert_int_equal(cow_queue_new(f->image, &f->m->loop, 4, &f->queue), 0);
@@ -187,15 +201,17 @@ static void open_image(struct fixture *f)
 
 static int close_image(struct fixture *f)
 {
-	struct cow_error err = {0};
+	struct cow_error err = { 0 };
 	cow_queue_free(f->queue);
 	return cow_image_close(f->image, &f->m->loop, &err);
 }
 
 static void make_image(struct fixture *f)
 {
-	struct cow_create_options options = {.size_bytes = 16 * SPAN, .has_size = true, .cluster_bytes = CLUSTER};
-	struct cow_error err = {0};
+	struct cow_create_options options = { .size_bytes = 16 * SPAN,
+					      .has_size = true,
+					      .cluster_bytes = CLUSTER };
+	struct cow_error err = { 0 };
 	f->m = memory_host_new();
 	cow_loop_enter(&f->m->loop);
 	assert_int_equal(cow_create(&f->m->host, &f->m->loop, "/disk", &options, &err), 0);
@@ -221,9 +237,11 @@ static void wait_for_failure(struct fixture *f)
 static void assert_failed(struct fixture *f, const struct row *row, uint64_t at)
 {
 	char wanted[256];
-	snprintf(wanted, sizeof(wanted), "corrupt at offset %llu: %s", (unsigned long long)at, row->rule);
+	snprintf(wanted, sizeof(wanted), "corrupt at offset %llu: %s", (unsigned long long)at,
+		 row->rule);
 	if (!cow_image_failure(f->image) || strcmp(cow_image_failure(f->image), wanted))
-		fail_msg("%s: wanted '%s', not '%s'", row->name, wanted, cow_image_failure(f->image));
+		fail_msg("%s: wanted '%s', not '%s'", row->name, wanted,
+			 cow_image_failure(f->image));
 	assert_int_equal(cow_queue_do(f->queue, COW_OP_WRITE, 0, SOUND, CLUSTER, f->buf), -EIO);
 	assert_int_equal(cow_queue_do(f->queue, COW_OP_FLUSH, 0, 0, 0, NULL), -EIO);
 	memset(f->buf, 0, CLUSTER);
@@ -234,7 +252,7 @@ static void assert_failed(struct fixture *f, const struct row *row, uint64_t at)
 
 static void run_row(const struct row *row)
 {
-	struct fixture f = {.buf = cow_buf_alloc(CLUSTER)};
+	struct fixture f = { .buf = cow_buf_alloc(CLUSTER) };
 	make_image(&f);
 	uint64_t at = row->breaks(&f);
 	open_image(&f);
@@ -245,7 +263,8 @@ static void run_row(const struct row *row)
 		wait_for_failure(&f);
 	assert_failed(&f, row, at);
 	assert_int_equal(close_image(&f), -EIO);
-	assert_true(get(&f, offsetof(struct qcow2_header_be, incompatible_features)) & QCOW2_INCOMPAT_CORRUPT);
+	assert_true(get(&f, offsetof(struct qcow2_header_be, incompatible_features)) &
+		    QCOW2_INCOMPAT_CORRUPT);
 	cow_loop_enter(NULL);
 	memory_host_free(f.m);
 	free(f.buf);

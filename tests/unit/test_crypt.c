@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The sector cipher: vectors of IEEE 1619 for XTS, CBC and ESSIV rebuilt block by block from plain AES, IVs per sector, and that nothing is
- * allocated once the contexts are made.
+ * The sector cipher: vectors of IEEE 1619 for XTS, CBC and ESSIV rebuilt block by block from plain
+ * AES, IVs per sector, and that nothing is allocated once the contexts are made.
  */
 #include <errno.h>
 #include <setjmp.h>
@@ -66,7 +66,10 @@ static void from_hex(const char *hex, uint8_t *out)
 
 /* ---- XTS ---- */
 
-/* IEEE 1619-2007, annex B: plaintext is 00..ff twice; the first and the last 32 bytes of the ciphertext. */
+/*
+ * IEEE 1619-2007, annex B: plaintext is 00..ff twice; the first and the last 32 bytes of the
+ * ciphertext.
+ */
 static const struct {
 	unsigned key_bytes;
 	const char *key;
@@ -76,8 +79,11 @@ static const struct {
 	{ 32, "2718281828459045235360287471352631415926535897932384626433832795", 0, /* vector 4 */
 	  "27a7479befa1d476489f308cd4cfa6e2a96e4bbe3208ff25287dd3819616e89c",
 	  "3ff262735779a418f20a282df920147beabe421ee5319d0568" },
-	{ 64, "27182818284590452353602874713526624977572470936999595749669676273141592653589793238462643383279502884197169399375105"
-	  "820974944592", 0xff, /* vector 10 */
+	{ 64,
+	  "2718281828459045235360287471352662497757247093699959574966967627314159265358979323846264"
+	  "3383279502884197169399375105"
+	  "820974944592",
+	  0xff, /* vector 10 */
 	  "1c3b3a102f770386e4836c99e370cf9bea00803f5e482357a4ae12d414a3e63b",
 	  "6ffda9fcea70b9c6e693e148c151" },
 };
@@ -102,13 +108,16 @@ static void xts_by_ieee(void **state)
 		fill_vector(plain);
 		from_hex(xts_vectors[i].key, key);
 		from_hex(xts_vectors[i].first, first);
-		struct pair p = open_pair((struct cow_crypt_cipher){ COW_CRYPT_XTS, COW_CRYPT_PLAIN64,
-								     xts_vectors[i].key_bytes }, key);
+		struct pair p =
+			open_pair((struct cow_crypt_cipher){ COW_CRYPT_XTS, COW_CRYPT_PLAIN64,
+							     xts_vectors[i].key_bytes },
+				  key);
 		uint64_t off = xts_vectors[i].sector * SECTOR;
 		assert_int_equal(cow_crypt_encrypt(p.crypt, off, plain, buf, SECTOR), 0);
 		assert_memory_equal(buf, first, sizeof(first));
 		hex_tail(buf, SECTOR, hex);
-		assert_string_equal(hex + 2 * SECTOR - strlen(xts_vectors[i].last), xts_vectors[i].last);
+		assert_string_equal(hex + 2 * SECTOR - strlen(xts_vectors[i].last),
+				    xts_vectors[i].last);
 		assert_int_equal(cow_crypt_decrypt(p.crypt, off, buf, SECTOR), 0);
 		assert_memory_equal(buf, plain, SECTOR);
 		close_pair(&p);
@@ -131,8 +140,9 @@ static void xts_refuses_equal_halves(void **state)
 
 static void aes_block(const uint8_t *key, unsigned key_bytes, const uint8_t in[16], uint8_t out[16])
 {
-	const EVP_CIPHER *cipher = key_bytes == 16 ? EVP_aes_128_ecb() : key_bytes == 24 ? EVP_aes_192_ecb()
-										       : EVP_aes_256_ecb();
+	const EVP_CIPHER *cipher = key_bytes == 16   ? EVP_aes_128_ecb()
+				   : key_bytes == 24 ? EVP_aes_192_ecb()
+						     : EVP_aes_256_ecb();
 	EVP_CIPHER_CTX *ctx = EVP_CIPHER_CTX_new();
 	int n;
 	assert_true(EVP_EncryptInit_ex(ctx, cipher, NULL, key, NULL));
@@ -141,8 +151,8 @@ static void aes_block(const uint8_t *key, unsigned key_bytes, const uint8_t in[1
 	EVP_CIPHER_CTX_free(ctx);
 }
 
-static void reference_cbc(const uint8_t *key, unsigned key_bytes, enum cow_crypt_iv iv, uint64_t number,
-			  const uint8_t *in, uint8_t *out)
+static void reference_cbc(const uint8_t *key, unsigned key_bytes, enum cow_crypt_iv iv,
+			  uint64_t number, const uint8_t *in, uint8_t *out)
 {
 	uint8_t chain[16] = { 0 }, hash[32];
 	for (unsigned i = 0; i < (iv == COW_CRYPT_PLAIN ? 4 : 8); i++)
@@ -161,7 +171,8 @@ static void reference_cbc(const uint8_t *key, unsigned key_bytes, enum cow_crypt
 
 static void cbc_by_blocks(void **state)
 {
-	static const enum cow_crypt_iv ivs[] = { COW_CRYPT_PLAIN, COW_CRYPT_PLAIN64, COW_CRYPT_ESSIV_SHA256 };
+	static const enum cow_crypt_iv ivs[] = { COW_CRYPT_PLAIN, COW_CRYPT_PLAIN64,
+						 COW_CRYPT_ESSIV_SHA256 };
 	const uint64_t first = 0xfffffffe; /* the third sector's number is beyond 32 bits */
 	uint8_t key[32], plain[4 * SECTOR], got[4 * SECTOR], want[4 * SECTOR];
 	for (unsigned i = 0; i < sizeof(plain); i++)
@@ -170,12 +181,17 @@ static void cbc_by_blocks(void **state)
 		key[i] = (uint8_t)(i * 11 + 3);
 	for (unsigned bytes = 16; bytes <= 32; bytes += 8) {
 		for (unsigned v = 0; v < 3; v++) {
-			struct pair p = open_pair((struct cow_crypt_cipher){ COW_CRYPT_CBC, ivs[v], bytes }, key);
+			struct pair p = open_pair(
+				(struct cow_crypt_cipher){ COW_CRYPT_CBC, ivs[v], bytes }, key);
 			for (unsigned s = 0; s < 4; s++)
-				reference_cbc(key, bytes, ivs[v], first + s, plain + s * SECTOR, want + s * SECTOR);
-			assert_int_equal(cow_crypt_encrypt(p.crypt, first * SECTOR, plain, got, sizeof(got)), 0);
+				reference_cbc(key, bytes, ivs[v], first + s, plain + s * SECTOR,
+					      want + s * SECTOR);
+			assert_int_equal(
+				cow_crypt_encrypt(p.crypt, first * SECTOR, plain, got, sizeof(got)),
+				0);
 			assert_memory_equal(got, want, sizeof(want));
-			assert_int_equal(cow_crypt_decrypt(p.crypt, first * SECTOR, got, sizeof(got)), 0);
+			assert_int_equal(
+				cow_crypt_decrypt(p.crypt, first * SECTOR, got, sizeof(got)), 0);
 			assert_memory_equal(got, plain, sizeof(plain));
 			close_pair(&p);
 		}
@@ -185,9 +201,12 @@ static void cbc_by_blocks(void **state)
 /* ---- all ---- */
 
 static const struct cow_crypt_cipher all[] = {
-	{ COW_CRYPT_XTS, COW_CRYPT_PLAIN64, 32 }, { COW_CRYPT_XTS, COW_CRYPT_PLAIN64, 64 },
-	{ COW_CRYPT_XTS, COW_CRYPT_ESSIV_SHA256, 64 }, { COW_CRYPT_CBC, COW_CRYPT_PLAIN64, 16 },
-	{ COW_CRYPT_CBC, COW_CRYPT_PLAIN, 24 }, { COW_CRYPT_CBC, COW_CRYPT_ESSIV_SHA256, 32 },
+	{ COW_CRYPT_XTS, COW_CRYPT_PLAIN64, 32 },
+	{ COW_CRYPT_XTS, COW_CRYPT_PLAIN64, 64 },
+	{ COW_CRYPT_XTS, COW_CRYPT_ESSIV_SHA256, 64 },
+	{ COW_CRYPT_CBC, COW_CRYPT_PLAIN64, 16 },
+	{ COW_CRYPT_CBC, COW_CRYPT_PLAIN, 24 },
+	{ COW_CRYPT_CBC, COW_CRYPT_ESSIV_SHA256, 32 },
 };
 #define NR_ALL (sizeof(all) / sizeof(all[0]))
 #define RUN_BYTES (100u * SECTOR) /* more than the IVs made at once, and no multiple of them */
@@ -212,8 +231,10 @@ static void runs_are_sectors(void **state)
 		assert_int_equal(cow_crypt_encrypt(p.crypt, off, plain, run, RUN_BYTES), 0);
 		memcpy(single, plain, RUN_BYTES);
 		for (unsigned at = RUN_BYTES; at; at -= SECTOR)
-			assert_int_equal(cow_crypt_encrypt(p.crypt, off + at - SECTOR, single + at - SECTOR,
-							   single + at - SECTOR, SECTOR), 0);
+			assert_int_equal(cow_crypt_encrypt(p.crypt, off + at - SECTOR,
+							   single + at - SECTOR,
+							   single + at - SECTOR, SECTOR),
+					 0);
 		assert_memory_equal(run, single, RUN_BYTES);
 		assert_memory_not_equal(run, plain, SECTOR);
 		assert_int_equal(cow_crypt_decrypt(p.crypt, off, run, RUN_BYTES), 0);
@@ -241,8 +262,10 @@ static void nothing_is_allocated(void **state)
 static void unknown_ciphers(void **state)
 {
 	static const struct cow_crypt_cipher unknown[] = {
-		{ COW_CRYPT_XTS, COW_CRYPT_PLAIN64, 16 }, { COW_CRYPT_XTS, COW_CRYPT_PLAIN64, 48 },
-		{ COW_CRYPT_CBC, COW_CRYPT_PLAIN64, 64 }, { COW_CRYPT_CBC, COW_CRYPT_PLAIN64, 0 },
+		{ COW_CRYPT_XTS, COW_CRYPT_PLAIN64, 16 },
+		{ COW_CRYPT_XTS, COW_CRYPT_PLAIN64, 48 },
+		{ COW_CRYPT_CBC, COW_CRYPT_PLAIN64, 64 },
+		{ COW_CRYPT_CBC, COW_CRYPT_PLAIN64, 0 },
 	};
 	static const uint8_t key[64] = { 1 };
 	struct cow_crypt_key *k;
@@ -264,7 +287,8 @@ static void legacy_key(void **state)
 		assert_int_equal(cow_crypt_key_new_legacy(secret, &p.key), 0);
 		assert_true(cow_crypt_key_uses_guest_offset(p.key));
 		assert_int_equal(cow_crypt_new(p.key, &p.crypt), 0);
-		reference_cbc(i ? (const uint8_t *)"sixteen and more" : key, 16, COW_CRYPT_PLAIN64, 9, plain, want);
+		reference_cbc(i ? (const uint8_t *)"sixteen and more" : key, 16, COW_CRYPT_PLAIN64,
+			      9, plain, want);
 		assert_int_equal(cow_crypt_encrypt(p.crypt, 9 * SECTOR, plain, got, SECTOR), 0);
 		assert_memory_equal(got, want, SECTOR);
 		close_pair(&p);
@@ -275,12 +299,9 @@ static void legacy_key(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(xts_by_ieee),
-		cmocka_unit_test(xts_refuses_equal_halves),
-		cmocka_unit_test(cbc_by_blocks),
-		cmocka_unit_test(runs_are_sectors),
-		cmocka_unit_test(nothing_is_allocated),
-		cmocka_unit_test(unknown_ciphers),
+		cmocka_unit_test(xts_by_ieee),		cmocka_unit_test(xts_refuses_equal_halves),
+		cmocka_unit_test(cbc_by_blocks),	cmocka_unit_test(runs_are_sectors),
+		cmocka_unit_test(nothing_is_allocated), cmocka_unit_test(unknown_ciphers),
 		cmocka_unit_test(legacy_key),
 	};
 	if (!CRYPTO_set_mem_functions(count_malloc, count_realloc, count_free))

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* Dirty bits against a naive model: ranges at all edges, extents, merging across granularities, the form on disk. */
+/*
+ * Dirty bits against a naive model: ranges at all edges, extents, merging across granularities, the
+ * form on disk.
+ */
 #include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -35,7 +38,8 @@ static void assert_same(const struct model *m, const struct cow_dirty *d)
 	bool seen[MAX_SECTORS] = { false };
 	uint64_t off = 0, bytes, before = 0;
 	for (; cow_dirty_next(d, &off, &bytes); off += bytes) {
-		assert_true(bytes > 0 && off % 512 == 0 && bytes % 512 == 0 && off + bytes <= m->size);
+		assert_true(bytes > 0 && off % 512 == 0 && bytes % 512 == 0 &&
+			    off + bytes <= m->size);
 		assert_true(off == 0 || off > before); /* neighbours are one extent */
 		for (uint64_t s = off / 512; s < (off + bytes) / 512; s++)
 			seen[s] = true;
@@ -58,7 +62,8 @@ static void new_pair(struct model *m, struct cow_dirty *d, uint64_t size, unsign
 static void set_some(struct model *m, struct cow_dirty *d, unsigned nr)
 {
 	while (nr--) {
-		uint64_t off = below(m->size / 512) * 512, bytes = below((m->size - off) / 512 + 1) * 512;
+		uint64_t off = below(m->size / 512) * 512,
+			 bytes = below((m->size - off) / 512 + 1) * 512;
 		if (rand() % 2)
 			bytes = bytes < 4096 ? bytes : 4096;
 		model_set(m, off, bytes);
@@ -160,13 +165,23 @@ static void entries(void **state)
 {
 	const struct cow_header h = { .version = 3, .cluster_bits = 16 };
 	struct cow_bitmap *list, some[] = {
-		{ .table_off = 0x30000, .table_entries = 2, .flags = COW_BITMAP_AUTO, .granularity_bits = 9, .name = "a" },
-		{ .table_off = 0x50000, .table_entries = 1, .flags = COW_BITMAP_IN_USE, .granularity_bits = 31, .name = "12345678" },
+		{ .table_off = 0x30000,
+		  .table_entries = 2,
+		  .flags = COW_BITMAP_AUTO,
+		  .granularity_bits = 9,
+		  .name = "a" },
+		{ .table_off = 0x50000,
+		  .table_entries = 1,
+		  .flags = COW_BITMAP_IN_USE,
+		  .granularity_bits = 31,
+		  .name = "12345678" },
 		{ .table_off = 0x70000, .table_entries = 8192, .granularity_bits = 16 },
 	};
 	memset(some[2].name, 'x', COW_MAX_BITMAP_NAME_BYTES);
 	uint8_t dir[4096];
-	struct cow_extensions ext = { .has_bitmaps = true, .nr_bitmaps = 3, .bitmap_directory_off = 0x10000 };
+	struct cow_extensions ext = { .has_bitmaps = true,
+				      .nr_bitmaps = 3,
+				      .bitmap_directory_off = 0x10000 };
 	for (unsigned i = 0; i < 3; i++) {
 		some[i].entry_off = ext.bitmap_directory_bytes;
 		cow_bitmap_encode(&some[i], dir + ext.bitmap_directory_bytes);
@@ -205,8 +220,9 @@ static void tables(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(ranges), cmocka_unit_test(beyond_the_end), cmocka_unit_test(merging),
-		cmocka_unit_test(form),	  cmocka_unit_test(entries),	    cmocka_unit_test(tables),
+		cmocka_unit_test(ranges),  cmocka_unit_test(beyond_the_end),
+		cmocka_unit_test(merging), cmocka_unit_test(form),
+		cmocka_unit_test(entries), cmocka_unit_test(tables),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

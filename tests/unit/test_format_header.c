@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Header, extensions and backing name: a table of headers that break one rule each, with the rule that must be named, and the
- * offset; and that what is right passes and survives a round trip.
+ * Header, extensions and backing name: a table of headers that break one rule each, with the rule
+ * that must be named, and the offset; and that what is right passes and survives a round trip.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -23,8 +23,15 @@
 
 /* A sound version 3 header of a 1 GiB disk. */
 static const struct cow_header sound = {
-	.version = 3, .cluster_bits = 16, .size_bytes = 1ull << 30, .l1_entries = 2, .l1_off = 0x30000,
-	.reftable_off = 0x10000, .reftable_clusters = 1, .refcount_order = 4, .header_bytes = 112,
+	.version = 3,
+	.cluster_bits = 16,
+	.size_bytes = 1ull << 30,
+	.l1_entries = 2,
+	.l1_off = 0x30000,
+	.reftable_off = 0x10000,
+	.reftable_clusters = 1,
+	.refcount_order = 4,
+	.header_bytes = 112,
 };
 
 static uint8_t *encode(const struct cow_header *h)
@@ -55,20 +62,26 @@ struct broken {
 };
 
 #define AT(field) offsetof(struct qcow2_header_be, field)
-#define B32(field, value, text) {AT(field), 4, value, -EINVAL, text}
-#define B64(field, value, text) {AT(field), 8, value, -EINVAL, text}
+#define B32(field, value, text)                                                                    \
+	{                                                                                          \
+		AT(field), 4, value, -EINVAL, text                                                 \
+	}
+#define B64(field, value, text)                                                                    \
+	{                                                                                          \
+		AT(field), 8, value, -EINVAL, text                                                 \
+	}
 
 static const struct broken broken_headers[] = {
 	B32(magic, 0x514649fa, "magic at offset 0"),
-	{4, 4, 1, -ENOTSUP, "version at offset 4"},
-	{4, 4, 4, -ENOTSUP, "version at offset 4"},
+	{ 4, 4, 1, -ENOTSUP, "version at offset 4" },
+	{ 4, 4, 4, -ENOTSUP, "version at offset 4" },
 	B32(cluster_bits, 8, "cluster_bits at offset 20"),
 	B32(cluster_bits, 22, "cluster_bits at offset 20"),
 	B32(cluster_bits, 0xffffffff, "cluster_bits at offset 20"),
 	B64(size, (1 << 20) + 256, "size at offset 24"),
 	B64(size, (1ull << 63), "size at offset 24"),
 	B64(size, 1ull << 40, "l1_size at offset 36"),
-	{AT(crypt_method), 4, 3, -ENOTSUP, "crypt_method at offset 32"},
+	{ AT(crypt_method), 4, 3, -ENOTSUP, "crypt_method at offset 32" },
 	B32(crypt_method, 2, "LUKS without an encryption header"),
 	B32(l1_size, (4u << 20) + 1, "l1_size at offset 36"),
 	B32(l1_size, 1, "l1_size at offset 36"),
@@ -87,16 +100,16 @@ static const struct broken broken_headers[] = {
 	B32(nb_snapshots, 65537, "nb_snapshots at offset 60"),
 	B32(nb_snapshots, 1, "snapshots_offset at offset 64"),
 	B64(snapshots_offset, 0x200, "snapshots_offset at offset 64"),
-	{AT(incompatible_features), 8, 1ull << 5, -ENOTSUP, "bit 5"},
-	{AT(incompatible_features), 8, 1ull << 63, -ENOTSUP, "bit 63"},
+	{ AT(incompatible_features), 8, 1ull << 5, -ENOTSUP, "bit 5" },
+	{ AT(incompatible_features), 8, 1ull << 63, -ENOTSUP, "bit 63" },
 	B64(incompatible_features, 8, "compression_type at offset 104"),
 	B32(refcount_order, 7, "refcount_order at offset 96"),
 	B32(refcount_order, 0xffffffff, "refcount_order at offset 96"),
 	B32(header_length, 96, "header_length at offset 100"),
 	B32(header_length, 108, "header_length at offset 100"),
 	B32(header_length, CLUSTER_BYTES + 8, "header_length at offset 100"),
-	{AT(compression_type), 1, 1, -EINVAL, "compression_type at offset 104"},
-	{AT(compression_type), 1, 2, -ENOTSUP, "compression_type at offset 104"},
+	{ AT(compression_type), 1, 1, -EINVAL, "compression_type at offset 104" },
+	{ AT(compression_type), 1, 2, -ENOTSUP, "compression_type at offset 104" },
 	B64(backing_file_offset, 8, "backing_file_offset at offset 8"),
 	B64(backing_file_offset, CLUSTER_BYTES + 1, "backing_file_offset at offset 8"),
 	B64(backing_file_offset, 0xfffffffffffffff0, "backing_file_offset at offset 8"),
@@ -124,7 +137,7 @@ static void one_broken_field(void **state)
 	for (size_t i = 0; i < sizeof(broken_headers) / sizeof(broken_headers[0]); i++) {
 		const struct broken *b = &broken_headers[i];
 		struct cow_header h;
-		struct cow_error err = {0};
+		struct cow_error err = { 0 };
 		uint8_t *cluster = encode(&sound);
 		store(cluster + b->off, b->bytes, b->value);
 		int ret = decode(cluster, &h, &err);
@@ -159,7 +172,7 @@ static void assert_same_header(const struct cow_header *a, const struct cow_head
 static void sound_header_survives(void **state)
 {
 	struct cow_header h;
-	struct cow_error err = {0};
+	struct cow_error err = { 0 };
 	uint8_t *cluster = encode(&sound);
 	assert_int_equal(decode(cluster, &h, &err), 0);
 	assert_same_header(&h, &sound);
@@ -169,7 +182,7 @@ static void sound_header_survives(void **state)
 static void version_2_implies(void **state)
 {
 	struct cow_header h, old = sound;
-	struct cow_error err = {0};
+	struct cow_error err = { 0 };
 	old.version = 2;
 	uint8_t *cluster = encode(&old);
 	/* What would be version 3 fields is the extension area of version 2: END at once. */
@@ -198,7 +211,7 @@ static void encode_keeps_longer_header(void **state)
 static void extended_l2_needs_large_clusters(void **state)
 {
 	struct cow_header h = sound;
-	struct cow_error err = {0};
+	struct cow_error err = { 0 };
 	h.incompatible = QCOW2_INCOMPAT_EXTL2;
 	h.cluster_bits = 13;
 	h.size_bytes = 1 << 20;
@@ -211,7 +224,7 @@ static void extended_l2_needs_large_clusters(void **state)
 static void smallest_header_sizes(void **state)
 {
 	struct cow_header h = sound;
-	struct cow_error err = {0};
+	struct cow_error err = { 0 };
 	h.header_bytes = 104;
 	h.size_bytes = 0;
 	h.l1_entries = 0;
@@ -222,7 +235,6 @@ static void smallest_header_sizes(void **state)
 }
 
 /* ---- extensions ---- */
-
 
 static size_t put(uint8_t *cluster, size_t off, uint32_t type, const void *data, uint32_t bytes)
 {
@@ -236,8 +248,8 @@ static void all_extensions(void **state)
 {
 	struct cow_header h = sound;
 	struct cow_extensions ext;
-	struct cow_error err = {0};
-	uint8_t bitmaps[24] = {0}, crypto[16] = {0};
+	struct cow_error err = { 0 };
+	uint8_t bitmaps[24] = { 0 }, crypto[16] = { 0 };
 	h.autoclear = QCOW2_AUTOCLEAR_BITMAPS;
 	h.crypt_method = QCOW2_CRYPT_LUKS;
 	cow_store32_be(bitmaps, 3);
@@ -252,7 +264,8 @@ static void all_extensions(void **state)
 	off = put(cluster, off, QCOW2_EXT_BITMAPS, bitmaps, 24);
 	off = put(cluster, off, QCOW2_EXT_CRYPTO, crypto, 16);
 	assert_int_equal(cow_extensions_decode(cluster, &h, &ext, &err), 0);
-	assert_true(ext.has_backing_format && ext.has_data_file && ext.has_bitmaps && ext.has_crypto);
+	assert_true(ext.has_backing_format && ext.has_data_file && ext.has_bitmaps &&
+		    ext.has_crypto);
 	assert_string_equal(ext.backing_format, "raw");
 	assert_string_equal(ext.data_file, "data");
 	assert_int_equal(ext.nr_bitmaps, 3);
@@ -274,19 +287,19 @@ struct broken_extension {
 };
 
 static const struct broken_extension broken_extensions[] = {
-	{QCOW2_EXT_BACKING_FORMAT, 64, 0, 0x41414141, "backing format extension at offset 112"},
-	{QCOW2_EXT_BACKING_FORMAT, 4, 0, 0x41004141, "NUL"},
-	{QCOW2_EXT_DATA_FILE, 1024, 0, 0x41414141, "data file name extension at offset 112"},
-	{QCOW2_EXT_BITMAPS, 16, 0, 1, "bitmaps extension at offset 112"},
-	{QCOW2_EXT_BITMAPS, 24, 0, 0, "number of bitmaps at offset 120"},
-	{QCOW2_EXT_BITMAPS, 24, 0, 65536, "number of bitmaps at offset 120"},
-	{QCOW2_EXT_BITMAPS, 24, 4, 1, "reserved field of the bitmaps extension at offset 124"},
-	{QCOW2_EXT_BITMAPS, 24, 8, 1, "bitmap directory size at offset 128"},
-	{QCOW2_EXT_BITMAPS, 24, 20, 0x50001, "bitmap directory offset at offset 136"},
-	{QCOW2_EXT_BITMAPS, 24, 20, 0, "bitmap directory offset at offset 136"},
-	{QCOW2_EXT_CRYPTO, 16, 4, 0x60000, "image that is not LUKS"},
-	{0x99, 0x7fffffff, 0, 0, "header extension 0x00000099 at offset 112"},
-	{0x99, CLUSTER_BYTES - 112 - 8 + 1, 0, 0, "header extension 0x00000099 at offset 112"},
+	{ QCOW2_EXT_BACKING_FORMAT, 64, 0, 0x41414141, "backing format extension at offset 112" },
+	{ QCOW2_EXT_BACKING_FORMAT, 4, 0, 0x41004141, "NUL" },
+	{ QCOW2_EXT_DATA_FILE, 1024, 0, 0x41414141, "data file name extension at offset 112" },
+	{ QCOW2_EXT_BITMAPS, 16, 0, 1, "bitmaps extension at offset 112" },
+	{ QCOW2_EXT_BITMAPS, 24, 0, 0, "number of bitmaps at offset 120" },
+	{ QCOW2_EXT_BITMAPS, 24, 0, 65536, "number of bitmaps at offset 120" },
+	{ QCOW2_EXT_BITMAPS, 24, 4, 1, "reserved field of the bitmaps extension at offset 124" },
+	{ QCOW2_EXT_BITMAPS, 24, 8, 1, "bitmap directory size at offset 128" },
+	{ QCOW2_EXT_BITMAPS, 24, 20, 0x50001, "bitmap directory offset at offset 136" },
+	{ QCOW2_EXT_BITMAPS, 24, 20, 0, "bitmap directory offset at offset 136" },
+	{ QCOW2_EXT_CRYPTO, 16, 4, 0x60000, "image that is not LUKS" },
+	{ 0x99, 0x7fffffff, 0, 0, "header extension 0x00000099 at offset 112" },
+	{ 0x99, CLUSTER_BYTES - 112 - 8 + 1, 0, 0, "header extension 0x00000099 at offset 112" },
 };
 
 static void put_sound_bitmaps(uint8_t *data)
@@ -302,7 +315,7 @@ static void one_broken_extension(void **state)
 		const struct broken_extension *b = &broken_extensions[i];
 		struct cow_header h = sound;
 		struct cow_extensions ext;
-		struct cow_error err = {0};
+		struct cow_error err = { 0 };
 		h.autoclear = QCOW2_AUTOCLEAR_BITMAPS;
 		uint8_t *cluster = encode(&h);
 		cow_store32_be(cluster + 112, b->type);
@@ -321,7 +334,7 @@ static void one_broken_extension(void **state)
 static void same_extension_twice(void **state)
 {
 	struct cow_extensions ext;
-	struct cow_error err = {0};
+	struct cow_error err = { 0 };
 	uint8_t *cluster = encode(&sound);
 	size_t off = put(cluster, 112, QCOW2_EXT_BACKING_FORMAT, "raw", 3);
 	put(cluster, off, QCOW2_EXT_BACKING_FORMAT, "qcow2", 5);
@@ -333,8 +346,8 @@ static void same_extension_twice(void **state)
 static void unknown_feature_by_its_name(void **state)
 {
 	struct cow_header h = sound;
-	struct cow_error err = {0};
-	uint8_t names[48] = {0, 7};
+	struct cow_error err = { 0 };
+	uint8_t names[48] = { 0, 7 };
 	memcpy(names + 2, "quantum\033[2J", 11);
 	h.incompatible = 1 << 7;
 	uint8_t *cluster = encode(&h);
@@ -350,7 +363,7 @@ static void backing_name_ends_extensions(void **state)
 {
 	struct cow_header h = sound;
 	struct cow_extensions ext;
-	struct cow_error err = {0};
+	struct cow_error err = { 0 };
 	char name[1024];
 	h.backing_name_off = 112 + 16;
 	h.backing_name_bytes = 8;
@@ -370,7 +383,7 @@ static void backing_name_ends_extensions(void **state)
 static void longest_backing_name(void **state)
 {
 	struct cow_header h = sound;
-	struct cow_error err = {0};
+	struct cow_error err = { 0 };
 	char name[1024];
 	h.backing_name_off = CLUSTER_BYTES - 1023;
 	h.backing_name_bytes = 1023;

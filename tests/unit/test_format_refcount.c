@@ -12,7 +12,10 @@
 
 #define BLOCK_BYTES 512u
 
-/* The plain definition: bit k of entry i, counted from the least significant bit of the entry's last byte. */
+/*
+ * The plain definition: bit k of entry i, counted from the least significant bit of the entry's
+ * last byte.
+ */
 static unsigned bit_of(const uint8_t *block, uint32_t order, uint64_t idx, unsigned bit)
 {
 	unsigned width = 1u << order;
@@ -34,7 +37,7 @@ static void set_then_get(uint32_t order)
 {
 	uint8_t block[BLOCK_BYTES];
 	uint64_t nr = BLOCK_BYTES * 8 >> order, max = cow_refcount_max(order);
-	const uint64_t values[] = {0, 1, max / 2, max, max & 0x123456789abcdef0ull};
+	const uint64_t values[] = { 0, 1, max / 2, max, max & 0x123456789abcdef0ull };
 	for (unsigned v = 0; v < 5; v++) {
 		for (uint64_t idx = 0; idx < nr; idx++) {
 			memset(block, 0xa5, sizeof(block));
@@ -69,7 +72,8 @@ static void largest_values(void **state)
 /* From the specification: cluster_bits 16 leaves 54 bits of offset and 8 bits of sectors. */
 static void compressed_word(void **state)
 {
-	struct cow_compressed c = cow_compressed_decode(QCOW2_COMPRESSED | (3ull << 54) | 0x12345, 16);
+	struct cow_compressed c =
+		cow_compressed_decode(QCOW2_COMPRESSED | (3ull << 54) | 0x12345, 16);
 	assert_int_equal(c.off, 0x12345);
 	assert_int_equal(c.bytes, 4 * 512 - (0x12345 & 511));
 	c = cow_compressed_decode(QCOW2_COMPRESSED | 0x200, 9);

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* Offsets to indices and back, for every cluster size, with 8 and 16-byte L2 entries and every refcount width. */
+/*
+ * Offsets to indices and back, for every cluster size, with 8 and 16-byte L2 entries and every
+ * refcount width.
+ */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -23,14 +26,18 @@ static struct cow_geometry make(uint32_t cluster_bits, uint32_t order, uint64_t 
 	return g;
 }
 
-/* The entry's place from L1 index, slice and index in the slice is the one that plain division gives. */
+/*
+ * The entry's place from L1 index, slice and index in the slice is the one that plain division
+ * gives.
+ */
 static void check_place(const struct cow_geometry *g, uint64_t off)
 {
 	struct cow_goff goff = { off };
 	uint64_t per_table = g->cluster_bytes / g->entry_bytes;
 	uint64_t cluster = off / g->cluster_bytes;
 	assert_int_equal(cow_l1_idx(g, goff), cluster / per_table);
-	uint64_t in_table = cow_l2_slice_off(g, goff) + (uint64_t)cow_l2_slice_idx(g, goff) * g->entry_bytes;
+	uint64_t in_table =
+		cow_l2_slice_off(g, goff) + (uint64_t)cow_l2_slice_idx(g, goff) * g->entry_bytes;
 	assert_int_equal(in_table, cluster % per_table * g->entry_bytes);
 	assert_int_equal(cow_l2_slice_off(g, goff) % g->slice_bytes, 0);
 	assert_true(cow_l2_slice_idx(g, goff) < g->slice_entries);
@@ -40,7 +47,8 @@ static void check_place(const struct cow_geometry *g, uint64_t off)
 static void check_places(const struct cow_geometry *g)
 {
 	uint64_t spans[] = { g->cluster_bytes, cow_slice_span_bytes(g), cow_l1_span_bytes(g) };
-	assert_int_equal(cow_l1_span_bytes(g), (uint64_t)g->cluster_bytes / g->entry_bytes * g->cluster_bytes);
+	assert_int_equal(cow_l1_span_bytes(g),
+			 (uint64_t)g->cluster_bytes / g->entry_bytes * g->cluster_bytes);
 	for (unsigned i = 0; i < 3; i++) {
 		for (uint64_t n = 0; n < 5; n++) {
 			check_place(g, n * spans[i]);
@@ -55,7 +63,8 @@ static void test_places(void **state)
 		struct cow_geometry g = make(bits, 4, 0);
 		assert_int_equal(g.entry_bytes, 8);
 		assert_int_equal(g.sub_bytes, g.cluster_bytes);
-		assert_true(g.slice_bytes <= COW_SLICE_MAX_BYTES && g.slice_bytes <= g.cluster_bytes);
+		assert_true(g.slice_bytes <= COW_SLICE_MAX_BYTES &&
+			    g.slice_bytes <= g.cluster_bytes);
 		check_places(&g);
 	}
 }
@@ -76,8 +85,10 @@ static void test_refcounts(void **state)
 	for (uint32_t order = 0; order <= QCOW2_MAX_REFCOUNT_ORDER; order++) {
 		struct cow_geometry g = make(16, order, 0);
 		assert_int_equal(g.refs_per_block, 65536u * 8 >> order);
-		assert_int_equal(g.refs_per_slice * (g.cluster_bytes / g.slice_bytes), g.refs_per_block);
-		assert_true(g.max_refcount == (order == 6 ? UINT64_MAX : (1ull << (1u << order)) - 1));
+		assert_int_equal(g.refs_per_slice * (g.cluster_bytes / g.slice_bytes),
+				 g.refs_per_block);
+		assert_true(g.max_refcount ==
+			    (order == 6 ? UINT64_MAX : (1ull << (1u << order)) - 1));
 	}
 }
 

@@ -45,7 +45,8 @@ static void close_image(struct fixture *f)
 
 static int setup(void **state)
 {
-	struct cow_create_options options = { .size_bytes = (uint64_t)NR_SPANS * SPAN, .has_size = true,
+	struct cow_create_options options = { .size_bytes = (uint64_t)NR_SPANS * SPAN,
+					      .has_size = true,
 					      .cluster_bytes = CLUSTER };
 	struct cow_error err = { 0 };
 	struct fixture *f = calloc(1, sizeof(*f));
@@ -78,13 +79,17 @@ static void all_spans(struct fixture *f, enum cow_op_kind kind)
 {
 	f->nr_done = 0;
 	for (unsigned i = 0; i < NR_SPANS; i++)
-		cow_queue_submit(f->queue, i, kind, 0, (uint64_t)i * SPAN, CLUSTER, f->buf + i * CLUSTER, count_done, f);
+		cow_queue_submit(f->queue, i, kind, 0, (uint64_t)i * SPAN, CLUSTER,
+				 f->buf + i * CLUSTER, count_done, f);
 	for (unsigned i = 0; i < 1000 && f->nr_done < NR_SPANS; i++)
 		cow_loop_run(&f->m->loop, false);
 	assert_int_equal(f->nr_done, NR_SPANS);
 }
 
-/* More slices wanted at once than the cache has slots: who finds all of them loading waits; there is nothing to write back. */
+/*
+ * More slices wanted at once than the cache has slots: who finds all of them loading waits; there
+ * is nothing to write back.
+ */
 static void test_small_cache(void **state)
 {
 	struct fixture *f = *state;
@@ -103,7 +108,10 @@ static void test_small_cache(void **state)
 	}
 }
 
-/* A broken mapping leads from the guest's data to the refcount table: the discard of that "data" leaves it alone. */
+/*
+ * A broken mapping leads from the guest's data to the refcount table: the discard of that "data"
+ * leaves it alone.
+ */
 static void test_discard_of_metadata(void **state)
 {
 	struct fixture *f = *state;
@@ -134,7 +142,10 @@ static bool synced_first(const struct memory_host *m, unsigned start)
 	return false;
 }
 
-/* A killed process may have left a header in the host's cache that a loss of power takes back: nothing is built on it before a sync. */
+/*
+ * A killed process may have left a header in the host's cache that a loss of power takes back:
+ * nothing is built on it before a sync.
+ */
 static void test_opening_syncs_first(void **state)
 {
 	struct fixture *f = *state;
@@ -147,7 +158,8 @@ static void test_opening_syncs_first(void **state)
 	assert_true(synced_first(f->m, start));
 	close_image(f);
 	start = f->m->nr_trace;
-	assert_int_equal(f->m->host.ops->open(&f->m->host, "/disk", COW_OPEN_WRITE, &file, &err), 0);
+	assert_int_equal(f->m->host.ops->open(&f->m->host, "/disk", COW_OPEN_WRITE, &file, &err),
+			 0);
 	assert_int_equal(cow_snapshot_create(&f->m->loop, file, "a", &date, NULL, &err), 0);
 	f->m->host.ops->close(file);
 	assert_true(synced_first(f->m, start));

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* The cache of inflated clusters: by itself, and how often an image's clusters are inflated when queues and streams meet at them. */
+/*
+ * The cache of inflated clusters: by itself, and how often an image's clusters are inflated when
+ * queues and streams meet at them.
+ */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -22,9 +25,11 @@
 
 /* ---- the cache by itself ---- */
 
-static const struct cow_image *const one = (const struct cow_image *)"one", *const two = (const struct cow_image *)"two";
+static const struct cow_image *const one = (const struct cow_image *)"one",
+				     *const two = (const struct cow_image *)"two";
 
-static struct cow_inflated_slot *hit(struct cow_inflated *c, const struct cow_image *image, uint64_t entry)
+static struct cow_inflated_slot *hit(struct cow_inflated *c, const struct cow_image *image,
+				     uint64_t entry)
 {
 	struct cow_inflated_slot *slot = NULL;
 	enum cow_inflated_answer answer = cow_inflated_ask(c, image, entry, NULL, NULL, &slot);
@@ -32,7 +37,8 @@ static struct cow_inflated_slot *hit(struct cow_inflated *c, const struct cow_im
 	return slot;
 }
 
-static bool has(struct cow_inflated *c, const struct cow_image *image, uint64_t entry, uint8_t content)
+static bool has(struct cow_inflated *c, const struct cow_image *image, uint64_t entry,
+		uint8_t content)
 {
 	struct cow_inflated_slot *slot = hit(c, image, entry);
 	if (!slot)
@@ -42,13 +48,15 @@ static bool has(struct cow_inflated *c, const struct cow_image *image, uint64_t 
 	return true;
 }
 
-static void start(struct cow_inflated *c, const struct cow_image *image, uint64_t entry, struct cow_inflating *mine)
+static void start(struct cow_inflated *c, const struct cow_image *image, uint64_t entry,
+		  struct cow_inflating *mine)
 {
 	struct cow_inflated_slot *slot;
 	assert_int_equal(cow_inflated_ask(c, image, entry, mine, NULL, &slot), COW_INFLATED_MINE);
 }
 
-static void add(struct cow_inflated *c, const struct cow_image *image, uint64_t entry, uint8_t content, uint8_t **buf)
+static void add(struct cow_inflated *c, const struct cow_image *image, uint64_t entry,
+		uint8_t content, uint8_t **buf)
 {
 	struct cow_inflating mine;
 	start(c, image, entry, &mine);
@@ -129,7 +137,9 @@ struct fixture {
 
 static void open_image(struct fixture *f, unsigned nr_queues, bool writable)
 {
-	struct cow_open_options options = { .writable = writable, .compress = writable, .reserve_bytes = 32 * CLUSTER };
+	struct cow_open_options options = { .writable = writable,
+					    .compress = writable,
+					    .reserve_bytes = 32 * CLUSTER };
 	struct cow_error err = { 0 };
 	if (cow_image_open(&f->m->host, &f->m->loop, "/disk", &options, &f->image, &err))
 		fail_msg("open: %s", err.text);
@@ -157,14 +167,16 @@ static void write_all(struct fixture *f)
 	for (uint64_t off = 0; off < (uint64_t)NR_CLUSTERS * CLUSTER; off += 512)
 		memset(f->buf + off, content(off), 512);
 	for (unsigned i = 0; i < NR_CLUSTERS; i++)
-		assert_int_equal(cow_queue_do(f->queues[0], COW_OP_WRITE, 0, (uint64_t)i * CLUSTER, CLUSTER,
-					      f->buf + (size_t)i * CLUSTER), 0);
+		assert_int_equal(cow_queue_do(f->queues[0], COW_OP_WRITE, 0, (uint64_t)i * CLUSTER,
+					      CLUSTER, f->buf + (size_t)i * CLUSTER),
+				 0);
 	close_image(f);
 }
 
 static int setup(void **state)
 {
-	struct cow_create_options options = { .size_bytes = (uint64_t)NR_CLUSTERS * CLUSTER, .has_size = true };
+	struct cow_create_options options = { .size_bytes = (uint64_t)NR_CLUSTERS * CLUSTER,
+					      .has_size = true };
 	struct cow_error err = { 0 };
 	struct fixture *f = calloc(1, sizeof(*f));
 	f->m = memory_host_new();
@@ -193,16 +205,21 @@ static void read_done(void *ctx, int result)
 	f->nr_done++;
 }
 
-/* Reads all blocks, DEPTH at a time: block(i) is the i-th, by queue(i). Returns how many host reads that took. */
-static unsigned read_all(struct fixture *f, unsigned (*block)(unsigned i), unsigned (*queue)(unsigned i))
+/*
+ * Reads all blocks, DEPTH at a time: block(i) is the i-th, by queue(i). Returns how many host reads
+ * that took.
+ */
+static unsigned read_all(struct fixture *f, unsigned (*block)(unsigned i),
+			 unsigned (*queue)(unsigned i))
 {
 	unsigned before = f->m->nr_trace, reads = 0;
 	memset(f->buf, 0, (size_t)NR_CLUSTERS * CLUSTER);
 	for (unsigned i = 0; i < NR_BLOCKS; i += DEPTH) {
 		f->nr_done = f->nr_failed = 0;
 		for (unsigned j = i; j < i + DEPTH; j++)
-			cow_queue_submit(f->queues[queue(j) % f->nr_queues], j - i, COW_OP_READ, 0, (uint64_t)block(j) * BLOCK,
-					 BLOCK, f->buf + (size_t)block(j) * BLOCK, read_done, f);
+			cow_queue_submit(f->queues[queue(j) % f->nr_queues], j - i, COW_OP_READ, 0,
+					 (uint64_t)block(j) * BLOCK, BLOCK,
+					 f->buf + (size_t)block(j) * BLOCK, read_done, f);
 		while (f->nr_done < DEPTH)
 			cow_loop_run(&f->m->loop, false);
 		assert_int_equal(f->nr_failed, 0);
@@ -230,8 +247,8 @@ static unsigned by_runs(unsigned i)
 	return i / 3;
 }
 
-static void check_once(struct fixture *f, unsigned nr_queues, const char *what, unsigned (*block)(unsigned i),
-		       unsigned (*queue)(unsigned i))
+static void check_once(struct fixture *f, unsigned nr_queues, const char *what,
+		       unsigned (*block)(unsigned i), unsigned (*queue)(unsigned i))
 {
 	open_image(f, nr_queues, false);
 	unsigned reads = read_all(f, block, queue);
@@ -256,14 +273,16 @@ static void test_host_error(void **state)
 {
 	struct fixture *f = *state;
 	open_image(f, 2, false);
-	assert_int_equal(cow_queue_do(f->queues[0], COW_OP_READ, 0, 0, BLOCK, f->buf), 0); /* the mapping is there */
+	/* the mapping is there */
+	assert_int_equal(cow_queue_do(f->queues[0], COW_OP_READ, 0, 0, BLOCK, f->buf), 0);
 	for (unsigned round = 0; round < 2; round++) {
 		f->m->fail_error = -EIO;
 		f->m->fail_kind = COW_IO_READ;
 		f->m->fail_skip = 0;
 		f->nr_done = f->nr_failed = 0;
 		for (unsigned i = 0; i < DEPTH; i++)
-			cow_queue_submit(f->queues[i % 2], i, COW_OP_READ, 0, (5 + round) * CLUSTER + i % 16 * BLOCK, BLOCK,
+			cow_queue_submit(f->queues[i % 2], i, COW_OP_READ, 0,
+					 (5 + round) * CLUSTER + i % 16 * BLOCK, BLOCK,
 					 f->buf + i * BLOCK, read_done, f);
 		while (f->nr_done < DEPTH)
 			cow_loop_run(&f->m->loop, false);
@@ -283,8 +302,9 @@ static void fill_with_noise(uint8_t *buf, size_t bytes, uint32_t seed)
 }
 
 /*
- * Compressed clusters written over and over: space is used again, and entries come back that stand for other content. They fill most of a
- * cluster, so that the tail is soon used up, and their lengths are the same.
+ * Compressed clusters written over and over: space is used again, and entries come back that stand
+ * for other content. They fill most of a cluster, so that the tail is soon used up, and their
+ * lengths are the same.
  */
 static void test_entries_used_again(void **state)
 {
@@ -295,11 +315,13 @@ static void test_entries_used_again(void **state)
 	for (uint32_t round = 1; round < 300; round++) {
 		uint64_t off = round % 3 * CLUSTER;
 		fill_with_noise(f->buf, CLUSTER - 4096, round);
-		assert_int_equal(cow_queue_do(f->queues[0], COW_OP_WRITE, 0, off, CLUSTER, f->buf), 0);
+		assert_int_equal(cow_queue_do(f->queues[0], COW_OP_WRITE, 0, off, CLUSTER, f->buf),
+				 0);
 		assert_int_equal(cow_queue_do(f->queues[0], COW_OP_READ, 0, off, CLUSTER, back), 0);
 		assert_memory_equal(back, f->buf, CLUSTER);
 		if (round % 8 == 0)
-			assert_int_equal(cow_queue_do(f->queues[0], COW_OP_FLUSH, 0, 0, 0, NULL), 0);
+			assert_int_equal(cow_queue_do(f->queues[0], COW_OP_FLUSH, 0, 0, 0, NULL),
+					 0);
 	}
 	close_image(f);
 	free(back);

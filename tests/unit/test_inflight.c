@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* Claims: who overlaps waits, who waits is woken, and never do two hold the same cluster. Also epochs, which they go with. */
+/*
+ * Claims: who overlaps waits, who waits is woken, and never do two hold the same cluster. Also
+ * epochs, which they go with.
+ */
 #include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -85,7 +88,8 @@ static void test_spaces_are_apart(void **state)
 	assert_true(cow_inflight_claim(&inflight, &l1, COW_CLAIM_L1, 3, 4, &w.task));
 	assert_true(cow_inflight_claim(&inflight, &clusters, COW_CLAIM_CLUSTERS, 3, 4, &w.task));
 	assert_true(cow_inflight_overlaps(&inflight, COW_CLAIM_L1, 3, 4));
-	assert_false(cow_inflight_overlaps(&inflight, COW_CLAIM_L1, 3 + COW_INFLIGHT_SHARDS, 4 + COW_INFLIGHT_SHARDS));
+	assert_false(cow_inflight_overlaps(&inflight, COW_CLAIM_L1, 3 + COW_INFLIGHT_SHARDS,
+					   4 + COW_INFLIGHT_SHARDS));
 	cow_inflight_drop(&inflight, &l1);
 	assert_false(cow_inflight_overlaps(&inflight, COW_CLAIM_L1, 3, 4));
 	assert_true(cow_inflight_overlaps(&inflight, COW_CLAIM_CLUSTERS, 0, 64));
@@ -108,7 +112,10 @@ struct runner {
 	bool done;
 };
 
-/* Written without atomics on purpose: the claims alone keep the threads apart, and the thread sanitizer checks it. */
+/*
+ * Written without atomics on purpose: the claims alone keep the threads apart, and the thread
+ * sanitizer checks it.
+ */
 static unsigned owner[CLUSTERS], touched[CLUSTERS];
 static atomic_uint collisions;
 

@@ -65,7 +65,8 @@ static void test_own(void **state)
 	assert_int_equal(open_image(COW_OPEN_WRITE, &other, &err), -EBUSY);
 	assert_int_equal(open_image(0, &other, &err), -EBUSY);
 	char expect[160];
-	snprintf(expect, sizeof(expect), "%s: image is in use by %d test_lock: stop that first", image, getpid());
+	snprintf(expect, sizeof(expect), "%s: image is in use by %d test_lock: stop that first",
+		 image, getpid());
 	assert_string_equal(err.text, expect);
 	assert_int_equal(open_image(COW_OPEN_NO_LOCK, &other, &err), 0);
 	close_image(other);
@@ -104,9 +105,11 @@ static void test_qemu_refuses_ours(void **state)
 	assert_int_equal(open_image(COW_OPEN_WRITE, &file, &err), 0);
 	assert_int_not_equal(run("qemu-img check -q %s 2>&1", text, sizeof(text)), 0);
 	assert_non_null(strstr(text, "lock"));
-	assert_int_not_equal(run("qemu-io -f qcow2 -c 'write 0 64k' %s 2>&1", text, sizeof(text)), 0);
+	assert_int_not_equal(run("qemu-io -f qcow2 -c 'write 0 64k' %s 2>&1", text, sizeof(text)),
+			     0);
 	assert_non_null(strstr(text, "lock"));
-	assert_int_not_equal(run("qemu-io -r -f qcow2 -c 'read 0 64k' %s 2>&1", text, sizeof(text)), 0);
+	assert_int_not_equal(run("qemu-io -r -f qcow2 -c 'read 0 64k' %s 2>&1", text, sizeof(text)),
+			     0);
 	assert_int_equal(run("qemu-img info -U %s 2>&1", text, sizeof(text)), 0);
 	close_image(file);
 
@@ -114,7 +117,8 @@ static void test_qemu_refuses_ours(void **state)
 	assert_int_equal(open_image(0, &file, &err), 0);
 	assert_int_equal(run("qemu-img check -q %s 2>&1", text, sizeof(text)), 0);
 	assert_int_equal(run("qemu-io -r -f qcow2 -c 'read 0 64k' %s 2>&1", text, sizeof(text)), 0);
-	assert_int_not_equal(run("qemu-io -f qcow2 -c 'write 0 64k' %s 2>&1", text, sizeof(text)), 0);
+	assert_int_not_equal(run("qemu-io -f qcow2 -c 'write 0 64k' %s 2>&1", text, sizeof(text)),
+			     0);
 	assert_non_null(strstr(text, "lock"));
 	close_image(file);
 }
@@ -137,7 +141,8 @@ static struct qemu qemu_hold(bool read_only)
 	if (!q.pid) {
 		dup2(in[0], 0);
 		dup2(out[1], 1);
-		execlp("qemu-io", "qemu-io", "-f", "qcow2", read_only ? "-r" : "-n", image, (char *)NULL);
+		execlp("qemu-io", "qemu-io", "-f", "qcow2", read_only ? "-r" : "-n", image,
+		       (char *)NULL);
 		_exit(127);
 	}
 	close(in[0]);

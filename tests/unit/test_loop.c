@@ -37,7 +37,9 @@ static int setup_with(void **state, int (*make)(struct cow_loop **))
 	else
 		assert_int_equal(ret, 0);
 	struct cow_error err = { 0 };
-	assert_int_equal(cow_host_system()->ops->open(cow_host_system(), f->path, COW_OPEN_CREATE, &f->file, &err), 0);
+	assert_int_equal(cow_host_system()->ops->open(cow_host_system(), f->path, COW_OPEN_CREATE,
+						      &f->file, &err),
+			 0);
 	*state = f;
 	return 0;
 }
@@ -161,7 +163,8 @@ static void test_error(void **state)
 	struct cow_file *ro;
 	struct cow_error err = { 0 };
 	char *buf = cow_buf_alloc(4096);
-	assert_int_equal(f->file->host->ops->open(f->file->host, f->path, COW_OPEN_NO_LOCK, &ro, &err), 0);
+	assert_int_equal(
+		f->file->host->ops->open(f->file->host, f->path, COW_OPEN_NO_LOCK, &ro, &err), 0);
 	assert_int_equal(cow_loop_write(f->loop, ro, 0, buf, 4096), -EBADF);
 	ro->host->ops->close(ro);
 	free(buf);
@@ -371,7 +374,9 @@ static void test_foreign_sqe(void **state)
 	assert_false(cow_uring_has_op(f->loop, 255));
 }
 
-/* ---- short transfers: what raw_done() makes of them, with a body that only says what it is told ---- */
+/*
+ * ---- short transfers: what raw_done() makes of them, with a body that only says what it is told ----
+ */
 
 struct script {
 	struct cow_loop base;
@@ -392,7 +397,8 @@ static void short_done(struct cow_io *io)
 	io->done = NULL;
 }
 
-static int play(struct cow_file *file, enum cow_io_kind kind, char *buf, const int64_t *results, unsigned nr)
+static int play(struct cow_file *file, enum cow_io_kind kind, char *buf, const int64_t *results,
+		unsigned nr)
 {
 	struct script s = { .results = results, .nr = nr };
 	struct cow_io io;
@@ -411,7 +417,9 @@ static int play(struct cow_file *file, enum cow_io_kind kind, char *buf, const i
 	return io.result;
 }
 
-/* Where the file once was longer there are no zeros to read, even if a write makes it long again. */
+/*
+ * Where the file once was longer there are no zeros to read, even if a write makes it long again.
+ */
 static void test_cut(void **state)
 {
 	struct cow_file file = { .size_bytes = 700 };
@@ -425,7 +433,10 @@ static void test_cut(void **state)
 	memset(buf, 1, sizeof(buf));
 	assert_int_equal(play(&file, COW_IO_READ, buf, all, 1), -EIO);
 
-	/* A write has made it long again: what is not zeros is what was there, the rest nobody knows. */
+	/*
+	 * A write has made it long again: what is not zeros is what was there, the rest nobody
+	 * knows.
+	 */
 	struct cow_file again = { .size_bytes = 4096, .lost_from = 4096 };
 	assert_int_equal(play(&again, COW_IO_READ, buf, all, 1), 0);
 	memset(buf + 512, 0, 512);
@@ -452,14 +463,18 @@ static void test_cut(void **state)
 	assert_false(cow_file_is_cut(&grows));
 }
 
-/* How long it is: what we wrote and resized, and no longer than it may be while it is being made shorter. */
+/*
+ * How long it is: what we wrote and resized, and no longer than it may be while it is being made
+ * shorter.
+ */
 static void test_known_length(void **state)
 {
 	struct fixture *f = fixture_of(state);
 	struct cow_file *file = f->file, *shared;
 	uint64_t bytes;
 	assert_int_equal(cow_loop_resize(f->loop, file, 1 << 20), 0);
-	assert_int_equal(file->host->ops->open(file->host, f->path, COW_OPEN_NO_LOCK, &shared, NULL), 0);
+	assert_int_equal(
+		file->host->ops->open(file->host, f->path, COW_OPEN_NO_LOCK, &shared, NULL), 0);
 	assert_int_equal(file->size_bytes, 1 << 20);
 	assert_true(cow_file_is_whole(file));
 	assert_true(file->host->ops->length(file, &bytes) && bytes == 1 << 20);
@@ -547,20 +562,32 @@ static void test_create_truncate(void **state)
 	assert_int_equal(try_open(f->path, COW_OPEN_CREATE | COW_OPEN_TRUNCATE, &err), 0);
 	assert_int_equal(stat(f->path, &st), 0);
 	assert_int_equal(st.st_size, 0);
-	assert_int_equal(cow_host_system()->ops->open(cow_host_system(), f->path, COW_OPEN_WRITE, &f->file, &err), 0);
+	assert_int_equal(cow_host_system()->ops->open(cow_host_system(), f->path, COW_OPEN_WRITE,
+						      &f->file, &err),
+			 0);
 }
 
-#define BOTH(t) cmocka_unit_test_setup_teardown(t, setup_sync, teardown), \
+#define BOTH(t)                                                                                    \
+	cmocka_unit_test_setup_teardown(t, setup_sync, teardown),                                  \
 		cmocka_unit_test_setup_teardown(t, setup_uring, teardown)
 
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		BOTH(test_write_read), BOTH(test_unaligned), BOTH(test_read_past_end), BOTH(test_punch_resize),
-		BOTH(test_error), BOTH(test_many), BOTH(test_timer), BOTH(test_post), BOTH(test_other_owner),
+		BOTH(test_write_read),
+		BOTH(test_unaligned),
+		BOTH(test_read_past_end),
+		BOTH(test_punch_resize),
+		BOTH(test_error),
+		BOTH(test_many),
+		BOTH(test_timer),
+		BOTH(test_post),
+		BOTH(test_other_owner),
 		BOTH(test_defer),
 		cmocka_unit_test_setup_teardown(test_foreign_sqe, setup_uring, teardown),
-		cmocka_unit_test(test_short), cmocka_unit_test(test_cut), BOTH(test_known_length),
+		cmocka_unit_test(test_short),
+		cmocka_unit_test(test_cut),
+		BOTH(test_known_length),
 		cmocka_unit_test_setup_teardown(test_open_refusals, setup_sync, teardown),
 		cmocka_unit_test_setup_teardown(test_create_truncate, setup_sync, teardown),
 	};

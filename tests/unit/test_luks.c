@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * LUKS headers: known vectors of the key derivation, the anti-forensic split both ways, headers that break one rule each, and that what is
- * formatted is unlocked by its passphrase only. Headers made by QEMU are in tests/interop/encryption.
+ * LUKS headers: known vectors of the key derivation, the anti-forensic split both ways, headers
+ * that break one rule each, and that what is formatted is unlocked by its passphrase only. Headers
+ * made by QEMU are in tests/interop/encryption.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -23,8 +24,9 @@
 
 #define HEADER_BYTES sizeof(struct luks1_header_be)
 #define AREA_OFF 0x40000u
-#define SLOT(i, field) (offsetof(struct luks1_header_be, slots) + (i) * sizeof(struct luks1_slot_be) + \
-			offsetof(struct luks1_slot_be, field))
+#define SLOT(i, field)                                                                             \
+	(offsetof(struct luks1_header_be, slots) + (i) * sizeof(struct luks1_slot_be) +            \
+	 offsetof(struct luks1_slot_be, field))
 #define AT(field) offsetof(struct luks1_header_be, field)
 
 /* ---- derivation ---- */
@@ -43,7 +45,8 @@ static const struct {
 	{ "sha256", "passwd", "salt", 1,
 	  "55ac046e56e3089fec1691c22544b605f94185216dde0465e68b9d57c20dacbc"
 	  "49ca9cccf179b645991664b39d77ef317c71b845b1e30bd509112041d3a19783" },
-	{ "sha512", "password", "salt", 1, "867f70cf1ade02cff3752599a3a53dc4af34c7a669815ae5d513554e1c8cf252" },
+	{ "sha512", "password", "salt", 1,
+	  "867f70cf1ade02cff3752599a3a53dc4af34c7a669815ae5d513554e1c8cf252" },
 };
 
 static void to_hex(const uint8_t *bytes, size_t nr, char *out)
@@ -58,9 +61,12 @@ static void derivation_by_rfc(void **state)
 		uint8_t out[64];
 		char hex[129];
 		size_t bytes = strlen(derivations[i].key) / 2;
-		assert_int_equal(cow_luks_derive(derivations[i].hash, derivations[i].pass, strlen(derivations[i].pass),
-						 (const uint8_t *)derivations[i].salt, strlen(derivations[i].salt),
-						 derivations[i].iterations, out, bytes), 0);
+		assert_int_equal(cow_luks_derive(derivations[i].hash, derivations[i].pass,
+						 strlen(derivations[i].pass),
+						 (const uint8_t *)derivations[i].salt,
+						 strlen(derivations[i].salt),
+						 derivations[i].iterations, out, bytes),
+				 0);
 		to_hex(out, bytes, hex);
 		assert_string_equal(hex, derivations[i].key);
 	}
@@ -79,11 +85,14 @@ static void split_and_merge(void **state)
 		for (size_t bytes = 16; bytes <= 64; bytes *= 2) {
 			for (size_t i = 0; i < bytes * LUKS1_STRIPES; i++)
 				material[i] = (uint8_t)(i * 2654435761u >> 13);
-			assert_int_equal(cow_luks_split(names[h], key, bytes, LUKS1_STRIPES, material), 0);
-			assert_int_equal(cow_luks_merge(names[h], material, bytes, LUKS1_STRIPES, back), 0);
+			assert_int_equal(
+				cow_luks_split(names[h], key, bytes, LUKS1_STRIPES, material), 0);
+			assert_int_equal(
+				cow_luks_merge(names[h], material, bytes, LUKS1_STRIPES, back), 0);
 			assert_memory_equal(back, key, bytes);
 			material[bytes * 17] ^= 1; /* any stripe lost: all lost */
-			assert_int_equal(cow_luks_merge(names[h], material, bytes, LUKS1_STRIPES, back), 0);
+			assert_int_equal(
+				cow_luks_merge(names[h], material, bytes, LUKS1_STRIPES, back), 0);
 			assert_memory_not_equal(back, key, bytes);
 		}
 	}
@@ -96,16 +105,21 @@ static void split_by_hand(void **state)
 	char hex[65];
 	assert_int_equal(cow_luks_merge("sha256", material, 32, 2, key), 0);
 	to_hex(key, 32, hex); /* sha256 of 4 + 32 zero bytes */
-	assert_string_equal(hex, "6db65fd59fd356f6729140571b5bcd6bb3b83492a16e1bf0a3884442fc3c8a0e");
+	assert_string_equal(hex,
+			    "6db65fd59fd356f6729140571b5bcd6bb3b83492a16e1bf0a3884442fc3c8a0e");
 }
 
 /* ---- decoding ---- */
 
 static struct cow_luks sound(void)
 {
-	struct cow_luks l = { .cipher_name = "aes", .cipher_mode = "xts-plain64", .hash_name = "sha256",
-			      .cipher = { COW_CRYPT_XTS, COW_CRYPT_PLAIN64, 64 }, .payload_off = 2068480,
-			      .digest_iterations = 1000, .uuid = "00000000-0000-4000-8000-000000000000" };
+	struct cow_luks l = { .cipher_name = "aes",
+			      .cipher_mode = "xts-plain64",
+			      .hash_name = "sha256",
+			      .cipher = { COW_CRYPT_XTS, COW_CRYPT_PLAIN64, 64 },
+			      .payload_off = 2068480,
+			      .digest_iterations = 1000,
+			      .uuid = "00000000-0000-4000-8000-000000000000" };
 	for (unsigned i = 0; i < LUKS1_SLOTS; i++)
 		l.slots[i].key_off = 4096 + i * 258048u;
 	l.slots[0].active = true;
@@ -164,7 +178,8 @@ static void one_broken_field(void **state)
 		store(buf + broken[i].off, broken[i].bytes, broken[i].value);
 		int ret = cow_luks_decode(buf, 2068480, &l, &err);
 		if (ret != broken[i].code || !strstr(err.text, broken[i].text))
-			fail_msg("row %zu: %d, not %d: '%s' without '%s'", i, ret, broken[i].code, err.text, broken[i].text);
+			fail_msg("row %zu: %d, not %d: '%s' without '%s'", i, ret, broken[i].code,
+				 err.text, broken[i].text);
 	}
 }
 
@@ -227,10 +242,13 @@ static void random_damage(void **state)
 		}
 		if (cow_luks_decode(buf, 2068480, &l, NULL))
 			continue;
-		assert_true(l.payload_off <= 2068480 && l.digest_iterations <= COW_LUKS_MAX_ITERATIONS);
+		assert_true(l.payload_off <= 2068480 &&
+			    l.digest_iterations <= COW_LUKS_MAX_ITERATIONS);
 		for (unsigned i = 0; i < LUKS1_SLOTS; i++) {
-			assert_true(l.slots[i].key_off + cow_luks_material_bytes(&l) <= l.payload_off);
-			assert_true(!l.slots[i].active || l.slots[i].iterations <= COW_LUKS_MAX_ITERATIONS);
+			assert_true(l.slots[i].key_off + cow_luks_material_bytes(&l) <=
+				    l.payload_off);
+			assert_true(!l.slots[i].active ||
+				    l.slots[i].iterations <= COW_LUKS_MAX_ITERATIONS);
 		}
 	}
 }
@@ -282,17 +300,21 @@ static void must_format(struct fixture *f)
 {
 	uint64_t bytes = cow_luks_format_bytes(&f->format);
 	assert_int_equal(cow_loop_resize(&f->m->loop, f->file, AREA_OFF + bytes), 0);
-	assert_int_equal(cow_luks_format(&f->m->loop, f->file, AREA_OFF, &f->format, f->right, &f->err), 0);
+	assert_int_equal(
+		cow_luks_format(&f->m->loop, f->file, AREA_OFF, &f->format, f->right, &f->err), 0);
 }
 
 static struct cow_luks must_load(struct fixture *f)
 {
 	struct cow_luks l;
-	assert_int_equal(cow_luks_load(&f->m->loop, f->file, AREA_OFF, cow_luks_format_bytes(&f->format), &l, &f->err), 0);
+	assert_int_equal(cow_luks_load(&f->m->loop, f->file, AREA_OFF,
+				       cow_luks_format_bytes(&f->format), &l, &f->err),
+			 0);
 	return l;
 }
 
-static int unlock(struct fixture *f, const struct cow_luks *l, const struct cow_secret *secret, struct cow_crypt_key **key)
+static int unlock(struct fixture *f, const struct cow_luks *l, const struct cow_secret *secret,
+		  struct cow_crypt_key **key)
 {
 	f->err = (struct cow_error){ 0 };
 	return cow_luks_unlock(&f->m->loop, f->file, AREA_OFF, l, secret, key, NULL, &f->err);
@@ -301,8 +323,10 @@ static int unlock(struct fixture *f, const struct cow_luks *l, const struct cow_
 static void formatted_is_unlocked(void **state)
 {
 	static const struct cow_crypt_cipher ciphers[] = {
-		{ COW_CRYPT_XTS, COW_CRYPT_PLAIN64, 64 }, { COW_CRYPT_XTS, COW_CRYPT_PLAIN, 32 },
-		{ COW_CRYPT_CBC, COW_CRYPT_ESSIV_SHA256, 32 }, { COW_CRYPT_CBC, COW_CRYPT_PLAIN64, 16 },
+		{ COW_CRYPT_XTS, COW_CRYPT_PLAIN64, 64 },
+		{ COW_CRYPT_XTS, COW_CRYPT_PLAIN, 32 },
+		{ COW_CRYPT_CBC, COW_CRYPT_ESSIV_SHA256, 32 },
+		{ COW_CRYPT_CBC, COW_CRYPT_PLAIN64, 16 },
 		{ COW_CRYPT_CBC, COW_CRYPT_PLAIN64, 24 }, /* material of half sectors */
 	};
 	struct fixture *f = *state;
@@ -377,18 +401,21 @@ static void header_past_the_end(void **state)
 	struct cow_luks l;
 	uint64_t bytes = cow_luks_format_bytes(&f->format);
 	must_format(f);
-	assert_int_equal(cow_luks_load(&f->m->loop, f->file, AREA_OFF + 512, bytes, &l, &f->err), -EINVAL);
+	assert_int_equal(cow_luks_load(&f->m->loop, f->file, AREA_OFF + 512, bytes, &l, &f->err),
+			 -EINVAL);
 	assert_non_null(strstr(f->err.text, "past the end"));
-	assert_int_equal(cow_luks_load(&f->m->loop, f->file, UINT64_MAX - 511, bytes, &l, NULL), -EINVAL);
+	assert_int_equal(cow_luks_load(&f->m->loop, f->file, UINT64_MAX - 511, bytes, &l, NULL),
+			 -EINVAL);
 }
 
 /* ---- an image's key ---- */
 
-static int open_image(struct fixture *f, uint32_t method, const struct cow_secret *const *secrets, size_t nr,
-		      struct cow_crypt_key **key)
+static int open_image(struct fixture *f, uint32_t method, const struct cow_secret *const *secrets,
+		      size_t nr, struct cow_crypt_key **key)
 {
 	struct cow_header h = { .crypt_method = method };
-	struct cow_extensions ext = { .has_crypto = true, .crypto_off = AREA_OFF,
+	struct cow_extensions ext = { .has_crypto = true,
+				      .crypto_off = AREA_OFF,
 				      .crypto_bytes = cow_luks_format_bytes(&f->format) };
 	f->err = (struct cow_error){ 0 };
 	return cow_crypt_open(&f->m->loop, f->file, &h, &ext, secrets, nr, key, &f->err);
@@ -424,7 +451,8 @@ static void legacy_takes_one_secret(void **state)
 
 static void calibration_is_bounded(void **state)
 {
-	uint32_t one = cow_luks_calibrate("sha256", 64, 1), hundred = cow_luks_calibrate("sha256", 64, 100);
+	uint32_t one = cow_luks_calibrate("sha256", 64, 1),
+		 hundred = cow_luks_calibrate("sha256", 64, 100);
 	assert_true(one >= 1000 && hundred > one);
 	assert_true(cow_luks_calibrate("sha256", 64, 0) == 1000);
 	assert_true(cow_luks_calibrate("sha256", 16, 4000000000u) <= COW_LUKS_MAX_ITERATIONS / 2);

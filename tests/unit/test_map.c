@@ -12,13 +12,15 @@
 #include "engine/format/map.h"
 
 #define CLUSTER 4096u
-#define HOST(n) ((uint64_t)(n) * CLUSTER)
+#define HOST(n) ((uint64_t)(n)*CLUSTER)
 
 #define RAW(r) ((struct cow_l2_entry){ .raw = (r) })
 
 static struct cow_geometry geometry(uint32_t version)
 {
-	struct cow_header h = { .version = version, .cluster_bits = 12, .size_bytes = 1 << 30, .refcount_order = 4 };
+	struct cow_header h = {
+		.version = version, .cluster_bits = 12, .size_bytes = 1 << 30, .refcount_order = 4
+	};
 	struct cow_geometry g;
 	cow_geometry_init(&g, &h);
 	return g;
@@ -50,7 +52,8 @@ static void test_kinds(void **state)
 		struct cow_entry e = cow_entry_decode(&g3, RAW(cases[i].raw), 0);
 		assert_int_equal(e.kind, cases[i].v3);
 		assert_int_equal(e.raw, cases[i].raw);
-		assert_int_equal(e.kind == COW_BAD, cow_entry_fault(&g3, RAW(cases[i].raw)) != NULL);
+		assert_int_equal(e.kind == COW_BAD,
+				 cow_entry_fault(&g3, RAW(cases[i].raw)) != NULL);
 		assert_int_equal(cow_entry_decode(&g2, RAW(cases[i].raw), 0).kind, cases[i].v2);
 	}
 }
@@ -88,14 +91,14 @@ static uint32_t run_at(uint32_t idx, uint32_t max)
 static void test_runs(void **state)
 {
 	memset(slice, 0, sizeof(slice));
-	fill(10, 5, HOST(100) | QCOW2_COPIED, CLUSTER);     /* 10..14 one run */
-	fill(15, 5, HOST(105), CLUSTER);                    /* adjacent, but not COPIED */
-	fill(20, 2, HOST(200), CLUSTER);                    /* elsewhere on the host */
+	fill(10, 5, HOST(100) | QCOW2_COPIED, CLUSTER); /* 10..14 one run */
+	fill(15, 5, HOST(105), CLUSTER);		/* adjacent, but not COPIED */
+	fill(20, 2, HOST(200), CLUSTER);		/* elsewhere on the host */
 	fill(22, 3, QCOW2_ZERO, 0);
 	fill(25, 2, HOST(300) | QCOW2_ZERO, CLUSTER);
-	fill(27, 2, HOST(400) | QCOW2_ZERO, 0);             /* the same host cluster twice is no run */
+	fill(27, 2, HOST(400) | QCOW2_ZERO, 0); /* the same host cluster twice is no run */
 	fill(29, 2, QCOW2_COMPRESSED | 512, 0);
-	fill(31, 2, 2, 0);                                  /* bad */
+	fill(31, 2, 2, 0); /* bad */
 	assert_int_equal(run_at(0, 512), 10);
 	assert_int_equal(run_at(0, 3), 3);
 	assert_int_equal(run_at(9, 512), 1);
@@ -136,10 +139,8 @@ static void test_zero_kinds(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_kinds),
-		cmocka_unit_test(test_host_and_copied),
-		cmocka_unit_test(test_runs),
-		cmocka_unit_test(test_l1),
+		cmocka_unit_test(test_kinds),	   cmocka_unit_test(test_host_and_copied),
+		cmocka_unit_test(test_runs),	   cmocka_unit_test(test_l1),
 		cmocka_unit_test(test_zero_kinds),
 	};
 	return cmocka_run_group_tests_name("map", tests, NULL, NULL);

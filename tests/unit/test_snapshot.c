@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Snapshot commands on a host in memory: what they do to the image, that nothing in use is ever written to before the header is switched,
- * and that every failure on the way leaves the image before or after, without leaks.
+ * Snapshot commands on a host in memory: what they do to the image, that nothing in use is ever
+ * written to before the header is switched, and that every failure on the way leaves the image
+ * before or after, without leaks.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -24,10 +25,10 @@
 
 struct fixture {
 	struct memory_host *m;
-	uint8_t *disk;                     /* what the active disk holds */
-	uint8_t *held[MAX_SNAPSHOTS];      /* what the snapshots hold */
+	uint8_t *disk;		      /* what the active disk holds */
+	uint8_t *held[MAX_SNAPSHOTS]; /* what the snapshots hold */
 	const char *names[MAX_SNAPSHOTS];
-	unsigned nr_uncut;                 /* failed commands that left the file longer */
+	unsigned nr_uncut; /* failed commands that left the file longer */
 };
 
 static const struct cow_snapshot_date some_date = { .sec = 1700000000, .nsec = 7 };
@@ -58,8 +59,11 @@ static int teardown(void **state)
 
 static void create(struct fixture *f, uint32_t cluster, uint32_t bits)
 {
-	struct cow_create_options options = { .size_bytes = DISK_BYTES, .has_size = true, .cluster_bytes = cluster,
-					      .refcount_bits = bits, .overwrite = true };
+	struct cow_create_options options = { .size_bytes = DISK_BYTES,
+					      .has_size = true,
+					      .cluster_bytes = cluster,
+					      .refcount_bits = bits,
+					      .overwrite = true };
 	struct cow_error err = { 0 };
 	memset(f->disk, 0, DISK_BYTES);
 	memset(f->m->bytes, 0, f->m->size); /* this host does not truncate */
@@ -100,7 +104,8 @@ static void assert_holds(struct fixture *f, const char *snapshot, const uint8_t 
 	for (uint64_t off = 0; off < DISK_BYTES; off += CHUNK) {
 		assert_int_equal(cow_queue_do(queue, COW_OP_READ, 0, off, CHUNK, buf), 0);
 		if (memcmp(buf, expect + off, CHUNK))
-			fail_msg("%s: wrong content at %llu", snapshot ? snapshot : "the disk", (unsigned long long)off);
+			fail_msg("%s: wrong content at %llu", snapshot ? snapshot : "the disk",
+				 (unsigned long long)off);
 	}
 	cow_queue_free(queue);
 	cow_image_close(image, &f->m->loop, NULL);
@@ -204,7 +209,9 @@ static void populate(struct fixture *f, uint32_t cluster, uint32_t bits)
 static void test_commands(void **state)
 {
 	struct fixture *f = *state;
-	static const uint32_t shapes[][2] = { { 512, 16 }, { 4096, 4 }, { 65536, 64 }, { 16384, 2 } };
+	static const uint32_t shapes[][2] = {
+		{ 512, 16 }, { 4096, 4 }, { 65536, 64 }, { 16384, 2 }
+	};
 	for (unsigned i = 0; i < 4; i++) {
 		populate(f, shapes[i][0], shapes[i][1]);
 		if (shapes[i][1] > 2) {
@@ -221,7 +228,10 @@ static void test_commands(void **state)
 	}
 }
 
-/* Only what both hold is shared: after the last snapshot is gone everything is written in place again. */
+/*
+ * Only what both hold is shared: after the last snapshot is gone everything is written in place
+ * again.
+ */
 static void test_sharing_ends(void **state)
 {
 	struct fixture *f = *state;
@@ -239,14 +249,19 @@ static void test_sharing_ends(void **state)
 
 static bool is_used(const uint8_t *bytes, const struct cow_header *h, uint64_t off)
 {
-	uint64_t cluster = off >> h->cluster_bits, per_block = (uint64_t)cow_cluster_bytes(h) * 8 >> h->refcount_order;
-	uint64_t nr = (uint64_t)h->reftable_clusters << h->cluster_bits >> 3, idx = cluster / per_block, block = 0;
+	uint64_t cluster = off >> h->cluster_bits,
+		 per_block = (uint64_t)cow_cluster_bytes(h) * 8 >> h->refcount_order;
+	uint64_t nr = (uint64_t)h->reftable_clusters << h->cluster_bits >> 3,
+		 idx = cluster / per_block, block = 0;
 	for (unsigned i = 0; idx < nr && i < 8; i++)
 		block = block << 8 | bytes[h->reftable_off + idx * 8 + i];
 	return block && cow_refcount_get(bytes + block, h->refcount_order, cluster % per_block);
 }
 
-/* All writes before the header's go to clusters that were free, a sync lies before it and one behind. */
+/*
+ * All writes before the header's go to clusters that were free, a sync lies before it and one
+ * behind.
+ */
 static void assert_switched_once(struct fixture *f, const uint8_t *before, unsigned from)
 {
 	struct cow_header h;
@@ -278,8 +293,13 @@ static void assert_switched_once(struct fixture *f, const uint8_t *before, unsig
 static void test_never_in_place(void **state)
 {
 	struct fixture *f = *state;
-	static const struct { enum command what; unsigned i; const char *name; } steps[] = {
-		{ CREATE, 2, "c" }, { APPLY, 0, "a" }, { DELETE, 1, "b" }, { DELETE, 0, "a" }, { DELETE, 2, "c" },
+	static const struct {
+		enum command what;
+		unsigned i;
+		const char *name;
+	} steps[] = {
+		{ CREATE, 2, "c" }, { APPLY, 0, "a" },	{ DELETE, 1, "b" },
+		{ DELETE, 0, "a" }, { DELETE, 2, "c" },
 	};
 	uint8_t *before = malloc(MEMORY_MAX_BYTES);
 	populate(f, 512, 16);
@@ -297,9 +317,13 @@ static void test_never_in_place(void **state)
 
 /* ---- failures ---- */
 
-/* The nth I/O of a kind fails; whatever comes of it, the image is before or after. Returns false when there was no nth. */
-static bool fail_nth(struct fixture *f, enum command what, unsigned i, const char *name, enum cow_io_kind kind, unsigned nth,
-		     const uint8_t *before, uint64_t before_size)
+/*
+ * The nth I/O of a kind fails; whatever comes of it, the image is before or after. Returns false
+ * when there was no nth.
+ */
+static bool fail_nth(struct fixture *f, enum command what, unsigned i, const char *name,
+		     enum cow_io_kind kind, unsigned nth, const uint8_t *before,
+		     uint64_t before_size)
 {
 	struct cow_error err = { 0 };
 	memcpy(f->m->bytes, before, before_size);
@@ -336,7 +360,8 @@ static bool fail_nth(struct fixture *f, enum command what, unsigned i, const cha
 
 static void fail_all(struct fixture *f, enum command what, unsigned i, const char *name)
 {
-	static const enum cow_io_kind kinds[] = { COW_IO_WRITE, COW_IO_SYNC, COW_IO_READ, COW_IO_PUNCH };
+	static const enum cow_io_kind kinds[] = { COW_IO_WRITE, COW_IO_SYNC, COW_IO_READ,
+						  COW_IO_PUNCH };
 	uint64_t size = f->m->size;
 	uint8_t *before = malloc(size);
 	memcpy(before, f->m->bytes, size);
@@ -347,7 +372,8 @@ static void fail_all(struct fixture *f, enum command what, unsigned i, const cha
 			nth++;
 		assert_true(nth > 0);
 	}
-	assert_true(f->nr_uncut <= 1); /* when it was the header that could not be written: who knows */
+	/* when it was the header that could not be written: who knows */
+	assert_true(f->nr_uncut <= 1);
 	memcpy(f->m->bytes, before, size);
 	memset(f->m->bytes + size, 0, (8 << 20) - size);
 	f->m->size = size;
@@ -401,7 +427,8 @@ static void test_table_grows(void **state)
 
 static void test_find(void **state)
 {
-	struct cow_snapshot list[3] = { { .id = (char *)"1", .name = (char *)"x" }, { .id = (char *)"2", .name = (char *)"1" },
+	struct cow_snapshot list[3] = { { .id = (char *)"1", .name = (char *)"x" },
+					{ .id = (char *)"2", .name = (char *)"1" },
 					{ .id = (char *)"7", .name = (char *)"x" } };
 	struct cow_snapshot_key key = { .text = "7" };
 	uint32_t idx = 9;

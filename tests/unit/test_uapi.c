@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * uapi/ublk.h against the system's <linux/ublk_cmd.h>, which may be older: what it does not have is not compared, and the
- * test says how much was. Layouts are compared field by field, so that a swap of two fields of one size is found.
+ * uapi/ublk.h against the system's <linux/ublk_cmd.h>, which may be older: what it does not have is
+ * not compared, and the test says how much was. Layouts are compared field by field, so that a swap
+ * of two fields of one size is found.
  */
 #include <errno.h>
 #include <setjmp.h>
@@ -19,9 +20,10 @@
 
 static unsigned compared;
 
-#define SAME(ours, theirs) (assert_int_equal((unsigned long long)(ours), (unsigned long long)(theirs)), compared++)
-#define SAME_FIELD(ours, theirs, field)                                                        \
-	(SAME(offsetof(struct ours, field), offsetof(struct theirs, field)),                     \
+#define SAME(ours, theirs)                                                                         \
+	(assert_int_equal((unsigned long long)(ours), (unsigned long long)(theirs)), compared++)
+#define SAME_FIELD(ours, theirs, field)                                                            \
+	(SAME(offsetof(struct ours, field), offsetof(struct theirs, field)),                       \
 	 SAME(sizeof(((struct ours *)0)->field), sizeof(((struct theirs *)0)->field)))
 
 static void control_commands_are_the_kernels(void **state)
@@ -103,7 +105,8 @@ static void features_are_the_kernels(void **state)
 	struct ublk_auto_buf_reg reg = { .index = 5, .flags = UBLK_AUTO_BUF_REG_FALLBACK };
 	SAME(UB_F_AUTO_BUF_REG, UBLK_F_AUTO_BUF_REG);
 	SAME(UB_AUTO_BUF_REG_FALLBACK, UBLK_AUTO_BUF_REG_FALLBACK);
-	SAME(ub_auto_buf_reg_addr(5, UB_AUTO_BUF_REG_FALLBACK), ublk_auto_buf_reg_to_sqe_addr(&reg));
+	SAME(ub_auto_buf_reg_addr(5, UB_AUTO_BUF_REG_FALLBACK),
+	     ublk_auto_buf_reg_to_sqe_addr(&reg));
 #endif
 #ifdef UBLK_F_QUIESCE
 	SAME(UB_F_QUIESCE, UBLK_F_QUIESCE);
@@ -288,9 +291,12 @@ static void operations_are_the_kernels(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(control_commands_are_the_kernels), cmocka_unit_test(features_are_the_kernels),
-		cmocka_unit_test(control_structs_are_the_kernels),  cmocka_unit_test(parameters_are_the_kernels),
-		cmocka_unit_test(requests_are_the_kernels),	    cmocka_unit_test(operations_are_the_kernels),
+		cmocka_unit_test(control_commands_are_the_kernels),
+		cmocka_unit_test(features_are_the_kernels),
+		cmocka_unit_test(control_structs_are_the_kernels),
+		cmocka_unit_test(parameters_are_the_kernels),
+		cmocka_unit_test(requests_are_the_kernels),
+		cmocka_unit_test(operations_are_the_kernels),
 	};
 	int failed = cmocka_run_group_tests(tests, NULL, NULL);
 	printf("%u facts compared with the system's header\n", compared);

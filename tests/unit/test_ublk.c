@@ -19,7 +19,9 @@
 
 static struct cow_request decode(uint32_t op_flags, uint64_t sector, uint32_t sectors)
 {
-	struct ub_io_desc desc = { .op_flags = op_flags, .start_sector = sector, .nr_sectors = sectors };
+	struct ub_io_desc desc = { .op_flags = op_flags,
+				   .start_sector = sector,
+				   .nr_sectors = sectors };
 	struct cow_request request;
 	assert_int_equal(cow_request_decode(&desc, 1 << 20, &request), 0);
 	return request;
@@ -40,7 +42,8 @@ static void flags_go_where_they_mean_something(void **state)
 {
 	uint32_t all = UB_IO_F_FUA | UB_IO_F_NOUNMAP | UB_IO_F_META | UB_IO_F_SWAP;
 	assert_int_equal(decode(UB_IO_OP_WRITE | all, 0, 8).flags, COW_OP_FUA);
-	assert_int_equal(decode(UB_IO_OP_WRITE_ZEROES | all, 0, 8).flags, COW_OP_FUA | COW_OP_NOUNMAP);
+	assert_int_equal(decode(UB_IO_OP_WRITE_ZEROES | all, 0, 8).flags,
+			 COW_OP_FUA | COW_OP_NOUNMAP);
 	assert_int_equal(decode(UB_IO_OP_WRITE_ZEROES, 0, 8).flags, 0);
 	assert_int_equal(decode(UB_IO_OP_READ | all, 0, 8).flags, 0);
 	assert_int_equal(decode(UB_IO_OP_DISCARD | all, 0, 8).flags, 0);
@@ -81,7 +84,9 @@ static void answers_are_bytes_or_a_status_the_kernel_knows(void **state)
 
 static struct ub_params params_of(uint32_t cluster_bytes, bool writable, bool discard)
 {
-	struct cow_image_geometry g = { .size_bytes = 1 << 30, .cluster_bytes = cluster_bytes, .writable = writable };
+	struct cow_image_geometry g = { .size_bytes = 1 << 30,
+					.cluster_bytes = cluster_bytes,
+					.writable = writable };
 	struct ub_params p;
 	cow_params_fill(&p, &g, 1 << 20, discard);
 	return p;
@@ -122,7 +127,8 @@ static void buffers_fit_their_budget(void **state)
 	assert_int_equal(cow_params_buffer_bytes(1, 1), COW_MAX_OP_BYTES);
 	assert_int_equal(cow_params_buffer_bytes(2, 64), COW_MAX_OP_BYTES);
 	assert_int_equal(cow_params_buffer_bytes(16, 64), 256 << 10);
-	assert_int_equal(cow_params_buffer_bytes(COW_MAX_QUEUES, COW_MAX_QUEUE_DEPTH), COW_MIN_BUFFER_BYTES);
+	assert_int_equal(cow_params_buffer_bytes(COW_MAX_QUEUES, COW_MAX_QUEUE_DEPTH),
+			 COW_MIN_BUFFER_BYTES);
 }
 
 /* ---- affinity ---- */
@@ -176,14 +182,17 @@ static void sizes(void **state)
 	static const struct {
 		const char *text;
 		unsigned long long bytes;
-	} good[] = { { "512", 512 },	   { "1k", 1024 },     { "20G", 20ull << 30 }, { "1.5M", 3 << 19 },
-		     { "16MiB", 16 << 20 }, { "16MB", 16 << 20 }, { "7E", 7ull << 60 },  { "100B", 100 } };
+	} good[] = { { "512", 512 },	   { "1k", 1024 },	  { "20G", 20ull << 30 },
+		     { "1.5M", 3 << 19 },  { "16MiB", 16 << 20 }, { "16MB", 16 << 20 },
+		     { "7E", 7ull << 60 }, { "100B", 100 } };
 	unsigned long long v;
 	for (size_t i = 0; i < sizeof(good) / sizeof(good[0]); i++) {
 		assert_int_equal(cow_cmd_parse_size(good[i].text, &v), 0);
 		assert_int_equal(v, good[i].bytes);
 	}
-	const char *const bad[] = { "", "-1", "x", "1X", "1Kx", "16E", "99999999999999999999", " 1" };
+	const char *const bad[] = {
+		"", "-1", "x", "1X", "1Kx", "16E", "99999999999999999999", " 1"
+	};
 	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++)
 		assert_int_equal(cow_cmd_parse_size(bad[i], &v), -EINVAL);
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The order in which metadata reaches the host file (FORMAT.md 4), on a host in memory that keeps a trace: refcounts | L2 | L1,
- * unlink | refcount falls | punch; how few barriers it takes; errors.
+ * The order in which metadata reaches the host file (FORMAT.md 4), on a host in memory that keeps a
+ * trace: refcounts | L2 | L1, unlink | refcount falls | punch; how few barriers it takes; errors.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -47,7 +47,9 @@ static int close_image(struct fixture *f)
 
 static void create(struct fixture *f, bool lazy)
 {
-	struct cow_create_options options = { .size_bytes = DISK, .has_size = true, .cluster_bytes = CLUSTER,
+	struct cow_create_options options = { .size_bytes = DISK,
+					      .has_size = true,
+					      .cluster_bytes = CLUSTER,
 					      .lazy_refcounts = lazy };
 	struct cow_error err = { 0 };
 	int ret = cow_create(&f->m->host, &f->m->loop, "/disk", &options, &err);
@@ -80,7 +82,8 @@ static int teardown(void **state)
 static void do_op(struct fixture *f, enum cow_op_kind kind, uint64_t offset, uint64_t length)
 {
 	bool has_buf = kind == COW_OP_WRITE || kind == COW_OP_READ;
-	assert_int_equal(cow_queue_do(f->queue, kind, 0, offset, length, has_buf ? f->buf : NULL), 0);
+	assert_int_equal(cow_queue_do(f->queue, kind, 0, offset, length, has_buf ? f->buf : NULL),
+			 0);
 }
 
 static void expect_clean(struct fixture *f)
@@ -135,8 +138,8 @@ static enum place place_of(struct fixture *f, uint64_t off)
 }
 
 /*
- * In the trace from `from` on: no write of `first` after the barrier that separates it from the first write of `then`, and there is such a
- * barrier.
+ * In the trace from `from` on: no write of `first` after the barrier that separates it from the
+ * first write of `then`, and there is such a barrier.
  */
 static void expect_barrier(struct fixture *f, unsigned from, enum place first, enum place then)
 {
@@ -156,7 +159,9 @@ static void expect_barrier(struct fixture *f, unsigned from, enum place first, e
 		} else if (place == then) {
 			seen_then = true;
 			if (!barrier)
-				fail_msg("event %u: a write of %d without a barrier after one of %d", i, then, first);
+				fail_msg(
+					"event %u: a write of %d without a barrier after one of %d",
+					i, then, first);
 		}
 	}
 	assert_true(seen_first && seen_then);

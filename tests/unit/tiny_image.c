@@ -11,7 +11,9 @@
 static void place(struct tiny_image *t)
 {
 	uint64_t per_block = TINY_CLUSTER * 8 >> t->order;
-	/* header, table, 2 L1, snapshot table, 2 L2, 65 data, and what the blocks themselves take */
+	/*
+	 * header, table, 2 L1, snapshot table, 2 L2, 65 data, and what the blocks themselves take
+	 */
 	t->nr_refblocks = 1;
 	while (t->nr_refblocks * per_block < 72 + t->nr_refblocks)
 		t->nr_refblocks++;
@@ -29,9 +31,17 @@ static void place(struct tiny_image *t)
 static void write_header(struct tiny_image *t)
 {
 	const struct cow_header h = {
-		.version = 3, .cluster_bits = 9, .size_bytes = TINY_GUEST_CLUSTERS * TINY_CLUSTER, .l1_entries = 1,
-		.l1_off = t->l1, .reftable_off = t->reftable, .reftable_clusters = 1, .nr_snapshots = 1,
-		.snapshots_off = t->snapshots, .refcount_order = t->order, .header_bytes = 112,
+		.version = 3,
+		.cluster_bits = 9,
+		.size_bytes = TINY_GUEST_CLUSTERS * TINY_CLUSTER,
+		.l1_entries = 1,
+		.l1_off = t->l1,
+		.reftable_off = t->reftable,
+		.reftable_clusters = 1,
+		.nr_snapshots = 1,
+		.snapshots_off = t->snapshots,
+		.refcount_order = t->order,
+		.header_bytes = 112,
 	};
 	cow_header_encode(&h, t->bytes, TINY_CLUSTER);
 }
@@ -39,8 +49,12 @@ static void write_header(struct tiny_image *t)
 static void write_snapshot_table(struct tiny_image *t)
 {
 	const struct cow_snapshot s = {
-		.l1_off = t->snapshot_l1, .l1_entries = 1, .disk_bytes = TINY_GUEST_CLUSTERS * TINY_CLUSTER,
-		.extra_bytes = 24, .id = (char *)"1", .name = (char *)"first",
+		.l1_off = t->snapshot_l1,
+		.l1_entries = 1,
+		.disk_bytes = TINY_GUEST_CLUSTERS * TINY_CLUSTER,
+		.extra_bytes = 24,
+		.id = (char *)"1",
+		.name = (char *)"first",
 	};
 	cow_snapshot_encode(&s, t->bytes + t->snapshots);
 }
@@ -74,7 +88,8 @@ static void write_refcounts(struct tiny_image *t)
 		cow_store64_be(t->bytes + t->reftable + i * 8, t->refblocks + i * TINY_CLUSTER);
 	for (uint64_t c = 0; c < end; c++) {
 		uint64_t block = tiny_refblock_of(t, c, &idx);
-		cow_refcount_set(t->bytes + block, t->order, idx, c >= shared && c + 1 < end ? 2 : 1);
+		cow_refcount_set(t->bytes + block, t->order, idx,
+				 c >= shared && c + 1 < end ? 2 : 1);
 	}
 }
 
@@ -126,7 +141,8 @@ static bool l1_reads(const uint8_t *bytes, uint64_t size, uint64_t l1, uint8_t f
 bool tiny_image_active_reads(const uint8_t *bytes, uint64_t size)
 {
 	struct cow_header h;
-	return !cow_header_decode_lenient(bytes, TINY_CLUSTER, &h, NULL) && l1_reads(bytes, size, h.l1_off, NEW_CONTENT);
+	return !cow_header_decode_lenient(bytes, TINY_CLUSTER, &h, NULL) &&
+	       l1_reads(bytes, size, h.l1_off, NEW_CONTENT);
 }
 
 bool tiny_image_reads(const uint8_t *bytes, uint64_t size)

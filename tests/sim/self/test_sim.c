@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* The simulator's own parts: what a crash may do to a file, what the model lets pass and what not. */
+/*
+ * The simulator's own parts: what a crash may do to a file, what the model lets pass and what not.
+ */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -20,7 +22,8 @@ static uint8_t at(struct sim_file *f, uint64_t offset)
 }
 
 /* Over many crashes: which values of one byte came out? */
-static unsigned outcomes(void (*scene)(struct sim_disk *, struct sim_file *, struct sim_random *), uint64_t offset)
+static unsigned outcomes(void (*scene)(struct sim_disk *, struct sim_file *, struct sim_random *),
+			 uint64_t offset)
 {
 	unsigned seen = 0;
 	for (unsigned seed = 0; seed < 300; seed++) {
@@ -36,7 +39,8 @@ static unsigned outcomes(void (*scene)(struct sim_disk *, struct sim_file *, str
 	return seen;
 }
 
-static void put(struct sim_disk *disk, struct sim_file *f, uint64_t offset, uint8_t value, size_t length)
+static void put(struct sim_disk *disk, struct sim_file *f, uint64_t offset, uint8_t value,
+		size_t length)
 {
 	uint8_t *buf = malloc(length);
 	memset(buf, value, length);
@@ -174,7 +178,7 @@ static void test_model_reads(void **state)
 	assert_true(reads(&m, before, 1, 0)); /* it began before they ended */
 	assert_false(may_read(&m, 1));
 	assert_true(may_read(&m, 3));
-	assert_false(may_read(&m, 2)); /* settled by the reader before */
+	assert_false(may_read(&m, 2));	 /* settled by the reader before */
 	write_done(&m, 4, false, false); /* failed */
 	assert_true(may_read(&m, 3));
 	assert_false(may_read(&m, 4));
