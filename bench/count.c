@@ -13,6 +13,8 @@
 #include <string.h>
 
 #include "bench/batch.h"
+#include "engine/base/buf.h"
+#include "engine/host/system.h"
 
 struct counters {
 	uint64_t reads, writes, flushes, punches, resizes;

@@ -15,6 +15,7 @@
 #include "bench/batch.h"
 #include "bench/memory.h"
 #include "engine/base/assert.h"
+#include "engine/base/buf.h"
 #include "engine/create/create.h"
 
 #define IMAGE_BYTES (1ull << 30)

@@ -9,6 +9,7 @@
 #include "daemon/control/target.h"
 #include "daemon/cli/values.h"
 #include "engine/edit/amend.h"
+#include "engine/host/system.h"
 
 struct arguments {
 	struct cow_amend_options options;

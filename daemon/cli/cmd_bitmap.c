@@ -15,6 +15,7 @@
 #include "daemon/control/show.h"
 #include "daemon/control/target.h"
 #include "engine/bitmap/bitmap.h"
+#include "engine/host/system.h"
 #include "engine/life/info.h"
 
 #define RAW_BYTES 65536u

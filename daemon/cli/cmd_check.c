@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "engine/check/check.h"
+#include "engine/host/system.h"
 
 enum exit_code {
 	EXIT_CLEAN = 0,

@@ -12,6 +12,7 @@
 #include "daemon/cli/passphrase.h"
 #include "daemon/cli/values.h"
 #include "engine/create/create.h"
+#include "engine/host/system.h"
 #include "uapi/qcow2.h"
 
 struct arguments {

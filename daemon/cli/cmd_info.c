@@ -16,6 +16,7 @@
 #include <string.h>
 
 #include "daemon/control/show.h"
+#include "engine/host/system.h"
 #include "engine/life/info.h"
 
 struct arguments {

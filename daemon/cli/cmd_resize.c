@@ -8,6 +8,7 @@
 
 #include "daemon/control/target.h"
 #include "engine/edit/resize.h"
+#include "engine/host/system.h"
 
 struct arguments {
 	struct cow_resize_options options;

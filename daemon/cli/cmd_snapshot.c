@@ -15,6 +15,7 @@
 #include "daemon/control/record.h"
 #include "daemon/control/show.h"
 #include "daemon/control/target.h"
+#include "engine/host/system.h"
 #include "engine/life/info.h"
 #include "engine/snapshot/snapshot.h"
 

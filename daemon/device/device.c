@@ -20,6 +20,7 @@
 #include "daemon/device/temporary.h"
 #include "engine/base/assert.h"
 #include "engine/base/log.h"
+#include "engine/host/system.h"
 
 #define CONTROL_LOOP_DEPTH 32
 #define POLL_MS 10

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "engine/create/create.h"
+#include "engine/host/system.h"
 
 #define MAX_ROOTS 256
 

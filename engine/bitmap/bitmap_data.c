@@ -7,7 +7,10 @@
 #include <string.h>
 
 #include "engine/base/be.h"
+#include "engine/base/buf.h"
+#include "engine/base/math.h"
 #include "engine/format/geometry.h"
+#include "engine/loop/blocking.h"
 
 static int fault(const struct cow_bitmap *b, const char *what, struct cow_error *err)
 {

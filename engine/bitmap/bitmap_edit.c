@@ -7,10 +7,13 @@
 #include <string.h>
 
 #include "engine/base/be.h"
+#include "engine/base/buf.h"
 #include "engine/base/log.h"
+#include "engine/base/math.h"
 #include "engine/bitmap/bitmap_data.h"
 #include "engine/bitmap/bitmap_extension.h"
 #include "engine/core/load.h"
+#include "engine/loop/blocking.h"
 
 /* Of all bitmaps together: they are read to make sure that nothing is written over them. */
 #define MAX_TABLE_ENTRIES (16ull << 20)

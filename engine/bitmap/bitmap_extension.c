@@ -7,8 +7,10 @@
 #include <string.h>
 
 #include "engine/base/be.h"
+#include "engine/base/math.h"
 #include "engine/core/load.h"
 #include "engine/format/geometry.h"
+#include "engine/loop/blocking.h"
 
 #define DATA_BYTES sizeof(struct qcow2_bitmaps_ext_be)
 #define HEAD_BYTES                                                                                 \

@@ -6,11 +6,13 @@
 #include <string.h>
 
 #include "engine/base/be.h"
+#include "engine/base/buf.h"
 #include "engine/base/log.h"
 #include "engine/bitmap/bitmap_data.h"
 #include "engine/bitmap/bitmap_edit.h"
 #include "engine/core/load.h"
 #include "engine/image/state.h"
+#include "engine/loop/blocking.h"
 
 /* ---- start ---- */
 

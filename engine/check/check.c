@@ -12,7 +12,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/base/buf.h"
 #include "engine/check/checker.h"
+#include "engine/loop/blocking.h"
 
 #define MAX_ROUNDS 3
 

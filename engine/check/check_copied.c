@@ -11,6 +11,7 @@
 #include <stdlib.h>
 
 #include "engine/base/be.h"
+#include "engine/base/buf.h"
 #include "engine/check/checker.h"
 
 #define L1_CHUNK_BYTES (64u << 10)

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "engine/base/be.h"
+#include "engine/base/buf.h"
 #include "engine/check/checker.h"
 
 #define L1_CHUNK_BYTES (64u << 10)

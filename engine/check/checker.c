@@ -9,6 +9,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/base/buf.h"
+#include "engine/loop/blocking.h"
+
 static int load(struct cow_checker *c, struct cow_error *err)
 {
 	uint8_t *first;

@@ -7,7 +7,9 @@
 #include <stdlib.h>
 
 #include "engine/base/be.h"
+#include "engine/base/buf.h"
 #include "engine/check/checker.h"
+#include "engine/loop/blocking.h"
 
 int cow_repair_update_header(struct cow_loop *loop, struct cow_file *file,
 			     void (*change)(uint8_t *sector, void *ctx), void *ctx)

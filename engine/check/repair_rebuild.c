@@ -13,7 +13,9 @@
 #include <string.h>
 
 #include "engine/base/be.h"
+#include "engine/base/buf.h"
 #include "engine/check/checker.h"
+#include "engine/loop/blocking.h"
 
 struct rebuild {
 	struct cow_checker *c;

@@ -17,8 +17,10 @@
 #include <string.h>
 
 #include "engine/base/be.h"
+#include "engine/base/buf.h"
 #include "engine/base/log.h"
 #include "engine/check/checker.h"
+#include "engine/loop/blocking.h"
 
 #define FIXED_BYTES sizeof(struct qcow2_snapshot_be)
 #define AT(field) offsetof(struct qcow2_snapshot_be, field)

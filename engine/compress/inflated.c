@@ -3,6 +3,7 @@
 
 #include <stdlib.h>
 
+#include "engine/base/buf.h"
 #include "engine/loop/loop.h"
 
 static unsigned slots_for(uint32_t cluster_bytes)

@@ -6,6 +6,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/base/buf.h"
+#include "engine/loop/blocking.h"
+
 #define PROBE_BYTES 4096u
 #define SNAPSHOTS_FIRST_BYTES (64u << 10)
 

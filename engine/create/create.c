@@ -12,8 +12,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "engine/base/buf.h"
 #include "engine/create/create_layout.h"
 #include "engine/host/system.h"
+#include "engine/loop/blocking.h"
 
 /* A file that is being made. */
 struct new_file {

@@ -6,7 +6,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/base/buf.h"
 #include "engine/create/create_layout.h"
+#include "engine/loop/blocking.h"
 
 bool cow_create_looks_like_protocol(const char *name)
 {

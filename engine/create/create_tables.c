@@ -9,8 +9,10 @@
 #include <string.h>
 
 #include "engine/base/be.h"
+#include "engine/base/buf.h"
 #include "engine/create/create_layout.h"
 #include "engine/host/system.h"
+#include "engine/loop/blocking.h"
 
 #define CHUNK_BYTES (1u << 20)
 #define ALL_ALLOCATED 0x00000000ffffffffull /* an extended entry's 32 subclusters */

@@ -9,8 +9,10 @@
 
 #include <openssl/crypto.h>
 
+#include "engine/base/buf.h"
 #include "engine/crypt/luks_impl.h"
 #include "engine/crypt/luks_kdf.h"
+#include "engine/loop/blocking.h"
 
 #define HEADER_READ_BYTES 4096u
 

@@ -10,8 +10,10 @@
 
 #include <openssl/rand.h>
 
+#include "engine/base/buf.h"
 #include "engine/crypt/luks_impl.h"
 #include "engine/crypt/luks_kdf.h"
+#include "engine/loop/blocking.h"
 
 #define DEFAULT_ITER_MS 1000u
 #define MAX_ITER_MS 60000u

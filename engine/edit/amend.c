@@ -6,11 +6,13 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/base/buf.h"
 #include "engine/edit/amend_scan.h"
 #include "engine/base/be.h"
 #include "engine/create/create_layout.h"
 #include "engine/core/load.h"
 #include "engine/edit/edit.h"
+#include "engine/loop/blocking.h"
 
 #define SECTOR 512u
 #define END_BYTES 8u	      /* the extension that ends them, all zeros */

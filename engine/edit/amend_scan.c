@@ -7,7 +7,9 @@
 #include <string.h>
 
 #include "engine/base/be.h"
+#include "engine/base/buf.h"
 #include "engine/core/load.h"
+#include "engine/loop/blocking.h"
 
 struct scan {
 	struct cow_loop *loop;

@@ -7,9 +7,11 @@
 #include <string.h>
 
 #include "engine/base/be.h"
+#include "engine/base/buf.h"
 #include "engine/base/log.h"
 #include "engine/check/check.h"
 #include "engine/core/load.h"
+#include "engine/loop/blocking.h"
 
 /*
  * Autoclear features that an edit keeps true: it moves tables and changes no guest data (apply has

@@ -12,7 +12,10 @@
 #include <string.h>
 
 #include "engine/base/be.h"
+#include "engine/base/buf.h"
+#include "engine/base/math.h"
 #include "engine/edit/edit.h"
+#include "engine/loop/blocking.h"
 
 /* ---- blocks ---- */
 

@@ -10,6 +10,7 @@
 #include "engine/base/be.h"
 #include "engine/format/map.h"
 #include "engine/edit/edit.h"
+#include "engine/loop/blocking.h"
 
 static struct cow_l2_entry get_entry(const struct cow_edit *e, uint32_t at)
 {

@@ -7,10 +7,12 @@
 #include <string.h>
 
 #include "engine/base/be.h"
+#include "engine/base/buf.h"
 #include "engine/create/create_layout.h"
 #include "engine/core/load.h"
 #include "engine/format/map.h"
 #include "engine/edit/edit.h"
+#include "engine/loop/blocking.h"
 
 #define EXTRA_SIZES_BYTES 16u /* of a snapshot's extra data: VM state size, disk size */
 

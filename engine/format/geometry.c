@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #include "engine/format/geometry.h"
 
+#include "engine/base/math.h"
+
 void cow_geometry_init(struct cow_geometry *g, const struct cow_header *h)
 {
 	uint32_t entry_bytes = (h->incompatible & QCOW2_INCOMPAT_EXTL2) ? 16 : 8;

@@ -45,26 +45,6 @@ struct cow_geometry {
 
 void cow_geometry_init(struct cow_geometry *g, const struct cow_header *h);
 
-static inline uint64_t cow_round_down(uint64_t v, uint64_t unit)
-{
-	return v & ~(unit - 1);
-}
-
-static inline uint64_t cow_round_up(uint64_t v, uint64_t unit)
-{
-	return (v + unit - 1) & ~(unit - 1);
-}
-
-static inline uint64_t cow_min(uint64_t a, uint64_t b)
-{
-	return a < b ? a : b;
-}
-
-static inline uint64_t cow_max(uint64_t a, uint64_t b)
-{
-	return a > b ? a : b;
-}
-
 static inline uint64_t cow_in_cluster(const struct cow_geometry *g, uint64_t off)
 {
 	return off & (g->cluster_bytes - 1);

@@ -2,6 +2,7 @@
 #include "engine/format/map.h"
 
 #include "engine/base/be.h"
+#include "engine/base/math.h"
 
 struct cow_l2_entry cow_slice_get(const struct cow_geometry *g, const uint8_t *slice, uint32_t idx)
 {

@@ -6,7 +6,7 @@
  * we wrote, what we extended. A file below that has been cut; it stays so when a write of ours
  * makes it long again, which hides where: from then on zeros are not believed at all.
  */
-#include "engine/loop/loop.h"
+#include "engine/host/file.h"
 
 #include "engine/base/log.h"
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "engine/image/source.h"
 
+#include "engine/base/math.h"
 #include "engine/image/state.h"
 #include "engine/format/map.h"
 

@@ -8,8 +8,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/base/buf.h"
+#include "engine/base/math.h"
 #include "engine/life/chain.h"
 #include "engine/base/log.h"
+#include "engine/loop/blocking.h"
 
 /* A task that joins one pass. */
 struct joiner {

@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/base/buf.h"
+#include "engine/base/math.h"
 #include "engine/life/chain.h"
 #include "engine/base/log.h"
 #include "engine/check/check.h"
@@ -13,6 +15,7 @@
 #include "engine/core/load.h"
 #include "engine/compress/inflated.h"
 #include "engine/format/map.h"
+#include "engine/loop/blocking.h"
 #include "engine/snapshot/snapshot_select.h"
 
 #define CACHE_MAX_BYTES (32ull << 20)

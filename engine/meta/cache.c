@@ -6,6 +6,8 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "engine/base/buf.h"
+
 #define SHARDS_MAX 16
 #define SLOTS_PER_SHARD_MIN 8
 #define MAX_DIRTY 1024u

@@ -7,6 +7,7 @@
 #include <sys/mman.h>
 
 #include "engine/base/be.h"
+#include "engine/base/math.h"
 #include "engine/format/geometry.h"
 
 enum { TABLE_DIRTY = 1, TABLE_WRITING = 2 };

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/base/buf.h"
 #include "engine/image/state.h"
 
 static const struct cow_step step_capture, step_phase, step_write, step_barrier, step_last_sync,

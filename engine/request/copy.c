@@ -17,6 +17,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "engine/base/math.h"
 #include "engine/request/data.h"
 
 #define READ_OVER_BYTES (32u << 10)

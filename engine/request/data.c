@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #include "engine/request/data.h"
 
+#include "engine/base/math.h"
+
 /* LUKS numbers sectors by their place on the host, legacy AES by the guest's. */
 static uint64_t crypt_off(const struct cow_image *image, uint64_t host_off, uint64_t guest_off)
 {

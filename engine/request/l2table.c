@@ -9,6 +9,7 @@
  */
 #include <errno.h>
 
+#include "engine/base/math.h"
 #include "engine/request/op.h"
 
 static const struct cow_step step_look, step_fill, step_copy_read, step_copy_write, step_publish;

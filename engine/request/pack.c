@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/base/buf.h"
+#include "engine/base/math.h"
 #include "engine/request/data.h"
 #include "engine/meta/refcount.h"
 

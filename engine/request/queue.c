@@ -4,6 +4,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "engine/base/buf.h"
+#include "engine/base/math.h"
 #include "engine/request/op.h"
 #include "engine/request/queue.h"
 

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "engine/base/log.h"
+#include "engine/base/math.h"
 #include "engine/request/data.h"
 
 static void advance(struct cow_reader *r, uint64_t bytes)

@@ -8,6 +8,7 @@
  */
 #include <errno.h>
 
+#include "engine/base/math.h"
 #include "engine/request/data.h"
 
 static enum cow_next begin(struct cow_task *task)

@@ -12,6 +12,7 @@
  */
 #include <errno.h>
 
+#include "engine/base/math.h"
 #include "engine/request/op.h"
 
 /*

@@ -6,7 +6,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/base/buf.h"
+#include "engine/base/math.h"
 #include "engine/image/state.h"
+#include "engine/loop/blocking.h"
 #include "engine/space/refill.h"
 
 int cow_alloc_init(struct cow_image *image)

@@ -12,6 +12,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "engine/base/math.h"
 #include "engine/image/state.h"
 #include "engine/meta/refcount.h"
 

@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "engine/base/be.h"
+#include "engine/base/math.h"
 #include "engine/image/state.h"
 #include "engine/space/refill.h"
 

@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "engine/base/math.h"
 #include "engine/image/state.h"
 #include "engine/meta/refcount.h"
 

@@ -18,6 +18,7 @@
 
 #include "engine/base/assert.h"
 #include "engine/base/be.h"
+#include "engine/base/buf.h"
 #include "engine/base/log.h"
 #include "engine/check/check.h"
 #include "engine/format/format.h"

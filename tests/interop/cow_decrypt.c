@@ -13,8 +13,11 @@
 #include <unistd.h>
 
 #include "engine/base/be.h"
+#include "engine/base/buf.h"
 #include "engine/crypt/unlock.h"
 #include "engine/core/load.h"
+#include "engine/host/system.h"
+#include "engine/loop/blocking.h"
 
 struct disk {
 	struct cow_loop *loop;

@@ -26,6 +26,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "engine/base/buf.h"
+#include "engine/host/system.h"
 #include "engine/life/image.h"
 
 #define CHUNK_BYTES (1u << 20)

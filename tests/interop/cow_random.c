@@ -25,6 +25,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "engine/base/buf.h"
+#include "engine/host/system.h"
 #include "engine/life/image.h"
 #include "tests/interop/live.h"
 #include "tests/interop/model.h"

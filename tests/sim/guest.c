@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "engine/base/assert.h"
+#include "engine/base/buf.h"
 #include "tests/sim/run.h"
 
 #define HANG_STEPS 3000000u

@@ -6,9 +6,11 @@
 
 #include "engine/base/assert.h"
 #include "engine/base/be.h"
+#include "engine/base/buf.h"
 #include "engine/core/load.h"
 #include "engine/crypt/luks_impl.h"
 #include "engine/crypt/luks_kdf.h"
+#include "engine/loop/blocking.h"
 
 #define CRYPT_METHOD_OFF 32 /* in the header */
 

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "engine/base/assert.h"
+#include "engine/base/buf.h"
 #include "engine/create/create.h"
 #include "engine/snapshot/snapshot.h"
 #include "tests/sim/keys.h"

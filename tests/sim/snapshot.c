@@ -7,6 +7,7 @@
 
 #include "engine/base/assert.h"
 #include "engine/base/be.h"
+#include "engine/base/buf.h"
 #include "engine/check/check.h"
 #include "engine/snapshot/snapshot.h"
 #include "tests/sim/prepare.h"

@@ -19,7 +19,9 @@
 #include <cmocka.h>
 
 #include "engine/base/be.h"
+#include "engine/base/buf.h"
 #include "engine/base/log.h"
+#include "engine/base/math.h"
 #include "engine/bitmap/bitmap.h"
 #include "engine/check/check.h"
 #include "engine/create/create.h"

@@ -11,6 +11,7 @@
 
 #include <cmocka.h>
 
+#include "engine/base/buf.h"
 #include "engine/check/check.h"
 #include "engine/create/create.h"
 #include "engine/life/image.h"

@@ -3,6 +3,7 @@
  * Commands on dirty bitmaps, headers that have no room or name invalid ones, and an I/O failed at
  * any point of a command or a session.
  */
+#include "engine/base/buf.h"
 #include "tests/unit/bitmap_fixture.h"
 
 /* ---- commands ---- */

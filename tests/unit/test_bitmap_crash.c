@@ -3,6 +3,7 @@
  * Power lost at any point of a change of the header, in all its layouts, and of a session that
  * writes.
  */
+#include "engine/base/buf.h"
 #include "tests/unit/bitmap_fixture.h"
 
 /* ---- the header ---- */

@@ -16,6 +16,8 @@
 
 #include <cmocka.h>
 
+#include "engine/host/system.h"
+#include "engine/loop/blocking.h"
 #include "engine/meta/cache.h"
 
 #define SLICE 512u

@@ -14,6 +14,7 @@
 #include <cmocka.h>
 
 #include "engine/base/be.h"
+#include "engine/base/buf.h"
 #include "engine/create/create.h"
 #include "engine/format/format.h"
 #include "engine/life/image.h"

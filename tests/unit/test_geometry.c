@@ -10,6 +10,7 @@
 
 #include <cmocka.h>
 
+#include "engine/base/math.h"
 #include "engine/format/geometry.h"
 
 static struct cow_geometry make(uint32_t cluster_bits, uint32_t order, uint64_t incompatible)

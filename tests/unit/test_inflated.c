@@ -11,6 +11,7 @@
 
 #include <cmocka.h>
 
+#include "engine/base/buf.h"
 #include "engine/create/create.h"
 #include "engine/image/state.h"
 #include "engine/request/op.h"

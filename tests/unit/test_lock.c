@@ -16,6 +16,7 @@
 #include <cmocka.h>
 
 #include "engine/host/lock.h"
+#include "engine/host/system.h"
 #include "engine/loop/loop.h"
 
 static char dir[64], image[96];

@@ -15,7 +15,9 @@
 
 #include <cmocka.h>
 
+#include "engine/base/buf.h"
 #include "engine/host/system.h"
+#include "engine/loop/blocking.h"
 #include "engine/loop/loop.h"
 #include "engine/loop/loop_uring.h"
 

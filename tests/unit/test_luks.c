@@ -20,6 +20,7 @@
 #include "engine/crypt/unlock.h"
 #include "engine/crypt/luks_impl.h"
 #include "engine/crypt/luks_kdf.h"
+#include "engine/loop/blocking.h"
 #include "tests/unit/memory_host.h"
 
 #define HEADER_BYTES sizeof(struct luks1_header_be)

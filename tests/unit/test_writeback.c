@@ -12,6 +12,7 @@
 #include <cmocka.h>
 
 #include "engine/base/be.h"
+#include "engine/base/buf.h"
 #include "engine/check/check.h"
 #include "engine/create/create.h"
 #include "engine/format/format.h"
