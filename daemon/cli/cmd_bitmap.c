@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "daemon/server/serve_bitmap.h"
+#include "daemon/cli/ask_bitmap.h"
 #include "daemon/control/show.h"
 #include "daemon/control/target.h"
 #include "engine/bitmap/bitmap.h"
@@ -66,7 +66,7 @@ static int with_closed(const struct arguments *a, unsigned flags, struct cow_dir
 
 static int run_change(const struct arguments *a, bool live, uint32_t id)
 {
-	return live ? cow_live_bitmap_change(id, &a->change) : with_closed(a, COW_OPEN_WRITE, NULL);
+	return live ? cow_ask_bitmap_change(id, &a->change) : with_closed(a, COW_OPEN_WRITE, NULL);
 }
 
 static int load_list(const struct arguments *a, struct json_object **list)
@@ -88,7 +88,7 @@ static int load_list(const struct arguments *a, struct json_object **list)
 static int run_list(const struct arguments *a, bool live, uint32_t id)
 {
 	struct json_object *list;
-	int status = live ? cow_live_bitmap_list(id, &list) : load_list(a, &list);
+	int status = live ? cow_ask_bitmap_list(id, &list) : load_list(a, &list);
 	if (status)
 		return status;
 	if (a->json)
@@ -132,7 +132,7 @@ static void print_extents(const struct cow_dirty *d, bool json)
 static int run_dump(const struct arguments *a, bool live, uint32_t id)
 {
 	struct cow_dirty d = { 0 };
-	int status = live ? cow_live_bitmap_dump(id, a->change.name, &d) : with_closed(a, 0, &d);
+	int status = live ? cow_ask_bitmap_dump(id, a->change.name, &d) : with_closed(a, 0, &d);
 	if (status)
 		return status;
 	if (a->raw)

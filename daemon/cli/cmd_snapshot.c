@@ -11,7 +11,7 @@
 #include <string.h>
 #include <time.h>
 
-#include "daemon/server/serve_snapshot.h"
+#include "daemon/cli/ask_snapshot.h"
 #include "daemon/control/record.h"
 #include "daemon/control/show.h"
 #include "daemon/control/target.h"
@@ -231,7 +231,7 @@ int cow_cmd_snapshot(int argc, char **argv)
 		return 1;
 	uint32_t id;
 	if (a.action->live && cow_target_writer(a.image, &id))
-		return cow_live_ask(id, a.action->name, &a.key, a.freeze);
+		return cow_ask_snapshot(id, a.action->name, &a.key, a.freeze);
 	if (a.action->names_one && !a.action->live && is_attached(a.image, &id))
 		return cow_cmd_fail("%s: is attached as /dev/ublkb%u: detach it first", a.image,
 				    id);

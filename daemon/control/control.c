@@ -180,3 +180,9 @@ const char *cow_control_reply_error(struct json_object *reply)
 		return NULL;
 	return cow_control_text(reply, "error", "no reason given");
 }
+
+uint64_t cow_control_number(struct json_object *o, const char *key)
+{
+	struct json_object *value;
+	return json_object_object_get_ex(o, key, &value) ? json_object_get_uint64(value) : 0;
+}

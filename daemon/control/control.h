@@ -37,6 +37,8 @@ struct json_object *cow_control_ok(void);
 struct json_object *cow_control_error(const char *text);
 /* The string at key; otherwise if there is none. Valid as long as line. */
 const char *cow_control_text(struct json_object *line, const char *key, const char *otherwise);
+/* A number of the line, 0 when it is not there. */
+uint64_t cow_control_number(struct json_object *line, const char *key);
 /* NULL if reply says ok; else its text, valid as long as reply. */
 const char *cow_control_reply_error(struct json_object *reply);
 

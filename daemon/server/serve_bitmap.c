@@ -1,14 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 #include "daemon/server/serve_bitmap.h"
 
-#include <errno.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <unistd.h>
 
-#include "daemon/cli/cmd.h"
 #include "daemon/control/control.h"
 #include "daemon/control/show.h"
 #include "engine/base/log.h"
@@ -16,10 +12,6 @@
 
 /* A client that takes nothing for so long has lost its answer. */
 #define SEND_TIMEOUT_S 5
-#define MAX_SOURCES 64u
-#define MAX_REPLY_BYTES (COW_DIRTY_MAX_BYTES + 4096)
-
-/* ---- in the daemon, on the control thread ---- */
 
 /* The answer under way. */
 struct reply {
@@ -33,20 +25,15 @@ static struct json_object *failed(int ret, const struct cow_error *err)
 	return cow_control_error(err->text[0] ? err->text : strerror(-ret));
 }
 
-static uint64_t number(struct json_object *o, const char *key)
-{
-	struct json_object *value;
-	return json_object_object_get_ex(o, key, &value) ? json_object_get_uint64(value) : 0;
-}
-
-static unsigned parse_sources(struct json_object *request, const char *sources[MAX_SOURCES])
+static unsigned parse_sources(struct json_object *request,
+			      const char *sources[COW_BITMAP_MAX_SOURCES])
 {
 	struct json_object *list;
 	if (!json_object_object_get_ex(request, "sources", &list) ||
 	    !json_object_is_type(list, json_type_array))
 		return 0;
 	size_t nr = json_object_array_length(list);
-	nr = nr < MAX_SOURCES ? nr : MAX_SOURCES;
+	nr = nr < COW_BITMAP_MAX_SOURCES ? nr : COW_BITMAP_MAX_SOURCES;
 	for (size_t i = 0; i < nr; i++) {
 		const char *name = json_object_get_string(json_object_array_get_idx(list, i));
 		sources[i] = name ? name : "";
@@ -57,14 +44,14 @@ static unsigned parse_sources(struct json_object *request, const char *sources[M
 static void change(struct cow_image *image, struct cow_loop *loop, struct json_object *request,
 		   int command, struct reply *reply)
 {
-	const char *sources[MAX_SOURCES];
+	const char *sources[COW_BITMAP_MAX_SOURCES];
 	struct cow_error err = { 0 };
 	uint64_t pause_ns = 0;
 	const struct cow_bitmap_change c = {
 		.command = (enum cow_bitmap_command)command,
 		.name = cow_control_text(request, "name", ""),
-		.granularity_bits = (unsigned)number(request, "granularity-bits"),
-		.disabled = number(request, "disabled"),
+		.granularity_bits = (unsigned)cow_control_number(request, "granularity-bits"),
+		.disabled = cow_control_number(request, "disabled"),
 		.nr_sources = parse_sources(request, sources),
 		.sources = sources,
 	};
@@ -140,7 +127,7 @@ static void answer(struct cow_image *image, struct cow_loop *loop, struct json_o
 		reply->line = cow_control_error("not a request about bitmaps");
 }
 
-void cow_live_bitmap_serve(struct cow_image *image, struct json_object *request, int client)
+void cow_serve_bitmap(struct cow_image *image, struct json_object *request, int client)
 {
 	const struct timeval timeout = { .tv_sec = SEND_TIMEOUT_S };
 	struct reply reply = { 0 };
@@ -156,116 +143,4 @@ void cow_live_bitmap_serve(struct cow_image *image, struct json_object *request,
 	if (!cow_control_send(client, reply.line) && reply.nr_bytes)
 		cow_control_send_bytes(client, reply.bytes, reply.nr_bytes);
 	free(reply.bytes);
-}
-
-/* ---- in the client ---- */
-
-static struct json_object *new_request(const char *action)
-{
-	struct json_object *o = json_object_new_object();
-	json_object_object_add(o, "cmd", json_object_new_string("bitmap"));
-	json_object_object_add(o, "action", json_object_new_string(action));
-	return o;
-}
-
-/* The bytes after the line, with a NUL behind them. */
-static int receive_bytes(int fd, struct reply *reply)
-{
-	uint64_t bytes = number(reply->line, "bytes");
-	if (bytes > MAX_REPLY_BYTES)
-		return -EMSGSIZE;
-	reply->bytes = calloc(1, bytes + 8);
-	reply->nr_bytes = bytes;
-	return reply->bytes ? cow_control_receive_bytes(fd, reply->bytes, bytes) : -ENOMEM;
-}
-
-static int exchange(uint32_t id, struct json_object *request, struct reply *reply)
-{
-	int fd = cow_control_connect(id), error = fd < 0 ? fd : 0;
-	if (error)
-		json_object_put(request);
-	else
-		error = cow_control_send(fd, request);
-	if (!error)
-		reply->line = cow_control_receive(fd, -1, &error);
-	if (reply->line && !cow_control_reply_error(reply->line))
-		error = receive_bytes(fd, reply);
-	if (fd >= 0)
-		close(fd);
-	return error;
-}
-
-/* Exit status; *reply is to be freed when it is 0. */
-static int ask(uint32_t id, struct json_object *request, struct reply *reply)
-{
-	memset(reply, 0, sizeof(*reply));
-	int error = exchange(id, request, reply), status = 0;
-	const char *text = reply->line ? cow_control_reply_error(reply->line) : NULL;
-	if (error)
-		status = cow_cmd_fail("/dev/ublkb%u: no answer from its daemon: %s", id,
-				      strerror(-error));
-	else if (text)
-		status = cow_cmd_fail("/dev/ublkb%u: %s", id, text);
-	if (!status)
-		return 0;
-	json_object_put(reply->line);
-	free(reply->bytes);
-	return status;
-}
-
-int cow_live_bitmap_change(uint32_t id, const struct cow_bitmap_change *change)
-{
-	struct json_object *request = new_request(cow_bitmap_command_name(change->command));
-	struct json_object *sources = json_object_new_array(), *pause;
-	struct reply reply;
-	if (change->nr_sources > MAX_SOURCES)
-		return cow_cmd_fail("more than %u sources at once", MAX_SOURCES);
-	for (unsigned i = 0; i < change->nr_sources; i++)
-		json_object_array_add(sources, json_object_new_string(change->sources[i]));
-	json_object_object_add(request, "name", json_object_new_string(change->name));
-	json_object_object_add(request, "granularity-bits",
-			       json_object_new_int((int)change->granularity_bits));
-	json_object_object_add(request, "disabled", json_object_new_int(change->disabled));
-	json_object_object_add(request, "sources", sources);
-	int status = ask(id, request, &reply);
-	if (status)
-		return status;
-	if (isatty(STDERR_FILENO) && json_object_object_get_ex(reply.line, "pause_ms", &pause))
-		fprintf(stderr, "requests waited for %.1f ms\n", json_object_get_double(pause));
-	json_object_put(reply.line);
-	free(reply.bytes);
-	return 0;
-}
-
-int cow_live_bitmap_list(uint32_t id, struct json_object **list)
-{
-	struct reply reply;
-	int status = ask(id, new_request("list"), &reply);
-	if (status)
-		return status;
-	*list = json_tokener_parse(reply.bytes);
-	json_object_put(reply.line);
-	free(reply.bytes);
-	return *list ? 0 : cow_cmd_fail("/dev/ublkb%u: its daemon's answer is no JSON", id);
-}
-
-int cow_live_bitmap_dump(uint32_t id, const char *name, struct cow_dirty *d)
-{
-	struct json_object *request = new_request("dump");
-	struct reply reply;
-	json_object_object_add(request, "name", json_object_new_string(name));
-	int status = ask(id, request, &reply);
-	if (status)
-		return status;
-	uint64_t size = number(reply.line, "size");
-	unsigned bits = (unsigned)number(reply.line, "granularity-bits");
-	if (bits > COW_BITMAP_MAX_GRANULARITY_BITS || cow_dirty_bytes(size, bits) != reply.nr_bytes)
-		status = cow_cmd_fail("/dev/ublkb%u: its daemon's answer makes no sense", id);
-	else if (cow_dirty_init(d, size, bits))
-		status = cow_cmd_fail("out of memory");
-	else
-		cow_dirty_load(d, 0, reply.bytes, (reply.nr_bytes + 7) & ~7ull);
-	json_object_put(reply.line);
-	free(reply.bytes);
-	return status;
 }

@@ -18,11 +18,8 @@
 #include "engine/life/image.h"
 
 /* The daemon's side, on the control thread: answers the client. */
-void cow_live_bitmap_serve(struct cow_image *image, struct json_object *request, int client);
+void cow_serve_bitmap(struct cow_image *image, struct json_object *request, int client);
 
-/* The client's side: /dev/ublkb<id>'s daemon is asked. An error is told; the exit status. */
-int cow_live_bitmap_change(uint32_t id, const struct cow_bitmap_change *change);
-int cow_live_bitmap_list(uint32_t id, struct json_object **list);
-int cow_live_bitmap_dump(uint32_t id, const char *name, struct cow_dirty *d);
+#define COW_BITMAP_MAX_SOURCES 64u /* of a merge, in one request */
 
 #endif

@@ -14,12 +14,6 @@
  * The daemon's side: {"cmd":"snapshot","action":"create|delete","snapshot":...,"by":0..2}; the
  * reply has "id" and "pause_ms".
  */
-struct json_object *cow_live_handle(struct cow_image *image, struct json_object *request);
-
-/*
- * The client's side: asks the daemon of /dev/ublkb<id>. freeze: its mounted file systems are frozen
- * around it. Prints what there is to say; the exit status.
- */
-int cow_live_ask(uint32_t id, const char *action, const struct cow_snapshot_key *key, bool freeze);
+struct json_object *cow_serve_snapshot(struct cow_image *image, struct json_object *request);
 
 #endif

@@ -139,10 +139,10 @@ static void handle_client(struct server *server, int client)
 	} else if (!strcmp(cmd, "detach")) {
 		handle_detach(server, client, request);
 	} else if (!strcmp(cmd, "snapshot")) {
-		cow_control_send(client, cow_live_handle(server->device.image, request));
+		cow_control_send(client, cow_serve_snapshot(server->device.image, request));
 		close(client);
 	} else if (!strcmp(cmd, "bitmap")) {
-		cow_live_bitmap_serve(server->device.image, request, client);
+		cow_serve_bitmap(server->device.image, request, client);
 		close(client);
 	} else {
 		cow_control_send(client, !strcmp(cmd, "status")

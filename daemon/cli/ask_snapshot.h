@@ -1,0 +1,18 @@
+/* SPDX-License-Identifier: MIT */
+/* The client's side of daemon/server/serve_snapshot.h. */
+#ifndef COW_ASK_SNAPSHOT_H
+#define COW_ASK_SNAPSHOT_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "engine/snapshot/snapshot.h"
+
+/*
+ * Asks the daemon of /dev/ublkb<id>. freeze: its mounted file systems are frozen
+ * around it. Prints what there is to say; the exit status.
+ */
+int cow_ask_snapshot(uint32_t id, const char *action, const struct cow_snapshot_key *key,
+		     bool freeze);
+
+#endif
