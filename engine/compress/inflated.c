@@ -6,21 +6,20 @@
 #include "engine/base/buf.h"
 #include "engine/loop/loop.h"
 
-static unsigned slots_for(uint32_t cluster_bytes)
+static unsigned slots_for(uint32_t cluster_bytes, const struct cow_limits *limits)
 {
-	unsigned nr = COW_INFLATED_BYTES / cluster_bytes;
-	return nr < COW_INFLATED_MIN_SLOTS   ? COW_INFLATED_MIN_SLOTS
-	       : nr > COW_INFLATED_MAX_SLOTS ? COW_INFLATED_MAX_SLOTS
-					     : nr;
+	unsigned nr = COW_INFLATED_BYTES / cluster_bytes, max = limits->inflated;
+	nr = nr < COW_INFLATED_MIN_SLOTS ? COW_INFLATED_MIN_SLOTS : nr;
+	return nr > max ? max : nr;
 }
 
-struct cow_inflated *cow_inflated_new(uint32_t cluster_bytes)
+struct cow_inflated *cow_inflated_new(uint32_t cluster_bytes, const struct cow_limits *limits)
 {
 	struct cow_inflated *cache = calloc(1, sizeof(*cache));
 	if (!cache)
 		return NULL;
 	cow_mutex_init(&cache->lock, COW_RANK_INFLATED);
-	cache->nr_slots = slots_for(cluster_bytes);
+	cache->nr_slots = slots_for(cluster_bytes, limits);
 	for (unsigned i = 0; i < cache->nr_slots; i++) {
 		cache->slots[i].data = cow_buf_alloc(cluster_bytes);
 		if (!cache->slots[i].data) {

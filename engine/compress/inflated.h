@@ -19,13 +19,13 @@
 #include <stdint.h>
 
 #include "engine/base/mutex.h"
+#include "engine/core/limits.h"
 #include "engine/loop/task.h"
 
 struct cow_image;
 
 #define COW_INFLATED_BYTES (2u << 20)
 #define COW_INFLATED_MIN_SLOTS 4u
-#define COW_INFLATED_MAX_SLOTS 64u
 
 struct cow_inflated_slot {
 	const struct cow_image *image; /* NULL: empty */
@@ -61,7 +61,7 @@ enum cow_inflated_answer {
 };
 
 /* NULL: out of memory. cluster_bytes: the largest of the chain. */
-struct cow_inflated *cow_inflated_new(uint32_t cluster_bytes);
+struct cow_inflated *cow_inflated_new(uint32_t cluster_bytes, const struct cow_limits *limits);
 void cow_inflated_free(struct cow_inflated *cache);
 
 enum cow_inflated_answer cow_inflated_ask(struct cow_inflated *cache, const struct cow_image *image,

@@ -5,6 +5,7 @@
 
 #include <stdatomic.h>
 
+#include "engine/core/limits.h"
 #include "engine/space/alloc.h"
 #include "engine/meta/cache.h"
 #include "engine/crypt/crypt.h"
@@ -33,7 +34,8 @@ struct cow_image {
 	bool raw; /* a raw file in a backing chain: file offset = guest offset */
 	bool writable;
 	bool no_discard;
-	bool compress;		/* new full clusters are written compressed */
+	bool compress; /* new full clusters are written compressed */
+	struct cow_limits limits;
 	uint64_t reserve_bytes; /* a queue's largest reservation; 0: the default */
 	enum cow_detect_zeroes detect_zeroes;
 	struct cow_image_geometry public_geometry;

@@ -21,6 +21,7 @@
 struct cow_image;
 struct cow_queue;
 struct cow_op;
+struct cow_limits;
 
 enum cow_detect_zeroes { COW_DETECT_ZEROES_OFF, COW_DETECT_ZEROES_ON, COW_DETECT_ZEROES_UNMAP };
 
@@ -39,6 +40,7 @@ struct cow_open_options {
 	enum cow_detect_zeroes detect_zeroes;
 	uint64_t cache_bytes;	/* metadata cache; 0: sized by the image, at most 32 MiB */
 	uint64_t reserve_bytes; /* a queue's largest reservation of host clusters; 0: 16 MiB */
+	const struct cow_limits *limits; /* for tests and the simulator; NULL: the defaults */
 	/* the external data file, instead of the name in the image; allowed anywhere */
 	const char *data_file;
 	/* passphrases of encrypted images of the chain, wiped by the caller */

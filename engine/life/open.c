@@ -181,7 +181,8 @@ static int load_table(struct cow_image *image, struct cow_chain *chain, struct c
 		      uint64_t off, uint64_t nr, uint64_t capacity, const char *what,
 		      struct cow_error *err)
 {
-	int ret = cow_table_init(table, off, nr, capacity, need_writeback, image);
+	int ret = cow_table_init(table, off, nr, capacity, image->limits.dirty_blocks,
+				 need_writeback, image);
 	uint8_t *be = ret ? NULL : cow_buf_alloc(nr * 8);
 	if (ret || !be)
 		return cow_error_set(err, -ENOMEM, "out of memory for the %s", what);
@@ -204,11 +205,11 @@ static int init_caches(struct cow_image *image, const struct cow_open_options *o
 	uint64_t bytes = options->cache_bytes;
 	if (!bytes)
 		bytes = cow_min(cow_max(all, CACHE_MIN_BYTES), CACHE_MAX_BYTES);
-	int ret = cow_cache_init(&image->l2, image->file, g->slice_bytes, bytes, COW_RANK_L2_SHARD,
-				 need_writeback, image);
+	int ret = cow_cache_init(&image->l2, image->file, g->slice_bytes, bytes, &image->limits,
+				 COW_RANK_L2_SHARD, need_writeback, image);
 	if (!ret && image->writable)
 		ret = cow_cache_init(&image->refs, image->file, g->slice_bytes, bytes / 4,
-				     COW_RANK_REF_SHARD, need_writeback, image);
+				     &image->limits, COW_RANK_REF_SHARD, need_writeback, image);
 	return ret;
 }
 
@@ -395,6 +396,7 @@ int cow_image_open_in_chain(struct cow_chain *chain, const char *path, bool raw,
 	image->depth = chain->depth;
 	image->writable = top && options->writable;
 	image->no_discard = options->no_discard;
+	cow_limits_init(&image->limits, options->limits);
 	image->reserve_bytes = options->reserve_bytes;
 	image->compress = image->writable && options->compress;
 	image->detect_zeroes = options->detect_zeroes;
@@ -444,7 +446,7 @@ uint32_t cow_chain_cluster_bytes(const struct cow_image *image)
 
 static int init_inflated(struct cow_image **image, struct cow_error *err)
 {
-	(*image)->inflated = cow_inflated_new(cow_chain_cluster_bytes(*image));
+	(*image)->inflated = cow_inflated_new(cow_chain_cluster_bytes(*image), &(*image)->limits);
 	if ((*image)->inflated)
 		return 0;
 	cow_image_free(*image);

@@ -10,7 +10,6 @@
 
 #define SHARDS_MAX 16
 #define SLOTS_PER_SHARD_MIN 8
-#define MAX_DIRTY 1024u
 
 /* ---- set-up ---- */
 
@@ -40,10 +39,10 @@ static int shard_init(struct cow_cache *cache, struct cow_shard *shard, unsigned
 }
 
 int cow_cache_init(struct cow_cache *cache, struct cow_file *file, uint32_t slice_bytes,
-		   uint64_t bytes, enum cow_lock_rank rank,
+		   uint64_t bytes, const struct cow_limits *limits, enum cow_lock_rank rank,
 		   void (*need_writeback)(void *, struct cow_loop *), void *ctx)
 {
-	uint64_t slots = bytes / slice_bytes;
+	uint64_t slots = limits->cache_slots ? limits->cache_slots : bytes / slice_bytes;
 	if (slots < SLOTS_PER_SHARD_MIN)
 		slots = SLOTS_PER_SHARD_MIN;
 	unsigned shards = 1;
@@ -56,7 +55,8 @@ int cow_cache_init(struct cow_cache *cache, struct cow_file *file, uint32_t slic
 	cache->slice_bytes = slice_bytes;
 	cache->nr_shards = shards;
 	cache->nr_slots = per_shard * shards;
-	cache->max_dirty = cache->nr_slots / 2 < MAX_DIRTY ? cache->nr_slots / 2 : MAX_DIRTY;
+	cache->max_dirty = cache->nr_slots / 2 < limits->dirty_slots ? cache->nr_slots / 2
+								     : limits->dirty_slots;
 	cache->need_writeback = need_writeback;
 	cache->ctx = ctx;
 	cow_mutex_init(&cache->limit_lock, COW_RANK_CACHE_LIMIT);

@@ -26,7 +26,7 @@ static void *reserve_memory(size_t bytes)
 }
 
 int cow_table_init(struct cow_table *table, uint64_t off, uint64_t nr, uint64_t capacity,
-		   void (*need_writeback)(void *, struct cow_loop *), void *ctx)
+		   unsigned max_dirty, void (*need_writeback)(void *, struct cow_loop *), void *ctx)
 {
 	memset(table, 0, sizeof(*table));
 	cow_mutex_init(&table->lock, COW_RANK_L1);
@@ -36,6 +36,7 @@ int cow_table_init(struct cow_table *table, uint64_t off, uint64_t nr, uint64_t 
 	table->state = reserve_memory(blocks_of(table->capacity));
 	table->off = off;
 	table->nr = nr;
+	table->max_dirty = max_dirty;
 	table->need_writeback = need_writeback;
 	table->ctx = ctx;
 	return table->entries && table->state ? 0 : -ENOMEM;
@@ -65,7 +66,7 @@ bool cow_table_may_set(struct cow_table *table, uint64_t idx, struct cow_task *t
 	cow_mutex_lock(&table->lock);
 	bool room = true;
 	if (!*state) {
-		room = table->nr_dirty < COW_TABLE_MAX_DIRTY;
+		room = table->nr_dirty < table->max_dirty;
 		if (room)
 			table->nr_dirty++;
 	}
@@ -118,7 +119,7 @@ unsigned cow_table_capture(struct cow_table *table, uint8_t *buf, struct cow_tab
 	unsigned nr = 0;
 	cow_mutex_lock(&table->lock);
 	uint64_t blocks = table->nr_dirty ? blocks_of(table->nr) : 0;
-	for (uint64_t b = 0; b < blocks && nr < COW_TABLE_MAX_CAPTURED; b++) {
+	for (uint64_t b = 0; b < blocks && nr < table->max_dirty + COW_TABLE_SLACK; b++) {
 		if (!(table->state[b] & TABLE_DIRTY))
 			continue;
 		cow_table_encode(table, b * COW_TABLE_BLOCK_ENTRIES, COW_TABLE_BLOCK_ENTRIES,

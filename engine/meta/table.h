@@ -17,9 +17,7 @@
 
 #define COW_TABLE_BLOCK_BYTES 512u
 #define COW_TABLE_BLOCK_ENTRIES (COW_TABLE_BLOCK_BYTES / 8)
-#define COW_TABLE_MAX_DIRTY 512u
-#define COW_TABLE_MAX_CAPTURED                                                                     \
-	(COW_TABLE_MAX_DIRTY + 128u) /* may_set and set are not one: some slack */
+#define COW_TABLE_SLACK 128u /* may_set and set are not one: as many threads may come in between */
 
 struct cow_table {
 	_Atomic uint64_t *entries; /* host byte order */
@@ -32,6 +30,7 @@ struct cow_table {
 	unsigned nr_dirty; /* blocks dirty or writing */
 	struct cow_waitlist limited;
 	/* constant */
+	unsigned max_dirty;
 	void (*need_writeback)(void *ctx, struct cow_loop *loop);
 	void *ctx;
 };
@@ -42,7 +41,8 @@ struct cow_table_block {
 };
 
 int cow_table_init(struct cow_table *table, uint64_t off, uint64_t nr, uint64_t capacity,
-		   void (*need_writeback)(void *, struct cow_loop *), void *ctx);
+		   unsigned max_dirty, void (*need_writeback)(void *, struct cow_loop *),
+		   void *ctx);
 void cow_table_fini(struct cow_table *table);
 /* Take nr big-endian entries as read from the file. */
 void cow_table_load(struct cow_table *table, const uint8_t *be, uint64_t nr);
@@ -68,7 +68,7 @@ void cow_table_encode(const struct cow_table *table, uint64_t idx, uint64_t nr, 
 
 bool cow_table_is_dirty(struct cow_table *table);
 /*
- * For writeback: dirty blocks' images to buf (max_dirty * 512), in offset order; returns their
+ * For writeback: dirty blocks' images to buf ((max_dirty + slack) * 512), in offset order; returns their
  * number.
  */
 unsigned cow_table_capture(struct cow_table *table, uint8_t *buf, struct cow_table_block *out);

@@ -259,7 +259,8 @@ static void submit_write(struct cow_commit *commit, struct cow_writeback_io *w,
 static enum cow_next write_phase(struct cow_task *task)
 {
 	struct cow_commit *commit = of(task);
-	for (unsigned i = 0; i < COW_WRITEBACK_IOS && commit->next_write < commit->nr_writes; i++)
+	for (unsigned i = 0;
+	     i < commit->image->limits.pass_writes && commit->next_write < commit->nr_writes; i++)
 		if (!commit->ios[i].busy)
 			submit_write(commit, &commit->ios[i],
 				     &commit->writes[commit->next_write++]);
@@ -368,7 +369,7 @@ static bool alloc_buffers(struct cow_commit *commit)
 {
 	struct cow_image *image = commit->image;
 	size_t slice = image->g.slice_bytes;
-	size_t blocks = COW_TABLE_MAX_CAPTURED;
+	size_t blocks = image->limits.dirty_blocks + COW_TABLE_SLACK;
 	commit->refs = calloc(image->refs.max_dirty, sizeof(*commit->refs));
 	commit->l2 = calloc(image->l2.max_dirty, sizeof(*commit->l2));
 	commit->l1 = calloc(blocks, sizeof(*commit->l1));

@@ -38,8 +38,6 @@ enum cow_phase {
 	COW_NR_PHASES
 };
 
-#define COW_WRITEBACK_IOS 16u
-
 /* One contiguous host write. */
 struct cow_extent_write {
 	uint64_t off;

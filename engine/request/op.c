@@ -31,7 +31,7 @@ void cow_op_piece_done(struct cow_io *io)
 
 struct cow_piece *cow_op_piece(struct cow_op *op)
 {
-	for (unsigned i = 0; i < COW_OP_PIECES; i++)
+	for (unsigned i = 0; i < cow_op_image(op)->limits.pieces; i++)
 		if (!op->pieces[i].busy)
 			return &op->pieces[i];
 	return NULL;

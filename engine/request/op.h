@@ -22,10 +22,7 @@
 #include "engine/request/pack.h"
 #include "engine/image/source.h"
 
-#define COW_OP_PIECES 8u
 #define COW_BOUNCE_BYTES (128u << 10)
-#define COW_QUEUE_BOUNCES 16u
-#define COW_QUEUE_PACKED 4u
 
 /* A host I/O of an op. */
 struct cow_piece {

@@ -19,8 +19,6 @@ struct cow_deflate;
 struct cow_op;
 struct cow_queue;
 
-#define COW_PACK_TAIL_CLUSTERS 16u
-
 /* A queue's. Owner thread only. */
 struct cow_packer {
 	struct cow_deflate *deflate;

@@ -15,15 +15,16 @@
 static int alloc_buffers(struct cow_queue *queue)
 {
 	uint32_t cluster = cow_chain_cluster_bytes(queue->image);
-	queue->bounce_memory = cow_buf_alloc(COW_QUEUE_BOUNCES * (size_t)COW_BOUNCE_BYTES);
+	queue->nr_bounces = queue->image->limits.bounces;
+	queue->bounce_memory = cow_buf_alloc(queue->nr_bounces * (size_t)COW_BOUNCE_BYTES);
 	/*
 	 * A compressed cluster's length field reaches to twice the cluster; it starts anywhere in a
 	 * sector.
 	 */
 	size_t packed = 2 * (size_t)cluster + 1024;
-	queue->nr_packed = packed > PACKED_BYTES
-				   ? 1
-				   : (unsigned)cow_min(PACKED_BYTES / packed, COW_QUEUE_PACKED);
+	queue->nr_packed = packed > PACKED_BYTES ? 1
+						 : (unsigned)cow_min(PACKED_BYTES / packed,
+								     queue->image->limits.packed);
 	queue->packed_memory = cow_buf_alloc(queue->nr_packed * packed);
 	queue->unpacked = cow_buf_alloc(cluster);
 	queue->inflate = cow_inflate_new();
@@ -33,9 +34,8 @@ static int alloc_buffers(struct cow_queue *queue)
 		return -ENOMEM;
 	for (unsigned i = 0; i < queue->nr_packed; i++)
 		queue->packed[i] = queue->packed_memory + i * packed;
-	for (unsigned i = 0; i < COW_QUEUE_BOUNCES; i++)
+	for (unsigned i = 0; i < queue->nr_bounces; i++)
 		queue->bounces[i] = queue->bounce_memory + (size_t)i * COW_BOUNCE_BYTES;
-	queue->nr_bounces = COW_QUEUE_BOUNCES;
 	return 0;
 }
 

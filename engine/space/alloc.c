@@ -108,7 +108,7 @@ static void skip_empty(struct cow_reserve *reserve)
 /* Refill early, so that writers seldom wait for it. */
 static void prefetch(struct cow_reserve *reserve, struct cow_loop *loop)
 {
-	if (reserve->refilling || reserve->nr - reserve->pos > COW_RESERVE_EXTENTS / 4)
+	if (reserve->refilling || reserve->nr - reserve->pos > reserve->image->limits.extents / 4)
 		return;
 	uint64_t left = 0;
 	for (unsigned i = reserve->pos; i < reserve->nr; i++)
@@ -154,7 +154,7 @@ bool cow_alloc_peek(const struct cow_reserve *reserve, bool *zero)
 
 void cow_alloc_return(struct cow_reserve *reserve, struct cow_hoff off, uint32_t nr)
 {
-	if (reserve->nr == COW_RESERVE_EXTENTS) {
+	if (reserve->nr == reserve->image->limits.extents) {
 		cow_quarantine_add(&reserve->image->quarantine,
 				   off.v >> reserve->image->g.cluster_bits, nr);
 		return;

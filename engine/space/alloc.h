@@ -19,6 +19,7 @@
 #include <stdatomic.h>
 
 #include "engine/base/mutex.h"
+#include "engine/core/limits.h"
 #include "engine/format/geometry.h"
 #include "engine/loop/task.h"
 
@@ -42,7 +43,6 @@ struct cow_reserved {
  */
 #define COW_PUNCH_ALIGN_BYTES 4096u
 
-#define COW_RESERVE_EXTENTS 64u
 #define COW_RESERVE_DEFAULT_BYTES (16u << 20)
 #define COW_RESERVE_MIN_CLUSTERS 4u
 

@@ -11,20 +11,18 @@
 #include "engine/image/state.h"
 #include "engine/space/release.h"
 
-/* For what the engine itself frees: failed refills, old refcount tables, reservations at close. */
-#define RING_RESERVE 8192u
-
 int cow_quarantine_init(struct cow_quarantine *q, struct cow_image *image)
 {
 	memset(q, 0, sizeof(*q));
 	q->image = image;
+	q->limits = &image->limits;
 	cow_mutex_init(&q->lock, COW_RANK_QUARANTINE);
 	cow_waitlist_init(&q->full);
 	cow_waitlist_init(&q->epoch_waiter);
-	q->ring = calloc(COW_QUARANTINE_RING, sizeof(*q->ring));
-	q->blocked = calloc(COW_RELEASE_BATCH, sizeof(*q->blocked));
-	q->batch = calloc(COW_RELEASE_BATCH, sizeof(*q->batch));
-	q->punch = calloc(COW_RELEASE_BATCH, sizeof(*q->punch));
+	q->ring = calloc(q->limits->ring, sizeof(*q->ring));
+	q->blocked = calloc(q->limits->release_batch, sizeof(*q->blocked));
+	q->batch = calloc(q->limits->release_batch, sizeof(*q->batch));
+	q->punch = calloc(q->limits->release_batch, sizeof(*q->punch));
 	if (!q->ring || !q->blocked || !q->batch || !q->punch)
 		return -ENOMEM;
 	cow_release_init(q);
@@ -45,7 +43,7 @@ void cow_quarantine_fini(struct cow_quarantine *q)
 
 static bool room_locked(const struct cow_quarantine *q, unsigned nr)
 {
-	return q->tail - q->head + q->reserved + nr + RING_RESERVE <= COW_QUARANTINE_RING;
+	return q->tail - q->head + q->reserved + nr + q->limits->ring_own <= q->limits->ring;
 }
 
 bool cow_quarantine_reserve(struct cow_quarantine *q, unsigned nr)
@@ -91,7 +89,7 @@ void cow_quarantine_wait(struct cow_quarantine *q, unsigned nr, struct cow_task 
 
 static struct cow_freed *at(struct cow_quarantine *q, uint64_t i)
 {
-	return &q->ring[i % COW_QUARANTINE_RING];
+	return &q->ring[i % q->limits->ring];
 }
 
 void cow_quarantine_add(struct cow_quarantine *q, uint64_t cluster, uint32_t nr)
@@ -104,7 +102,7 @@ void cow_quarantine_add(struct cow_quarantine *q, uint64_t cluster, uint32_t nr)
 	    last->nr < 1u << 30) {
 		last->nr += nr;
 	} else {
-		cow_assert(q->tail - q->head < COW_QUARANTINE_RING);
+		cow_assert(q->tail - q->head < q->limits->ring);
 		*at(q, q->tail++) =
 			(struct cow_freed){ .cluster = cluster, .epoch = epoch, .nr = nr };
 	}

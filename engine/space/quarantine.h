@@ -20,6 +20,7 @@
 #define COW_QUARANTINE_H
 
 #include "engine/base/mutex.h"
+#include "engine/core/limits.h"
 #include "engine/space/epoch.h"
 #include "engine/loop/task.h"
 
@@ -35,10 +36,6 @@ struct cow_host_run {
 	uint64_t cluster, nr;
 };
 
-#define COW_QUARANTINE_RING 65536u
-#define COW_RELEASE_BATCH 4096u
-#define COW_RELEASE_PUNCHES 16u
-
 struct cow_punch {
 	struct cow_io io;
 	struct cow_quarantine *quarantine;
@@ -47,6 +44,7 @@ struct cow_punch {
 
 struct cow_quarantine {
 	struct cow_image *image;
+	const struct cow_limits *limits; /* image->limits */
 	struct cow_mutex lock;
 	/* lock */
 	struct cow_freed *ring;

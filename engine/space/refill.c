@@ -85,13 +85,18 @@ static uint32_t fresh_room(const struct cow_reserve *r)
 	return r->fresh_clusters < r->goal_clusters ? r->goal_clusters - r->fresh_clusters : 0;
 }
 
+static unsigned max_fresh(const struct cow_reserve *r)
+{
+	return r->image->limits.extents / 2;
+}
+
 static bool add_fresh(struct cow_reserve *r, uint64_t cluster)
 {
 	struct cow_reserved *last = r->nr_fresh ? &r->fresh[r->nr_fresh - 1] : NULL;
 	if (last && last->cluster + last->nr == cluster) {
 		last->nr++;
 	} else {
-		if (r->nr_fresh == COW_RESERVE_EXTENTS / 2)
+		if (r->nr_fresh == max_fresh(r))
 			return false;
 		r->fresh[r->nr_fresh++] = (struct cow_reserved){ .cluster = cluster, .nr = 1 };
 	}
@@ -153,7 +158,7 @@ static enum cow_next scan_one_slice(struct cow_reserve *r, struct cow_slot *slot
 static enum cow_next scan(struct cow_task *task)
 {
 	struct cow_reserve *r = of(task);
-	while (fresh_room(r) && r->nr_fresh < COW_RESERVE_EXTENTS / 2) {
+	while (fresh_room(r) && r->nr_fresh < max_fresh(r)) {
 		if (slice_end(r) <= r->scan) /* the end of a block device */
 			break;
 		struct cow_slot *slot;
@@ -339,7 +344,7 @@ static void hand_over(struct cow_reserve *r)
 	r->pos = 0;
 	r->nr = left;
 	for (unsigned i = 0; i < r->nr_fresh; i++) {
-		if (r->nr < COW_RESERVE_EXTENTS)
+		if (r->nr < r->image->limits.extents)
 			r->extents[r->nr++] = r->fresh[i];
 		else /* failed requests have handed back too many pieces meanwhile */
 			cow_quarantine_add(&r->image->quarantine, r->fresh[i].cluster,

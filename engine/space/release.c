@@ -99,8 +99,8 @@ static enum cow_next take(struct cow_task *task)
 	struct cow_quarantine *q = of(task);
 	cow_mutex_lock(&q->lock);
 	q->nr_batch = 0;
-	while (q->head + q->nr_batch < q->durable && q->nr_batch < COW_RELEASE_BATCH) {
-		q->batch[q->nr_batch] = q->ring[(q->head + q->nr_batch) % COW_QUARANTINE_RING];
+	while (q->head + q->nr_batch < q->durable && q->nr_batch < q->limits->release_batch) {
+		q->batch[q->nr_batch] = q->ring[(q->head + q->nr_batch) % q->limits->ring];
 		q->nr_batch++;
 	}
 	q->batch_ring = q->nr_batch;
@@ -186,7 +186,7 @@ static const char *fall_in_slot(struct cow_quarantine *q, struct cow_slot *slot)
 {
 	struct cow_geometry *g = &q->image->g;
 	struct cow_freed *f = &q->batch[q->batch_idx];
-	while (f->nr > q->batch_done && q->nr_punch < COW_RELEASE_BATCH) {
+	while (f->nr > q->batch_done && q->nr_punch < q->limits->release_batch) {
 		uint64_t cluster = f->cluster + q->batch_done;
 		uint64_t idx = cluster % g->refs_per_slice;
 		uint64_t refs = cow_refcount_get(slot->data, g->refcount_order, idx);
@@ -212,7 +212,7 @@ static const char *fall_in_slot(struct cow_quarantine *q, struct cow_slot *slot)
 static enum cow_next fall(struct cow_task *task)
 {
 	struct cow_quarantine *q = of(task);
-	while (q->batch_idx < q->nr_batch && q->nr_punch < COW_RELEASE_BATCH) {
+	while (q->batch_idx < q->nr_batch && q->nr_punch < q->limits->release_batch) {
 		struct cow_freed *f = &q->batch[q->batch_idx];
 		uint64_t cluster = f->cluster + q->batch_done;
 		struct cow_slot *slot = NULL;
@@ -264,7 +264,7 @@ static enum cow_next punch(struct cow_task *task)
 {
 	struct cow_quarantine *q = of(task);
 	unsigned bits = q->image->g.cluster_bits;
-	for (unsigned i = 0; i < COW_RELEASE_PUNCHES && q->punch_idx < q->nr_punch; i++) {
+	for (unsigned i = 0; i < q->limits->release_punches && q->punch_idx < q->nr_punch; i++) {
 		struct cow_punch *p = &q->punches[i];
 		if (p->busy)
 			continue;
@@ -315,7 +315,7 @@ static enum cow_next more(struct cow_task *task)
 	struct cow_quarantine *q = of(task);
 	cow_mutex_lock(&q->lock);
 	uint64_t left = q->tail - q->head;
-	bool full_batch = q->durable - q->head >= COW_RELEASE_BATCH;
+	bool full_batch = q->durable - q->head >= q->limits->release_batch;
 	cow_mutex_unlock(&q->lock);
 	return cow_task_goto(task, !left || full_batch ? &step_take : &step_delay);
 }

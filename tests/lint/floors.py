@@ -15,7 +15,7 @@ PUBLIC = {"engine/" + name for name in """
     snapshot/snapshot.h snapshot/snapshot_select.h bitmap/bitmap.h bitmap/dirty.h edit/amend.h edit/resize.h crypt/secret.h
     crypt/luks.h loop/loop.h loop/loop_uring.h host/file.h host/lock.h host/system.h base/assert.h base/error.h base/log.h""".split()}
 ENGINE = {
-    "base": "", "host": "base", "format": "base", "loop": "base host", "crypt": "base host format loop", "compress": "base loop",
+    "base": "", "host": "base", "format": "base", "loop": "base host", "crypt": "base host format loop", "compress": "base loop core",
     "core": "base host format loop", "meta": "base host format loop core", "space": "base host format loop core meta",
     "check": "base host format loop core", "create": "base host format loop core crypt", "edit": "base host format loop core check",
     "snapshot": "base host format loop core edit", "bitmap": "base host format loop core meta edit",

@@ -38,7 +38,9 @@ static void kicked(void *ctx, struct cow_loop *loop)
 
 static void cache_open(struct fixture *f, unsigned slots, void (*kick)(void *, struct cow_loop *))
 {
-	assert_int_equal(cow_cache_init(&f->cache, f->file, SLICE, (uint64_t)slots * SLICE,
+	struct cow_limits limits;
+	cow_limits_init(&limits, NULL);
+	assert_int_equal(cow_cache_init(&f->cache, f->file, SLICE, (uint64_t)slots * SLICE, &limits,
 					COW_RANK_L2_SHARD, kick, f),
 			 0);
 }

@@ -67,7 +67,9 @@ static void add(struct cow_inflated *c, const struct cow_image *image, uint64_t 
 
 static void test_keeps_the_last(void **state)
 {
-	struct cow_inflated *c = cow_inflated_new(CLUSTER);
+	struct cow_limits limits;
+	cow_limits_init(&limits, NULL);
+	struct cow_inflated *c = cow_inflated_new(CLUSTER, &limits);
 	uint8_t *buf = cow_buf_alloc(CLUSTER);
 	unsigned nr = c->nr_slots;
 	assert_int_equal(nr, COW_INFLATED_BYTES / CLUSTER);
@@ -93,7 +95,9 @@ static void test_keeps_the_last(void **state)
 
 static void test_drop(void **state)
 {
-	struct cow_inflated *c = cow_inflated_new(CLUSTER);
+	struct cow_limits limits;
+	cow_limits_init(&limits, NULL);
+	struct cow_inflated *c = cow_inflated_new(CLUSTER, &limits);
 	uint8_t *buf = cow_buf_alloc(CLUSTER);
 	struct cow_inflating mine;
 	add(c, one, 1, 1, &buf);
@@ -117,10 +121,12 @@ static void test_drop(void **state)
 
 static void test_large_clusters(void **state)
 {
-	struct cow_inflated *c = cow_inflated_new(2u << 20);
+	struct cow_limits limits;
+	cow_limits_init(&limits, NULL);
+	struct cow_inflated *c = cow_inflated_new(2u << 20, &limits);
 	assert_int_equal(c->nr_slots, COW_INFLATED_MIN_SLOTS);
 	cow_inflated_free(c);
-	c = cow_inflated_new(512);
+	c = cow_inflated_new(512, &limits);
 	assert_int_equal(c->nr_slots, COW_INFLATED_MAX_SLOTS);
 	cow_inflated_free(c);
 }
