@@ -7,6 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "daemon/cli/ask.h"
 #include "daemon/cli/cmd.h"
 #include "daemon/control/control.h"
 
@@ -27,48 +28,29 @@ static struct json_object *new_request(const char *action)
 }
 
 /* The bytes after the line, with a NUL behind them. */
-static int receive_bytes(int fd, struct reply *reply)
+static int receive_bytes(struct cow_talk *talk, struct reply *reply)
 {
 	uint64_t bytes = cow_control_number(reply->line, "bytes");
 	if (bytes > MAX_REPLY_BYTES)
 		return -EMSGSIZE;
 	reply->bytes = calloc(1, bytes + 8);
 	reply->nr_bytes = bytes;
-	return reply->bytes ? cow_control_receive_bytes(fd, reply->bytes, bytes) : -ENOMEM;
-}
-
-static int exchange(uint32_t id, struct json_object *request, struct reply *reply)
-{
-	int fd = cow_control_connect(id), error = fd < 0 ? fd : 0;
-	if (error)
-		json_object_put(request);
-	else
-		error = cow_control_send(fd, request);
-	if (!error)
-		reply->line = cow_control_receive(fd, -1, &error);
-	if (reply->line && !cow_control_reply_error(reply->line))
-		error = receive_bytes(fd, reply);
-	if (fd >= 0)
-		close(fd);
-	return error;
+	return reply->bytes ? cow_talk_receive_bytes(talk, reply->bytes, bytes) : -ENOMEM;
 }
 
 /* Exit status; *reply is to be freed when it is 0. */
 static int ask(uint32_t id, struct json_object *request, struct reply *reply)
 {
+	struct cow_talk talk;
 	memset(reply, 0, sizeof(*reply));
-	int error = exchange(id, request, reply), status = 0;
-	const char *text = reply->line ? cow_control_reply_error(reply->line) : NULL;
-	if (error)
-		status = cow_cmd_fail("/dev/ublkb%u: no answer from its daemon: %s", id,
-				      strerror(-error));
-	else if (text)
-		status = cow_cmd_fail("/dev/ublkb%u: %s", id, text);
-	if (!status)
-		return 0;
+	int status = cow_ask(&talk, id, request, &reply->line);
+	int error = status ? 0 : receive_bytes(&talk, reply);
+	cow_talk_close(&talk);
+	if (!error)
+		return status;
 	json_object_put(reply->line);
 	free(reply->bytes);
-	return status;
+	return cow_ask_fail(id, error);
 }
 
 int cow_ask_bitmap_change(uint32_t id, const struct cow_bitmap_change *change)

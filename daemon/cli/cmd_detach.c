@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "daemon/device/busy.h"
+#include "daemon/cli/ask.h"
 #include "daemon/cli/cmd.h"
 #include "daemon/control/control.h"
 #include "daemon/device/ctrl.h"
@@ -121,20 +122,18 @@ static bool is_in_use(uint32_t id, char *who, size_t len)
 	return false;
 }
 
-static int ask(int fd, uint32_t id, bool force)
+static int ask(uint32_t id, bool force)
 {
-	struct json_object *request = json_object_new_object();
+	struct cow_talk talk;
+	struct json_object *reply, *request = json_object_new_object();
 	json_object_object_add(request, "cmd", json_object_new_string("detach"));
 	json_object_object_add(request, "force", json_object_new_boolean(force));
-	int error = cow_control_send(fd, request);
-	struct json_object *reply = error ? NULL : cow_control_receive(fd, -1, &error);
-	if (!reply)
-		return cow_cmd_fail("/dev/ublkb%u: no answer from its daemon: %s", id,
-				    strerror(-error));
-	const char *text = cow_control_reply_error(reply);
-	int status = text ? cow_cmd_fail("%s", text) : 0;
-	json_object_put(reply);
-	cow_control_wait_end(fd);
+	int status = cow_ask(&talk, id, request, &reply);
+	if (!status) {
+		json_object_put(reply);
+		cow_talk_wait_end(&talk);
+	}
+	cow_talk_close(&talk);
 	return status;
 }
 
@@ -148,19 +147,15 @@ static int detach_id(uint32_t id, bool force)
 		return cow_cmd_fail("/dev/ublkb%u: cannot read its record: %s", id, strerror(-ret));
 	char who[256];
 	int fd = cow_control_connect(id), status;
-	if (fd >= 0 && !force && is_in_use(id, who, sizeof(who))) {
+	if (fd >= 0)
+		close(fd);
+	if (fd == -ECONNREFUSED || fd == -ENOENT)
+		status = clean_up(&record);
+	else if (!force && is_in_use(id, who, sizeof(who)))
 		status = cow_cmd_fail("/dev/ublkb%u: in use: %s: unmount or close it first", id,
 				      who);
-		close(fd);
-	} else if (fd >= 0) {
-		status = ask(fd, id, force);
-		close(fd);
-	} else if (fd == -ECONNREFUSED || fd == -ENOENT) {
-		status = clean_up(&record);
-	} else {
-		status = cow_cmd_fail("/dev/ublkb%u: %s%s", id, strerror(-fd),
-				      fd == -EACCES ? ": run as root" : "");
-	}
+	else
+		status = ask(id, force);
 	cow_record_fini(&record);
 	return status;
 }

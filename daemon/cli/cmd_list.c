@@ -8,9 +8,9 @@
 #include <unistd.h>
 
 #include "daemon/cli/cmd.h"
-#include "daemon/control/control.h"
 #include "daemon/control/record.h"
 #include "daemon/control/show.h"
+#include "daemon/control/talk.h"
 
 #define MAX_DEVICES 4096
 #define STATUS_TIMEOUT_MS 2000
@@ -48,16 +48,20 @@ static const struct argp argp = {
 /* The daemon's own word, or NULL with *state set to what its silence means. */
 static struct json_object *ask(uint32_t id, const char **state)
 {
-	int fd = cow_control_connect(id), error = 0;
-	if (fd < 0) {
-		*state = fd == -EACCES || fd == -EPERM ? "running" : "dead";
+	struct cow_talk talk;
+	int error = cow_talk_connect(&talk, id, 0, STATUS_TIMEOUT_MS);
+	struct json_object *reply = NULL;
+	if (!error) {
+		struct json_object *request = json_object_new_object();
+		json_object_object_add(request, "cmd", json_object_new_string("status"));
+		error = cow_talk_send(&talk, request);
+	} else {
+		*state = error == -EACCES || error == -EPERM ? "running" : "dead";
 		return NULL;
 	}
-	struct json_object *request = json_object_new_object(), *reply = NULL;
-	json_object_object_add(request, "cmd", json_object_new_string("status"));
-	if (!cow_control_send(fd, request))
-		reply = cow_control_receive(fd, STATUS_TIMEOUT_MS, &error);
-	close(fd);
+	if (!error)
+		reply = cow_talk_receive(&talk, &error);
+	cow_talk_close(&talk);
 	*state = "busy";
 	if (reply)
 		json_object_object_del(reply, "ok");

@@ -4,10 +4,13 @@
  * of the connection.
  *
  *   {"cmd":"status"}                 {"ok":true,"state":"live",...}
- *   {"cmd":"snapshot",...}           see live.h
- *   {"cmd":"bitmap",...}             see live_bitmap.h; bytes may follow the line of the answer
+ *   {"cmd":"snapshot",...}           see serve_snapshot.h
+ *   {"cmd":"bitmap",...}             see serve_bitmap.h; bytes may follow the line of the answer
  *   {"cmd":"detach","force":false}   {"ok":true} when the image is closed, or {"ok":false,"error":"..."}; the connection
  *                                    ends when the daemon has
+ *
+ * With "progress":true in the request, lines {"progress":"what the daemon is at"} come before the answer, one a
+ * second: a daemon that says nothing is stuck. A request is dropped when its client closes the connection.
  */
 #ifndef COW_CONTROL_H
 #define COW_CONTROL_H
@@ -15,23 +18,19 @@
 #include <json-c/json.h>
 #include <stdint.h>
 
-/* A listening socket, root's only; takes over a stale one. fd or -errno. */
+/* A line with its newline, in both directions. */
+#define COW_CONTROL_LINE_BYTES 4096
+
+/* A listening socket, root's only, non-blocking; takes over a stale one. fd or -errno. */
 int cow_control_listen(uint32_t id);
-/* -ECONNREFUSED, -ENOENT: no daemon there. fd or -errno. */
+/*
+ * Without waiting: -EAGAIN: the daemon's backlog is full. -ECONNREFUSED, -ENOENT: no daemon there. A
+ * non-blocking fd or -errno.
+ */
 int cow_control_connect(uint32_t id);
 
-/* Takes over line. */
-int cow_control_send(int fd, struct json_object *line);
-/*
- * timeout_ms -1: none. NULL: no (valid) line came; *error says why (-ENODATA: the connection
- * ended).
- */
-struct json_object *cow_control_receive(int fd, int timeout_ms, int *error);
-/* What goes along with a line, all of it. 0 or -errno. */
-int cow_control_send_bytes(int fd, const void *buf, size_t bytes);
-int cow_control_receive_bytes(int fd, void *buf, size_t bytes);
-/* Waits for the other end to close. */
-void cow_control_wait_end(int fd);
+/* Takes over line: its text with a newline, to be freed; NULL: too long, or no memory. */
+char *cow_control_line(struct json_object *line);
 
 struct json_object *cow_control_ok(void);
 struct json_object *cow_control_error(const char *text);
@@ -41,5 +40,8 @@ const char *cow_control_text(struct json_object *line, const char *key, const ch
 uint64_t cow_control_number(struct json_object *line, const char *key);
 /* NULL if reply says ok; else its text, valid as long as reply. */
 const char *cow_control_reply_error(struct json_object *reply);
+
+/* CLOCK_MONOTONIC. */
+uint64_t cow_control_now_ms(void);
 
 #endif

@@ -370,15 +370,22 @@ static int busy_error(const struct cow_device *dev, struct cow_error *err)
 			     who);
 }
 
+static bool is_given_up(const atomic_bool *given_up)
+{
+	return given_up && atomic_load(given_up);
+}
+
 /*
  * Kernels with TRY_STOP_DEV refuse by themselves while anybody has it open, even without a claim.
  * On older ones only `cowblk detach` can look for such: this process may not look into others'
  * files any more.
  */
-static int stop_if_closed(struct cow_device *dev)
+static int stop_if_closed(struct cow_device *dev, const atomic_bool *given_up)
 {
 	int ret;
 	for (unsigned ms = 0;; ms += POLL_MS) {
+		if (is_given_up(given_up))
+			return -ECANCELED;
 		ret = cow_ctrl_try_stop(&dev->ctrl, dev->id);
 		if (ret != -EBUSY || ms >= OPENER_WAIT_MS)
 			return ret;
@@ -399,7 +406,7 @@ static int open_exclusively(const struct cow_device *dev)
 	}
 }
 
-static int stop_unused(struct cow_device *dev, struct cow_error *err)
+static int stop_unused(struct cow_device *dev, const atomic_bool *given_up, struct cow_error *err)
 {
 	int fd = open_exclusively(dev);
 	if (fd == -EBUSY)
@@ -416,7 +423,10 @@ static int stop_unused(struct cow_device *dev, struct cow_error *err)
 	}
 	if (dev->ctrl.features & UB_F_SAFE_STOP_DEV) {
 		close(fd);
-		ret = stop_if_closed(dev);
+		ret = stop_if_closed(dev, given_up);
+	} else if (is_given_up(given_up)) {
+		close(fd);
+		ret = -ECANCELED;
 	} else {
 		/* our claim keeps others from mounting it meanwhile */
 		ret = cow_ctrl_stop(&dev->ctrl, dev->id);
@@ -427,7 +437,8 @@ static int stop_unused(struct cow_device *dev, struct cow_error *err)
 	return ret ? cow_error_set(err, ret, "%s: cannot stop: %s", dev->path, strerror(-ret)) : 0;
 }
 
-int cow_device_stop(struct cow_device *dev, bool force, struct cow_error *err)
+int cow_device_stop(struct cow_device *dev, bool force, const atomic_bool *given_up,
+		    struct cow_error *err)
 {
 	cow_assert(dev->state == COW_DEVICE_LIVE);
 	int ret;
@@ -437,7 +448,7 @@ int cow_device_stop(struct cow_device *dev, bool force, struct cow_error *err)
 		if (ret)
 			cow_error_set(err, ret, "%s: cannot stop: %s", dev->path, strerror(-ret));
 	} else {
-		ret = stop_unused(dev, err);
+		ret = stop_unused(dev, given_up, err);
 		dev->unused = !ret;
 	}
 	if (!ret)

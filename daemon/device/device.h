@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A block device over an image: its whole life, on the control thread.
+ * A block device over an image: its whole life, on the thread that opened it.
  *
  * state        who moves it on       what is true
  * NEW          cow_device_open       the image is open, the kernel knows nothing
@@ -14,6 +14,7 @@
 #ifndef COW_DEVICE_H
 #define COW_DEVICE_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -48,7 +49,7 @@ struct cow_device_config {
 struct cow_device {
 	enum cow_device_state state;
 	struct cow_ctrl ctrl;
-	struct cow_loop *loop; /* the control thread's, for open and close */
+	struct cow_loop *loop; /* for open and close, of the same thread */
 	struct cow_image *image;
 	struct cow_image_geometry geometry;
 	uint32_t id;
@@ -70,12 +71,14 @@ int cow_device_open(struct cow_device *dev, const struct cow_device_config *conf
 		    struct cow_error *err);
 
 /*
- * LIVE -> STOPPED. Flushes first. Unless force: -EBUSY, with a text who, when the device or a
+ * LIVE -> STOPPED. Flushes first. given_up (may be NULL), set by another thread while nothing is stopped yet:
+ * -ECANCELED, and the device stays LIVE. Unless force: -EBUSY, with a text who, when the device or a
  * partition is in use, and the flush's error when that fails; then the device stays LIVE.
  */
-int cow_device_stop(struct cow_device *dev, bool force, struct cow_error *err);
+int cow_device_stop(struct cow_device *dev, bool force, const atomic_bool *given_up,
+		    struct cow_error *err);
 
-/* True when the kernel has stopped the device: our doing or not. */
+/* True when the kernel has stopped the device: our doing or not. From any thread, until the close. */
 bool cow_device_drained(const struct cow_device *dev);
 
 /*

@@ -3,15 +3,11 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
 
 #include "daemon/control/control.h"
 #include "daemon/control/show.h"
 #include "engine/base/log.h"
 #include "engine/bitmap/tracking.h"
-
-/* A client that takes nothing for so long has lost its answer. */
-#define SEND_TIMEOUT_S 5
 
 /* The answer under way. */
 struct reply {
@@ -127,20 +123,18 @@ static void answer(struct cow_image *image, struct cow_loop *loop, struct json_o
 		reply->line = cow_control_error("not a request about bitmaps");
 }
 
-void cow_serve_bitmap(struct cow_image *image, struct json_object *request, int client)
+void cow_serve_bitmap(struct cow_image *image, struct cow_job *job)
 {
-	const struct timeval timeout = { .tv_sec = SEND_TIMEOUT_S };
 	struct reply reply = { 0 };
 	struct cow_loop *loop;
 	if (cow_loop_sync_new(&loop)) {
-		cow_control_send(client, cow_control_error("out of memory"));
+		job->reply = cow_control_error("out of memory");
 		return;
 	}
-	answer(image, loop, request, &reply);
+	answer(image, loop, job->request, &reply);
 	cow_loop_free(loop);
-	setsockopt(client, SOL_SOCKET, SO_SNDTIMEO, &timeout, sizeof(timeout));
 	json_object_object_add(reply.line, "bytes", json_object_new_uint64(reply.nr_bytes));
-	if (!cow_control_send(client, reply.line) && reply.nr_bytes)
-		cow_control_send_bytes(client, reply.bytes, reply.nr_bytes);
-	free(reply.bytes);
+	job->reply = reply.line;
+	job->bytes = reply.bytes;
+	job->nr_bytes = reply.nr_bytes;
 }

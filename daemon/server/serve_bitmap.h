@@ -14,11 +14,12 @@
 #include <json-c/json.h>
 #include <stdint.h>
 
+#include "daemon/server/job.h"
 #include "engine/bitmap/bitmap.h"
 #include "engine/life/image.h"
 
-/* The daemon's side, on the control thread: answers the client. */
-void cow_serve_bitmap(struct cow_image *image, struct json_object *request, int client);
+/* The daemon's side, a job of the device thread: the answer to job->request. */
+void cow_serve_bitmap(struct cow_image *image, struct cow_job *job);
 
 #define COW_BITMAP_MAX_SOURCES 64u /* of a merge, in one request */
 

@@ -41,7 +41,7 @@ static bool parse_change(struct json_object *request, struct change *c)
 	       (c->create || !strcmp(action, "delete"));
 }
 
-struct json_object *cow_serve_snapshot(struct cow_image *image, struct json_object *request)
+static struct json_object *change(struct cow_image *image, struct json_object *request)
 {
 	struct change c = { 0 };
 	struct cow_error err = { 0 };
@@ -63,4 +63,9 @@ struct json_object *cow_serve_snapshot(struct cow_image *image, struct json_obje
 	json_object_object_add(reply, "pause_ms", json_object_new_double((double)pause_ns / 1e6));
 	free(c.id);
 	return reply;
+}
+
+void cow_serve_snapshot(struct cow_image *image, struct cow_job *job)
+{
+	job->reply = change(image, job->request);
 }

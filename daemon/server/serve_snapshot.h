@@ -7,13 +7,14 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "daemon/server/job.h"
 #include "engine/life/image.h"
 #include "engine/snapshot/snapshot.h"
 
 /*
- * The daemon's side: {"cmd":"snapshot","action":"create|delete","snapshot":...,"by":0..2}; the
+ * The daemon's side, a job of the device thread: {"cmd":"snapshot","action":"create|delete","snapshot":...,"by":0..2}; the
  * reply has "id" and "pause_ms".
  */
-struct json_object *cow_serve_snapshot(struct cow_image *image, struct json_object *request);
+void cow_serve_snapshot(struct cow_image *image, struct cow_job *job);
 
 #endif

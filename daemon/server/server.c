@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * While the device is live the control thread sleeps in poll() on: signals, the control socket, and
- * the queues' word that the kernel stopped the device. Requests of clients are answered one at a
- * time.
+ * Two threads beside the queues': the device thread, which is the process's first, opens the device,
+ * runs one job after the other (job.h) and closes it; the control thread (dispatch.h) hears signals
+ * and clients, and posts the jobs.
  *
  * Ends: a detach request, SIGTERM, SIGINT (refused once while the device is in use), or somebody
  * else's STOP_DEV. All ways lead through cow_device_close(), which closes the image cleanly.
@@ -10,30 +10,27 @@
 #include "daemon/server/server.h"
 
 #include <errno.h>
-#include <poll.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/signalfd.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 #include "daemon/control/control.h"
+#include "daemon/server/dispatch.h"
+#include "daemon/server/job.h"
 #include "daemon/server/serve_snapshot.h"
 #include "daemon/server/serve_bitmap.h"
 #include "daemon/control/record.h"
 #include "daemon/server/report.h"
 #include "engine/base/log.h"
 
-#define CLIENT_TIMEOUT_MS 2000
-
 struct server {
 	const struct cow_server_config *config;
 	struct cow_device device;
 	struct cow_record record;
+	struct cow_jobs jobs;
 	int signal_fd, listen_fd;
-	int detacher;	  /* the client that waits for the end, or -1 */
 	bool interrupted; /* SIGINT was refused once */
-	bool ending;
 };
 
 /* ---- set up ---- */
@@ -47,7 +44,7 @@ static int open_signals(struct server *server, struct cow_error *err)
 	sigaddset(&set, SIGHUP);
 	sigprocmask(SIG_BLOCK, &set, NULL); /* for the queue threads too */
 	signal(SIGPIPE, SIG_IGN);
-	server->signal_fd = signalfd(-1, &set, SFD_CLOEXEC);
+	server->signal_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
 	return server->signal_fd < 0 ? cow_error_set(err, -errno, "signalfd: %s", strerror(errno))
 				     : 0;
 }
@@ -83,180 +80,97 @@ static int publish(struct server *server, struct cow_error *err)
 	return ret < 0 ? cow_error_set(err, ret, COW_RUN_DIR ": %s", strerror(-ret)) : 0;
 }
 
-/* ---- clients ---- */
+/* ---- jobs ---- */
 
-static struct json_object *status_reply(struct server *server)
-{
-	const char *failure = cow_image_failure(server->device.image);
-	struct json_object *reply = cow_record_to_json(&server->record);
-	json_object_object_add(reply, "ok", json_object_new_boolean(true));
-	json_object_object_add(
-		reply, "state",
-		json_object_new_string(failure ? "failed"
-					       : cow_device_state_name(server->device.state)));
-	json_object_object_add(reply, "failure", failure ? json_object_new_string(failure) : NULL);
-	json_object_object_add(reply, "transfer",
-			       json_object_new_string(server->config->device.transfer->name));
-	return reply;
-}
-
-static void handle_detach(struct server *server, int client, struct json_object *request)
+static void stop_for_client(struct server *server, struct cow_job *job)
 {
 	struct json_object *v;
-	bool force = json_object_object_get_ex(request, "force", &v) && json_object_get_boolean(v);
 	struct cow_error err = { 0 };
-	if (cow_device_stop(&server->device, force, &err)) {
-		cow_control_send(client, cow_control_error(err.text));
-		close(client);
-		return;
-	}
-	server->detacher = client;
-	server->ending = true;
+	bool force =
+		json_object_object_get_ex(job->request, "force", &v) && json_object_get_boolean(v);
+	job->ret = cow_device_stop(&server->device, force, &job->given_up, &err);
+	if (job->ret)
+		job->reply = cow_control_error(err.text);
 }
-
-/*
- * What is in a temporary overlay, snapshots and bitmaps too, ends with the device: it would look
- * kept.
- */
-static bool refuse_temporary(const struct server *server, int client, const char *cmd)
-{
-	if (!server->config->device.temporary || (strcmp(cmd, "snapshot") && strcmp(cmd, "bitmap")))
-		return false;
-	cow_control_send(client, cow_control_error("is a temporary overlay, which keeps neither "
-						   "snapshots nor bitmaps: detach it "
-						   "and name the image"));
-	close(client);
-	return true;
-}
-
-static void handle_client(struct server *server, int client)
-{
-	int error;
-	struct json_object *request = cow_control_receive(client, CLIENT_TIMEOUT_MS, &error);
-	const char *cmd = request ? cow_control_text(request, "cmd", "") : "";
-	if (refuse_temporary(server, client, cmd)) {
-		/* answered */
-	} else if (!strcmp(cmd, "detach")) {
-		handle_detach(server, client, request);
-	} else if (!strcmp(cmd, "snapshot")) {
-		cow_control_send(client, cow_serve_snapshot(server->device.image, request));
-		close(client);
-	} else if (!strcmp(cmd, "bitmap")) {
-		cow_serve_bitmap(server->device.image, request, client);
-		close(client);
-	} else {
-		cow_control_send(client, !strcmp(cmd, "status")
-						 ? status_reply(server)
-						 : cow_control_error("unknown request"));
-		close(client);
-	}
-	json_object_put(request);
-}
-
-static int next_client(const struct server *server)
-{
-	return accept4(server->listen_fd, NULL, NULL, SOCK_CLOEXEC);
-}
-
-/* ---- signals ---- */
 
 /* SIGTERM means it: at shutdown nothing else comes but SIGKILL. */
-static void handle_signal(struct server *server)
+static int stop_for_signal(struct server *server, int signo)
 {
-	struct signalfd_siginfo info;
-	if (read(server->signal_fd, &info, sizeof(info)) != sizeof(info) ||
-	    info.ssi_signo == SIGHUP)
-		return;
 	struct cow_error err = { 0 };
-	cow_report_systemd("STOPPING=1");
-	if (!cow_device_stop(&server->device, false, &err)) {
-		server->ending = true;
-		return;
-	}
-	if (info.ssi_signo == SIGINT && !server->interrupted) {
+	int ret = cow_device_stop(&server->device, false, NULL, &err);
+	if (!ret)
+		return 0;
+	if (signo == SIGINT && !server->interrupted) {
 		server->interrupted = true;
 		cow_log(COW_LOG_WARNING, "%s, or interrupt again to take it away", err.text);
-		return;
+		return ret;
 	}
 	cow_log(COW_LOG_WARNING, "%s: taken away from its users", err.text);
 	err = (struct cow_error){ 0 };
-	if (cow_device_stop(&server->device, true, &err))
+	ret = cow_device_stop(&server->device, true, NULL, &err);
+	if (ret)
 		cow_log(COW_LOG_ERR, "%s", err.text);
-	else
-		server->ending = true;
+	return ret;
 }
 
-static void handle_queues(struct server *server)
-{
-	uint64_t count;
-	if (read(server->device.event_fd, &count, sizeof(count)) != sizeof(count))
-		return;
-	if (!cow_device_drained(&server->device))
-		return;
-	cow_log(COW_LOG_WARNING, "%s: stopped by somebody else: closing the image",
-		server->device.path);
-	server->ending = true;
-}
-
-static void serve(struct server *server)
-{
-	while (!server->ending) {
-		struct pollfd fds[] = {
-			{ .fd = server->signal_fd, .events = POLLIN },
-			{ .fd = server->listen_fd, .events = POLLIN },
-			{ .fd = server->device.event_fd, .events = POLLIN },
-		};
-		if (poll(fds, 3, -1) < 0)
-			continue;
-		if (fds[2].revents)
-			handle_queues(server);
-		if (!server->ending && fds[0].revents)
-			handle_signal(server);
-		int client = !server->ending && fds[1].revents ? next_client(server) : -1;
-		if (client >= 0)
-			handle_client(server, client);
-	}
-}
-
-/* ---- the end ---- */
-
-/* The connection itself ends with the process. */
-static void tell_end(int client, const char *error)
-{
-	if (client < 0)
-		return;
-	cow_control_send(client, error ? cow_control_error(error) : cow_control_ok());
-}
-
-/* Those who came while we were at it; most of them want a detach as well. */
-static void answer_late_clients(const struct server *server, const char *error)
-{
-	int client, ignored;
-	while ((client = next_client(server)) >= 0) {
-		json_object_put(cow_control_receive(client, CLIENT_TIMEOUT_MS, &ignored));
-		tell_end(client, error);
-	}
-}
-
-/* The detacher hears last: when it does, everything is gone but this process. */
-static int finish(struct server *server)
+/* When those who asked hear of it, everything is gone but this process. */
+static void close_device(struct server *server, struct cow_job *job)
 {
 	struct cow_error err = { 0 };
-	int ret = cow_device_close(&server->device, &err);
+	job->ret = cow_device_close(&server->device, &err);
 	cow_record_remove(server->device.id);
-	if (ret)
-		cow_log(COW_LOG_ERR, "%s: %s", server->config->image_path, err.text);
-	tell_end(server->detacher, ret ? err.text : NULL);
-	answer_late_clients(server, ret ? err.text : NULL);
-	close(server->listen_fd);
-	return ret ? 1 : 0;
+	if (!job->ret)
+		return;
+	cow_log(COW_LOG_ERR, "%s: %s", server->config->image_path, err.text);
+	job->reply = cow_control_error(err.text);
 }
+
+static void run_job(struct server *server, struct cow_job *job)
+{
+	switch (job->kind) {
+	case COW_JOB_STOP:
+		if (job->signo)
+			job->ret = stop_for_signal(server, job->signo);
+		else
+			stop_for_client(server, job);
+		break;
+	case COW_JOB_SNAPSHOT:
+		cow_serve_snapshot(server->device.image, job);
+		break;
+	case COW_JOB_BITMAP:
+		cow_serve_bitmap(server->device.image, job);
+		break;
+	case COW_JOB_CLOSE:
+		close_device(server, job);
+		break;
+	}
+}
+
+/* The close's result. */
+static int run_jobs(struct server *server)
+{
+	for (;;) {
+		struct cow_job *job = cow_jobs_take(&server->jobs);
+		run_job(server, job);
+		/* From cow_jobs_end() on the job is the control thread's. */
+		bool last = job->kind == COW_JOB_CLOSE;
+		int ret = job->ret;
+		cow_jobs_end(&server->jobs, job);
+		if (last)
+			return ret;
+	}
+}
+
+/* ---- start and end ---- */
 
 static int go(struct server *server, struct cow_error *err)
 {
-	int ret = open_signals(server, err);
+	int ret = cow_jobs_init(&server->jobs);
 	if (ret)
-		return ret;
+		return cow_error_set(err, ret, "eventfd: %s", strerror(-ret));
+	ret = open_signals(server, err);
+	if (ret)
+		goto fini_jobs;
 	ret = cow_device_open(&server->device, &server->config->device, err);
 	if (ret)
 		goto close_signals;
@@ -265,30 +179,60 @@ static int go(struct server *server, struct cow_error *err)
 	if (!ret)
 		return 0;
 
-	cow_device_stop(&server->device, true, NULL);
+	cow_device_stop(&server->device, true, NULL, NULL);
 	cow_device_close(&server->device, err);
 close_signals:
 	close(server->signal_fd);
+fini_jobs:
+	cow_jobs_fini(&server->jobs);
+	return ret;
+}
+
+/* Without the control thread nobody can ask for anything: the device goes at once. */
+static int serve(struct server *server, bool stopped)
+{
+	const struct cow_dispatch_config config = {
+		.signal_fd = server->signal_fd,
+		.listen_fd = server->listen_fd,
+		.device = &server->device,
+		.record = &server->record,
+		.transfer = server->config->device.transfer->name,
+		.jobs = &server->jobs,
+		.stopped = stopped,
+	};
+	struct cow_dispatch *dispatch;
+	int ret = cow_dispatch_start(&dispatch, &config);
+	if (!ret) {
+		ret = run_jobs(server);
+		cow_dispatch_join(dispatch);
+		return ret;
+	}
+	cow_log(COW_LOG_ERR, "%s: no control thread: %s", server->device.path, strerror(-ret));
+	struct cow_job job = { .kind = COW_JOB_CLOSE };
+	if (!stopped)
+		cow_device_stop(&server->device, true, NULL, NULL);
+	close_device(server, &job);
+	json_object_put(job.reply);
 	return ret;
 }
 
 int cow_server_run(const struct cow_server_config *config)
 {
-	struct server server = { .config = config, .listen_fd = -1, .detacher = -1 };
+	struct server server = { .config = config, .listen_fd = -1 };
 	struct cow_error err = { 0 };
+	bool unheard = false;
 	if (go(&server, &err)) {
 		config->announce(config->ctx, NULL, err.text);
 		return 1;
 	}
 	cow_report_systemd("READY=1");
-	if (!config->announce(config->ctx, server.device.path, NULL)) {
-		cow_device_stop(&server.device, true, NULL);
-		server.ending = true;
-	} else if (!config->foreground) {
+	if (!config->announce(config->ctx, server.device.path, NULL))
+		unheard = !cow_device_stop(&server.device, true, NULL, NULL);
+	else if (!config->foreground)
 		cow_report_leave_terminal(server.device.id);
-	}
-	serve(&server);
-	int status = finish(&server);
+	int ret = serve(&server, unheard);
+	close(server.listen_fd);
 	close(server.signal_fd);
-	return status;
+	cow_jobs_fini(&server.jobs);
+	return ret ? 1 : 0;
 }

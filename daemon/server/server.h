@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* The daemon of one device, from attach to its end, on the control thread. */
+/* The daemon of one device, from attach to its end, on two threads: server.c. */
 #ifndef COW_SERVER_H
 #define COW_SERVER_H
 

@@ -1,0 +1,74 @@
+/* SPDX-License-Identifier: MIT */
+#include "daemon/cli/ask.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "daemon/cli/cmd.h"
+#include "daemon/control/record.h"
+
+static pid_t pid_of(uint32_t id)
+{
+	struct cow_record record;
+	if (cow_record_read(id, &record))
+		return 0;
+	pid_t pid = record.pid;
+	cow_record_fini(&record);
+	return pid;
+}
+
+int cow_ask_fail(uint32_t id, int error)
+{
+	switch (error) {
+	case -ETIMEDOUT:
+		return cow_cmd_fail(
+			"/dev/ublkb%u: its daemon (process %d) does not answer: `cowblk "
+			"detach --force /dev/ublkb%u` takes the device away from it",
+			id, (int)pid_of(id), id);
+	case -ECONNREFUSED:
+	case -ENOENT:
+		return cow_cmd_fail("/dev/ublkb%u: its daemon is dead: `cowblk detach "
+				    "/dev/ublkb%u` cleans up",
+				    id, id);
+	case -EACCES:
+	case -EPERM:
+		return cow_cmd_fail("/dev/ublkb%u: %s: run as root", id, strerror(-error));
+	case -ENODATA:
+	case -ECONNRESET:
+	case -EPIPE:
+		return cow_cmd_fail("/dev/ublkb%u: its daemon ended without an answer", id);
+	default:
+		return cow_cmd_fail("/dev/ublkb%u: no answer from its daemon: %s", id,
+				    strerror(-error));
+	}
+}
+
+static struct json_object *exchange(struct cow_talk *talk, uint32_t id, struct json_object *request,
+				    int *error)
+{
+	json_object_object_add(request, "progress", json_object_new_boolean(true));
+	*error = cow_talk_connect(talk, id, pid_of(id), COW_ASK_LIMIT_MS);
+	if (*error) {
+		json_object_put(request);
+		return NULL;
+	}
+	*error = cow_talk_send(talk, request);
+	return *error ? NULL : cow_talk_receive(talk, error);
+}
+
+int cow_ask(struct cow_talk *talk, uint32_t id, struct json_object *request,
+	    struct json_object **reply)
+{
+	int error;
+	*reply = exchange(talk, id, request, &error);
+	if (!*reply)
+		return cow_ask_fail(id, error);
+	const char *text = cow_control_reply_error(*reply);
+	if (!text)
+		return 0;
+	int status = strncmp(text, "/dev/", 5) ? cow_cmd_fail("/dev/ublkb%u: %s", id, text)
+					       : cow_cmd_fail("%s", text);
+	json_object_put(*reply);
+	*reply = NULL;
+	return status;
+}

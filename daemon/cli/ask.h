@@ -1,0 +1,25 @@
+/* SPDX-License-Identifier: MIT */
+/* How a command asks a device's daemon: see daemon/control/control.h. */
+#ifndef COW_ASK_H
+#define COW_ASK_H
+
+#include <json-c/json.h>
+#include <stdint.h>
+
+#include "daemon/control/talk.h"
+
+/* A daemon that has said nothing for so long, not even what it is at, is stuck. */
+#define COW_ASK_LIMIT_MS 10000u
+
+/*
+ * Sends request (taken over) to the daemon of /dev/ublkb<id> and waits for its answer as long as the daemon
+ * says that it is at work. 0 or an exit status, after telling what went wrong. *reply is to be put when it is 0.
+ * talk is to be closed in any case; more may follow the answer there.
+ */
+int cow_ask(struct cow_talk *talk, uint32_t id, struct json_object *request,
+	    struct json_object **reply);
+
+/* Tells that the daemon's answer did not come, for error -errno; the exit status. */
+int cow_ask_fail(uint32_t id, int error);
+
+#endif
