@@ -5,10 +5,13 @@
 #include <ctype.h>
 #include <errno.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include "engine/base/number.h"
 
 int cow_cmd_fail(const char *fmt, ...)
 {
@@ -44,20 +47,20 @@ static int parse_unit(const char **text)
 
 int cow_cmd_parse_size(const char *text, unsigned long long *bytes)
 {
-	if (!isdigit((unsigned char)*text))
-		return -EINVAL;
-	char *end;
-	errno = 0;
-	unsigned long long whole = strtoull(text, &end, 10);
-	if (errno)
-		return -EINVAL;
+	const char *rest = text;
+	uint64_t whole;
 	double fraction = 0, place = 0.1;
-	if (*end == '.')
-		for (end++; isdigit((unsigned char)*end); end++, place /= 10)
-			fraction += (*end - '0') * place;
-	const char *rest = end;
+	if (!cow_number_take(&rest, UINT64_MAX, &whole))
+		return -EINVAL;
+	bool has_fraction = *rest == '.';
+	if (has_fraction) {
+		if (!isdigit((unsigned char)rest[1]))
+			return -EINVAL;
+		for (rest++; isdigit((unsigned char)*rest); rest++, place /= 10)
+			fraction += (*rest - '0') * place;
+	}
 	int power = parse_unit(&rest);
-	if (power < 0)
+	if (power < 0 || (has_fraction && !power))
 		return -EINVAL;
 	if (*rest == 'B' || *rest == 'b')
 		rest++;

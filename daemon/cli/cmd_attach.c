@@ -6,6 +6,7 @@
 #include <argp.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -20,6 +21,7 @@
 #include "daemon/cli/passphrase.h"
 #include "daemon/server/server.h"
 #include "daemon/control/target.h"
+#include "engine/base/number.h"
 
 #define DEFAULT_DEPTH 64
 #define MAX_BACKING_ROOTS 64
@@ -91,14 +93,13 @@ struct attach {
 	int news; /* the parent's pipe */
 };
 
-static unsigned long parse_number(struct argp_state *state, const char *option, const char *text,
-				  unsigned long min, unsigned long max)
+static uint64_t parse_number(struct argp_state *state, const char *option, const char *text,
+			     uint64_t min, uint64_t max)
 {
-	char *end;
-	errno = 0;
-	unsigned long v = strtoul(text, &end, 10);
-	if (errno || end == text || *end || *text == '-' || v < min || v > max)
-		argp_error(state, "--%s %s: not a number from %lu to %lu", option, text, min, max);
+	uint64_t v = 0;
+	if (!cow_number_parse(text, max, &v) || v < min)
+		argp_error(state, "--%s %s: not a number from %" PRIu64 " to %" PRIu64, option,
+			   text, min, max);
 	return v;
 }
 

@@ -1,9 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 #include "daemon/cli/encrypt_options.h"
 
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include "engine/base/number.h"
+
+#define MAX_ITER_MS 60000u
 
 void cow_encrypt_options_init(struct cow_encrypt_options *e)
 {
@@ -63,11 +66,11 @@ static bool parse_hash(struct cow_encrypt_options *e, const char *value)
 
 static bool parse_iter_time(struct cow_encrypt_options *e, const char *value)
 {
-	char *end;
-	errno = 0;
-	unsigned long ms = strtoul(value, &end, 10);
+	uint64_t ms;
+	if (!cow_number_parse(value, MAX_ITER_MS, &ms) || !ms)
+		return false;
 	e->format.iter_ms = (unsigned)ms;
-	return !errno && end != value && !*end && *value != '-' && ms > 0 && ms <= 60000;
+	return true;
 }
 
 static const struct {

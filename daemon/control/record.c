@@ -10,6 +10,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "engine/base/number.h"
+
 #define JSON_FLAGS (JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE)
 
 void cow_record_path(uint32_t id, const char *suffix, char *path, size_t len)
@@ -153,6 +155,21 @@ static int compare_ids(const void *a, const void *b)
 	return (x > y) - (x < y);
 }
 
+/* "ublkbN.json" */
+static bool parse_name(const char *name, uint32_t *id)
+{
+	uint64_t number;
+	if (strncmp(name, "ublkb", 5))
+		return false;
+	name += 5;
+	if (name[0] == '0' && name[1] != '.')
+		return false;
+	if (!cow_number_take(&name, COW_MAX_DEVICE_ID, &number) || strcmp(name, ".json"))
+		return false;
+	*id = (uint32_t)number;
+	return true;
+}
+
 int cow_record_list(uint32_t *ids, unsigned max)
 {
 	DIR *d = opendir(COW_RUN_DIR);
@@ -160,12 +177,8 @@ int cow_record_list(uint32_t *ids, unsigned max)
 		return errno == ENOENT ? 0 : -errno;
 	unsigned nr = 0;
 	struct dirent *e;
-	while (nr < max && (e = readdir(d))) {
-		unsigned id;
-		int end = 0;
-		if (sscanf(e->d_name, "ublkb%u.json%n", &id, &end) == 1 && end && !e->d_name[end])
-			ids[nr++] = id;
-	}
+	while (nr < max && (e = readdir(d)))
+		nr += parse_name(e->d_name, &ids[nr]);
 	closedir(d);
 	qsort(ids, nr, sizeof(*ids), compare_ids);
 	return (int)nr;

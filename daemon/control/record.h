@@ -13,6 +13,8 @@
 #include <sys/types.h>
 
 #define COW_RUN_DIR "/run/cowblk"
+/* UINT32_MAX stands for "any" in the kernel's interface. */
+#define COW_MAX_DEVICE_ID (UINT32_MAX - 1)
 
 struct cow_record {
 	uint32_t id;

@@ -1,19 +1,22 @@
 /* SPDX-License-Identifier: MIT */
 #include "daemon/control/target.h"
 
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 
 #include "daemon/control/record.h"
+#include "engine/base/number.h"
 
 static bool parse_device(const char *name, uint32_t *id)
 {
-	int end = 0;
+	uint64_t number;
 	if (!strncmp(name, "/dev/", 5))
 		name += 5;
-	return sscanf(name, "ublkb%u%n", id, &end) == 1 && !name[end];
+	if (strncmp(name, "ublkb", 5) || !cow_number_parse(name + 5, COW_MAX_DEVICE_ID, &number))
+		return false;
+	*id = (uint32_t)number;
+	return true;
 }
 
 bool cow_target_device(const char *name, uint32_t *id)

@@ -5,24 +5,22 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/base/number.h"
+
 /* One "N" or "N-M"; moves *text behind it. */
 static int parse_range(const char **text, cpu_set_t *cpus)
 {
-	char *end;
-	unsigned long first = strtoul(*text, &end, 10), last = first;
-	if (end == *text)
+	uint64_t first, last;
+	if (!cow_number_take(text, CPU_SETSIZE - 1, &first))
 		return -EINVAL;
-	if (*end == '-') {
-		const char *from = end + 1;
-		last = strtoul(from, &end, 10);
-		if (end == from)
+	last = first;
+	if (**text == '-') {
+		(*text)++;
+		if (!cow_number_take(text, CPU_SETSIZE - 1, &last) || last < first)
 			return -EINVAL;
 	}
-	if (last < first || last >= CPU_SETSIZE)
-		return -EINVAL;
-	for (unsigned long i = first; i <= last; i++)
+	for (uint64_t i = first; i <= last; i++)
 		CPU_SET(i, cpus);
-	*text = end;
 	return 0;
 }
 

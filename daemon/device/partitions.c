@@ -4,6 +4,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <linux/blkpg.h>
 #include <linux/fs.h>
 #include <stdio.h>
@@ -11,6 +12,8 @@
 #include <sys/ioctl.h>
 #include <time.h>
 #include <unistd.h>
+
+#include "engine/base/number.h"
 
 #define RETRY_MS 20
 #define MAX_RETRIES 100
@@ -60,9 +63,10 @@ int cow_partitions_remove(const char *disk)
 	size_t n = strlen(disk);
 	struct dirent *e;
 	while (!ret && (e = readdir(d))) {
-		int number;
-		if (!strncmp(e->d_name, disk, n) && sscanf(e->d_name + n, "p%d", &number) == 1)
-			ret = remove_one(fd, number);
+		uint64_t number;
+		if (!strncmp(e->d_name, disk, n) && e->d_name[n] == 'p' &&
+		    cow_number_parse(e->d_name + n + 1, INT_MAX, &number))
+			ret = remove_one(fd, (int)number);
 	}
 	if (d)
 		closedir(d);

@@ -71,6 +71,20 @@ attach a locked-away/a.qcow2 --read-only
 detach "$a"
 must_fail '.' "$cowblk" detach /dev/ublkb9
 
+# A device has one name: nothing that a lenient reader would take for its number.
+attach a a.qcow2 --id 0
+for name in /dev/ublkb4294967296 'ublkb 0' ublkb+0 ublkb-0 ublkb00 /dev/ublkb00 ublkb0x ublkb /dev/ublkb18446744073709551616; do
+	must_fail 'neither an attached image nor its device' "$cowblk" detach "$name"
+done
+must_fail . "$cowblk" snapshot create 'ublkb 0' x
+must_fail . "$cowblk" bitmap add /dev/ublkb4294967296 x
+for number in '' ' 7' +7 -7 7x 07 0x7 4294967303 18446744073709551623; do
+	! "$cowblk" attach --id "$number" b.qcow2 2>said || fail "attach --id '$number' was accepted"
+	grep -q 'not a number from 0 to' said || fail "attach --id '$number': $(cat said)"
+done
+[ -b "$a" ] || fail "a name that is none detached $a"
+detach "$a"
+
 # Names as users have them, and longer than a message.
 deep=$(printf 'd%.0s' $(seq 200))
 mkdir -p "$deep/$deep/$deep" 'a folder'

@@ -56,10 +56,30 @@ def rule_licenses(source):
             yield f"{name}:1: no SPDX line"
 
 
+# They take signs and spaces, and wrap around: engine/base/number.h. What the kernel or an image says is read otherwise.
+NUMBERS = re.compile(r"\b(?:strtou?ll?|strtoumax|strtoimax|sscanf|ato(?:i|l|ll))\s*\(")
+NOT_USERS = ("daemon/device/busy",)
+
+
+def check_numbers(name, text):
+    for number, line in enumerate(text.splitlines(), 1):
+        if NUMBERS.search(line):
+            yield f"{name}:{number}: read numbers with engine/base/number.h: {line.strip()[:80]}"
+
+
+def rule_numbers(source):
+    for name in source.files(".c", ".h"):
+        if name.startswith("daemon/") and not name.startswith(NOT_USERS):
+            yield from check_numbers(name, source.text(name))
+
+
 def rule_self(_source):
     """The rules must find what they are for."""
     for line in ("cd /wor" "k/main", "uri http://some" "mirror.example/debian"):
         if not list(check_private("x", line)):
+            yield f"{line}: the rule is silent"
+    for line in ("n = strtoul(text, NULL, 10);", 'sscanf(name, "ublkb%u", &id)', "atoi(argv[1])"):
+        if not list(check_numbers("x", line)):
             yield f"{line}: the rule is silent"
 
 
