@@ -5,15 +5,21 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #define PERM_BASE 100
 #define UNSHARED_BASE 200
 #define NR_PERMS 4
+/* Together 64 ms on average, when somebody has the image for good. */
+#define MAX_TRIES 6
+#define FIRST_PAUSE_US 2000u
 
 /* ---- who holds it: best effort, for the message only ---- */
 
@@ -144,11 +150,8 @@ static int others_have(int fd, int base, unsigned bits)
 	return 0;
 }
 
-int cow_lock_image(int fd, bool writer, const char *path, struct cow_error *err)
+static int try_lock(int fd, unsigned uses, unsigned unshared)
 {
-	unsigned uses = writer ? COW_LOCK_READ | COW_LOCK_WRITE | COW_LOCK_RESIZE : COW_LOCK_READ;
-	unsigned unshared = COW_LOCK_WRITE | COW_LOCK_RESIZE;
-
 	int ret = lock_bytes(fd, PERM_BASE, uses);
 	if (!ret)
 		ret = lock_bytes(fd, UNSHARED_BASE, unshared);
@@ -156,7 +159,36 @@ int cow_lock_image(int fd, bool writer, const char *path, struct cow_error *err)
 		ret = others_have(fd, UNSHARED_BASE, uses);
 	if (!ret)
 		ret = others_have(fd, PERM_BASE, unshared);
-	if (ret == 1 || ret == -EAGAIN || ret == -EACCES)
+	return ret == 1 || ret == -EACCES ? -EAGAIN : ret;
+}
+
+/* Up to twice as long with each try: a server's locks take milliseconds, local ones microseconds. */
+static void pause_at_random(unsigned tries)
+{
+	uint32_t random = 0;
+	if (getrandom(&random, sizeof(random), GRND_NONBLOCK) != sizeof(random))
+		random = (uint32_t)getpid() * 2654435761u;
+	uint32_t us = random % (FIRST_PAUSE_US << tries) + 1;
+	nanosleep(&(struct timespec){ .tv_nsec = (long)us * 1000 }, NULL);
+}
+
+/*
+ * The one who sees the other's locks cannot tell whether that one holds them or is about to see
+ * ours and give up, so he gives up his and comes again, a few times: of two who come at once one
+ * wins.
+ */
+int cow_lock_image(int fd, bool writer, const char *path, struct cow_error *err)
+{
+	unsigned uses = writer ? COW_LOCK_READ | COW_LOCK_WRITE | COW_LOCK_RESIZE : COW_LOCK_READ;
+	unsigned unshared = COW_LOCK_WRITE | COW_LOCK_RESIZE;
+
+	int ret = try_lock(fd, uses, unshared);
+	for (unsigned tries = 0; ret == -EAGAIN && tries < MAX_TRIES; tries++) {
+		cow_lock_release(fd);
+		pause_at_random(tries);
+		ret = try_lock(fd, uses, unshared);
+	}
+	if (ret == -EAGAIN)
 		return in_use(fd, path, err);
 	if (ret)
 		return cow_error_set(err, ret, "%s: cannot lock the image: %s", path,

@@ -8,7 +8,7 @@
  *   bit              0 consistent read, 1 write, 2 write unchanged, 3 resize
  *
  * All locks are shared; a conflict is found by asking after having locked, so two that come at once
- * may both fail.
+ * may both see one: each then gives up its locks and comes again after a short random while.
  */
 #ifndef COW_LOCK_H
 #define COW_LOCK_H

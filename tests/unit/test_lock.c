@@ -2,6 +2,7 @@
 /* Locks against ourselves and against QEMU, both ways round. */
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -80,6 +81,71 @@ static void test_own(void **state)
 	close_image(reader);
 	assert_int_equal(open_image(COW_OPEN_WRITE, &writer, &err), 0); /* all locks are gone */
 	close_image(writer);
+}
+
+/* ---- two that come at once ---- */
+
+#define ROUNDS 20
+
+struct rival {
+	pthread_barrier_t *start, *end;
+	bool won[ROUNDS];
+};
+
+static void *rival_main(void *arg)
+{
+	struct rival *r = arg;
+	for (unsigned i = 0; i < ROUNDS; i++) {
+		struct cow_file *file;
+		struct cow_error err;
+		pthread_barrier_wait(r->start);
+		r->won[i] = open_image(COW_OPEN_WRITE, &file, &err) == 0;
+		pthread_barrier_wait(r->end); /* until then the winner holds it */
+		if (r->won[i])
+			close_image(file);
+		pthread_barrier_wait(r->end);
+	}
+	return NULL;
+}
+
+static void test_one_of_two_wins(void **state)
+{
+	pthread_barrier_t start, end;
+	pthread_t threads[2];
+	struct rival rivals[2];
+	pthread_barrier_init(&start, NULL, 2);
+	pthread_barrier_init(&end, NULL, 2);
+	for (unsigned i = 0; i < 2; i++) {
+		rivals[i] = (struct rival){ .start = &start, .end = &end };
+		pthread_create(&threads[i], NULL, rival_main, &rivals[i]);
+	}
+	for (unsigned i = 0; i < 2; i++)
+		pthread_join(threads[i], NULL);
+	for (unsigned i = 0; i < ROUNDS; i++)
+		assert_int_equal(rivals[0].won[i] + rivals[1].won[i], 1);
+	pthread_barrier_destroy(&start);
+	pthread_barrier_destroy(&end);
+}
+
+static void *leave_soon(void *arg)
+{
+	usleep(2000);
+	close_image(arg);
+	return NULL;
+}
+
+/* What the loser of such a race looks like to the other, whatever the scheduler does. */
+static void test_brief_holder(void **state)
+{
+	struct cow_file *brief, *file;
+	struct cow_error err;
+	pthread_t thread;
+	assert_int_equal(open_image(COW_OPEN_WRITE, &brief, &err), 0);
+	pthread_create(&thread, NULL, leave_soon, brief);
+	int ret = open_image(COW_OPEN_WRITE, &file, &err);
+	pthread_join(thread, NULL);
+	assert_int_equal(ret, 0);
+	close_image(file);
 }
 
 /* Exit status of a command with the image's path put in; output into text. */
@@ -193,6 +259,8 @@ int main(void)
 	signal(SIGPIPE, SIG_IGN);
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(test_own, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_one_of_two_wins, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_brief_holder, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_qemu_refuses_ours, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_we_refuse_qemus, setup, teardown),
 	};
