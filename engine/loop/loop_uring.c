@@ -55,13 +55,17 @@ static struct uring_loop *uring_of(const struct cow_loop *loop)
 	return (struct uring_loop *)(uintptr_t)loop;
 }
 
+/* By hand: liburing 2.3 declares functions for what is asked here without exporting them. */
+static int register_ring(const struct uring_loop *u, unsigned what, void *arg, unsigned nr)
+{
+	return syscall(__NR_io_uring_register, u->ring.ring_fd, what, arg, nr) < 0 ? -errno : 0;
+}
+
 static void enable(struct uring_loop *u)
 {
 	if (u->enabled)
 		return;
-	/* By hand: liburing 2.3 declares io_uring_enable_rings() without exporting it. */
-	long ret = syscall(__NR_io_uring_register, u->ring.ring_fd, IORING_REGISTER_ENABLE_RINGS,
-			   NULL, 0);
+	int ret = register_ring(u, IORING_REGISTER_ENABLE_RINGS, NULL, 0);
 	cow_assert(ret == 0);
 	u->enabled = true;
 }
@@ -292,6 +296,29 @@ static int probe_ops(struct uring_loop *u)
 	return 0;
 }
 
+/*
+ * System call filters do not see what a ring carries out, so the ring itself takes only what is
+ * started here and by the ublk server, with no flags and no registration. Before it is enabled.
+ * Kernels before 5.10 have no such thing, and nothing older than 6.0 has ublk.
+ */
+static int restrict_ring(struct uring_loop *u)
+{
+	static const uint8_t ops[] = {
+		IORING_OP_NOP,	   IORING_OP_READ,	IORING_OP_WRITE, IORING_OP_READV,
+		IORING_OP_WRITEV,  IORING_OP_FSYNC,	OP_FTRUNCATE,	 IORING_OP_FALLOCATE,
+		IORING_OP_TIMEOUT, IORING_OP_URING_CMD,
+	};
+	struct io_uring_restriction list[sizeof(ops)] = { 0 };
+	unsigned nr = 0;
+	for (size_t i = 0; i < sizeof(ops); i++)
+		if (u->has_op[ops[i]])
+			list[nr++] = (struct io_uring_restriction){
+				.opcode = IORING_RESTRICTION_SQE_OP,
+				.sqe_op = ops[i],
+			};
+	return register_ring(u, IORING_REGISTER_RESTRICTIONS, list, nr);
+}
+
 static void uring_free(struct cow_loop *loop)
 {
 	struct uring_loop *u = uring_of(loop);
@@ -334,6 +361,8 @@ int cow_loop_uring_new(unsigned depth, struct cow_loop **out)
 	if (ret)
 		goto close_wake;
 	ret = probe_ops(u);
+	if (!ret)
+		ret = restrict_ring(u);
 	if (ret)
 		goto exit_ring;
 	cow_loop_init(&u->base, &uring_ops);
