@@ -128,7 +128,9 @@ static bool command(struct sim_run *run, enum cow_bitmap_command what)
 {
 	const struct cow_bitmap_change change = change_of(run, what);
 	struct cow_error err = { 0 };
-	int ret = cow_image_change_bitmaps(run->image, &run->control->base, &change, NULL, &err);
+	sim_loop_come(run->visitor);
+	int ret = cow_image_change_bitmaps(run->image, &run->visitor->base, &change, NULL, &err);
+	sim_loop_leave(run->visitor);
 	if (ret && !run->world.powered_off && !sim_guest_excused(run))
 		sim_fail("bitmap %s: %s", cow_bitmap_command_name(what), err.text);
 	return !ret && !run->world.powered_off;

@@ -133,7 +133,7 @@ void sim_guest_submit(struct sim_run *run, const struct sim_action *a)
 	begin(run, op, a);
 	run->stats.ops++;
 	cow_loop_enter(&run->queue_loops[queue]->base);
-	cow_queue_submit(run->queues[queue], idx, (enum cow_op_kind)a->kind,
+	cow_queue_submit(sim_image_queue(run, queue), idx, (enum cow_op_kind)a->kind,
 			 a->flags & (COW_OP_FUA | COW_OP_NOUNMAP), a->offset, a->length, op->buf,
 			 op_done, op);
 	cow_loop_enter(NULL);
@@ -165,7 +165,8 @@ void sim_guest_check_hang(struct sim_run *run)
 	    (sim_world_step(&run->world) && run->world.steps - oldest < HANG_STEPS))
 		return;
 	for (unsigned q = 0; q < run->script->config.queues; q++)
-		cow_queue_print(run->queues[q], print_line, NULL);
+		if (run->queues[q])
+			cow_queue_print(run->queues[q], print_line, NULL);
 	sim_fail("requests hang%s",
 		 run->world.powered_off ? " after the host failed for good" : "");
 }
@@ -186,7 +187,7 @@ void sim_guest_verify(struct sim_run *run)
 	for (uint64_t off = 0; off < size && !run->world.powered_off; off += piece) {
 		uint64_t n = size - off < piece ? size - off : piece;
 		uint64_t start = sim_model_tick(&run->model);
-		int ret = cow_queue_do(run->queues[0], COW_OP_READ, 0, off, n, buf);
+		int ret = cow_queue_do(sim_image_queue(run, 0), COW_OP_READ, 0, off, n, buf);
 		if (run->world.powered_off || (ret && sim_guest_excused(run)))
 			continue;
 		if (ret)

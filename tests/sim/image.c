@@ -21,15 +21,41 @@ static void must(int ret, const struct cow_error *err, const char *what)
 
 /* ---- opening ---- */
 
+struct cow_queue *sim_image_queue(struct sim_run *run, unsigned q)
+{
+	if (run->queues[q])
+		return run->queues[q];
+	sim_loop_come(run->queue_loops[q]);
+	int ret = cow_queue_new(run->image, &run->queue_loops[q]->base,
+				(unsigned)run->script->config.depth, &run->queues[q]);
+	if (ret)
+		sim_fail("cannot make queue %u: %s", q, strerror(-ret));
+	return run->queues[q];
+}
+
 static int open_queues(struct sim_run *run)
 {
-	for (unsigned q = 0; q < run->script->config.queues; q++) {
-		int ret = cow_queue_new(run->image, &run->queue_loops[q]->base,
-					(unsigned)run->script->config.depth, &run->queues[q]);
-		if (ret)
-			sim_fail("cannot make queue %u: %s", q, strerror(-ret));
-	}
+	for (unsigned q = 0; q < run->script->config.queues; q++)
+		sim_image_queue(run, q);
 	return 0;
+}
+
+static void end_queue(struct sim_run *run, unsigned q)
+{
+	struct cow_queue *queue = run->queues[q];
+	if (!queue)
+		return;
+	run->queues[q] = NULL;
+	cow_queue_free(queue);
+	sim_loop_leave(run->queue_loops[q]);
+}
+
+void sim_image_queue_leaves(struct sim_run *run, unsigned q)
+{
+	for (unsigned i = 0; i < SIM_MAX_DEPTH; i++)
+		if (run->ops[q][i].busy)
+			return;
+	end_queue(run, q);
 }
 
 static void check_left_behind(struct sim_run *run);
@@ -52,6 +78,7 @@ int sim_image_open(struct sim_run *run)
 		.detect_zeroes = (enum cow_detect_zeroes)c->detect_zeroes,
 		.cache_bytes = c->cache_bytes,
 		.reserve_bytes = c->reserve_bytes,
+		.limits = &c->limits,
 	};
 	struct cow_error err = { 0 };
 	sim_image_keys(run, &options);
@@ -82,7 +109,7 @@ void sim_image_close(struct sim_run *run)
 {
 	struct cow_error err = { 0 };
 	for (unsigned q = 0; q < run->script->config.queues; q++)
-		cow_queue_free(run->queues[q]);
+		end_queue(run, q);
 	int ret = cow_image_close(run->image, &run->control->base, &err);
 	run->image = NULL;
 	run->hidden_leaks |= sim_guest_excused(run);

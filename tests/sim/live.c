@@ -77,6 +77,11 @@ void sim_live_step(struct sim_run *run)
 	    !sim_chance(&run->random, 5))
 		return;
 	const struct sim_action *a = &run->script->actions[next];
+	if (a->kind == SIM_QUEUE_LEAVES) {
+		run->action_idx = next;
+		sim_image_queue_leaves(run, a->queue % (unsigned)run->script->config.queues);
+		return;
+	}
 	if (a->kind > SIM_ZEROES || !sim_guest_has_room(run, a))
 		return;
 	run->action_idx = next;
@@ -144,8 +149,10 @@ void sim_live_command(struct sim_run *run, const struct sim_action *a)
 	c->begun = sim_model_tick(&run->model);
 	c->in_doubt = true; /* until it returns with the power on */
 	run->frozen = true;
-	c->result = cow_image_change_frozen(run->image, &run->control->base, change, run, NULL,
+	sim_loop_come(run->visitor);
+	c->result = cow_image_change_frozen(run->image, &run->visitor->base, change, run, NULL,
 					    &c->err);
+	sim_loop_leave(run->visitor);
 	run->frozen = false;
 	if (run->world.powered_off)
 		return;

@@ -70,7 +70,7 @@ static void clear_faults(struct sim_run *run)
 {
 	struct sim_faults *f = &run->world.faults;
 	f->countdown = 0;
-	f->full = false;
+	f->full = SIM_FULL_NOT;
 	f->permille = 0;
 }
 
@@ -239,9 +239,11 @@ static void arm_crash(struct sim_run *run, const struct sim_action *a)
 		run->world.power_off_at = run->world.events + a->offset;
 }
 
-static void set_full(struct sim_run *run, bool full)
+static void set_full(struct sim_run *run, const struct sim_action *a)
 {
-	run->world.faults.full = full;
+	run->world.faults.full = (enum sim_full)(a->offset % (SIM_FULL_ALL + 1));
+	run->world.faults.full_percent = (unsigned)a->length;
+	run->world.faults.full_syncs = a->queue & 1;
 	run->world.faults.full_at = 0;
 	for (struct sim_file *f = run->world.disk.files; f; f = f->next)
 		if (!strcmp(f->path, "/sim/top"))
@@ -262,7 +264,7 @@ static void act(struct sim_run *run, const struct sim_action *a)
 		run->world.faults.countdown_kind = (int)a->length - 1;
 		break;
 	case SIM_FULL:
-		set_full(run, a->offset);
+		set_full(run, a);
 		break;
 	case SIM_SNAPSHOT:
 		snapshot(run, a);
@@ -272,6 +274,9 @@ static void act(struct sim_run *run, const struct sim_action *a)
 		break;
 	case SIM_DRAIN:
 		drain(run);
+		break;
+	case SIM_QUEUE_LEAVES:
+		sim_image_queue_leaves(run, a->queue % (unsigned)run->script->config.queues);
 		break;
 	default:
 		sim_guest_submit(run, a);
@@ -324,6 +329,8 @@ static void setup(struct sim_run *run, const struct sim_script *script, bool tra
 	run->secret = sim_keys_secret();
 	run->random.state = sim_mix(c->seed);
 	run->control = sim_loop_new(&run->world);
+	run->visitor = sim_loop_new(&run->world);
+	sim_loop_leave(run->visitor);
 	for (unsigned q = 0; q < c->queues; q++)
 		run->queue_loops[q] = sim_loop_new(&run->world);
 	sim_model_init(&run->model, c->size_bytes / SIM_SECTOR);

@@ -57,8 +57,10 @@ struct sim_run {
 	struct sim_world world;
 	struct sim_model model;
 	struct sim_loop *control, *queue_loops[SIM_MAX_QUEUES];
+	struct sim_loop
+		*visitor; /* of who asks for something on the open image; gone before and after */
 	struct cow_image *image;
-	struct cow_queue *queues[SIM_MAX_QUEUES];
+	struct cow_queue *queues[SIM_MAX_QUEUES]; /* NULL: not there just now */
 	struct sim_op ops[SIM_MAX_QUEUES][SIM_MAX_DEPTH];
 	struct sim_random random;
 	uint64_t next_id;
@@ -106,6 +108,9 @@ void sim_image_create(struct sim_run *run);
 /* Passphrases, for every opening of the image. */
 void sim_image_keys(const struct sim_run *run, struct cow_open_options *options);
 int sim_image_open(struct sim_run *run);
+/* A queue's thread ends if nothing is in flight on it; it comes back when it is needed. */
+void sim_image_queue_leaves(struct sim_run *run, unsigned queue);
+struct cow_queue *sim_image_queue(struct sim_run *run, unsigned queue);
 void sim_image_close(struct sim_run *run);
 void sim_image_check(struct sim_run *run, bool clean);
 

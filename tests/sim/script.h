@@ -15,6 +15,8 @@
 #include <stdint.h>
 #include <stdio.h>
 
+#include "engine/core/limits.h"
+
 enum sim_backing { SIM_BACKING_NONE, SIM_BACKING_RAW, SIM_BACKING_QCOW2 };
 
 enum sim_prepared {
@@ -51,6 +53,7 @@ struct sim_config {
 	uint64_t cache_bytes, reserve_bytes, buffered, no_discard, detect_zeroes;
 	uint64_t noise;	   /* short transfers, EINTR, EAGAIN */
 	uint64_t permille; /* chance of each host operation to fail */
+	struct cow_limits limits;
 };
 
 enum sim_action_kind {
@@ -69,7 +72,11 @@ enum sim_action_kind {
 	 * those that count
 	 */
 	SIM_FAULT,
-	SIM_FULL,  /* offset: 1 the host is full, 0 it is not */
+	/*
+	 * offset: enum sim_full; length: of FULL_ALL, how many of a hundred overwrites find no room;
+	 * queue: 1: syncs find none either
+	 */
+	SIM_FULL,
 	SIM_DRAIN, /* let everything finish */
 	/* close, snapshot command (length), open; offset: as for REOPEN, flags: KILL instead */
 	SIM_SNAPSHOT,
@@ -78,6 +85,7 @@ enum sim_action_kind {
 	 * CRASH
 	 */
 	SIM_LIVE,
+	SIM_QUEUE_LEAVES, /* its thread ends, for another one */
 	SIM_NR_ACTIONS
 };
 

@@ -41,6 +41,8 @@ static void loop_start(struct cow_loop *base, struct cow_io *io)
 {
 	struct sim_loop *loop = sim_of(base);
 	struct sim_world *world = loop->world;
+	if (loop->gone)
+		sim_fail("a host operation is started on a loop that is gone");
 	if (loop->nr_pending == loop->max_pending) {
 		loop->max_pending = loop->max_pending * 2 + 16;
 		loop->pending = realloc(loop->pending, loop->max_pending * sizeof(*loop->pending));
@@ -119,6 +121,8 @@ static int loop_drain(struct cow_loop *base, bool wait)
 
 static void loop_wake(struct cow_loop *base)
 {
+	if (sim_of(base)->gone)
+		sim_fail("a message to a loop that is gone: a task was left there");
 	sim_of(base)->woken = true;
 }
 
@@ -152,6 +156,19 @@ struct sim_loop *sim_loop_new(struct sim_world *world)
 	loop->world = world;
 	world->loops[world->nr_loops++] = loop;
 	return loop;
+}
+
+void sim_loop_leave(struct sim_loop *loop)
+{
+	if (loop->nr_pending || loop->base.ready_head || atomic_load(&loop->base.inbox))
+		sim_fail("something is left on a loop that goes");
+	loop->gone = true;
+}
+
+void sim_loop_come(struct sim_loop *loop)
+{
+	loop->gone = false;
+	loop->woken = false;
 }
 
 /* ---- the scheduler ---- */

@@ -36,6 +36,13 @@ struct sim_loop {
 	unsigned nr_pending, max_pending;
 	bool woken;
 	bool running; /* inside its drain: not to be entered again */
+	bool gone;    /* its thread has ended: nobody may want anything of it */
+};
+
+enum sim_full {
+	SIM_FULL_NOT,
+	SIM_FULL_HOLES, /* no file grows, no hole is filled */
+	SIM_FULL_ALL, /* what is overwritten takes new space too: btrfs, XFS reflinks, thin pools */
 };
 
 struct sim_faults {
@@ -43,9 +50,11 @@ struct sim_faults {
 	uint64_t countdown;		       /* host operations until one fails; 0: none does */
 	int countdown_kind;		       /* enum cow_io_kind of those that count; -1: all */
 	unsigned permille;		       /* every host operation fails with this chance */
-	bool full; /* files cannot grow beyond full_at and holes cannot be filled */
-	uint64_t full_at;
-	uint64_t nr_injected; /* errors so far; ENOSPC counts in nr_full */
+	enum sim_full full;
+	uint64_t full_at;      /* no file grows beyond it */
+	unsigned full_percent; /* FULL_ALL: how many of the writes and punches find no room */
+	bool full_syncs;       /* FULL_ALL: syncs may find none either */
+	uint64_t nr_injected;  /* errors so far; ENOSPC counts in nr_full */
 	uint64_t nr_full;
 };
 
@@ -78,6 +87,9 @@ struct sim_world {
 void sim_world_init(struct sim_world *world, uint64_t seed);
 void sim_world_fini(struct sim_world *world);
 struct sim_loop *sim_loop_new(struct sim_world *world);
+/* Its thread ends, with nothing of the engine's left on it; and another one takes its place. */
+void sim_loop_leave(struct sim_loop *loop);
+void sim_loop_come(struct sim_loop *loop);
 
 /* One random step of the world; false if nothing is left that could happen. */
 bool sim_world_step(struct sim_world *world);

@@ -172,6 +172,34 @@ static bool takes_space(const struct sim_world *world, const struct cow_io *io)
 	       sim_store_is_hole(&f->now, end - 1);
 }
 
+/* A full host may have written some of it. */
+static bool has_no_room(struct sim_world *world, const struct cow_io *io)
+{
+	const struct sim_faults *f = &world->faults;
+	if (f->full == SIM_FULL_NOT)
+		return false;
+	if (takes_space(world, io))
+		return true;
+	return f->full == SIM_FULL_ALL && (io->kind == COW_IO_WRITE || io->kind == COW_IO_PUNCH) &&
+	       sim_chance(&world->random, f->full_percent);
+}
+
+static int64_t refuse(struct sim_world *world, struct sim_pending *p)
+{
+	world->faults.nr_full++;
+	if (world->faults.full == SIM_FULL_ALL && sim_chance(&world->random, 30))
+		sim_execute_part(world, p);
+	return -ENOSPC;
+}
+
+/* What was written without room for it: as bad as any failed sync. */
+static bool sync_has_no_room(struct sim_world *world, const struct cow_io *io)
+{
+	const struct sim_faults *f = &world->faults;
+	return io->kind == COW_IO_SYNC && f->full == SIM_FULL_ALL && f->full_syncs &&
+	       sim_chance(&world->random, 5);
+}
+
 static bool beyond_device(const struct cow_io *io)
 {
 	const struct sim_file *f = sim_file_of(io->file);
@@ -249,10 +277,12 @@ static int64_t outcome(struct sim_world *world, struct sim_pending *p)
 		return fail_io(world, p);
 	if (io->kind == COW_IO_RESIZE && sim_file_of(io->file)->fixed)
 		return -ENOTSUP;
-	if (beyond_device(io) || (world->faults.full && takes_space(world, io))) {
-		world->faults.nr_full++;
+	if (sync_has_no_room(world, io)) {
+		fail_io(world, p);
 		return -ENOSPC;
 	}
+	if (beyond_device(io) || has_no_room(world, io))
+		return refuse(world, p);
 	return do_io(world, p);
 }
 

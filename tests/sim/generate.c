@@ -1,0 +1,395 @@
+/* SPDX-License-Identifier: MIT */
+/* A script made from a seed: the image's shape, the run's habits, what happens to it. */
+#include <string.h>
+
+#include "engine/base/assert.h"
+#include "engine/loop/loop.h"
+#include "tests/sim/random.h"
+#include "tests/sim/script.h"
+
+#define SECTOR 512u
+
+/* ---- the image ---- */
+
+static uint64_t pick_size(struct sim_random *r, uint64_t cluster_bits)
+{
+	uint64_t clusters = cluster_bits <= 12 ? 64 + sim_below(r, 1024) : 8 + sim_below(r, 100);
+	if (cluster_bits == 21)
+		clusters = 2 + sim_below(r, 12);
+	uint64_t size = clusters << cluster_bits;
+	if (sim_chance(r, 30))
+		size -= SECTOR * sim_below(r, 1 + (1u << cluster_bits) / SECTOR / 2);
+	return size;
+}
+
+/* An image that outgrows its first refcount table. */
+static void growing_config(struct sim_config *c, struct sim_random *r)
+{
+	c->cluster_bits = 9;
+	c->refcount_bits = 64;
+	c->version = 3;
+	c->size_bytes = SECTOR * (9000 + sim_below(r, 6000));
+}
+
+/* Images of qemu-img. Sharing and compressed clusters need refcounts above 1. */
+static void prepare_config(struct sim_config *c, struct sim_random *r)
+{
+	c->ext_l2 = c->cluster_bits >= 14 && c->version == 3 && sim_chance(r, 25);
+	if (!c->ext_l2 && !sim_chance(r, 20))
+		return;
+	c->prepared = 1 + sim_below(r, c->ext_l2 ? 4 : 3);
+	c->zstd = c->version == 3 && sim_chance(r, 30);
+	if (c->prepared == SIM_PREPARED_EMPTY)
+		return;
+	c->backing = SIM_BACKING_NONE;
+	c->refcount_bits = c->version == 2 || sim_chance(r, 70) ? 16 : 32u << sim_below(r, 2);
+}
+
+static void make_config(struct sim_config *c, struct sim_random *r, const struct sim_plan *plan)
+{
+	static const uint8_t bits[] = { 9, 9, 10, 11, 12, 12, 14, 16, 16, 16, 18, 21 };
+	static const uint32_t caches[] = { 0, 1, 4096, 16384, 65536, 262144 };
+	c->seed = sim_random_next(r);
+	c->cluster_bits = bits[sim_below(r, sizeof(bits))];
+	c->size_bytes = pick_size(r, c->cluster_bits);
+	c->version = sim_chance(r, 15) ? 2 : 3;
+	c->refcount_bits = c->version == 2 || sim_chance(r, 40) ? 16 : 1u << sim_below(r, 7);
+	if (sim_chance(r, 10))
+		growing_config(c, r);
+	c->lazy = c->version == 3 && sim_chance(r, 10);
+	c->backing = sim_chance(r, 50) ? SIM_BACKING_NONE : 1 + sim_below(r, 2);
+	c->backing_bytes = c->size_bytes;
+	if (sim_chance(r, 50))
+		c->backing_bytes = SECTOR * (1 + sim_below(r, c->size_bytes / SECTOR * 3 / 2));
+	prepare_config(c, r);
+	c->compress = sim_chance(r, 12);
+	c->queues = 1 + sim_below(r, 4);
+	c->depth = 1 + sim_below(r, 12);
+	c->cache_bytes = caches[sim_below(r, sizeof(caches) / sizeof(caches[0]))];
+	c->reserve_bytes = sim_chance(r, 25) ? 0 : 1 + sim_below(r, 64ull << c->cluster_bits);
+	c->buffered = sim_chance(r, 30);
+	c->no_discard = sim_chance(r, 15);
+	c->detect_zeroes = sim_chance(r, 70) ? 0 : 1 + sim_below(r, 2);
+	c->noise = sim_chance(r, 50);
+	c->permille = plan->faults && sim_chance(r, 10) ? 1 + sim_below(r, 30) : 0;
+}
+
+/* The base below: a chain of three, made of what the top image may be made of. */
+static void mix_base(struct sim_config *c, struct sim_random *r)
+{
+	static const uint8_t bits[] = { 9, 12, 12, 14, 16, 16 };
+	if (c->backing != SIM_BACKING_QCOW2)
+		return;
+	c->base_bits = bits[sim_below(r, sizeof(bits))];
+	c->base_pack = sim_below(r, 3);
+	c->base_ext_l2 = c->base_bits >= 14 && sim_chance(r, 40);
+	c->base_encrypt = !c->base_pack && sim_chance(r, 30) ? 1 + sim_below(r, 2) : SIM_ENCRYPT_NO;
+	c->base_snapshot = sim_chance(r, 40);
+	if (sim_chance(r, 50))
+		c->deep_bytes = SECTOR * (1 + sim_below(r, c->backing_bytes / SECTOR * 3 / 2));
+}
+
+static void mix_encryption(struct sim_config *c, struct sim_random *r)
+{
+	if (!sim_chance(r, 40))
+		return;
+	c->encrypt = 1 + sim_below(r, 3);
+	if (c->version == 2 && c->encrypt != SIM_ENCRYPT_LEGACY)
+		c->encrypt = SIM_ENCRYPT_LEGACY;
+}
+
+static void mix_data_file(struct sim_config *c, struct sim_random *r)
+{
+	if (c->version == 2 || !sim_chance(r, 25))
+		return;
+	bool may_be_raw = c->backing == SIM_BACKING_NONE && !c->encrypt;
+	c->data_file = may_be_raw && sim_chance(r, 50) ? SIM_DATA_RAW : SIM_DATA_OUTSIDE;
+}
+
+/*
+ * What was added later comes from numbers of its own, so that the seeds without it mean what they
+ * always meant.
+ */
+static void mix_config(struct sim_config *c, struct sim_random *r)
+{
+	if (sim_chance(r, 40))
+		return;
+	mix_base(c, r);
+	if (!c->prepared) {
+		mix_encryption(c, r);
+		mix_data_file(c, r);
+		c->ext_l2 = c->version == 3 && c->cluster_bits >= 14 && sim_chance(r, 40);
+		c->zstd = c->version == 3 && sim_chance(r, 30);
+		c->block_device = c->data_file != SIM_DATA_RAW && c->size_bytes <= 8u << 20 &&
+				  sim_chance(r, 15);
+	}
+	if (c->encrypt || c->data_file)
+		c->compress = 0;
+	if (!c->data_file && sim_chance(r, 70))
+		c->live = 20 + sim_below(r, 100);
+}
+
+/* 0, the default, or something tiny. */
+static uint32_t tiny(struct sim_random *r, uint32_t min, uint32_t max)
+{
+	static const uint8_t chances[] = { 0, 30, 80 };
+	if (!sim_chance(r, chances[sim_below(r, 3)]))
+		return 0;
+	return min +
+	       (uint32_t)sim_below(r, sim_chance(r, 50) ? (max - min) / 4 + 1 : max - min + 1);
+}
+
+/* What the engine has little of in every run, so that waiting for it happens. */
+static void draw_limits(struct sim_config *c, struct sim_random *r)
+{
+	struct cow_limits *l = &c->limits;
+	if (sim_chance(r, 30))
+		return;
+	uint32_t room = tiny(r, 700, 1100);
+	if (room) {
+		l->ring_own = 128;
+		l->ring = l->ring_own + room;
+	}
+	l->release_batch = tiny(r, 1, 64);
+	l->release_punches = tiny(r, 1, COW_RELEASE_PUNCHES);
+	l->cache_slots = tiny(r, 8, 40);
+	l->dirty_slots = tiny(r, 1, 20);
+	l->dirty_blocks = tiny(r, 1, 4);
+	l->pass_writes = tiny(r, 1, COW_WRITEBACK_IOS);
+	l->extents = tiny(r, 2, COW_RESERVE_EXTENTS);
+	l->pieces = tiny(r, 1, COW_OP_PIECES);
+	l->bounces = tiny(r, 1, COW_QUEUE_BOUNCES);
+	l->packed = tiny(r, 1, COW_QUEUE_PACKED);
+	l->pack_clusters = tiny(r, 1, 16);
+	l->inflated = tiny(r, 1, 8);
+}
+
+/*
+ * Takes no random number: the other seeds mean what they always meant. On a small device there may
+ * be no room to store one.
+ */
+static void add_bitmap(struct sim_config *c)
+{
+	if (c->version == 3 && !c->block_device && c->seed / 7 % 3 == 0)
+		c->bitmap = 9 + c->seed / 21 % 9;
+}
+
+static bool is_growing(const struct sim_config *c)
+{
+	return c->cluster_bits == 9 && c->refcount_bits == 64 && c->size_bytes > 9000u * SECTOR;
+}
+
+static uint64_t pick_length(struct sim_random *r, const struct sim_config *c)
+{
+	uint64_t cluster = 1ull << c->cluster_bits;
+	unsigned dice = (unsigned)sim_below(r, 100);
+	if (dice < 50)
+		return SECTOR * (1 + sim_below(r, 8));
+	if (dice < 75)
+		return cluster * (1 + sim_below(r, 3));
+	if (dice < (is_growing(c) ? 76 : 95))
+		return SECTOR * (1 + sim_below(r, 64));
+	return SECTOR * (1 + sim_below(r, 1024));
+}
+
+static void pick_range(struct sim_random *r, const struct sim_config *c, struct sim_action *a)
+{
+	uint64_t cluster = 1ull << c->cluster_bits, sectors = c->size_bytes / SECTOR;
+	uint64_t hot = sectors / 16 ? sectors / 16 : 1;
+	a->offset = SECTOR * sim_below(r, sim_chance(r, 50) ? hot : sectors);
+	if (sim_chance(r, 40))
+		a->offset &= ~(cluster - 1);
+	a->length = pick_length(r, c);
+	if (a->length > (1u << 20) && a->kind <= SIM_GUEST_WRITE)
+		a->length = 1u << 20;
+	if (a->kind >= SIM_DISCARD && sim_chance(r, 5))
+		a->length = c->size_bytes;
+	if (a->length > c->size_bytes - a->offset)
+		a->length = c->size_bytes - a->offset;
+}
+
+/*
+ * A run's habits: which requests it likes, how often it crashes. Drawn per run, since some bugs
+ * need much of one thing and none of another.
+ */
+struct habits {
+	unsigned weight[SIM_ZEROES + 1], sum;
+	uint64_t crash_every;
+	unsigned eager_percent, fua_percent, flush_twice_percent, chase_percent;
+};
+
+static void draw_habits(struct habits *h, struct sim_random *r, const struct sim_plan *plan,
+			bool growing)
+{
+	static const uint8_t weights[] = { 0, 1, 1, 4, 12 }, paces[] = { 1, 4, 4, 12 };
+	memset(h, 0, sizeof(*h));
+	for (unsigned i = 0; i <= SIM_ZEROES; i++)
+		h->weight[i] = weights[sim_below(r, 5)];
+	if (growing)
+		h->weight[SIM_DISCARD] = h->weight[SIM_ZEROES] = 0;
+	h->weight[SIM_READ] += 1;
+	h->weight[SIM_GUEST_WRITE] += 3;
+	h->weight[SIM_FLUSH] += !sim_chance(r, 25);
+	for (unsigned i = 0; i <= SIM_ZEROES; i++)
+		h->sum += h->weight[i];
+	h->crash_every = plan->crash_every * paces[sim_below(r, 4)] / 4;
+	h->eager_percent = (unsigned)sim_below(r, 90);
+	h->fua_percent = sim_chance(r, 30) ? 30 : 4;
+	h->flush_twice_percent = (unsigned)sim_below(r, 60);
+	h->chase_percent = (unsigned)sim_below(r, 50);
+}
+
+static enum sim_action_kind pick_kind(struct sim_random *r, const struct habits *h)
+{
+	unsigned dice = (unsigned)sim_below(r, h->sum), kind = 0;
+	while (dice >= h->weight[kind])
+		dice -= h->weight[kind++];
+	return (enum sim_action_kind)kind;
+}
+
+static void guest_action(struct sim_random *r, const struct sim_config *c, const struct habits *h,
+			 struct sim_action *a)
+{
+	a->kind = pick_kind(r, h);
+	a->queue = (unsigned)sim_below(r, c->queues);
+	if ((a->kind == SIM_GUEST_WRITE || a->kind == SIM_ZEROES) && sim_chance(r, h->fua_percent))
+		a->flags |= SIM_FUA;
+	if (a->kind == SIM_ZEROES && sim_chance(r, 30))
+		a->flags |= SIM_NOUNMAP;
+	if (a->kind == SIM_GUEST_WRITE && sim_chance(r, 6))
+		a->flags |= SIM_ZERO_DATA;
+	if (sim_chance(r, h->eager_percent))
+		a->flags |= SIM_EAGER;
+	if (a->kind != SIM_FLUSH)
+		pick_range(r, c, a);
+}
+
+/* FLUSHes often come together. */
+static void maybe_twice(struct sim_random *r, const struct habits *h, struct sim_script *script)
+{
+	struct sim_action *last = &script->actions[script->nr - 1];
+	if (last->kind != SIM_FLUSH || !sim_chance(r, h->flush_twice_percent))
+		return;
+	last->flags |= SIM_EAGER;
+	struct sim_action twin = *last;
+	twin.queue = (unsigned)sim_below(r, script->config.queues);
+	sim_script_add(script, &twin);
+}
+
+/* Right behind a write something else for the same clusters, while it is in flight. */
+static void maybe_chase(struct sim_random *r, const struct habits *h, struct sim_script *script)
+{
+	static const uint8_t kinds[] = { SIM_DISCARD, SIM_DISCARD, SIM_ZEROES, SIM_GUEST_WRITE,
+					 SIM_READ };
+	const struct sim_config *c = &script->config;
+	struct sim_action *last = &script->actions[script->nr - 1];
+	if (last->kind != SIM_GUEST_WRITE || !sim_chance(r, h->chase_percent))
+		return;
+	last->flags |= SIM_EAGER;
+	struct sim_action next = { .kind = (enum sim_action_kind)kinds[sim_below(r, 5)] };
+	uint64_t cluster = 1ull << c->cluster_bits,
+		 end = (last->offset + last->length + cluster - 1) & ~(cluster - 1);
+	next.queue = (unsigned)sim_below(r, c->queues);
+	next.offset = last->offset & ~(cluster - 1);
+	next.length = (end < c->size_bytes ? end : c->size_bytes) - next.offset;
+	if (next.kind <= SIM_GUEST_WRITE && next.length > 1u << 20)
+		next.length = 1u << 20;
+	sim_script_add(script, &next);
+}
+
+/* What is not a guest request; false if it is not the time. */
+static bool host_action(struct sim_random *r, const struct sim_plan *plan, const struct habits *h,
+			bool *full, struct sim_action *a)
+{
+	if (h->crash_every && !sim_below(r, h->crash_every)) {
+		a->kind = SIM_CRASH;
+		a->offset = 1 + sim_below(r, sim_chance(r, 50) ? 8 : 80);
+		a->flags = sim_chance(r, 25) ? SIM_KILL : 0;
+		if (sim_chance(r, 50)) {
+			a->offset = 1 + sim_below(r, 5);
+			a->flags |= SIM_AT_SYNC;
+		} else if (sim_chance(r, 30)) {
+			a->offset = 1 + sim_below(r, 10);
+			a->flags |= SIM_AT_HEADER;
+		}
+	} else if (!sim_below(r, 250)) {
+		a->kind = SIM_REOPEN;
+		a->offset = plan->crash_every && sim_chance(r, 50) ? 1 + sim_below(r, 20) : 0;
+	} else if (plan->faults && !sim_below(r, 120)) {
+		a->kind = SIM_FAULT;
+		a->length = sim_chance(r, 40) ? 0 : 1 + sim_below(r, 5);
+		if (sim_chance(r, 30))
+			a->length = 1 + COW_IO_SYNC;
+		a->offset = 1 + sim_below(r, a->length ? 6 : 60);
+	} else if (plan->faults && !sim_below(r, *full ? 20 : 300)) {
+		*full = !*full;
+		a->kind = SIM_FULL;
+		a->offset = *full ? 1 + sim_below(r, 2) : 0;
+		a->length = sim_chance(r, 50) ? 100 : 1 + sim_below(r, 99);
+		a->queue = sim_chance(r, 15);
+	} else if (!sim_below(r, 60)) {
+		a->kind = SIM_DRAIN;
+	} else if (!sim_below(r, 80)) {
+		a->kind = SIM_QUEUE_LEAVES;
+		a->queue = (unsigned)sim_below(r, 8);
+	} else if (!sim_below(r, 120)) {
+		a->kind = SIM_SNAPSHOT;
+		a->length = sim_below(r, 3);
+		a->queue = (unsigned)sim_below(r, SIM_MAX_TAKEN);
+		a->offset = plan->crash_every && sim_chance(r, 60)
+				    ? 1 + sim_below(r, sim_chance(r, 50) ? 40 : 400)
+				    : 0;
+		a->flags = sim_chance(r, 25) ? SIM_KILL : 0;
+	} else {
+		return false;
+	}
+	return true;
+}
+
+/* Often with an error or the loss of power somewhere in it. */
+static void live_action(struct sim_random *r, const struct sim_plan *plan,
+			struct sim_script *script)
+{
+	struct sim_action a = { .kind = SIM_LIVE, .length = sim_chance(r, 60) ? 0 : 2 };
+	a.queue = (unsigned)sim_below(r, SIM_MAX_TAKEN);
+	if (plan->crash_every && sim_chance(r, 40)) {
+		a.offset = 1 + sim_below(r, sim_chance(r, 50) ? 30 : 300);
+		a.flags = sim_chance(r, 40) ? SIM_KILL : 0;
+		if (sim_chance(r, 60)) {
+			a.offset = 1 + sim_below(r, 5);
+			a.flags |= SIM_AT_SYNC;
+		}
+	} else if (plan->faults && sim_chance(r, 30)) {
+		struct sim_action fault = { .kind = SIM_FAULT,
+					    .offset = 1 + sim_below(r, 40),
+					    .flags = SIM_EAGER };
+		fault.length = 1 + (sim_chance(r, 50) ? COW_IO_READ : sim_below(r, 5));
+		sim_script_add(script, &fault);
+	}
+	sim_script_add(script, &a);
+}
+
+void sim_script_make(struct sim_script *script, uint64_t seed, const struct sim_plan *plan)
+{
+	struct sim_random r = { .state = sim_mix(seed + 1) }, more = { .state = sim_mix(~seed) };
+	struct sim_plan p = *plan;
+	bool full = false;
+	memset(script, 0, sizeof(*script));
+	p.faults = p.faults && sim_chance(&r, 40);
+	make_config(&script->config, &r, &p);
+	struct habits habits;
+	draw_habits(&habits, &r, plan, is_growing(&script->config));
+	mix_config(&script->config, &more);
+	draw_limits(&script->config, &more);
+	add_bitmap(&script->config);
+	for (uint64_t i = 0; i < p.nr_actions; i++) {
+		struct sim_action a = { 0 };
+		if (!host_action(&r, &p, &habits, &full, &a))
+			guest_action(&r, &script->config, &habits, &a);
+		sim_script_add(script, &a);
+		maybe_twice(&r, &habits, script);
+		maybe_chase(&r, &habits, script);
+		if (script->config.live && !sim_below(&more, script->config.live))
+			live_action(&more, &p, script);
+	}
+}
