@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # LUKS: a file system on an encrypted device, QEMU reads what was written, and no passphrase stays in the daemon's memory.
+# needs: python3
 . "$(dirname "$0")/lib.sh"
 need python3
 

@@ -14,7 +14,7 @@ say() { echo "  $*"; }
 fail() { echo "  $(basename "$0" .sh): $*" >&2; exit 1; }
 skip() { echo "  $(basename "$0" .sh): skipped: $*" >&2; exit 77; }
 short() { [ "${COW_KERNEL_IS:-}" = vm ]; }
-need() { command -v "$1" >/dev/null || skip "no $1"; }
+need() { command -v "$1" >/dev/null || fail "no $1: tests/install installs what the tests need, '# needs: $1' takes it into the VM"; }
 
 # The error text of a command that must fail, which must match PATTERN: must_fail PATTERN COMMAND...
 must_fail()

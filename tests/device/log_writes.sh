@@ -2,6 +2,7 @@
 # log_writes CLUSTER: what reaches the disk under the image is logged (dm-log-writes) while a file system on the device is at work.
 # Then each state that a crash could have left is made again: the image has no errors, and in a sample of them the file system
 # inside has none and every file that was fsynced before is whole.
+# needs: dmsetup python3 dm-log-writes
 . "$(dirname "$0")/lib.sh"
 cluster=${1:-64K} sample=${COW_LOG_SAMPLE:-11} files=${COW_LOG_FILES:-24} mib=2048
 here=$(dirname "$0")

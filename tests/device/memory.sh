@@ -36,10 +36,12 @@ SCRIPT
 # write_under MEMORY NAME: all three writers in a group of so much memory.
 write_under()
 {
-	local start=$SECONDS status=0
+	local start=$SECONDS status=0 killed
 	mkdir -p $group
 	echo "$1" > $group/memory.max
 	timeout -k 5 $limit bash writers $group || status=$?
+	killed=$(awk '$1 == "oom_kill" { print $2 }' $group/memory.events)
+	[ "$killed" = 0 ] || fail "$2: $killed writers were killed: $1 is too little for them: the test proved nothing"
 	[ $status != 124 ] && [ $status != 137 ] || fail "$2: the writers hang: $(dmesg | tail -5)"
 	[ $status = 0 ] || fail "$2: a writer failed: status $status"
 	local pressed
@@ -55,7 +57,7 @@ write_under()
 	rm -f mnt/[123].[123]
 }
 
-write_under 12M "writers in 12 MiB"
+write_under 24M "writers in 24 MiB"
 
 # Now the rest of the machine too: all but some 100 MiB is taken by a file in tmpfs, which cannot be given back.
 free_mib=$(awk '/^MemAvailable/ { print int($2 / 1024) }' /proc/meminfo)
