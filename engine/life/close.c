@@ -51,15 +51,6 @@ int cow_image_write_back(struct cow_image *image, struct cow_loop *loop)
 	return ret ? ret : j.task.error;
 }
 
-static void return_reservations(struct cow_image *image)
-{
-	for (unsigned i = 0; i < image->nr_left; i++)
-		if (image->left[i].nr)
-			cow_quarantine_add(&image->quarantine, image->left[i].cluster,
-					   image->left[i].nr);
-	image->nr_left = 0;
-}
-
 /*
  * Until all that was freed is released. A full host cannot be waited for: what stays is leaked, and
  * said so.
@@ -150,14 +141,45 @@ static int store_bitmaps(struct cow_image *image, struct cow_loop *loop, struct 
 		   : 0;
 }
 
+/* As many extents as there are, whatever the ring holds at once. */
+static int return_extents(struct cow_image *image, struct cow_loop *loop,
+			  const struct cow_reserved *extents, unsigned nr)
+{
+	struct cow_quarantine *q = &image->quarantine;
+	int ret = 0;
+	for (unsigned i = 0; i < nr && !ret; i++) {
+		if (!extents[i].nr)
+			continue;
+		while (!ret && !cow_quarantine_reserve(q, 1, 1))
+			ret = release_all(image, loop);
+		if (ret)
+			break;
+		cow_quarantine_add(q, extents[i].cluster, extents[i].nr);
+		cow_quarantine_unreserve(q, 1);
+	}
+	return ret;
+}
+
+static int return_reservations(struct cow_image *image, struct cow_loop *loop)
+{
+	struct cow_alloc *alloc = &image->alloc;
+	int ret = return_extents(image, loop, image->left, image->nr_left);
+	if (!ret)
+		ret = return_extents(image, loop, alloc->spare, alloc->nr_spare);
+	image->nr_left = 0;
+	alloc->nr_spare = 0;
+	return ret;
+}
+
 static int finish(struct cow_image *image, struct cow_loop *loop, struct cow_error *err)
 {
 	if (cow_image_is_failed(image)) {
 		release_all(image, loop);
 		return -EIO;
 	}
-	return_reservations(image);
-	int ret = cow_image_write_back(image, loop);
+	int ret = return_reservations(image, loop);
+	if (!ret)
+		ret = cow_image_write_back(image, loop);
 	if (!ret)
 		ret = release_all(image, loop);
 	if (!ret)

@@ -21,6 +21,11 @@
 #include "engine/request/data.h"
 
 #define READ_OVER_BYTES (32u << 10)
+/*
+ * Of the quarantine's ring, held while the copy runs: for the clusters that it replaces, or for the
+ * new ones that come back if it fails, which is one extent.
+ */
+#define MAX_PLACES 64u
 
 static const struct cow_step step_look, step_fill, step_read_head, step_read_tail,
 	step_write_merged, step_chunk, step_chunk_read, step_chunk_write, step_write_data,
@@ -36,8 +41,8 @@ static enum cow_next claim(struct cow_task *task)
 	/*
 	 * Room first: who holds a claim must not wait for the release of freed clusters (see op.h).
 	 */
-	enum cow_next next =
-		cow_op_room_to_free(op, (unsigned)((op->copy.end - op->copy.start) >> bits));
+	uint64_t nr = op->copy.frees ? (op->copy.end - op->copy.start) >> bits : 1;
+	enum cow_next next = cow_op_room_to_free(op, 1, (unsigned)cow_min(nr, MAX_PLACES));
 	if (next != COW_AGAIN || task->error)
 		return next;
 	if (!cow_inflight_claim(&image->inflight, &op->claim, COW_CLAIM_CLUSTERS,
@@ -103,14 +108,17 @@ static enum cow_next find_host(struct cow_op *op, const struct cow_entry *e, uin
 }
 
 /*
- * How many clusters of the run to take on at once: encrypted ones must fit into the bounce buffer.
+ * How many clusters of the run to take on at once: encrypted ones must fit into the bounce buffer,
+ * those replaced into our room in the quarantine.
  */
-static uint32_t max_clusters(const struct cow_op *op, uint64_t run_bytes)
+static uint32_t max_clusters(const struct cow_op *op, uint64_t run_bytes, bool replaces)
 {
 	const struct cow_image *image = op->queue->image;
 	const struct cow_geometry *g = &image->g;
 	uint64_t touched = op->cursor + run_bytes - op->copy.start;
 	uint64_t nr = (touched + g->cluster_bytes - 1) >> g->cluster_bits;
+	if (replaces)
+		nr = cow_min(nr, op->room);
 	if (g->extended_l2)
 		nr = 1;
 	if (cow_data_is_encrypted(image))
@@ -136,10 +144,10 @@ static enum cow_next look(struct cow_task *task)
 	struct cow_entry *e = &run.first;
 	if (e->kind == COW_BAD || (e->kind == COW_NORMAL && e->copied))
 		return give_up(op);
-	next = find_host(op, e, max_clusters(op, run.bytes));
+	bool replaces = cow_entry_is_replaced(e);
+	next = find_host(op, e, max_clusters(op, run.bytes, replaces));
 	if (next != COW_AGAIN || task->error)
 		return next;
-	bool replaces = e->kind == COW_COMPRESSED || (e->has_host && !e->copied);
 	plan_fill(op, &run, !g->extended_l2 || replaces);
 	return cow_task_goto(task, &step_fill);
 }

@@ -20,7 +20,7 @@ static enum cow_next claim(struct cow_task *task)
 	struct cow_image *image = cow_op_image(op);
 	uint64_t idx = op->table.l1_idx;
 	cow_op_put_bounce(op);
-	enum cow_next next = cow_op_room_to_free(op, 1); /* before the claim: see op.h */
+	enum cow_next next = cow_op_room_to_free(op, 1, 1); /* before the claim: see op.h */
 	if (next != COW_AGAIN || task->error)
 		return next;
 	if (!cow_inflight_claim(&image->inflight, &op->claim, COW_CLAIM_L1, idx, idx + 1, task))

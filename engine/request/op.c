@@ -76,7 +76,7 @@ void cow_op_put_bounce(struct cow_op *op)
 
 /* ---- epochs ---- */
 
-static void enter_epoch(struct cow_op *op)
+void cow_op_enter_epoch(struct cow_op *op)
 {
 	if (op->in_epoch)
 		return;
@@ -93,21 +93,37 @@ static void leave_epoch(struct cow_op *op)
 	cow_quarantine_op_ended(&cow_op_image(op)->quarantine);
 }
 
-enum cow_next cow_op_room_to_free(struct cow_op *op, unsigned nr)
+enum cow_next cow_op_room_to_free(struct cow_op *op, unsigned least, unsigned most)
 {
 	struct cow_quarantine *q = &cow_op_image(op)->quarantine;
 	cow_assert(!op->claim.held);
 	cow_op_put_room(op);
-	if (!cow_quarantine_reserve(q, nr)) {
+	op->room = cow_quarantine_reserve(q, least, most);
+	if (!op->room) {
 		if (op->task.pending)
 			return cow_task_wait_io(&op->task);
 		leave_epoch(op);
-		cow_quarantine_wait(q, nr, &op->task);
+		cow_quarantine_wait(q, least, &op->task);
 		return COW_WAIT;
 	}
-	op->room = nr;
-	enter_epoch(op);
+	cow_op_enter_epoch(op);
 	return COW_AGAIN;
+}
+
+bool cow_op_room_for_many(struct cow_op *op, unsigned most)
+{
+	cow_assert(!op->claim.held && !op->room);
+	op->room = cow_quarantine_reserve_many(&cow_op_image(op)->quarantine, most);
+	return op->room;
+}
+
+enum cow_next cow_op_wait_for_many(struct cow_op *op)
+{
+	if (op->task.pending)
+		return cow_task_wait_io(&op->task);
+	leave_epoch(op);
+	cow_quarantine_wait_many(&cow_op_image(op)->quarantine, &op->task);
+	return COW_WAIT;
 }
 
 void cow_op_put_room(struct cow_op *op)
@@ -273,7 +289,7 @@ static enum cow_next admit(struct cow_task *task)
 	struct cow_freeze *f = &cow_op_image(op)->freeze;
 	atomic_fetch_add(&op->queue->running, 1);
 	if (!atomic_load(&f->frozen)) {
-		enter_epoch(op);
+		cow_op_enter_epoch(op);
 		if (atomic_load_explicit(&cow_op_image(op)->unreadable, memory_order_relaxed))
 			cow_task_fail(task, -EIO);
 		return cow_task_goto(task, first_step(op->kind));

@@ -55,6 +55,7 @@ struct cow_copy {
 	uint64_t fill_start, fill_end; /* subcluster-aligned */
 	uint64_t data_start, data_end; /* the request's own bytes in there */
 	struct cow_hoff host;
+	bool frees; /* new clusters take the place of others */
 	/* host is a fresh allocation (else a cluster of ours that is filled in place) */
 	bool allocated;
 	bool holds_host; /* to be given back if the op fails */
@@ -174,12 +175,21 @@ enum cow_next cow_op_read(struct cow_op *op, struct cow_reader *reader);
 void cow_op_end_read(struct cow_op *op, struct cow_reader *reader);
 
 /*
- * Room in the quarantine for nr extents, to be had before a claim is taken and before mappings are
- * looked at: COW_AGAIN: it is ours until cow_op_put_room() or the op's end, and the op is in an
- * epoch. Otherwise the op waits, outside of any epoch (else the release, which waits for old
- * epochs, would wait for it) and without claims (else others would wait for it inside theirs).
+ * Room in the quarantine (op->room extents: `most`, or at least `least`), to be had before a claim
+ * is taken and before mappings are looked at: COW_AGAIN: it is ours until cow_op_put_room() or the
+ * op's end, and the op is in an epoch. Otherwise the op waits, outside of any epoch (else the
+ * release, which waits for old epochs, would wait for it) and without claims (else others would
+ * wait for it inside theirs).
  */
-enum cow_next cow_op_room_to_free(struct cow_op *op, unsigned nr);
+enum cow_next cow_op_room_to_free(struct cow_op *op, unsigned least, unsigned most);
+/*
+ * As many places as there are, `most` at most, for this step only; no claim is held. False: none;
+ * put what is held and return cow_op_wait_for_many(), which waits out of any epoch.
+ */
+bool cow_op_room_for_many(struct cow_op *op, unsigned most);
+enum cow_next cow_op_wait_for_many(struct cow_op *op);
+/* Into an epoch, after such a wait: before a mapping is looked at. */
+void cow_op_enter_epoch(struct cow_op *op);
 void cow_op_put_room(struct cow_op *op);
 
 /*
@@ -194,6 +204,12 @@ struct cow_slot *cow_op_slot(struct cow_op *op, uint64_t table, uint64_t off);
 static inline bool cow_nothing_below(const struct cow_image *image, uint64_t off)
 {
 	return off >= image->backing_bytes;
+}
+
+/* Does a new cluster take the place of the one that the entry points to? */
+static inline bool cow_entry_is_replaced(const struct cow_entry *e)
+{
+	return e->kind == COW_COMPRESSED || (e->has_host && !e->copied);
 }
 
 /* ---- steps across files ---- */

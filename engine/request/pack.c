@@ -70,7 +70,7 @@ static enum cow_next claim(struct cow_task *task)
 	struct cow_image *image = cow_op_image(op);
 	uint64_t cluster = op->cursor >> image->g.cluster_bits;
 	/* the old cluster, parts of the tail, our references on failure */
-	enum cow_next next = cow_op_room_to_free(op, 8);
+	enum cow_next next = cow_op_room_to_free(op, 8, 8);
 	if (next != COW_AGAIN || task->error)
 		return next;
 	if (!cow_inflight_claim(&image->inflight, &op->claim, COW_CLAIM_CLUSTERS, cluster,

@@ -136,6 +136,7 @@ static enum cow_next write_run(struct cow_op *op, struct cow_slot *slot, uint64_
 		return cow_op_bad_entry(op, &run.first, table, op->cursor);
 	op->copy.start = cow_round_down(op->cursor, g->cluster_bytes);
 	op->copy.end = op->copy.start + ((uint64_t)run_clusters(op, &run) << g->cluster_bits);
+	op->copy.frees = cow_entry_is_replaced(&run.first);
 	return cow_task_goto(&op->task, &cow_step_copy);
 }
 

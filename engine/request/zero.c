@@ -270,6 +270,17 @@ static bool change_subs(struct cow_op *op, struct cow_slot *slot, uint32_t idx, 
 	return true;
 }
 
+/* To `bytes` at the cursor, which end with a subcluster, or with the op. */
+static void clip_change(struct change *c, const struct cow_geometry *g, uint64_t bytes)
+{
+	bytes = cow_round_up(bytes, g->sub_bytes);
+	if (c->bytes <= bytes)
+		return;
+	c->subs = c->subs || bytes < g->cluster_bytes;
+	c->nr = c->subs ? 1 : (uint32_t)(bytes >> g->cluster_bits);
+	c->bytes = c->subs ? bytes : (uint64_t)c->nr << g->cluster_bits;
+}
+
 static enum cow_next change_slice(struct cow_op *op, uint64_t table, struct change *c)
 {
 	struct cow_image *image = cow_op_image(op);
@@ -277,9 +288,7 @@ static enum cow_next change_slice(struct cow_op *op, uint64_t table, struct chan
 	uint64_t first = op->cursor >> g->cluster_bits;
 	uint32_t idx = cow_l2_slice_idx(g, (struct cow_goff){ op->cursor });
 	bool sound, compressed = false;
-	enum cow_next next = cow_op_room_to_free(op, c->nr);
-	if (next != COW_AGAIN || op->task.error)
-		return next;
+	cow_op_enter_epoch(op);
 	struct cow_slot *slot = cow_op_slot(op, table, op->cursor);
 	if (!slot)
 		return COW_WAIT;
@@ -290,8 +299,16 @@ static enum cow_next change_slice(struct cow_op *op, uint64_t table, struct chan
 			return COW_AGAIN;
 		return COW_WAIT;
 	}
-	if (!cow_cache_may_dirty(slot, &op->task))
+	/* Room for no longer than this step: who parks keeps none from others. */
+	if (!cow_op_room_for_many(op, c->nr)) {
+		cow_cache_put(slot);
+		return cow_op_wait_for_many(op);
+	}
+	clip_change(c, g, (uint64_t)op->room << g->cluster_bits);
+	if (!cow_cache_may_dirty(slot, &op->task)) {
+		cow_op_put_room(op);
 		return COW_WAIT;
+	}
 	if (c->subs)
 		sound = change_subs(op, slot, idx, c, &compressed);
 	else
@@ -316,20 +333,6 @@ static struct change next_change(const struct cow_op *op)
 		c.nr = c.subs;
 	}
 	return c;
-}
-
-/*
- * To the run at the cursor, of `bytes`, which holds no data: subclusters behind it may, and that is
- * punched first. A run ends with a subcluster, or with the op.
- */
-static void clip_change(struct change *c, const struct cow_geometry *g, uint64_t bytes)
-{
-	bytes = cow_round_up(bytes, g->sub_bytes);
-	if (c->bytes <= bytes)
-		return;
-	c->subs = c->subs || bytes < g->cluster_bytes;
-	c->nr = c->subs ? 1 : (uint32_t)(bytes >> g->cluster_bits);
-	c->bytes = c->subs ? bytes : (uint64_t)c->nr << g->cluster_bits;
 }
 
 /* What the mapping cannot say is written, or (DISCARD) left alone. */
@@ -368,6 +371,7 @@ static enum cow_next map(struct cow_task *task)
 			return next;
 		if (!c.nr)
 			return inexpressible(op);
+		/* The run holds no data; subclusters behind it may, and that is punched first. */
 		clip_change(&c, g, bytes);
 	}
 	return change_slice(op, table, &c);

@@ -57,7 +57,7 @@ struct cow_reserve {
 	/* the refill (refill.c) */
 	struct cow_task task;
 	atomic_bool refilling; /* written by the owner only */
-	bool has_baton, has_room;
+	bool has_baton;
 	struct cow_reserved fresh[COW_RESERVE_EXTENTS];
 	unsigned nr_fresh, fresh_idx;
 	uint32_t fresh_clusters;
@@ -81,6 +81,13 @@ struct cow_alloc {
 	uint64_t first_free;	  /* no host cluster below it is free */
 	uint64_t freed_meanwhile; /* lowest one freed since the baton was taken */
 	/* baton */
+	/*
+	 * Taken (their refcounts are raised), but by a refill that failed, or more than fits into
+	 * its reservation: the next refill begins with them. They never go to the quarantine, so
+	 * that a refill needs no room there and waits for nobody.
+	 */
+	struct cow_reserved spare[COW_RESERVE_EXTENTS];
+	unsigned nr_spare;
 	uint64_t file_bytes;	 /* length of the host file */
 	uint64_t virgin_cluster; /* host clusters from here on were never used: holes */
 	bool cannot_punch;

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/base/math.h"
 #include "engine/image/state.h"
 #include "engine/space/release.h"
 
@@ -41,19 +42,41 @@ void cow_quarantine_fini(struct cow_quarantine *q)
 	q->punch = NULL;
 }
 
-static bool room_locked(const struct cow_quarantine *q, unsigned nr)
+/* The most that a request needs to go on at all (pack.c). */
+#define LEAST_MAX 8u
+
+static unsigned room_locked(const struct cow_quarantine *q)
 {
-	return q->tail - q->head + q->reserved + nr + q->limits->ring_own <= q->limits->ring;
+	uint64_t taken = q->tail - q->head + q->reserved + q->limits->ring_own;
+	return taken < q->limits->ring ? (unsigned)(q->limits->ring - taken) : 0;
 }
 
-bool cow_quarantine_reserve(struct cow_quarantine *q, unsigned nr)
+/* What who frees many leaves for the others. */
+static unsigned kept_from_many(const struct cow_quarantine *q)
+{
+	return (unsigned)cow_max((q->limits->ring - q->limits->ring_own) / 8, LEAST_MAX);
+}
+
+static unsigned reserve(struct cow_quarantine *q, unsigned keep, unsigned least, unsigned most)
 {
 	cow_mutex_lock(&q->lock);
-	bool room = room_locked(q, nr);
-	if (room)
-		q->reserved += nr;
+	unsigned room = room_locked(q), nr = 0;
+	if (room >= keep + least)
+		nr = (unsigned)cow_min(room - keep, most);
+	q->reserved += nr;
 	cow_mutex_unlock(&q->lock);
-	return room;
+	return nr;
+}
+
+unsigned cow_quarantine_reserve(struct cow_quarantine *q, unsigned least, unsigned most)
+{
+	cow_assert(least && least <= most && least <= LEAST_MAX);
+	return reserve(q, 0, least, most);
+}
+
+unsigned cow_quarantine_reserve_many(struct cow_quarantine *q, unsigned most)
+{
+	return reserve(q, kept_from_many(q), 1, most);
 }
 
 void cow_quarantine_unreserve(struct cow_quarantine *q, unsigned nr)
@@ -63,17 +86,18 @@ void cow_quarantine_unreserve(struct cow_quarantine *q, unsigned nr)
 	cow_mutex_lock(&q->lock);
 	cow_assert(q->reserved >= nr);
 	q->reserved -= nr;
-	cow_waitlist_take(&q->full, &wake);
+	if (room_locked(q) >= LEAST_MAX) /* enough for whoever waits; all of it comes back */
+		cow_waitlist_take(&q->full, &wake);
 	cow_mutex_unlock(&q->lock);
 	cow_waitlist_wake(&wake, 0);
 }
 
-void cow_quarantine_wait(struct cow_quarantine *q, unsigned nr, struct cow_task *task)
+void cow_quarantine_wait(struct cow_quarantine *q, unsigned least, struct cow_task *task)
 {
 	struct cow_loop *loop = task->loop;
 	cow_mutex_lock(&q->lock);
 	bool failed = cow_image_is_failed(q->image); /* nothing leaves the ring any more */
-	bool park = !failed && !room_locked(q, nr);
+	bool park = !failed && room_locked(q) < least;
 	if (park)
 		cow_waitlist_park(&q->full, task);
 	cow_mutex_unlock(&q->lock);
@@ -85,6 +109,11 @@ void cow_quarantine_wait(struct cow_quarantine *q, unsigned nr, struct cow_task 
 	}
 	atomic_store(&q->hurry, true);
 	cow_quarantine_kick(q, loop);
+}
+
+void cow_quarantine_wait_many(struct cow_quarantine *q, struct cow_task *task)
+{
+	cow_quarantine_wait(q, kept_from_many(q) + 1, task);
 }
 
 static struct cow_freed *at(struct cow_quarantine *q, uint64_t i)

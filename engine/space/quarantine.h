@@ -84,14 +84,23 @@ struct cow_quarantine {
 int cow_quarantine_init(struct cow_quarantine *q, struct cow_image *image);
 void cow_quarantine_fini(struct cow_quarantine *q);
 
-/* Set room for nr extents aside. False: there is none now. */
-bool cow_quarantine_reserve(struct cow_quarantine *q, unsigned nr);
+/*
+ * Set room aside for `most` extents, or for what there is if that is `least` at least. Returns for
+ * how many; 0: there is no such room now.
+ */
+unsigned cow_quarantine_reserve(struct cow_quarantine *q, unsigned least, unsigned most);
+/*
+ * The same for who frees many at once, and takes what it gets: a part of the ring stays for the
+ * others, whose writes would wait for the whole of a long discard.
+ */
+unsigned cow_quarantine_reserve_many(struct cow_quarantine *q, unsigned most);
 void cow_quarantine_unreserve(struct cow_quarantine *q, unsigned nr);
 /*
- * Park the task until room may have come (or fail it with -EIO when none will); hurries the
- * release. No locks held.
+ * Park the task until room for `least` may have come (or fail it with -EIO when none will);
+ * hurries the release. No locks held.
  */
-void cow_quarantine_wait(struct cow_quarantine *q, unsigned nr, struct cow_task *task);
+void cow_quarantine_wait(struct cow_quarantine *q, unsigned least, struct cow_task *task);
+void cow_quarantine_wait_many(struct cow_quarantine *q, struct cow_task *task);
 /*
  * One reference less on each of nr host clusters, unlinked in memory just now under the slice's
  * lock. Ops have reserved the room; the engine's own few extents always fit.

@@ -36,6 +36,27 @@ static void io_done(struct cow_io *io)
 
 /* ---- the baton ---- */
 
+/* What earlier refills took and could not use. No more than a refill takes. */
+static void take_spare(struct cow_reserve *r)
+{
+	struct cow_alloc *alloc = &r->image->alloc;
+	cow_assert(!r->nr_fresh);
+	for (unsigned i = 0; i < alloc->nr_spare; i++) {
+		r->fresh[r->nr_fresh++] = alloc->spare[i];
+		r->fresh_clusters += alloc->spare[i].nr;
+	}
+	alloc->nr_spare = 0;
+}
+
+static void keep_spare(struct cow_reserve *r, unsigned from)
+{
+	struct cow_alloc *alloc = &r->image->alloc;
+	for (unsigned i = from; i < r->nr_fresh; i++)
+		alloc->spare[alloc->nr_spare++] = r->fresh[i];
+	r->nr_fresh = 0;
+	r->fresh_clusters = 0;
+}
+
 static enum cow_next baton(struct cow_task *task)
 {
 	struct cow_reserve *r = of(task);
@@ -53,13 +74,7 @@ static enum cow_next baton(struct cow_task *task)
 	if (!mine)
 		return COW_WAIT;
 	r->has_baton = true;
-	/*
-	 * Room to give everything back: on a full host refills fail one after the other, and their
-	 * frees stay.
-	 */
-	r->has_room = cow_quarantine_reserve(&r->image->quarantine, COW_RESERVE_EXTENTS);
-	if (!r->has_room)
-		cow_task_fail(task, -ENOSPC);
+	take_spare(r);
 	return cow_task_goto(task, &step_scan);
 }
 
@@ -279,8 +294,10 @@ static enum cow_next block_link(struct cow_task *task)
 
 static uint64_t fresh_end(const struct cow_reserve *r)
 {
-	const struct cow_reserved *last = &r->fresh[r->nr_fresh - 1];
-	return (last->cluster + last->nr) << r->image->g.cluster_bits;
+	uint64_t end = 0; /* they are in no order: spare ones came first */
+	for (unsigned i = 0; i < r->nr_fresh; i++)
+		end = cow_max(end, r->fresh[i].cluster + r->fresh[i].nr);
+	return end << r->image->g.cluster_bits;
 }
 
 static enum cow_next extend(struct cow_task *task)
@@ -343,15 +360,10 @@ static void hand_over(struct cow_reserve *r)
 			r->extents[left++] = r->extents[i];
 	r->pos = 0;
 	r->nr = left;
-	for (unsigned i = 0; i < r->nr_fresh; i++) {
-		if (r->nr < r->image->limits.extents)
-			r->extents[r->nr++] = r->fresh[i];
-		else /* failed requests have handed back too many pieces meanwhile */
-			cow_quarantine_add(&r->image->quarantine, r->fresh[i].cluster,
-					   r->fresh[i].nr);
-	}
-	r->nr_fresh = 0;
-	r->fresh_clusters = 0;
+	unsigned used = 0;
+	while (used < r->nr_fresh && r->nr < r->image->limits.extents)
+		r->extents[r->nr++] = r->fresh[used++];
+	keep_spare(r, used); /* failed requests have handed back many pieces meanwhile */
 }
 
 static enum cow_next finish(struct cow_task *task)
@@ -388,10 +400,7 @@ static enum cow_next unwind(struct cow_task *task)
 		r->fresh[r->fresh_idx++].zero = false;
 		return cow_task_goto(task, &step_punch);
 	}
-	for (unsigned i = 0; i < r->nr_fresh; i++)
-		cow_quarantine_add(&r->image->quarantine, r->fresh[i].cluster, r->fresh[i].nr);
-	r->nr_fresh = 0;
-	r->fresh_clusters = 0;
+	keep_spare(r, 0);
 	return COW_END;
 }
 
@@ -404,9 +413,6 @@ static void end(struct cow_task *task)
 	if (error ==
 	    -EOPNOTSUPP) /* a punch, while the image has failed: of no meaning to a request */
 		error = -EIO;
-	if (r->has_room)
-		cow_quarantine_unreserve(&r->image->quarantine, COW_RESERVE_EXTENTS);
-	r->has_room = false;
 	drop_baton(r);
 	r->refilling = false;
 	if (error)

@@ -1,0 +1,219 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Internal limits, made tiny, are reached: requests wait and go on, none of them fails, and the
+ * image stays good. The host always has room here.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include <cmocka.h>
+
+#include "engine/base/buf.h"
+#include "engine/check/check.h"
+#include "engine/core/limits.h"
+#include "engine/create/create.h"
+#include "engine/life/image.h"
+#include "tests/unit/memory_host.h"
+
+#define CLUSTER 4096u
+#define DISK (32u << 20)
+#define QUEUES 2
+#define DEPTH 16
+#define OP_BYTES (64u << 10)
+
+struct fixture {
+	struct memory_host *m;
+	struct cow_image *image;
+	struct cow_queue *queues[QUEUES];
+	uint8_t *buf;
+	unsigned running, failed;
+	int error;
+	bool busy[QUEUES][DEPTH];
+};
+
+static int setup(void **state)
+{
+	struct fixture *f = calloc(1, sizeof(*f));
+	f->m = memory_host_new();
+	cow_loop_enter(&f->m->loop);
+	f->buf = cow_buf_alloc(1u << 20);
+	memset(f->buf, 5, 1u << 20);
+	struct cow_create_options options = { .size_bytes = DISK,
+					      .has_size = true,
+					      .cluster_bytes = CLUSTER };
+	struct cow_error err = { 0 };
+	if (cow_create(&f->m->host, &f->m->loop, "/disk", &options, &err))
+		fail_msg("create: %s", err.text);
+	*state = f;
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	struct fixture *f = *state;
+	cow_loop_enter(NULL);
+	free(f->buf);
+	memory_host_free(f->m);
+	free(f);
+	return 0;
+}
+
+static void open_image(struct fixture *f, const struct cow_limits *limits)
+{
+	struct cow_open_options options = { .writable = true, .limits = limits };
+	struct cow_error err = { 0 };
+	if (cow_image_open(&f->m->host, &f->m->loop, "/disk", &options, &f->image, &err))
+		fail_msg("open: %s", err.text);
+	for (unsigned i = 0; i < QUEUES; i++)
+		assert_int_equal(cow_queue_new(f->image, &f->m->loop, DEPTH, &f->queues[i]), 0);
+}
+
+static void close_image(struct fixture *f)
+{
+	struct cow_error err = { 0 };
+	for (unsigned i = 0; i < QUEUES; i++)
+		cow_queue_free(f->queues[i]);
+	if (cow_image_close(f->image, &f->m->loop, &err))
+		fail_msg("close: %s", err.text);
+}
+
+static void expect_clean(struct fixture *f)
+{
+	struct cow_check_options options = { .repair = COW_REPAIR_NONE };
+	struct cow_check_result result;
+	struct cow_error err = { 0 };
+	struct cow_file *file;
+	assert_int_equal(f->m->host.ops->open(&f->m->host, "/disk", 0, &file, &err), 0);
+	int ret = cow_check_file(&f->m->loop, file, &options, &result, &err);
+	f->m->host.ops->close(file);
+	if (ret)
+		fail_msg("check: %s", err.text);
+	assert_int_equal(result.corruptions, 0);
+	assert_int_equal(result.leaks, 0);
+}
+
+/* ---- many requests at once ---- */
+
+struct tag {
+	struct fixture *f;
+	bool *busy;
+};
+static struct tag tags[QUEUES][DEPTH];
+
+static void done(void *ctx, int result)
+{
+	struct tag *t = ctx;
+	*t->busy = false;
+	t->f->running--;
+	if (result) {
+		t->f->failed++;
+		t->f->error = result;
+	}
+}
+
+static void run_until(struct fixture *f, unsigned running)
+{
+	for (unsigned i = 0; f->running > running; i++) {
+		if (i == 1000000)
+			fail_msg("%u requests hang", f->running);
+		cow_loop_run(&f->m->loop, false);
+	}
+}
+
+static void submit(struct fixture *f, unsigned queue, enum cow_op_kind kind, uint64_t offset,
+		   uint64_t length)
+{
+	unsigned idx = 0;
+	run_until(f, QUEUES * DEPTH - 2);
+	while (f->busy[queue][idx])
+		if (++idx == DEPTH) {
+			run_until(f, 0);
+			idx = 0;
+		}
+	tags[queue][idx] = (struct tag){ f, &f->busy[queue][idx] };
+	f->busy[queue][idx] = true;
+	f->running++;
+	bool has_buf = kind == COW_OP_WRITE || kind == COW_OP_READ;
+	cow_queue_submit(f->queues[queue], idx, kind, 0, offset, length, has_buf ? f->buf : NULL,
+			 done, &tags[queue][idx]);
+}
+
+/* First writes of the lower half in an order that scatters it over the host file. */
+static void scatter(struct fixture *f)
+{
+	unsigned nr = DISK / 2 / CLUSTER;
+	for (unsigned i = 0; i < nr; i++)
+		submit(f, 0, COW_OP_WRITE, (uint64_t)(i * 1237u % nr) * CLUSTER, CLUSTER);
+	run_until(f, 0);
+}
+
+static void expect_no_error(struct fixture *f)
+{
+	run_until(f, 0);
+	assert_null(cow_image_failure(f->image));
+	if (f->failed)
+		fail_msg("%u requests failed, the last one with %d", f->failed, f->error);
+}
+
+/* A discard of scattered clusters beside first writes elsewhere. */
+static void discard_beside_writes(struct fixture *f, unsigned rounds)
+{
+	for (unsigned round = 0; round < rounds; round++) {
+		for (unsigned i = 0; i < DISK / 2 / OP_BYTES; i++) {
+			submit(f, 0, COW_OP_DISCARD, (uint64_t)i * OP_BYTES, OP_BYTES);
+			submit(f, 1, COW_OP_WRITE, DISK / 2 + (uint64_t)i * OP_BYTES, OP_BYTES);
+			submit(f, 1, COW_OP_DISCARD, DISK / 2 + (uint64_t)(i ^ 31) * OP_BYTES,
+			       OP_BYTES / 2);
+		}
+		expect_no_error(f);
+		if (round + 1 < rounds)
+			scatter(f);
+	}
+}
+
+static void test_small_ring(void **state)
+{
+	struct fixture *f = *state;
+	struct cow_limits limits = { .ring_own = 128, .ring = 1 };
+	open_image(f, &limits);
+	scatter(f);
+	discard_beside_writes(f, 2);
+	close_image(f);
+	expect_clean(f);
+}
+
+static void test_everything_small(void **state)
+{
+	struct fixture *f = *state;
+	struct cow_limits limits = { .ring_own = 128,
+				     .ring = 1,
+				     .release_batch = 3,
+				     .release_punches = 1,
+				     .cache_slots = 8,
+				     .dirty_slots = 1,
+				     .dirty_blocks = 1,
+				     .pass_writes = 1,
+				     .extents = 2,
+				     .pieces = 1,
+				     .bounces = 1,
+				     .packed = 1,
+				     .pack_clusters = 1,
+				     .inflated = 1 };
+	open_image(f, &limits);
+	scatter(f);
+	discard_beside_writes(f, 1);
+	close_image(f);
+	expect_clean(f);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test_setup_teardown(test_small_ring, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_everything_small, setup, teardown),
+	};
+	return cmocka_run_group_tests_name("shortage", tests, NULL, NULL);
+}
