@@ -19,6 +19,7 @@
 #include "daemon/control/record.h"
 #include "daemon/server/report.h"
 #include "daemon/cli/passphrase.h"
+#include "daemon/device/harden.h"
 #include "daemon/server/server.h"
 #include "daemon/control/target.h"
 #include "engine/base/number.h"
@@ -341,6 +342,11 @@ static bool attached_already(const char *image, const struct cow_device_config *
 	return found;
 }
 
+static void forget_secrets(void *ctx)
+{
+	cow_secrets_free(&((struct attach *)ctx)->secrets);
+}
+
 static void set_defaults(struct attach *attach)
 {
 	struct cow_device_config *config = &attach->server.device;
@@ -354,6 +360,11 @@ static void set_defaults(struct attach *attach)
 	config->open.writable = true;
 	config->open.backing_roots = attach->roots;
 	config->open.secrets = attach->secrets.loaded;
+	config->hooks = (struct cow_keeper_hooks){
+		.started = forget_secrets,
+		.deleted = cow_record_remove,
+		.ctx = attach,
+	};
 }
 
 int cow_cmd_attach(int argc, char **argv)
@@ -384,6 +395,8 @@ int cow_cmd_attach(int argc, char **argv)
 		goto free_image;
 	}
 	attach.server.device.open.nr_secrets = attach.secrets.nr;
+	/* Not before: a passphrase may come by a descriptor, like --key-file /dev/fd/3. */
+	cow_harden_close_inherited();
 	if (attach.server.foreground) {
 		attach.server.announce = announce_here;
 		attach.server.ctx = &attach;

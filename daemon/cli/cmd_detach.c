@@ -18,6 +18,7 @@
 
 /* For those who still hold the remains of a dead device; then it goes when they let go. */
 #define DELETE_WAIT_MS 500
+#define CLOSE_WAIT_MS 60000
 #define LOOKER_WAIT_MS 1000
 #define POLL_MS 50
 
@@ -137,6 +138,39 @@ static int ask(uint32_t id, bool force)
 	return status;
 }
 
+/*
+ * The daemon cannot: its keeper is dead. Told by the kernel that the device has stopped it closes
+ * the image as ever, and leaves device and record to us.
+ */
+static int stop_for_daemon(struct cow_record *record)
+{
+	struct cow_ctrl ctrl;
+	struct cow_error err = { 0 };
+	uint32_t id = record->id;
+	if (cow_ctrl_open(&ctrl, &err))
+		return cow_cmd_fail("%s", err.text);
+	int ret = is_still_theirs(&ctrl, record) ? cow_ctrl_stop(&ctrl, id) : -ENODEV;
+	int fd = 0;
+	for (unsigned ms = 0; !ret && ms < CLOSE_WAIT_MS; ms += POLL_MS) {
+		fd = cow_control_connect(id);
+		if (fd < 0)
+			break;
+		close(fd);
+		nanosleep(&(struct timespec){ .tv_nsec = POLL_MS * 1000000 }, NULL);
+	}
+	if (!ret && fd < 0 && is_still_theirs(&ctrl, record))
+		ret = cow_ctrl_delete(&ctrl, id, DELETE_WAIT_MS);
+	cow_ctrl_close(&ctrl);
+	if (ret)
+		return cow_cmd_fail("/dev/ublkb%u: cannot stop: %s", id, strerror(-ret));
+	if (fd >= 0)
+		return cow_cmd_fail("/dev/ublkb%u: stopped, but its daemon (process %d) is still "
+				    "closing the image: detach again later",
+				    id, record->pid);
+	cow_record_remove(id);
+	return 0;
+}
+
 static int detach_id(uint32_t id, bool force)
 {
 	struct cow_record record;
@@ -156,6 +190,8 @@ static int detach_id(uint32_t id, bool force)
 				      who);
 	else
 		status = ask(id, force);
+	if (status && force && fd >= 0)
+		status = stop_for_daemon(&record);
 	cow_record_fini(&record);
 	return status;
 }

@@ -13,7 +13,6 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "daemon/device/busy.h"
 #include "daemon/device/harden.h"
 #include "daemon/device/params.h"
 #include "daemon/device/partitions.h"
@@ -155,6 +154,11 @@ static int add_device(struct cow_device *dev, const struct cow_device_config *co
 				     "--transfer %s: this kernel cannot do that: use copy",
 				     config->transfer->name);
 	}
+	ret = cow_keeper_serve(&dev->keeper, dev->id, dev->cookie);
+	if (ret) {
+		cow_ctrl_delete(&dev->ctrl, dev->id, DELETE_WAIT_MS);
+		return cow_error_set(err, ret, "the daemon's keeper: %s", strerror(-ret));
+	}
 	enter_state(dev, COW_DEVICE_ADDED);
 	return 0;
 }
@@ -220,6 +224,7 @@ static int start_queues(struct cow_device *dev, const struct cow_device_config *
 		.event_fd = dev->event_fd,
 		.depth = dev->depth,
 		.buffer_bytes = dev->buffer_bytes,
+		.sandbox = &dev->sandbox,
 	};
 	for (unsigned i = 0; i < dev->nr_queues; i++) {
 		queue.idx = i;
@@ -322,13 +327,17 @@ int cow_device_open(struct cow_device *dev, const struct cow_device_config *conf
 		    struct cow_error *err)
 {
 	memset(dev, 0, sizeof(*dev));
-	int ret = cow_ctrl_open(&dev->ctrl, err);
+	int ret = cow_keeper_start(&dev->keeper, &config->hooks, err);
 	if (ret)
 		return ret;
+	ret = cow_ctrl_open(&dev->ctrl, err);
+	if (ret)
+		goto end_keeper;
 	cow_harden_memory();
 	ret = open_image(dev, config, err);
 	if (ret)
 		goto close_ctrl;
+	cow_sandbox_prepare(&dev->sandbox);
 	cow_harden_drop_privileges();
 	ret = add_device(dev, config, err);
 	if (ret)
@@ -357,17 +366,35 @@ close_image:
 	close_image(dev, err);
 close_ctrl:
 	cow_ctrl_close(&dev->ctrl);
+end_keeper:
+	cow_keeper_end(&dev->keeper);
 	return ret;
+}
+
+void cow_device_confine(struct cow_device *dev, const char *run_dir)
+{
+	cow_assert(dev->state == COW_DEVICE_LIVE && !dev->confined);
+	cow_ctrl_close(&dev->ctrl);
+	dev->confined = true;
+	cow_sandbox_enter(&dev->sandbox, run_dir);
 }
 
 /* ---- stop ---- */
 
-static int busy_error(const struct cow_device *dev, struct cow_error *err)
+static int busy_error(struct cow_device *dev, struct cow_error *err)
 {
 	char who[256] = "it is open somewhere";
-	cow_busy_find(dev->disk, who, sizeof(who));
+	cow_keeper_find_user(&dev->keeper, who, sizeof(who));
 	return cow_error_set(err, -EBUSY, "%s: in use: %s: unmount or close it first", dev->path,
 			     who);
+}
+
+static int cannot_stop(const struct cow_device *dev, int ret, struct cow_error *err)
+{
+	const char *why = ret == -EPIPE
+				  ? "its keeper has died: `cowblk detach --force` does without"
+				  : strerror(-ret);
+	return cow_error_set(err, ret, "%s: cannot stop: %s", dev->path, why);
 }
 
 static bool is_given_up(const atomic_bool *given_up)
@@ -377,8 +404,7 @@ static bool is_given_up(const atomic_bool *given_up)
 
 /*
  * Kernels with TRY_STOP_DEV refuse by themselves while anybody has it open, even without a claim.
- * On older ones only `cowblk detach` can look for such: this process may not look into others'
- * files any more.
+ * On older ones `cowblk detach` looks for such.
  */
 static int stop_if_closed(struct cow_device *dev, const atomic_bool *given_up)
 {
@@ -386,7 +412,7 @@ static int stop_if_closed(struct cow_device *dev, const atomic_bool *given_up)
 	for (unsigned ms = 0;; ms += POLL_MS) {
 		if (is_given_up(given_up))
 			return -ECANCELED;
-		ret = cow_ctrl_try_stop(&dev->ctrl, dev->id);
+		ret = cow_keeper_try_stop(&dev->keeper);
 		if (ret != -EBUSY || ms >= OPENER_WAIT_MS)
 			return ret;
 		sleep_ms(POLL_MS);
@@ -394,14 +420,12 @@ static int stop_if_closed(struct cow_device *dev, const atomic_bool *given_up)
 }
 
 /* O_EXCL on the whole disk is refused when it or a partition is claimed: mounted, held, swap. */
-static int open_exclusively(const struct cow_device *dev)
+static int open_exclusively(struct cow_device *dev)
 {
 	for (unsigned ms = 0;; ms += POLL_MS) {
-		int fd = open(dev->path, O_RDONLY | O_EXCL | O_CLOEXEC);
-		if (fd >= 0)
+		int fd = cow_keeper_open_exclusively(&dev->keeper);
+		if (fd != -EBUSY || ms >= OPENER_WAIT_MS / 4)
 			return fd;
-		if (errno != EBUSY || ms >= OPENER_WAIT_MS / 4)
-			return -errno;
 		sleep_ms(POLL_MS);
 	}
 }
@@ -412,7 +436,7 @@ static int stop_unused(struct cow_device *dev, const atomic_bool *given_up, stru
 	if (fd == -EBUSY)
 		return busy_error(dev, err);
 	if (fd < 0)
-		return cow_error_set(err, fd, "%s: %s", dev->path, strerror(-fd));
+		return cannot_stop(dev, fd, err);
 	int ret = fsync(fd) ? -errno : 0;
 	if (ret) {
 		close(fd);
@@ -429,12 +453,12 @@ static int stop_unused(struct cow_device *dev, const atomic_bool *given_up, stru
 		ret = -ECANCELED;
 	} else {
 		/* our claim keeps others from mounting it meanwhile */
-		ret = cow_ctrl_stop(&dev->ctrl, dev->id);
+		ret = cow_keeper_stop(&dev->keeper);
 		close(fd);
 	}
 	if (ret == -EBUSY)
 		return busy_error(dev, err);
-	return ret ? cow_error_set(err, ret, "%s: cannot stop: %s", dev->path, strerror(-ret)) : 0;
+	return ret ? cannot_stop(dev, ret, err) : 0;
 }
 
 int cow_device_stop(struct cow_device *dev, bool force, const atomic_bool *given_up,
@@ -444,9 +468,9 @@ int cow_device_stop(struct cow_device *dev, bool force, const atomic_bool *given
 	int ret;
 	if (force) {
 		/* The kernel writes mounted file systems back before it takes the device away. */
-		ret = cow_ctrl_stop(&dev->ctrl, dev->id);
+		ret = cow_keeper_stop(&dev->keeper);
 		if (ret)
-			cow_error_set(err, ret, "%s: cannot stop: %s", dev->path, strerror(-ret));
+			cannot_stop(dev, ret, err);
 	} else {
 		ret = stop_unused(dev, given_up, err);
 		dev->unused = !ret;
@@ -476,11 +500,13 @@ int cow_device_close(struct cow_device *dev, struct cow_error *err)
 	end_service(dev);
 	int ret = close_image(dev, err);
 	close(dev->char_fd);
-	int deleted = cow_ctrl_delete(&dev->ctrl, dev->id, dev->unused ? DELETE_WAIT_MS : 0);
+	int deleted = cow_keeper_delete(&dev->keeper, dev->unused ? DELETE_WAIT_MS : 0);
 	if (deleted && deleted != -ENODEV)
 		cow_log(COW_LOG_WARNING, "%s: cannot delete the device: %s", dev->path,
 			strerror(-deleted));
-	cow_ctrl_close(&dev->ctrl);
+	cow_keeper_end(&dev->keeper);
+	if (!dev->confined)
+		cow_ctrl_close(&dev->ctrl);
 	enter_state(dev, COW_DEVICE_CLOSED);
 	return ret;
 }

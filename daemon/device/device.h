@@ -20,6 +20,8 @@
 
 #include "daemon/device/affinity.h"
 #include "daemon/device/ctrl.h"
+#include "daemon/device/keeper.h"
+#include "daemon/device/sandbox.h"
 #include "daemon/device/transfer.h"
 #include "daemon/device/uqueue.h"
 #include "engine/life/image.h"
@@ -44,11 +46,15 @@ struct cow_device_config {
 	bool temporary; /* write to an overlay that is thrown away */
 	struct cow_affinity affinity;
 	const struct cow_transfer_ops *transfer;
+	struct cow_keeper_hooks hooks;
 };
 
 struct cow_device {
 	enum cow_device_state state;
-	struct cow_ctrl ctrl;
+	struct cow_ctrl ctrl;	  /* until it is confined */
+	struct cow_keeper keeper; /* stops and deletes */
+	struct cow_sandbox sandbox;
+	bool confined;
 	struct cow_loop *loop; /* for open and close, of the same thread */
 	struct cow_image *image;
 	struct cow_image_geometry geometry;
@@ -69,6 +75,13 @@ struct cow_device {
 /* All the way to LIVE, partitions included. After a failure nothing is left. */
 int cow_device_open(struct cow_device *dev, const struct cow_device_config *config,
 		    struct cow_error *err);
+
+/*
+ * Gives up all but what serves the device and ends it (sandbox.h), for every thread there is and
+ * will be: nothing can be opened from here on. LIVE, from the thread that opened it. run_dir: of
+ * ours.
+ */
+void cow_device_confine(struct cow_device *dev, const char *run_dir);
 
 /*
  * LIVE -> STOPPED. Flushes first. given_up (may be NULL), set by another thread while nothing is stopped yet:

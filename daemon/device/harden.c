@@ -50,21 +50,32 @@ void cow_harden_memory(void)
 	spare_from_oom();
 }
 
-void cow_harden_drop_privileges(void)
+int cow_harden_keep_capabilities(uint64_t keep)
 {
 	struct __user_cap_header_struct header = { .version = _LINUX_CAPABILITY_VERSION_3 };
 	struct __user_cap_data_struct data[2];
-	const uint32_t keep = 1u << CAP_SYS_ADMIN | 1u << CAP_IPC_LOCK;
-	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
-		warn("PR_SET_NO_NEW_PRIVS");
-	if (syscall(SYS_capget, &header, data)) {
-		warn("capget");
-		return;
+	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) || syscall(SYS_capget, &header, data))
+		return -errno;
+	for (unsigned i = 0; i < 2; i++) {
+		uint32_t some = (uint32_t)(keep >> 32 * i);
+		data[i].effective &= some;
+		data[i].permitted &= some;
+		data[i].inheritable = 0;
 	}
-	data[0].effective &= keep;
-	data[0].permitted &= keep;
-	data[1].effective = data[1].permitted = 0;
-	data[0].inheritable = data[1].inheritable = 0;
-	if (syscall(SYS_capset, &header, data))
-		warn("capset");
+	return syscall(SYS_capset, &header, data) ? -errno : 0;
+}
+
+void cow_harden_drop_privileges(void)
+{
+	const uint64_t keep = 1ull << CAP_SYS_ADMIN | 1ull << CAP_IPC_LOCK | 1ull << CAP_SETUID |
+			      1ull << CAP_SETGID | 1ull << CAP_SYS_CHROOT;
+	int ret = cow_harden_keep_capabilities(keep);
+	if (ret)
+		cow_log(COW_LOG_WARNING, "capabilities: %s", strerror(-ret));
+}
+
+void cow_harden_close_inherited(void)
+{
+	if (syscall(SYS_close_range, STDERR_FILENO + 1, ~0u, 0))
+		warn("close_range");
 }

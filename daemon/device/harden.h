@@ -6,6 +6,8 @@
 #ifndef COW_HARDEN_H
 #define COW_HARDEN_H
 
+#include <stdint.h>
+
 /*
  * It sits under the writeback path: memory is locked as it is touched, allocations never wait for
  * I/O, the OOM killer looks elsewhere. Before threads and rings exist, so that they inherit it.
@@ -13,10 +15,19 @@
 void cow_harden_memory(void);
 
 /*
- * With the image and its chain open: keeps CAP_SYS_ADMIN (ublk's control commands ask for it),
- * CAP_IPC_LOCK (io_uring's and the engine's memory), nothing else, and no new privileges. Before
- * threads exist: capabilities are a thread's.
+ * With the image and its chain open: keeps what adding and starting the device takes
+ * (CAP_SYS_ADMIN for ublk's control commands, CAP_IPC_LOCK for the rings) and what sandbox.h takes,
+ * nothing else, and no new privileges. Before threads exist: capabilities are a thread's.
  */
 void cow_harden_drop_privileges(void);
+
+/* Of the calling thread: keeps those of bits (1 << CAP_*), and no new privileges. 0 or -errno. */
+int cow_harden_keep_capabilities(uint64_t bits);
+
+/*
+ * The caller's descriptors but the standard streams: his locks would be held and his pipes not end
+ * for as long as the device lives. Before anything is opened that is to stay open.
+ */
+void cow_harden_close_inherited(void);
 
 #endif

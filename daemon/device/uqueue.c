@@ -173,6 +173,8 @@ static void *thread_main(void *arg)
 		return NULL;
 	}
 	ret = fetch_all(queue);
+	/* Not before: with the last fetch the kernel takes down whether a privileged thread serves. */
+	cow_sandbox_enter_thread(queue->config.sandbox);
 	report(queue, ret);
 	run_loop(queue);
 	cow_queue_free(queue->engine);

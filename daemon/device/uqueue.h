@@ -15,6 +15,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "daemon/device/sandbox.h"
 #include "daemon/device/transfer.h"
 #include "engine/life/image.h"
 #include "engine/loop/loop.h"
@@ -40,6 +41,7 @@ struct cow_uqueue_config {
 	uint32_t buffer_bytes; /* of each tag */
 	cpu_set_t cpus;	       /* the thread's affinity, if pinned */
 	bool pinned;
+	const struct cow_sandbox *sandbox; /* what the thread gives up when it serves */
 };
 
 struct cow_uqueue {

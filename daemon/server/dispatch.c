@@ -105,6 +105,8 @@ static struct json_object *status_reply(const struct cow_dispatch *d)
 	json_object_object_add(reply, "state", json_object_new_string(state));
 	json_object_object_add(reply, "failure", failure ? json_object_new_string(failure) : NULL);
 	json_object_object_add(reply, "transfer", json_object_new_string(d->config.transfer));
+	json_object_object_add(reply, "given-up",
+			       json_object_new_string(d->config.device->sandbox.text));
 	if (at)
 		json_object_object_add(reply, "doing", json_object_new_string(at));
 	return reply;

@@ -117,8 +117,7 @@ static int stop_for_signal(struct server *server, int signo)
 static void close_device(struct server *server, struct cow_job *job)
 {
 	struct cow_error err = { 0 };
-	job->ret = cow_device_close(&server->device, &err);
-	cow_record_remove(server->device.id);
+	job->ret = cow_device_close(&server->device, &err); /* the record goes with it */
 	if (!job->ret)
 		return;
 	cow_log(COW_LOG_ERR, "%s: %s", server->config->image_path, err.text);
@@ -230,6 +229,8 @@ int cow_server_run(const struct cow_server_config *config)
 		unheard = !cow_device_stop(&server.device, true, NULL, NULL);
 	else if (!config->foreground)
 		cow_report_leave_terminal(server.device.id);
+	if (!unheard)
+		cow_device_confine(&server.device, COW_RUN_DIR);
 	int ret = serve(&server, unheard);
 	close(server.listen_fd);
 	close(server.signal_fd);

@@ -1,0 +1,301 @@
+/* SPDX-License-Identifier: MIT */
+#include "daemon/device/keeper.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/capability.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "daemon/device/busy.h"
+#include "daemon/device/ctrl.h"
+#include "daemon/device/harden.h"
+
+enum request_kind { SERVE, STOP, TRY_STOP, DELETE, OPEN_EXCLUSIVELY, FIND_USER };
+
+struct request {
+	enum request_kind kind;
+	uint32_t id;	  /* SERVE */
+	uint64_t cookie;  /* SERVE */
+	unsigned wait_ms; /* DELETE */
+};
+
+struct answer {
+	int ret;
+	char text[256];
+};
+
+/* ---- messages: a descriptor may come along ---- */
+
+union control {
+	struct cmsghdr align;
+	char space[CMSG_SPACE(sizeof(int))];
+};
+
+static int send_answer(int socket, const struct answer *answer, int fd)
+{
+	union control control = { 0 };
+	struct iovec iov = { (void *)(uintptr_t)answer, sizeof(*answer) };
+	struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1 };
+	if (fd >= 0) {
+		msg.msg_control = control.space;
+		msg.msg_controllen = sizeof(control.space);
+		struct cmsghdr *c = CMSG_FIRSTHDR(&msg);
+		c->cmsg_level = SOL_SOCKET;
+		c->cmsg_type = SCM_RIGHTS;
+		c->cmsg_len = CMSG_LEN(sizeof(int));
+		memcpy(CMSG_DATA(c), &fd, sizeof(fd));
+	}
+	return sendmsg(socket, &msg, MSG_NOSIGNAL) < 0 ? -errno : 0;
+}
+
+/* *fd: what came along, or -1. */
+static int receive_answer(int socket, struct answer *answer, int *fd)
+{
+	union control control;
+	struct iovec iov = { answer, sizeof(*answer) };
+	struct msghdr msg = {
+		.msg_iov = &iov,
+		.msg_iovlen = 1,
+		.msg_control = control.space,
+		.msg_controllen = sizeof(control.space),
+	};
+	*fd = -1;
+	ssize_t n;
+	do
+		n = recvmsg(socket, &msg, MSG_CMSG_CLOEXEC);
+	while (n < 0 && errno == EINTR);
+	if (n != sizeof(*answer))
+		return -EPIPE;
+	struct cmsghdr *c = CMSG_FIRSTHDR(&msg);
+	if (c && c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS)
+		memcpy(fd, CMSG_DATA(c), sizeof(*fd));
+	return 0;
+}
+
+/* ---- in the keeper ---- */
+
+struct duty {
+	struct cow_keeper_hooks hooks;
+	struct cow_ctrl ctrl;
+	bool has_ctrl, serves;
+	uint32_t id;
+	uint64_t cookie;
+};
+
+/* The id may be another's by now, after somebody has deleted our device. */
+static int prepare(struct duty *duty)
+{
+	struct cow_error err = { 0 };
+	struct ub_dev_info info;
+	if (!duty->serves)
+		return -EINVAL;
+	if (!duty->has_ctrl) {
+		int ret = cow_ctrl_open(&duty->ctrl, &err);
+		if (ret)
+			return ret;
+		duty->has_ctrl = true;
+	}
+	int ret = cow_ctrl_get_info(&duty->ctrl, duty->id, &info);
+	if (ret)
+		return ret;
+	return info.ublksrv_flags == duty->cookie ? 0 : -ESTALE;
+}
+
+static int delete_device(struct duty *duty, unsigned wait_ms)
+{
+	int ret = prepare(duty);
+	if (!ret)
+		ret = cow_ctrl_delete(&duty->ctrl, duty->id, wait_ms);
+	if (ret != -ESTALE && duty->serves && duty->hooks.deleted)
+		duty->hooks.deleted(duty->id);
+	return ret;
+}
+
+static int open_exclusively(const struct duty *duty)
+{
+	char path[32];
+	snprintf(path, sizeof(path), "/dev/ublkb%u", duty->id);
+	int fd = open(path, O_RDONLY | O_EXCL | O_CLOEXEC);
+	return fd < 0 ? -errno : fd;
+}
+
+static int find_user(const struct duty *duty, char *text, size_t len)
+{
+	char disk[24];
+	snprintf(disk, sizeof(disk), "ublkb%u", duty->id);
+	return duty->serves && cow_busy_find(disk, text, len);
+}
+
+static int serve(struct duty *duty, const struct request *request)
+{
+	if (duty->serves)
+		return -EINVAL;
+	duty->serves = true;
+	duty->id = request->id;
+	duty->cookie = request->cookie;
+	return 0;
+}
+
+static void carry_out(struct duty *duty, const struct request *request, struct answer *answer,
+		      int *fd)
+{
+	int ret;
+	switch (request->kind) {
+	case SERVE:
+		answer->ret = serve(duty, request);
+		break;
+	case STOP:
+		ret = prepare(duty);
+		answer->ret = ret ? ret : cow_ctrl_stop(&duty->ctrl, duty->id);
+		break;
+	case TRY_STOP:
+		ret = prepare(duty);
+		answer->ret = ret ? ret : cow_ctrl_try_stop(&duty->ctrl, duty->id);
+		break;
+	case DELETE:
+		answer->ret = delete_device(duty, request->wait_ms);
+		break;
+	case OPEN_EXCLUSIVELY:
+		*fd = prepare(duty) ? -ENODEV : open_exclusively(duty);
+		answer->ret = *fd < 0 ? *fd : 0;
+		break;
+	case FIND_USER:
+		answer->ret = find_user(duty, answer->text, sizeof(answer->text));
+		break;
+	default:
+		answer->ret = -EINVAL;
+	}
+}
+
+/*
+ * Nothing of the daemon's or its caller's may be held open: pipes would not end, locks not go. Its
+ * standard streams too.
+ */
+static int let_go(int socket)
+{
+	int null = open("/dev/null", O_RDWR);
+	for (int fd = 0; fd <= STDERR_FILENO && null >= 0; fd++)
+		dup2(null, fd);
+	if (dup2(socket, STDERR_FILENO + 1) < 0)
+		return -1;
+	syscall(SYS_close_range, STDERR_FILENO + 2, ~0u, 0);
+	return chdir("/");
+}
+
+static void keep(int socket, const struct cow_keeper_hooks *hooks)
+{
+	struct duty duty = { .hooks = *hooks };
+	struct request request;
+	/* Of stop, device nodes, and other processes' files and mounts. */
+	const uint64_t caps = 1ull << CAP_SYS_ADMIN | 1ull << CAP_DAC_OVERRIDE |
+			      1ull << CAP_DAC_READ_SEARCH | 1ull << CAP_SYS_PTRACE;
+	prctl(PR_SET_NAME, "cowblk-keeper");
+	signal(SIGTERM, SIG_IGN);
+	signal(SIGINT, SIG_IGN);
+	signal(SIGHUP, SIG_IGN);
+	signal(SIGQUIT, SIG_IGN);
+	signal(SIGPIPE, SIG_IGN);
+	if (hooks->started)
+		hooks->started(hooks->ctx);
+	if (let_go(socket))
+		return;
+	cow_harden_keep_capabilities(caps);
+	while (recv(STDERR_FILENO + 1, &request, sizeof(request), 0) == sizeof(request)) {
+		struct answer answer = { 0 };
+		int fd = -1;
+		carry_out(&duty, &request, &answer, &fd);
+		if (send_answer(STDERR_FILENO + 1, &answer, fd))
+			return;
+		if (fd >= 0)
+			close(fd);
+	}
+}
+
+/* ---- in the daemon ---- */
+
+int cow_keeper_start(struct cow_keeper *keeper, const struct cow_keeper_hooks *hooks,
+		     struct cow_error *err)
+{
+	int fds[2];
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, fds))
+		return cow_error_set(err, -errno, "socketpair: %s", strerror(errno));
+	fflush(NULL);
+	pid_t pid = fork();
+	if (!pid) {
+		keep(fds[1], hooks);
+		_exit(0);
+	}
+	int ret = pid < 0 ? cow_error_set(err, -errno, "fork: %s", strerror(errno)) : 0;
+	close(fds[1]);
+	keeper->fd = fds[0];
+	if (ret)
+		close(fds[0]);
+	return ret;
+}
+
+void cow_keeper_end(struct cow_keeper *keeper)
+{
+	close(keeper->fd);
+}
+
+static int ask(struct cow_keeper *keeper, const struct request *request, struct answer *answer,
+	       int *fd)
+{
+	ssize_t n = send(keeper->fd, request, sizeof(*request), MSG_NOSIGNAL);
+	if (n != sizeof(*request))
+		return -EPIPE;
+	return receive_answer(keeper->fd, answer, fd);
+}
+
+static int ask_plain(struct cow_keeper *keeper, const struct request *request)
+{
+	struct answer answer;
+	int fd, ret = ask(keeper, request, &answer, &fd);
+	return ret ? ret : answer.ret;
+}
+
+int cow_keeper_serve(struct cow_keeper *keeper, uint32_t id, uint64_t cookie)
+{
+	return ask_plain(keeper, &(struct request){ .kind = SERVE, .id = id, .cookie = cookie });
+}
+
+int cow_keeper_stop(struct cow_keeper *keeper)
+{
+	return ask_plain(keeper, &(struct request){ .kind = STOP });
+}
+
+int cow_keeper_try_stop(struct cow_keeper *keeper)
+{
+	return ask_plain(keeper, &(struct request){ .kind = TRY_STOP });
+}
+
+int cow_keeper_delete(struct cow_keeper *keeper, unsigned wait_ms)
+{
+	return ask_plain(keeper, &(struct request){ .kind = DELETE, .wait_ms = wait_ms });
+}
+
+int cow_keeper_open_exclusively(struct cow_keeper *keeper)
+{
+	struct answer answer;
+	int fd, ret = ask(keeper, &(struct request){ .kind = OPEN_EXCLUSIVELY }, &answer, &fd);
+	if (!ret)
+		ret = answer.ret;
+	return ret ? ret : fd;
+}
+
+bool cow_keeper_find_user(struct cow_keeper *keeper, char *text, size_t len)
+{
+	struct answer answer;
+	int fd;
+	if (ask(keeper, &(struct request){ .kind = FIND_USER }, &answer, &fd) || answer.ret <= 0)
+		return false;
+	snprintf(text, len, "%.*s", (int)sizeof(answer.text) - 1, answer.text);
+	return true;
+}

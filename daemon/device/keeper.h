@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The keeper: what is left of root once the device is live. A process of its own, forked before the
+ * daemon opens anything, that carries out a handful of fixed requests for one device, named once:
+ * those that the kernel wants CAP_SYS_ADMIN for (STOP_DEV, DEL_DEV: ublk asks for it at every
+ * control command of a device that was added with it), and those that need the host's paths. It
+ * knows no path and no id from its requests, so a daemon that an image has taken over can only stop
+ * its own device.
+ *
+ * It ends with the daemon, whatever ends that; signals are for the daemon. Calls are from one thread
+ * at a time and return -EPIPE when the keeper has died: the device can still be stopped from
+ * outside (`cowblk detach --force`).
+ */
+#ifndef COW_KEEPER_H
+#define COW_KEEPER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "engine/base/error.h"
+
+/* Both run in the keeper. */
+struct cow_keeper_hooks {
+	void (*started)(void *ctx);   /* forget what the daemon has in memory: passphrases */
+	void (*deleted)(uint32_t id); /* the device is gone: remove what tells of it */
+	void *ctx;
+};
+
+struct cow_keeper {
+	int fd;
+};
+
+/* Before any thread exists and anything is open that the keeper must not hold on to. */
+int cow_keeper_start(struct cow_keeper *keeper, const struct cow_keeper_hooks *hooks,
+		     struct cow_error *err);
+void cow_keeper_end(struct cow_keeper *keeper);
+
+/* Once. cookie: ublksrv_flags of the device, else -ESTALE with each request. */
+int cow_keeper_serve(struct cow_keeper *keeper, uint32_t id, uint64_t cookie);
+
+/* As cow_ctrl_stop(), _try_stop() and _delete(); the last also runs hooks->deleted. */
+int cow_keeper_stop(struct cow_keeper *keeper);
+int cow_keeper_try_stop(struct cow_keeper *keeper);
+int cow_keeper_delete(struct cow_keeper *keeper, unsigned wait_ms);
+
+/* The block device opened read-only with O_EXCL: a descriptor, or -errno. */
+int cow_keeper_open_exclusively(struct cow_keeper *keeper);
+
+/* As cow_busy_find(). */
+bool cow_keeper_find_user(struct cow_keeper *keeper, char *text, size_t len);
+
+#endif
