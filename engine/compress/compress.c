@@ -10,6 +10,11 @@
 #include "uapi/qcow2.h"
 
 #define DEFLATE_WINDOW_BITS (-12) /* raw */
+/*
+ * A frame says how much memory its reader needs; 8 MiB is what RFC 8878 asks every reader to have.
+ * No cluster is larger than 2 MiB.
+ */
+#define ZSTD_WINDOW_LOG_MAX 23
 
 struct cow_inflate {
 	z_stream zlib;
@@ -22,7 +27,10 @@ struct cow_inflate *cow_inflate_new(void)
 	if (!inflate)
 		return NULL;
 	inflate->zstd = ZSTD_createDCtx();
-	if (!inflate->zstd || inflateInit2(&inflate->zlib, DEFLATE_WINDOW_BITS) != Z_OK) {
+	if (!inflate->zstd ||
+	    ZSTD_isError(ZSTD_DCtx_setParameter(inflate->zstd, ZSTD_d_windowLogMax,
+						ZSTD_WINDOW_LOG_MAX)) ||
+	    inflateInit2(&inflate->zlib, DEFLATE_WINDOW_BITS) != Z_OK) {
 		ZSTD_freeDCtx(inflate->zstd);
 		free(inflate);
 		return NULL;

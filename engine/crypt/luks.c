@@ -140,19 +140,25 @@ static int find_slot(struct cow_loop *loop, struct cow_file *file, uint64_t off,
 		     const struct cow_luks *luks, const struct cow_secret *secret,
 		     struct cow_luks_work *work, unsigned *found, struct cow_error *err)
 {
+	struct cow_error unread = { 0 };
 	for (unsigned i = 0; i < LUKS1_SLOTS; i++) {
 		const struct cow_luks_slot *slot = &luks->slots[i];
 		if (!slot->active)
 			continue;
-		int ret = read_material(loop, file, off + slot->key_off, work, err);
-		if (!ret)
-			ret = try_slot(luks, slot, secret, work);
+		/* Another slot may be whole, and the passphrase be that one's. */
+		if (read_material(loop, file, off + slot->key_off, work, &unread))
+			continue;
+		int ret = try_slot(luks, slot, secret, work);
 		*found = i;
 		if (ret != -EACCES)
 			return ret ? cow_error_set(err, ret, "LUKS key slot %u: %s", i,
 						   strerror(-ret))
 				   : 0;
 	}
+	if (unread.code)
+		return cow_error_set(err, unread.code,
+				     "%s; the passphrase opens none of the other key slots",
+				     unread.text);
 	return wrong_passphrase(luks, secret, err);
 }
 

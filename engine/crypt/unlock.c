@@ -17,13 +17,16 @@ static int open_luks(struct cow_loop *loop, struct cow_file *file, const struct 
 	if (ret)
 		return ret;
 	for (size_t i = 0; i < nr; i++) {
-		last = (struct cow_error){ 0 };
+		struct cow_error own = { 0 };
 		ret = cow_luks_unlock(loop, file, ext->crypto_off, &luks, secrets[i], out, NULL,
-				      &last);
-		if (ret != -EACCES)
-			break;
+				      &own);
+		if (!ret)
+			return 0;
+		/* What could not be read explains more than what did not fit. */
+		if (!last.code || last.code == -EACCES)
+			last = own;
 	}
-	return ret ? cow_error_set(err, ret, "%s", last.text) : 0;
+	return cow_error_set(err, last.code, "%s", last.text);
 }
 
 static int open_legacy(const struct cow_file *file, const struct cow_secret *const *secrets,

@@ -57,7 +57,10 @@ static int wait_for_queues(struct cow_image *image, struct cow_loop *loop)
 	return ret;
 }
 
-/* Until nothing freed is on its way any more; no request runs, so nothing new comes. */
+/*
+ * Until nothing freed is on its way any more; no request runs, so nothing new comes but from queues
+ * that leave, and that is held back.
+ */
 static int wait_for_release(struct cow_image *image, struct cow_loop *loop)
 {
 	struct cow_quarantine *q = &image->quarantine;
@@ -67,7 +70,7 @@ static int wait_for_release(struct cow_image *image, struct cow_loop *loop)
 			return -EIO;
 		if (atomic_load(&q->nr_full) - full > 3)
 			return -ENOSPC;
-		if (cow_quarantine_idle(q) && cow_writeback_idle(&image->commit))
+		if (cow_writeback_idle(&image->commit) && cow_quarantine_hold(q))
 			return 0;
 		atomic_store(&q->hurry, true);
 		cow_quarantine_kick(q, loop);
@@ -84,6 +87,8 @@ static int settle(struct cow_image *image, struct cow_loop *loop)
 		ret = wait_for_release(image, loop);
 	if (!ret)
 		ret = cow_image_write_back(image, loop);
+	while (!ret && !cow_writeback_hold(&image->commit))
+		ret = nap(loop);
 	return ret;
 }
 
@@ -102,11 +107,13 @@ static void leave_loop(struct cow_image *image, struct cow_loop *loop)
 	cow_image_hand_over_release(image);
 }
 
-static void thaw(struct cow_image *image)
+static void thaw(struct cow_image *image, struct cow_loop *loop)
 {
 	struct cow_freeze *f = &image->freeze;
 	struct cow_waitlist wake;
 	cow_waitlist_init(&wake);
+	cow_quarantine_resume(&image->quarantine);
+	cow_writeback_resume(&image->commit, loop);
 	cow_mutex_lock(&f->lock);
 	atomic_store(&f->frozen, false);
 	cow_waitlist_take(&f->parked, &wake);
@@ -163,7 +170,7 @@ int cow_image_change_frozen(struct cow_image *image, struct cow_loop *loop,
 		int again = load_anew(image, loop, err);
 		ret = ret ? ret : again;
 	}
-	thaw(image);
+	thaw(image, loop);
 	if (pause_ns)
 		*pause_ns = cow_loop_now(loop) - start;
 	leave_loop(image, loop);

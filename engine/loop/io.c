@@ -14,6 +14,8 @@ void cow_loop_submit(struct cow_loop *loop, struct cow_io *io)
 	cow_assert(io->nr_vec <= COW_IO_MAX_VEC);
 	io->loop = loop;
 	io->progress_bytes = 0;
+	io->nr_again = 0;
+	io->pausing = false;
 	io->known_bytes = io->file ? atomic_load(&io->file->size_bytes) : 0;
 	/* Shorter from now on, longer once it is done: it never is shorter than we think. */
 	if (io->kind == COW_IO_RESIZE && io->offset < io->known_bytes)
@@ -128,10 +130,51 @@ static void finish_short_read(struct cow_io *io, uint64_t end)
 	io->done(io);
 }
 
+/* ---- EAGAIN: the host lacks something just now ---- */
+
+#define PAUSE_MIN_NS 1000000ull
+#define PAUSE_MAX_NS 1000000000ull
+#define MAX_PAUSES 40u /* half a minute in all */
+
+/* At once first; then after a pause, in which the I/O is a timer; at last it has failed. */
+static void try_again(struct cow_io *io)
+{
+	if (io->nr_again++ > MAX_PAUSES) {
+		complain(io, strerror(EAGAIN));
+		finish(io, -EIO);
+		return;
+	}
+	if (io->nr_again > 1) {
+		uint64_t pause = PAUSE_MIN_NS << (io->nr_again < 12 ? io->nr_again - 2 : 10);
+		io->pausing = true;
+		io->paused_kind = io->kind;
+		io->paused_offset = io->offset;
+		io->kind = COW_IO_TIMER;
+		io->offset = pause < PAUSE_MAX_NS ? pause : PAUSE_MAX_NS;
+	}
+	io->loop->ops->start(io->loop, io);
+}
+
+static void end_pause(struct cow_io *io)
+{
+	io->pausing = false;
+	io->kind = io->paused_kind;
+	io->offset = io->paused_offset;
+	io->loop->ops->start(io->loop, io);
+}
+
 void cow_io_raw_done(struct cow_io *io, int64_t result)
 {
-	if (result == -EINTR || result == -EAGAIN) {
+	if (io->pausing) {
+		end_pause(io);
+		return;
+	}
+	if (result == -EINTR) {
 		io->loop->ops->start(io->loop, io);
+		return;
+	}
+	if (result == -EAGAIN) {
+		try_again(io);
 		return;
 	}
 	if (result < 0 || (io->kind != COW_IO_READ && io->kind != COW_IO_WRITE)) {
@@ -171,5 +214,6 @@ void cow_io_raw_done(struct cow_io *io, int64_t result)
 	}
 	advance_vec(io, step);
 	io->progress_bytes += step;
+	io->nr_again = 0;
 	io->loop->ops->start(io->loop, io);
 }

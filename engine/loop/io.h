@@ -54,7 +54,7 @@ struct cow_io {
 	/* runs on the submitting loop's thread, never from inside submit */
 	void (*done)(struct cow_io *io);
 	/*
-	 * 0 or -errno, valid in done. Never short: the loop resubmits short I/O, EINTR and EAGAIN.
+	 * 0 or -errno, valid in done. Never short: the loop resubmits short I/O, EINTR and, for half a minute, EAGAIN.
 	 */
 	int result;
 
@@ -62,6 +62,10 @@ struct cow_io {
 	struct cow_loop *loop;
 	struct cow_io *next;
 	uint64_t progress_bytes;
+	unsigned nr_again; /* EAGAIN since the last progress */
+	bool pausing;	   /* it is a timer now, instead of this: */
+	enum cow_io_kind paused_kind;
+	uint64_t paused_offset;
 	uint64_t known_bytes;		  /* the file's size_bytes when the I/O began */
 	struct cow_completion completion; /* loop_uring.c */
 	int64_t timespec[2]; /* loop_uring.c: TIMER as the kernel's seconds, nanoseconds */

@@ -61,6 +61,7 @@ int cow_cache_init(struct cow_cache *cache, struct cow_file *file, uint32_t slic
 	cache->ctx = ctx;
 	cow_mutex_init(&cache->limit_lock, COW_RANK_CACHE_LIMIT);
 	cow_waitlist_init(&cache->limited);
+	cow_waitlist_init(&cache->warned);
 	cache->shards = calloc(shards, sizeof(*cache->shards));
 	cache->memory = cow_buf_alloc((size_t)cache->nr_slots * slice_bytes);
 	if (!cache->shards || !cache->memory) {
@@ -342,8 +343,12 @@ static void wake_limited(struct cow_cache *cache, int error)
 	struct cow_waitlist wake;
 	cow_waitlist_init(&wake);
 	cow_mutex_lock(&cache->limit_lock);
-	cow_waitlist_take(&cache->limited, &wake);
+	cow_waitlist_take(&cache->warned, &wake);
+	cow_waitlist_take(&cache->limited, error == -ENOSPC ? &cache->warned : &wake);
+	struct cow_loop *loop = cache->warned.head ? cache->warned.head->loop : NULL;
 	cow_mutex_unlock(&cache->limit_lock);
+	if (loop)
+		cache->need_writeback(cache->ctx, loop);
 	cow_waitlist_wake(&wake, error);
 }
 

@@ -76,7 +76,11 @@ struct cow_cache {
 	atomic_uint nr_dirty; /* slots dirty or writing */
 	/* limit_lock */
 	struct cow_mutex limit_lock;
-	struct cow_waitlist limited; /* waiting for nr_dirty to fall */
+	/*
+	 * Waiting for nr_dirty to fall; `warned` since a pass met a full host. A full host fails who
+	 * met it in a pass that was begun for him, and nobody for a pass of others.
+	 */
+	struct cow_waitlist limited, warned;
 };
 
 /*
@@ -128,7 +132,7 @@ struct cow_captured {
 unsigned cow_cache_capture(struct cow_cache *cache, uint8_t *buf, struct cow_captured *out);
 /*
  * The pass is over: written, or (error) to be dirty again. Wakes who waited for room, with the
- * error.
+ * error; -ENOSPC only who has waited through such a pass already: the others get another pass.
  */
 void cow_cache_complete(struct cow_cache *cache, struct cow_captured *captured, unsigned nr,
 			int error);

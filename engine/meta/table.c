@@ -31,6 +31,7 @@ int cow_table_init(struct cow_table *table, uint64_t off, uint64_t nr, uint64_t 
 	memset(table, 0, sizeof(*table));
 	cow_mutex_init(&table->lock, COW_RANK_L1);
 	cow_waitlist_init(&table->limited);
+	cow_waitlist_init(&table->warned);
 	table->capacity = blocks_of(cow_max(capacity, nr) + 1) * COW_TABLE_BLOCK_ENTRIES;
 	table->entries = reserve_memory(table->capacity * sizeof(uint64_t));
 	table->state = reserve_memory(blocks_of(table->capacity));
@@ -147,7 +148,11 @@ void cow_table_complete(struct cow_table *table, const struct cow_table_block *b
 		if (!*state)
 			table->nr_dirty--;
 	}
-	cow_waitlist_take(&table->limited, &wake);
+	cow_waitlist_take(&table->warned, &wake);
+	cow_waitlist_take(&table->limited, error == -ENOSPC ? &table->warned : &wake);
+	struct cow_loop *loop = table->warned.head ? table->warned.head->loop : NULL;
 	cow_mutex_unlock(&table->lock);
+	if (loop)
+		table->need_writeback(table->ctx, loop);
 	cow_waitlist_wake(&wake, error);
 }

@@ -26,9 +26,9 @@ struct cow_table {
 	atomic_uint_least64_t off; /* place in the host file, bytes; moves under lock */
 	/* lock */
 	struct cow_mutex lock;
-	uint8_t *state;	   /* per block: TABLE_DIRTY, TABLE_WRITING */
-	unsigned nr_dirty; /* blocks dirty or writing */
-	struct cow_waitlist limited;
+	uint8_t *state;			     /* per block: TABLE_DIRTY, TABLE_WRITING */
+	unsigned nr_dirty;		     /* blocks dirty or writing */
+	struct cow_waitlist limited, warned; /* as in cache.h */
 	/* constant */
 	unsigned max_dirty;
 	void (*need_writeback)(void *ctx, struct cow_loop *loop);

@@ -30,7 +30,7 @@ void cow_writeback_join(struct cow_commit *commit, struct cow_task *task)
 	struct cow_loop *loop = task->loop;
 	cow_mutex_lock(&commit->lock);
 	cow_waitlist_park(&commit->joining, task);
-	bool start = !commit->running;
+	bool start = !commit->running && !commit->held;
 	if (start)
 		start_locked(commit, loop);
 	cow_mutex_unlock(&commit->lock);
@@ -41,11 +41,35 @@ void cow_writeback_join(struct cow_commit *commit, struct cow_task *task)
 void cow_writeback_kick(struct cow_commit *commit, struct cow_loop *loop)
 {
 	cow_mutex_lock(&commit->lock);
-	bool start = !commit->running;
+	bool start = !commit->running && !commit->held;
 	if (start)
 		start_locked(commit, loop);
 	else
 		commit->wanted = true;
+	cow_mutex_unlock(&commit->lock);
+	if (start)
+		cow_task_post(&commit->task, loop, &step_capture);
+}
+
+bool cow_writeback_hold(struct cow_commit *commit)
+{
+	cow_mutex_lock(&commit->lock);
+	commit->held = !commit->running;
+	bool held = commit->held;
+	cow_mutex_unlock(&commit->lock);
+	return held;
+}
+
+void cow_writeback_resume(struct cow_commit *commit, struct cow_loop *loop)
+{
+	cow_mutex_lock(&commit->lock);
+	commit->held = false;
+	bool joined = !cow_waitlist_empty(&commit->joining);
+	bool start = !commit->running && (joined || commit->wanted);
+	if (joined)
+		loop = commit->joining.head->loop;
+	if (start)
+		start_locked(commit, loop);
 	cow_mutex_unlock(&commit->lock);
 	if (start)
 		cow_task_post(&commit->task, loop, &step_capture);

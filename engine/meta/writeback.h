@@ -58,6 +58,7 @@ struct cow_commit {
 	struct cow_waitlist joining; /* for the next pass */
 	struct cow_waitlist riding;  /* on the running pass */
 	bool running, wanted;
+	bool held;	       /* none may start: a change of the whole image */
 	struct cow_loop *loop; /* where the running pass runs */
 
 	/*
@@ -96,6 +97,13 @@ void cow_writeback_join(struct cow_commit *commit, struct cow_task *task);
 /* Have a pass soon; nobody waits. */
 void cow_writeback_kick(struct cow_commit *commit, struct cow_loop *loop);
 bool cow_writeback_idle(struct cow_commit *commit);
+/*
+ * A change of the whole image: from now on no pass starts; who joins or kicks waits for the end of
+ * it. False: one runs.
+ */
+bool cow_writeback_hold(struct cow_commit *commit);
+/* Starts the pass that was wanted meanwhile, on the loop of who joined first, or on this one. */
+void cow_writeback_resume(struct cow_commit *commit, struct cow_loop *loop);
 /* Is a pass running on this loop? */
 bool cow_writeback_runs_on(struct cow_commit *commit, const struct cow_loop *loop);
 

@@ -144,7 +144,7 @@ void cow_quarantine_kick(struct cow_quarantine *q, struct cow_loop *loop)
 	cow_waitlist_init(&wake);
 	cow_mutex_lock(&q->lock);
 	bool failed = cow_image_is_failed(q->image);
-	bool start = !q->running && q->tail != q->head && !failed;
+	bool start = !q->running && !q->held && q->tail != q->head && !failed;
 	if (start) {
 		q->running = true;
 		q->loop = loop;
@@ -209,6 +209,22 @@ void cow_quarantine_op_ended(struct cow_quarantine *q)
 	atomic_store(&q->waiting_for_epoch, false);
 	cow_mutex_unlock(&q->lock);
 	cow_waitlist_wake(&wake, 0);
+}
+
+bool cow_quarantine_hold(struct cow_quarantine *q)
+{
+	cow_mutex_lock(&q->lock);
+	q->held = !q->running && q->head == q->tail;
+	bool held = q->held;
+	cow_mutex_unlock(&q->lock);
+	return held;
+}
+
+void cow_quarantine_resume(struct cow_quarantine *q)
+{
+	cow_mutex_lock(&q->lock);
+	q->held = false;
+	cow_mutex_unlock(&q->lock);
 }
 
 bool cow_quarantine_idle(struct cow_quarantine *q)

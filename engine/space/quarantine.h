@@ -52,6 +52,7 @@ struct cow_quarantine {
 	unsigned reserved;			/* room set aside by ops */
 	struct cow_waitlist full;		/* waiting for room in the ring */
 	bool running;				/* the release task is started */
+	bool held;				/* it may not be: a change of the whole image */
 	struct cow_loop *loop;			/* where it runs */
 	struct cow_waitlist epoch_waiter;	/* the release task, waiting for ops to end */
 	struct cow_host_run *blocked;		/* sorted, disjoint: being released */
@@ -120,6 +121,13 @@ bool cow_quarantine_blocks(struct cow_quarantine *q, uint64_t cluster, uint64_t 
 
 /* An op ended: lets the release task look at the epochs again if it waits. */
 void cow_quarantine_op_ended(struct cow_quarantine *q);
+/*
+ * A change of the whole image: from now on no release starts, whoever kicks (a queue that leaves
+ * frees its tail). False: one runs, or has something to do.
+ */
+bool cow_quarantine_hold(struct cow_quarantine *q);
+/* The change is over; whoever calls kicks afterwards. */
+void cow_quarantine_resume(struct cow_quarantine *q);
 /* True when nothing is on its way and the task is not running. */
 bool cow_quarantine_idle(struct cow_quarantine *q);
 /* Is the release task running on this loop? */

@@ -275,13 +275,15 @@ static enum cow_next block_link(struct cow_task *task)
 	struct cow_image *image = r->image;
 	const struct cow_geometry *g = &image->g;
 	uint64_t off = new_block_off(r);
+	/*
+	 * The table first: a slot that is dirty while its block is not linked would be taken for
+	 * metadata in a range without a refcount block by the next refill, if this one failed here.
+	 */
+	if (!cow_table_may_set(&image->reftable, r->new_block, task))
+		return COW_WAIT;
 	struct cow_slot *slot = cow_cache_get(&image->refs, off, task);
 	if (!slot || !cow_cache_may_dirty(slot, task))
 		return COW_WAIT;
-	if (!cow_table_may_set(&image->reftable, r->new_block, task)) {
-		cow_cache_put_dirty(slot);
-		return COW_WAIT;
-	}
 	cow_refcount_set(slot->data, g->refcount_order, 0, 1);
 	cow_cache_put_dirty(slot);
 	cow_overlap_add(image, off);

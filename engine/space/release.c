@@ -368,6 +368,7 @@ static void end(struct cow_task *task)
 	struct cow_quarantine *q = of(task);
 	struct cow_loop *loop = task->loop;
 	cow_mutex_lock(&q->lock);
+	cow_assert(!q->held);
 	bool again = q->head != q->tail && !cow_image_is_failed(q->image) && !must_leave(q);
 	if (!again) {
 		if (q->head == q->tail)

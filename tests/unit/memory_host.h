@@ -39,6 +39,7 @@ struct memory_host {
 	int fail_error;
 	enum cow_io_kind fail_kind;
 	unsigned fail_skip;
+	unsigned fail_more; /* and so many more after it */
 	/* may be NULL; sees each I/O that is done */
 	void (*hook)(void *ctx, const struct cow_io *io);
 	void *ctx;
@@ -144,7 +145,11 @@ static int64_t memory_do(struct memory_host *m, struct cow_io *io)
 {
 	if (m->fail_error && m->fail_kind == io->kind && !m->fail_skip--) {
 		int error = m->fail_error;
-		m->fail_error = 0;
+		if (!m->fail_more)
+			m->fail_error = 0;
+		else
+			m->fail_more--;
+		m->fail_skip = 0;
 		return error;
 	}
 	if (m->nr_trace < MEMORY_MAX_TRACE)

@@ -234,6 +234,37 @@ static void test_limit_parks_and_wakes(void **state)
 	assert_int_equal(counter_on_disk(f, 0), 2);
 }
 
+/* A full host met by a pass fails nobody who has not waited through one: he gets another pass. */
+static void test_full_host_of_others(void **state)
+{
+	struct fixture *f = *state;
+	struct cow_captured list[8];
+	cache_open(f, 8, kicked);
+	uint8_t *buf = malloc((size_t)f->cache.max_dirty * SLICE);
+	for (uint64_t i = 0; i < f->cache.max_dirty; i++)
+		visit_now(f, i, 1);
+	struct visit v;
+	visit_start(&v, f, 50, 1);
+	settle(f);
+	for (int pass = 0; pass < 2; pass++) {
+		unsigned nr = cow_cache_capture(&f->cache, buf, list), kicks = f->nr_kicks;
+		cow_cache_complete(&f->cache, list, nr, -ENOSPC);
+		settle(f);
+		assert_int_equal(v.done, pass == 1);
+		assert_int_equal(f->nr_kicks > kicks, pass == 0);
+	}
+	assert_int_equal(v.task.error, -ENOSPC);
+	visit_start(&v, f, 50, 1);
+	settle(f);
+	unsigned nr = cow_cache_capture(&f->cache, buf, list);
+	cow_cache_complete(&f->cache, list, nr, -ENOSPC);
+	assert_true(write_back(f) > 0);
+	settle(f);
+	assert_true(v.done);
+	assert_int_equal(v.task.error, 0);
+	free(buf);
+}
+
 /*
  * A slot that is changed while it is being written is dirty again, and its older copy is what the
  * pass wrote.
@@ -394,6 +425,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_one_load_for_all, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_dirty_is_written, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_limit_parks_and_wakes, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_full_host_of_others, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_change_during_pass, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_failed_pass_stays_dirty, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_reads_beside_dirty, setup, teardown),

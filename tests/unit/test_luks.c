@@ -396,6 +396,20 @@ static void unreadable_material(void **state)
 	assert_non_null(strstr(f->err.text, "cannot read"));
 }
 
+/* A slot that cannot be read does not hide the one that the passphrase opens. */
+static void unreadable_slot_of_two(void **state)
+{
+	struct fixture *f = *state;
+	struct cow_crypt_key *key;
+	must_format(f);
+	struct cow_luks l = must_load(f);
+	l.slots[1] = l.slots[0];
+	f->m->fail_kind = COW_IO_READ;
+	f->m->fail_error = -EIO;
+	assert_int_equal(unlock(f, &l, f->right, &key), 0);
+	cow_crypt_key_free(key);
+}
+
 static void header_past_the_end(void **state)
 {
 	struct fixture *f = *state;
@@ -477,6 +491,7 @@ int main(void)
 		WITH_FILE(damaged_material),
 		WITH_FILE(no_active_slot),
 		WITH_FILE(unreadable_material),
+		WITH_FILE(unreadable_slot_of_two),
 		WITH_FILE(header_past_the_end),
 		WITH_FILE(any_secret_opens),
 		WITH_FILE(legacy_takes_one_secret),

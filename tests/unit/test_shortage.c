@@ -209,11 +209,91 @@ static void test_everything_small(void **state)
 	expect_clean(f);
 }
 
+/* ---- a full host, met wherever it can be ---- */
+
+/*
+ * Tables of several blocks: 512-byte clusters, 64-bit refcounts, so that a refcount block is for
+ * 32 KiB, and a block of its table for 2 MiB.
+ */
+static void create_narrow(struct fixture *f)
+{
+	struct cow_create_options options = { .size_bytes = DISK,
+					      .has_size = true,
+					      .cluster_bytes = 512,
+					      .refcount_bits = 64,
+					      .overwrite = true };
+	struct cow_error err = { 0 };
+	f->m->size = 0;
+	memset(f->m->bytes, 0, MEMORY_MAX_BYTES);
+	if (cow_create(&f->m->host, &f->m->loop, "/disk", &options, &err))
+		fail_msg("create: %s", err.text);
+}
+
+/* Some requests may hear of it; the image stays good, and the next ones go on. */
+static void test_full_host_anywhere(void **state)
+{
+	struct fixture *f = *state;
+	const struct cow_limits limits = { .dirty_blocks = 1 };
+	unsigned nr_hit = 0;
+	for (unsigned skip = 0; skip < 300; skip += 20) {
+		create_narrow(f);
+		open_image(f, &limits);
+		for (unsigned mib = 0; mib < 7; mib++)
+			submit(f, 0, COW_OP_WRITE, (uint64_t)mib << 20, 1u << 20);
+		run_until(f, 0);
+		f->failed = 0;
+		f->m->fail_kind = COW_IO_WRITE;
+		f->m->fail_skip = skip;
+		f->m->fail_more = 20;
+		f->m->fail_error = -ENOSPC;
+		for (unsigned i = 0; i < 24; i++)
+			submit(f, i % 2, COW_OP_WRITE, (7u << 20) + (uint64_t)i * OP_BYTES,
+			       OP_BYTES);
+		run_until(f, 0);
+		nr_hit += f->failed != 0;
+		f->failed = 0;
+		f->m->fail_error = 0;
+		f->m->fail_more = 0;
+		if (cow_image_failure(f->image))
+			fail_msg("a full host at write %u: %s", skip, cow_image_failure(f->image));
+		submit(f, 0, COW_OP_WRITE, 9u << 20, 1u << 20);
+		expect_no_error(f);
+		close_image(f);
+		expect_clean(f);
+	}
+	assert_true(nr_hit > 0);
+}
+
+/* A host that lacks something just now is asked again, with pauses, but not for ever. */
+static void test_host_says_again(void **state)
+{
+	struct fixture *f = *state;
+	open_image(f, NULL);
+	assert_int_equal(cow_queue_do(f->queues[0], COW_OP_WRITE, 0, 0, CLUSTER, f->buf), 0);
+	f->m->fail_kind = COW_IO_READ;
+	f->m->fail_error = -EAGAIN;
+	f->m->fail_more = 5;
+	uint64_t start = f->m->clock_ns;
+	assert_int_equal(cow_queue_do(f->queues[0], COW_OP_READ, 0, 0, CLUSTER, f->buf), 0);
+	assert_true(f->m->clock_ns - start > 10u * 1000 * 1000);
+	f->m->fail_error = -EAGAIN;
+	f->m->fail_more = 1000;
+	start = f->m->clock_ns;
+	assert_int_equal(cow_queue_do(f->queues[0], COW_OP_READ, 0, 0, CLUSTER, f->buf), -EIO);
+	assert_true(f->m->clock_ns - start > 10ull * 1000 * 1000 * 1000);
+	assert_true(f->m->fail_more > 900);
+	f->m->fail_error = 0;
+	close_image(f);
+	expect_clean(f);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(test_small_ring, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_everything_small, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_full_host_anywhere, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_host_says_again, setup, teardown),
 	};
 	return cmocka_run_group_tests_name("shortage", tests, NULL, NULL);
 }

@@ -1,0 +1,116 @@
+/* SPDX-License-Identifier: MIT */
+/* While the whole image is changed nothing else of the engine's touches its file. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include <cmocka.h>
+
+#include "engine/base/buf.h"
+#include "engine/check/check.h"
+#include "engine/create/create.h"
+#include "engine/life/freeze.h"
+#include "engine/life/image.h"
+#include "tests/unit/memory_host.h"
+
+#define CLUSTER 65536u
+
+struct fixture {
+	struct memory_host *m;
+	struct cow_image *image;
+	struct cow_queue *queues[2];
+	uint8_t *buf;
+	unsigned during; /* writes and punches while the change ran */
+};
+
+static int setup(void **state)
+{
+	struct fixture *f = calloc(1, sizeof(*f));
+	f->m = memory_host_new();
+	cow_loop_enter(&f->m->loop);
+	f->buf = cow_buf_alloc(CLUSTER);
+	memset(f->buf, 5, CLUSTER);
+	struct cow_create_options create = { .size_bytes = 8u << 20,
+					     .has_size = true,
+					     .cluster_bytes = CLUSTER };
+	struct cow_open_options options = { .writable = true, .compress = true };
+	struct cow_error err = { 0 };
+	assert_int_equal(cow_create(&f->m->host, &f->m->loop, "/disk", &create, &err), 0);
+	assert_int_equal(
+		cow_image_open(&f->m->host, &f->m->loop, "/disk", &options, &f->image, &err), 0);
+	for (unsigned i = 0; i < 2; i++)
+		assert_int_equal(cow_queue_new(f->image, &f->m->loop, 4, &f->queues[i]), 0);
+	*state = f;
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	struct fixture *f = *state;
+	cow_loop_enter(NULL);
+	free(f->buf);
+	memory_host_free(f->m);
+	free(f);
+	return 0;
+}
+
+static unsigned changes(struct fixture *f, unsigned from)
+{
+	unsigned nr = 0;
+	for (unsigned i = from; i < f->m->nr_trace; i++)
+		nr += f->m->trace[i].kind == COW_IO_WRITE || f->m->trace[i].kind == COW_IO_PUNCH;
+	return nr;
+}
+
+/* A queue leaves, with the tail that it packed compressed clusters into; time passes. */
+static int lose_queue(void *ctx, struct cow_loop *loop, struct cow_file *file,
+		      struct cow_error *err)
+{
+	struct fixture *f = ctx;
+	unsigned from = f->m->nr_trace;
+	cow_queue_free(f->queues[0]);
+	for (unsigned i = 0; i < 1000; i++)
+		cow_loop_run(loop, false);
+	f->during = changes(f, from);
+	return 0;
+}
+
+static void expect_clean(struct fixture *f)
+{
+	struct cow_check_options options = { .repair = COW_REPAIR_NONE };
+	struct cow_check_result result;
+	struct cow_error err = { 0 };
+	struct cow_file *file;
+	assert_int_equal(f->m->host.ops->open(&f->m->host, "/disk", 0, &file, &err), 0);
+	assert_int_equal(cow_check_file(&f->m->loop, file, &options, &result, &err), 0);
+	f->m->host.ops->close(file);
+	assert_int_equal(result.corruptions, 0);
+	assert_int_equal(result.leaks, 0);
+}
+
+static void test_queue_leaves_during_change(void **state)
+{
+	struct fixture *f = *state;
+	struct cow_error err = { 0 };
+	assert_int_equal(cow_queue_do(f->queues[0], COW_OP_WRITE, 0, 0, CLUSTER, f->buf), 0);
+	assert_int_equal(cow_image_change_frozen(f->image, &f->m->loop, lose_queue, f, NULL, &err),
+			 0);
+	assert_int_equal(f->during, 0);
+	assert_int_equal(cow_queue_do(f->queues[1], COW_OP_WRITE, 0, CLUSTER, 512, f->buf), 0);
+	assert_int_equal(cow_queue_do(f->queues[1], COW_OP_READ, 0, 0, CLUSTER, f->buf), 0);
+	assert_int_equal(f->buf[CLUSTER - 1], 5);
+	cow_queue_free(f->queues[1]);
+	if (cow_image_close(f->image, &f->m->loop, &err))
+		fail_msg("close: %s", err.text);
+	expect_clean(f);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test_setup_teardown(test_queue_leaves_during_change, setup, teardown),
+	};
+	return cmocka_run_group_tests_name("freeze", tests, NULL, NULL);
+}
