@@ -168,7 +168,10 @@ void cow_sandbox_enter(struct cow_sandbox *sandbox, const char *run_dir)
 		return;
 	tzset(); /* the log's: the time zone is a file */
 	note(sandbox, "root", empty_root(run_dir));
-	note(sandbox, "user", become_user(sandbox));
+	if (sandbox->has_user)
+		note(sandbox, "user", become_user(sandbox));
+	else
+		cow_log(COW_LOG_INFO, "not given up: user: /etc/passwd has no user " USER);
 	note(sandbox, "files", restrict_files(sandbox));
 	if (sandbox->ruleset_fd >= 0)
 		close(sandbox->ruleset_fd);

@@ -53,7 +53,8 @@ void cow_report_leave_terminal(uint32_t id)
 	snprintf(ident, sizeof(ident), "cowblk-ublkb%u", id);
 	cow_record_path(id, "log", path, sizeof(path));
 	openlog(ident, LOG_PID | LOG_NDELAY, LOG_DAEMON);
-	to_syslog = true;
+	/* It cannot be connected to any more once the device is confined. */
+	to_syslog = !access("/dev/log", W_OK);
 	to_journal = false;
 	replace(STDIN_FILENO, "/dev/null", O_RDONLY);
 	replace(STDOUT_FILENO, "/dev/null", O_WRONLY);
