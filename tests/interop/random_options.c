@@ -8,6 +8,7 @@
 #include <time.h>
 
 #include "tests/interop/model.h"
+#include "tests/interop/workload.h"
 
 _Noreturn void random_die(const char *what, const char *why)
 {
@@ -39,6 +40,7 @@ static const struct option long_options[] = {
 	{ "compress", no_argument, NULL, 'C' },
 	{ "live-snapshots", required_argument, NULL, 'L' },
 	{ "live-bitmaps", no_argument, NULL, 'l' },
+	{ "tiny-limits", no_argument, NULL, 'T' },
 	{ "written", required_argument, NULL, 'w' },
 	{ NULL, 0, NULL, 0 },
 };
@@ -159,12 +161,34 @@ static void parse_one(struct random_options *opt, int c, const char *arg)
 	case 'l':
 		opt->live_bitmaps = true;
 		break;
+	case 'T':
+		opt->tiny_limits = true;
+		break;
 	case 'w':
 		open_written(opt, arg);
 		break;
 	default:
 		exit(2);
 	}
+}
+
+static void draw_limits(struct random_options *opt)
+{
+	struct rng rng = { opt->seed };
+	struct cow_limits *l = &opt->limits;
+	l->release_batch = (uint32_t)rng_below(&rng, 16);
+	l->release_punches = 1 + (uint32_t)rng_below(&rng, 4);
+	l->cache_slots = 8 + (uint32_t)rng_below(&rng, 32);
+	l->dirty_slots = (uint32_t)rng_below(&rng, 8);
+	l->dirty_blocks = (uint32_t)rng_below(&rng, 3);
+	l->pass_writes = 1 + (uint32_t)rng_below(&rng, 4);
+	l->extents = 2 + (uint32_t)rng_below(&rng, 8);
+	l->pieces = 1 + (uint32_t)rng_below(&rng, 4);
+	l->bounces = 1 + (uint32_t)rng_below(&rng, 3);
+	l->packed = 1 + (uint32_t)rng_below(&rng, 2);
+	l->pack_clusters = 1 + (uint32_t)rng_below(&rng, 4);
+	l->inflated = 1 + (uint32_t)rng_below(&rng, 4);
+	opt->open.limits = l;
 }
 
 void random_options_parse(struct random_options *opt, int argc, char **argv)
@@ -186,4 +210,6 @@ void random_options_parse(struct random_options *opt, int argc, char **argv)
 		random_die("usage", "queues, depth and rounds must be positive");
 	if (opt->kill && opt->no_verify)
 		random_die("usage", "--kill needs the model");
+	if (opt->tiny_limits)
+		draw_limits(opt);
 }

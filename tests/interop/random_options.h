@@ -7,6 +7,7 @@
 #include <stdint.h>
 #include <stdio.h>
 
+#include "engine/core/limits.h"
 #include "engine/life/image.h"
 
 struct random_options {
@@ -14,6 +15,9 @@ struct random_options {
 	unsigned live_snapshots; /* how many to keep; 0: none are taken */
 	uint64_t seed, ops, max_bytes;
 	unsigned queues, depth, rounds, timeout_seconds, zero_percent;
+	/* the engine has little of everything, drawn from the seed, so that requests wait for it */
+	bool tiny_limits;
+	struct cow_limits limits;
 	bool sync_loop, no_verify, kill, full_sweep, live_bitmaps;
 	FILE *written;
 	struct cow_open_options open;

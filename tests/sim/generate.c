@@ -13,9 +13,11 @@
 
 static uint64_t pick_size(struct sim_random *r, uint64_t cluster_bits)
 {
-	uint64_t clusters = cluster_bits <= 12 ? 64 + sim_below(r, 1024) : 8 + sim_below(r, 100);
-	if (cluster_bits == 21)
-		clusters = 2 + sim_below(r, 12);
+	uint64_t clusters = cluster_bits <= 12 ? 64 + sim_below(r, 512) : 8 + sim_below(r, 100);
+	if (cluster_bits == 9)
+		clusters *= 2;
+	if (cluster_bits >= 16)
+		clusters = 2 + sim_below(r, cluster_bits > 16 ? 12 : 40);
 	uint64_t size = clusters << cluster_bits;
 	if (sim_chance(r, 30))
 		size -= SECTOR * sim_below(r, 1 + (1u << cluster_bits) / SECTOR / 2);
@@ -35,7 +37,7 @@ static void growing_config(struct sim_config *c, struct sim_random *r)
 static void prepare_config(struct sim_config *c, struct sim_random *r)
 {
 	c->ext_l2 = c->cluster_bits >= 14 && c->version == 3 && sim_chance(r, 25);
-	if (!c->ext_l2 && !sim_chance(r, 20))
+	if (!c->ext_l2 && !sim_chance(r, 12))
 		return;
 	c->prepared = 1 + sim_below(r, c->ext_l2 ? 4 : 3);
 	c->zstd = c->version == 3 && sim_chance(r, 30);
@@ -47,14 +49,16 @@ static void prepare_config(struct sim_config *c, struct sim_random *r)
 
 static void make_config(struct sim_config *c, struct sim_random *r, const struct sim_plan *plan)
 {
-	static const uint8_t bits[] = { 9, 9, 10, 11, 12, 12, 14, 16, 16, 16, 18, 21 };
+	static const uint8_t bits[] = { 9, 9, 9, 10, 11, 12, 12, 12, 13, 14, 14, 15, 16 };
 	static const uint32_t caches[] = { 0, 1, 4096, 16384, 65536, 262144 };
 	c->seed = sim_random_next(r);
 	c->cluster_bits = bits[sim_below(r, sizeof(bits))];
+	if (sim_chance(r, 5)) /* large ones take long */
+		c->cluster_bits = 16 + sim_below(r, 6);
 	c->size_bytes = pick_size(r, c->cluster_bits);
 	c->version = sim_chance(r, 15) ? 2 : 3;
 	c->refcount_bits = c->version == 2 || sim_chance(r, 40) ? 16 : 1u << sim_below(r, 7);
-	if (sim_chance(r, 10))
+	if (sim_chance(r, 6))
 		growing_config(c, r);
 	c->lazy = c->version == 3 && sim_chance(r, 10);
 	c->backing = sim_chance(r, 50) ? SIM_BACKING_NONE : 1 + sim_below(r, 2);
@@ -62,7 +66,7 @@ static void make_config(struct sim_config *c, struct sim_random *r, const struct
 	if (sim_chance(r, 50))
 		c->backing_bytes = SECTOR * (1 + sim_below(r, c->size_bytes / SECTOR * 3 / 2));
 	prepare_config(c, r);
-	c->compress = sim_chance(r, 12);
+	c->compress = sim_chance(r, 20);
 	c->queues = 1 + sim_below(r, 4);
 	c->depth = 1 + sim_below(r, 12);
 	c->cache_bytes = caches[sim_below(r, sizeof(caches) / sizeof(caches[0]))];
@@ -145,7 +149,7 @@ static void draw_limits(struct sim_config *c, struct sim_random *r)
 	struct cow_limits *l = &c->limits;
 	if (sim_chance(r, 30))
 		return;
-	uint32_t room = tiny(r, 700, 1100);
+	uint32_t room = tiny(r, 16, 400);
 	if (room) {
 		l->ring_own = 128;
 		l->ring = l->ring_own + room;
@@ -158,7 +162,7 @@ static void draw_limits(struct sim_config *c, struct sim_random *r)
 	l->pass_writes = tiny(r, 1, COW_WRITEBACK_IOS);
 	l->extents = tiny(r, 2, COW_RESERVE_EXTENTS);
 	l->pieces = tiny(r, 1, COW_OP_PIECES);
-	l->bounces = tiny(r, 1, COW_QUEUE_BOUNCES);
+	l->bounces = 1 + (uint32_t)sim_below(r, sim_chance(r, 50) ? 2 : COW_QUEUE_BOUNCES);
 	l->packed = tiny(r, 1, COW_QUEUE_PACKED);
 	l->pack_clusters = tiny(r, 1, 16);
 	l->inflated = tiny(r, 1, 8);
@@ -183,7 +187,7 @@ static uint64_t pick_length(struct sim_random *r, const struct sim_config *c)
 {
 	uint64_t cluster = 1ull << c->cluster_bits;
 	unsigned dice = (unsigned)sim_below(r, 100);
-	if (dice < 50)
+	if (dice < (c->compress ? 20u : 50u))
 		return SECTOR * (1 + sim_below(r, 8));
 	if (dice < 75)
 		return cluster * (1 + sim_below(r, 3));
@@ -197,7 +201,7 @@ static void pick_range(struct sim_random *r, const struct sim_config *c, struct 
 	uint64_t cluster = 1ull << c->cluster_bits, sectors = c->size_bytes / SECTOR;
 	uint64_t hot = sectors / 16 ? sectors / 16 : 1;
 	a->offset = SECTOR * sim_below(r, sim_chance(r, 50) ? hot : sectors);
-	if (sim_chance(r, 40))
+	if (sim_chance(r, c->compress ? 75 : 40))
 		a->offset &= ~(cluster - 1);
 	a->length = pick_length(r, c);
 	if (a->length > (1u << 20) && a->kind <= SIM_GUEST_WRITE)
@@ -214,7 +218,7 @@ static void pick_range(struct sim_random *r, const struct sim_config *c, struct 
  */
 struct habits {
 	unsigned weight[SIM_ZEROES + 1], sum;
-	uint64_t crash_every;
+	uint64_t crash_every, fault_every, full_every, full_for;
 	unsigned eager_percent, fua_percent, flush_twice_percent, chase_percent;
 };
 
@@ -233,6 +237,9 @@ static void draw_habits(struct habits *h, struct sim_random *r, const struct sim
 	for (unsigned i = 0; i <= SIM_ZEROES; i++)
 		h->sum += h->weight[i];
 	h->crash_every = plan->crash_every * paces[sim_below(r, 4)] / 4;
+	h->fault_every = sim_chance(r, 50) ? 120 : 30 + sim_below(r, 300);
+	h->full_every = 10 + sim_below(r, sim_chance(r, 50) ? 60 : 400);
+	h->full_for = 4 + sim_below(r, 30);
 	h->eager_percent = (unsigned)sim_below(r, 90);
 	h->fua_percent = sim_chance(r, 30) ? 30 : 4;
 	h->flush_twice_percent = (unsigned)sim_below(r, 60);
@@ -315,13 +322,13 @@ static bool host_action(struct sim_random *r, const struct sim_plan *plan, const
 	} else if (!sim_below(r, 250)) {
 		a->kind = SIM_REOPEN;
 		a->offset = plan->crash_every && sim_chance(r, 50) ? 1 + sim_below(r, 20) : 0;
-	} else if (plan->faults && !sim_below(r, 120)) {
+	} else if (plan->faults && !sim_below(r, h->fault_every)) {
 		a->kind = SIM_FAULT;
 		a->length = sim_chance(r, 40) ? 0 : 1 + sim_below(r, 5);
 		if (sim_chance(r, 30))
 			a->length = 1 + COW_IO_SYNC;
 		a->offset = 1 + sim_below(r, a->length ? 6 : 60);
-	} else if (plan->faults && !sim_below(r, *full ? 20 : 300)) {
+	} else if (plan->faults && !sim_below(r, *full ? h->full_for : h->full_every)) {
 		*full = !*full;
 		a->kind = SIM_FULL;
 		a->offset = *full ? 1 + sim_below(r, 2) : 0;
@@ -375,7 +382,7 @@ void sim_script_make(struct sim_script *script, uint64_t seed, const struct sim_
 	struct sim_plan p = *plan;
 	bool full = false;
 	memset(script, 0, sizeof(*script));
-	p.faults = p.faults && sim_chance(&r, 40);
+	p.faults = p.faults && sim_chance(&r, 50);
 	make_config(&script->config, &r, &p);
 	struct habits habits;
 	draw_habits(&habits, &r, plan, is_growing(&script->config));

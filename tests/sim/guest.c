@@ -8,11 +8,18 @@
 #include "engine/base/buf.h"
 #include "tests/sim/run.h"
 
-#define HANG_STEPS 3000000u
+#define HANG_STEPS 1000000u
 
 bool sim_guest_excused(const struct sim_run *run)
 {
 	return run->world.faults.nr_injected + run->world.faults.nr_full > run->injected_at_open;
+}
+
+bool sim_guest_may_leak(const struct sim_run *run)
+{
+	const struct sim_faults *f = &run->world.faults;
+	return f->nr_injected > run->errors_at_open || (f->full && sim_guest_excused(run)) ||
+	       run->script->config.block_device;
 }
 
 static bool is_writing(const struct sim_action *a)
@@ -77,7 +84,7 @@ bool sim_guest_has_room(const struct sim_run *run, const struct sim_action *acti
 	unsigned queue = action->queue % (unsigned)run->script->config.queues;
 	for (unsigned i = 0; i < run->script->config.depth; i++)
 		if (!run->ops[queue][i].busy)
-			return true;
+			return !run->leaving[queue];
 	return false;
 }
 

@@ -43,10 +43,12 @@ static int open_queues(struct sim_run *run)
 static void end_queue(struct sim_run *run, unsigned q)
 {
 	struct cow_queue *queue = run->queues[q];
-	if (!queue)
+	if (!queue || run->leaving[q])
 		return;
 	run->queues[q] = NULL;
+	run->leaving[q] = true;
 	cow_queue_free(queue);
+	run->leaving[q] = false;
 	sim_loop_leave(run->queue_loops[q]);
 }
 
@@ -112,7 +114,8 @@ void sim_image_close(struct sim_run *run)
 		end_queue(run, q);
 	int ret = cow_image_close(run->image, &run->control->base, &err);
 	run->image = NULL;
-	run->hidden_leaks |= sim_guest_excused(run);
+	run->close_failed = ret;
+	run->hidden_leaks |= sim_guest_may_leak(run) || ret;
 	if (ret && !run->world.powered_off && !sim_guest_excused(run))
 		sim_fail("close: %s (%s)", err.text, strerror(-ret));
 	if (!ret && !run->world.powered_off)

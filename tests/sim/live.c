@@ -77,6 +77,9 @@ void sim_live_step(struct sim_run *run)
 	    !sim_chance(&run->random, 5))
 		return;
 	const struct sim_action *a = &run->script->actions[next];
+	if (sim_chance(&run->random, 5))
+		sim_image_queue_leaves(
+			run, (unsigned)sim_below(&run->random, run->script->config.queues));
 	if (a->kind == SIM_QUEUE_LEAVES) {
 		run->action_idx = next;
 		sim_image_queue_leaves(run, a->queue % (unsigned)run->script->config.queues);

@@ -4,13 +4,14 @@
  * named by it.
  *
  *   cow_sim --seed N --runs N            a fixed number of runs
- *   cow_sim --seed N --seconds S         as many as fit
+ *   cow_sim --seed N --seconds S         as many as fit; --cpu-seconds: of processor time
  *   cow_sim --seed N --shrink            a short script that fails like seed N, on standard output
  *   cow_sim --script FILE [--trace]      replay one
  */
 #include <getopt.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -18,7 +19,7 @@
 #include "tests/sim/shrink.h"
 
 struct arguments {
-	uint64_t seed, runs, seconds;
+	uint64_t seed, runs, seconds, cpu_seconds;
 	struct sim_plan plan;
 	struct sim_child_options child;
 	const char *script;
@@ -29,6 +30,7 @@ static const struct option options[] = {
 	{ "seed", required_argument, NULL, 's' },
 	{ "runs", required_argument, NULL, 'r' },
 	{ "seconds", required_argument, NULL, 't' },
+	{ "cpu-seconds", required_argument, NULL, 'u' },
 	{ "crash-every", required_argument, NULL, 'c' },
 	{ "actions", required_argument, NULL, 'a' },
 	{ "script", required_argument, NULL, 'f' },
@@ -43,7 +45,8 @@ static const struct option options[] = {
 
 static int usage(void)
 {
-	fprintf(stderr, "usage: cow_sim [--seed N] [--runs N | --seconds S] [--crash-every N] "
+	fprintf(stderr, "usage: cow_sim [--seed N] [--runs N | --seconds S | --cpu-seconds S] "
+			"[--crash-every N] "
 			"[--actions N] [--no-faults]\n"
 			"               [--keep-going] [--trace] [--dump DIR] [--print | --shrink] "
 			"[--script FILE]\n");
@@ -62,6 +65,9 @@ static bool set_option(struct arguments *a, int c)
 		break;
 	case 't':
 		a->seconds = n;
+		break;
+	case 'u':
+		a->cpu_seconds = n;
 		break;
 	case 'c':
 		a->plan.crash_every = n;
@@ -174,11 +180,25 @@ static uint64_t now_seconds(void)
 	return (uint64_t)ts.tv_sec;
 }
 
+static uint64_t cpu_seconds(void)
+{
+	struct rusage u;
+	getrusage(RUSAGE_CHILDREN, &u);
+	return (uint64_t)(u.ru_utime.tv_sec + u.ru_stime.tv_sec);
+}
+
+static bool go_on(const struct arguments *a, uint64_t start, uint64_t done)
+{
+	if (a->cpu_seconds)
+		return cpu_seconds() < a->cpu_seconds;
+	return a->seconds ? now_seconds() - start < a->seconds : done < a->runs;
+}
+
 static int run_seeds(const struct arguments *a)
 {
 	uint64_t start = now_seconds(), done = 0, failed = 0;
 	struct sim_stats sum = { 0 };
-	while (a->seconds ? now_seconds() - start < a->seconds : done < a->runs) {
+	while (go_on(a, start, done)) {
 		failed += run_seed(a, a->seed + done++, &sum) != 0;
 		if (failed && !a->keep_going)
 			break;

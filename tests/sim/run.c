@@ -77,7 +77,8 @@ static void clear_faults(struct sim_run *run)
 static void start_faults(struct sim_run *run)
 {
 	run->world.faults.permille = (unsigned)run->script->config.permille;
-	run->injected_at_open = run->world.faults.nr_injected + run->world.faults.nr_full;
+	run->errors_at_open = run->world.faults.nr_injected;
+	run->injected_at_open = run->errors_at_open + run->world.faults.nr_full;
 }
 
 /* The moment itself, noticed as soon as the scheduler is back here. */
@@ -179,11 +180,10 @@ static void reopen(struct sim_run *run, const struct sim_action *a)
 		world->power_off_sync = a->flags & SIM_AT_SYNC ? 1 + a->offset % 4 : 0;
 		world->crash_kind = SIM_CRASH_POWER;
 	}
-	bool excused = sim_guest_excused(run);
 	sim_image_close(run);
+	bool excused = sim_guest_may_leak(run) || run->close_failed;
 	if (world->powered_off)
 		return;
-	excused |= sim_guest_excused(run);
 	run->hidden_leaks |= excused;
 	world->power_off_at = 0;
 	world->power_off_sync = 0;

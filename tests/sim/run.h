@@ -61,16 +61,19 @@ struct sim_run {
 		*visitor; /* of who asks for something on the open image; gone before and after */
 	struct cow_image *image;
 	struct cow_queue *queues[SIM_MAX_QUEUES]; /* NULL: not there just now */
+	bool leaving[SIM_MAX_QUEUES];		  /* it is being freed */
 	struct sim_op ops[SIM_MAX_QUEUES][SIM_MAX_DEPTH];
 	struct sim_random random;
 	uint64_t next_id;
-	uint64_t injected_at_open; /* faults before this image was opened */
+	uint64_t injected_at_open; /* faults before this image was opened, a full host among them */
+	uint64_t errors_at_open;   /* without that */
 	uint64_t leaks;		   /* known ones: crashes and faults leave some */
 	/*
 	 * a full host may leave some behind the end of the file, which no check counts until it
 	 * grows
 	 */
 	bool hidden_leaks;
+	bool close_failed; /* the last time */
 	/* what every sector of the prepared image's snapshot holds; NULL: it has none */
 	uint64_t *snapshot;
 	uint32_t reftable_clusters; /* as last seen */
@@ -100,6 +103,8 @@ void sim_guest_abandon(struct sim_run *run);
 bool sim_guest_has_room(const struct sim_run *run, const struct sim_action *action);
 /* True if a request may fail: something was put in its way since the image was opened. */
 bool sim_guest_excused(const struct sim_run *run);
+/* True if the image's closing may have left clusters behind: a full host does only while it is full. */
+bool sim_guest_may_leak(const struct sim_run *run);
 
 /* make.c */
 void sim_image_create(struct sim_run *run);

@@ -52,7 +52,10 @@ static void verify_opened(struct sim_run *run, struct cow_image *image, const st
 
 void sim_snapshot_verify_taken(struct sim_run *run, const struct sim_taken *t)
 {
-	struct cow_open_options options = { .snapshot = t->name };
+	static const struct cow_limits little = { .bounces = 1, .packed = 1, .inflated = 4 };
+	struct cow_open_options options = { .snapshot = t->name,
+					    .cache_bytes = 65536,
+					    .limits = &little };
 	uint64_t injected = run->world.faults.nr_injected;
 	struct cow_error err = { 0 };
 	struct cow_image *image;

@@ -161,7 +161,9 @@ struct sim_loop *sim_loop_new(struct sim_world *world)
 void sim_loop_leave(struct sim_loop *loop)
 {
 	if (loop->nr_pending || loop->base.ready_head || atomic_load(&loop->base.inbox))
-		sim_fail("something is left on a loop that goes");
+		sim_fail("something is left on a loop that goes: %u host operations, %s",
+			 loop->nr_pending,
+			 loop->base.ready_head ? "messages to be run" : "messages");
 	loop->gone = true;
 }
 
