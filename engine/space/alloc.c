@@ -10,7 +10,21 @@
 #include "engine/base/math.h"
 #include "engine/image/state.h"
 #include "engine/loop/blocking.h"
+#include "engine/space/look.h"
 #include "engine/space/refill.h"
+
+/* Where new clusters are sure to be found without reading the refcounts of old ones. */
+static void find_tail(struct cow_image *image)
+{
+	struct cow_alloc *alloc = &image->alloc;
+	uint64_t nr = image->reftable.nr;
+	alloc->tail = alloc->virgin_cluster;
+	if (!image->file->block_device)
+		return;
+	while (nr && !cow_table_get(&image->reftable, nr - 1))
+		nr--;
+	alloc->tail = nr * image->g.refs_per_block;
+}
 
 int cow_alloc_init(struct cow_image *image)
 {
@@ -18,8 +32,6 @@ int cow_alloc_init(struct cow_image *image)
 	cow_mutex_init(&alloc->lock, COW_RANK_ALLOC);
 	cow_waitlist_init(&alloc->waiters);
 	alloc->busy = false;
-	alloc->first_free = 1;
-	alloc->freed_meanwhile = UINT64_MAX;
 	alloc->file_bytes = image->file->size_bytes;
 	alloc->opened_bytes = alloc->file_bytes;
 	alloc->virgin_cluster =
@@ -30,8 +42,12 @@ int cow_alloc_init(struct cow_image *image)
 	uint64_t reserve = image->reserve_bytes ? image->reserve_bytes : COW_RESERVE_DEFAULT_BYTES;
 	alloc->reserve_clusters =
 		(uint32_t)cow_max(reserve >> image->g.cluster_bits, COW_RESERVE_MIN_CLUSTERS);
-	alloc->grow_buf = cow_buf_alloc(image->g.cluster_bytes);
-	return alloc->grow_buf ? 0 : -ENOMEM;
+	alloc->g = &image->g;
+	alloc->file = image->file;
+	alloc->reftable = &image->reftable;
+	find_tail(image);
+	int ret = cow_freemap_init(&alloc->map, image->reftable.capacity, image->g.refs_per_block);
+	return ret ? ret : cow_look_init(alloc);
 }
 
 /*
@@ -62,22 +78,24 @@ void cow_alloc_restart(struct cow_image *image, uint64_t bytes)
 	uint64_t end = (bytes + image->g.cluster_bytes - 1) >> image->g.cluster_bits;
 	cow_mutex_lock(&alloc->lock);
 	alloc->file_bytes = bytes;
-	alloc->first_free = 1;
+	cow_freemap_forget(&alloc->map);
 	if (alloc->virgin_cluster != UINT64_MAX)
 		alloc->virgin_cluster = cow_max(alloc->virgin_cluster, end);
+	find_tail(image);
 	cow_mutex_unlock(&alloc->lock);
 }
 
 void cow_alloc_fini(struct cow_image *image)
 {
-	free(image->alloc.grow_buf);
-	image->alloc.grow_buf = NULL;
+	cow_look_fini(&image->alloc);
+	cow_freemap_fini(&image->alloc.map);
 }
 
 void cow_reserve_init(struct cow_reserve *reserve, struct cow_image *image)
 {
 	memset(reserve, 0, sizeof(*reserve));
 	reserve->image = image;
+	reserve->alloc = &image->alloc;
 	reserve->goal_clusters = (uint32_t)cow_min(16, image->alloc.reserve_clusters);
 	cow_waitlist_init(&reserve->waiters);
 	cow_refill_init(reserve);
@@ -91,11 +109,11 @@ void cow_reserve_refill(struct cow_reserve *reserve, struct cow_loop *loop)
 	cow_refill_start(reserve, loop);
 }
 
-void cow_alloc_freed(struct cow_alloc *alloc, uint64_t lowest_cluster)
+void cow_alloc_freed(struct cow_alloc *alloc, const struct cow_freed *freed, unsigned nr)
 {
 	cow_mutex_lock(&alloc->lock);
-	alloc->first_free = cow_min(alloc->first_free, lowest_cluster);
-	alloc->freed_meanwhile = cow_min(alloc->freed_meanwhile, lowest_cluster);
+	for (unsigned i = 0; i < nr; i++)
+		cow_freemap_freed(&alloc->map, freed[i].cluster, freed[i].nr);
 	cow_mutex_unlock(&alloc->lock);
 }
 

@@ -22,8 +22,11 @@
 #include "engine/core/limits.h"
 #include "engine/format/geometry.h"
 #include "engine/loop/task.h"
+#include "engine/space/freemap.h"
 
 struct cow_image;
+struct cow_freed;
+struct cow_table;
 struct cow_queue;
 
 /* Consecutive reserved host clusters. */
@@ -49,6 +52,7 @@ struct cow_reserved {
 /* A queue's reservation and the task that fills it. Owner thread only. */
 struct cow_reserve {
 	struct cow_image *image;
+	struct cow_alloc *alloc; /* the image's */
 	struct cow_reserved extents[COW_RESERVE_EXTENTS];
 	unsigned nr, pos;	/* extents[pos..nr) are left */
 	uint32_t goal_clusters; /* next refill's size; doubles */
@@ -61,7 +65,11 @@ struct cow_reserve {
 	struct cow_reserved fresh[COW_RESERVE_EXTENTS];
 	unsigned nr_fresh, fresh_idx;
 	uint32_t fresh_clusters;
-	uint64_t scan;	    /* next host cluster to look at */
+	uint64_t scan;	   /* next host cluster to look at */
+	uint64_t block;	   /* the refcount block that is scanned; NONE: from the tail on */
+	bool looked;	   /* at some unknown blocks */
+	bool tail_is_full; /* nothing can be had there */
+	const struct cow_step *after_look;
 	uint64_t new_block; /* index of a refcount block being made */
 	const struct cow_step *after_extend;
 	struct cow_io io;
@@ -73,13 +81,23 @@ struct cow_reserve {
 	} grow;
 };
 
+/* A refcount block being read. */
+struct cow_look {
+	struct cow_io io;
+	struct cow_alloc *alloc;
+	struct cow_task *task;
+	uint64_t block;
+	uint8_t *buf; /* one cluster */
+};
+
+#define COW_LOOKS 8u
+
 struct cow_alloc {
 	/* lock */
 	struct cow_mutex lock;
 	bool busy;
 	struct cow_waitlist waiters;
-	uint64_t first_free;	  /* no host cluster below it is free */
-	uint64_t freed_meanwhile; /* lowest one freed since the baton was taken */
+	struct cow_freemap map;
 	/* baton */
 	/*
 	 * Taken (their refcounts are raised), but by a refill that failed, or more than fits into
@@ -88,13 +106,24 @@ struct cow_alloc {
 	 */
 	struct cow_reserved spare[COW_RESERVE_EXTENTS];
 	unsigned nr_spare;
-	uint64_t file_bytes;	 /* length of the host file */
+	uint64_t file_bytes; /* length of the host file */
+	/*
+	 * Clusters from here on were not looked at, and are free as a rule: where the file ended at
+	 * open, or the last refill of new ones. On a block device: behind the last refcount block.
+	 */
+	uint64_t tail;
 	uint64_t virgin_cluster; /* host clusters from here on were never used: holes */
 	bool cannot_punch;
 	/* constant */
+	const struct cow_geometry *g; /* the image's, as these */
+	struct cow_file *file;
+	const struct cow_table *reftable;
 	uint64_t opened_bytes;	   /* file_bytes when the image was opened */
 	uint32_t reserve_clusters; /* a queue's largest reservation */
-	uint8_t *grow_buf;	   /* one cluster */
+	/* baton: blocks looked at (look.c); the first buffer serves reftable_grow.c as well */
+	struct cow_look looks[COW_LOOKS];
+	unsigned nr_looks;
+	uint8_t *look_memory;
 };
 
 int cow_alloc_init(struct cow_image *image);
@@ -115,8 +144,8 @@ void cow_reserve_init(struct cow_reserve *reserve, struct cow_image *image);
  */
 uint32_t cow_alloc_take(struct cow_reserve *reserve, uint32_t want, struct cow_hoff *out,
 			bool *zero, struct cow_task *task);
-/* Host clusters from here on may be free again. */
-void cow_alloc_freed(struct cow_alloc *alloc, uint64_t lowest_cluster);
+/* These host clusters may be free again. */
+void cow_alloc_freed(struct cow_alloc *alloc, const struct cow_freed *freed, unsigned nr);
 
 /* Start the refill unless it runs. */
 void cow_reserve_refill(struct cow_reserve *reserve, struct cow_loop *loop);

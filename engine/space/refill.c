@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The refill task: baton -> scan (-> new refcount block | larger refcount table -> scan) -> checked
+ * The refill task: baton -> pick (-> look.c) -> scan (-> new refcount block | larger refcount table -> scan) -> checked
  * -> extend -> punch -> finish.
  *
  * A new refcount block lies in the first cluster of the range that it describes. Its zeros are
@@ -15,12 +15,13 @@
 #include "engine/base/math.h"
 #include "engine/image/state.h"
 #include "engine/meta/refcount.h"
+#include "engine/space/look.h"
 
 #define EXTEND_MIN_BYTES (8ull << 20)
 #define EXTEND_MAX_BYTES (256ull << 20)
 
-static const struct cow_step step_baton, step_scan, step_block, step_block_zero, step_block_link,
-	step_extend, step_extended, step_punch, step_punched, step_finish;
+static const struct cow_step step_baton, step_pick, step_scan, step_block, step_block_zero,
+	step_block_link, step_extend, step_extended, step_punch, step_punched, step_finish;
 
 static struct cow_reserve *of(struct cow_task *task)
 {
@@ -65,8 +66,6 @@ static enum cow_next baton(struct cow_task *task)
 	bool mine = !alloc->busy;
 	if (mine) {
 		alloc->busy = true;
-		alloc->freed_meanwhile = UINT64_MAX;
-		r->scan = alloc->first_free;
 	} else {
 		cow_waitlist_park(&alloc->waiters, task);
 	}
@@ -74,8 +73,11 @@ static enum cow_next baton(struct cow_task *task)
 	if (!mine)
 		return COW_WAIT;
 	r->has_baton = true;
+	r->block = COW_FREEMAP_NONE;
+	r->looked = false;
+	r->tail_is_full = false;
 	take_spare(r);
-	return cow_task_goto(task, &step_scan);
+	return cow_task_goto(task, &step_pick);
 }
 
 static void drop_baton(struct cow_reserve *r)
@@ -93,7 +95,7 @@ static void drop_baton(struct cow_reserve *r)
 	cow_waitlist_wake(&wake, 0);
 }
 
-/* ---- scan ---- */
+/* ---- pick: where to look for free clusters ---- */
 
 static uint32_t fresh_room(const struct cow_reserve *r)
 {
@@ -104,6 +106,75 @@ static unsigned max_fresh(const struct cow_reserve *r)
 {
 	return r->image->limits.extents / 2;
 }
+
+static bool wants_more(const struct cow_reserve *r)
+{
+	return fresh_room(r) && r->nr_fresh < max_fresh(r);
+}
+
+static bool at_device_end(const struct cow_reserve *r)
+{
+	return r->image->file->block_device &&
+	       r->scan >= r->image->alloc.file_bytes >> r->image->g.cluster_bits;
+}
+
+/* The scan has ended at r->scan: of its block nothing below that is free. */
+static void note_scanned(struct cow_reserve *r)
+{
+	struct cow_alloc *alloc = &r->image->alloc;
+	uint64_t per_block = r->image->g.refs_per_block;
+	if (r->block == COW_FREEMAP_NONE)
+		return;
+	cow_mutex_lock(&alloc->lock);
+	uint64_t idx = at_device_end(r) ? per_block : r->scan - r->block * per_block;
+	cow_freemap_found(&alloc->map, r->block, idx);
+	alloc->tail = cow_max(alloc->tail, r->scan);
+	cow_mutex_unlock(&alloc->lock);
+	r->block = COW_FREEMAP_NONE;
+}
+
+static bool all_known(struct cow_reserve *r)
+{
+	struct cow_alloc *alloc = &r->image->alloc;
+	cow_mutex_lock(&alloc->lock);
+	bool known = cow_freemap_all_known(&alloc->map, cow_look_nr_blocks(alloc));
+	cow_mutex_unlock(&alloc->lock);
+	return known;
+}
+
+/*
+ * The lowest block that is known to have a free cluster; else some unknown ones are looked at, once
+ * a refill; else the tail. Only when that is full, every unknown block.
+ */
+static enum cow_next pick(struct cow_task *task)
+{
+	struct cow_reserve *r = of(task);
+	struct cow_alloc *alloc = &r->image->alloc;
+	note_scanned(r);
+	if (!wants_more(r))
+		return cow_task_goto(task, &step_extend);
+	cow_mutex_lock(&alloc->lock);
+	uint64_t cluster = cow_freemap_take(&alloc->map);
+	cow_mutex_unlock(&alloc->lock);
+	if (cluster != COW_FREEMAP_NONE) {
+		r->scan = cluster;
+		r->block = cluster / r->image->g.refs_per_block;
+		return cow_task_goto(task, &step_scan);
+	}
+	if ((!r->looked || r->tail_is_full) && !all_known(r)) {
+		r->looked = true;
+		return cow_look_start(r, &step_pick);
+	}
+	if (!r->tail_is_full) {
+		r->scan = alloc->tail;
+		return cow_task_goto(task, &step_scan);
+	}
+	if (!r->nr_fresh)
+		cow_task_fail(task, -ENOSPC);
+	return cow_task_goto(task, &step_extend);
+}
+
+/* ---- scan ---- */
 
 static bool add_fresh(struct cow_reserve *r, uint64_t cluster)
 {
@@ -146,6 +217,15 @@ static bool scan_slice(struct cow_reserve *r, struct cow_slot *slot, uint64_t en
 	return false;
 }
 
+/* Behind the block that is scanned, or behind the end of a block device. */
+static bool scan_is_over(const struct cow_reserve *r)
+{
+	const struct cow_geometry *g = &r->image->g;
+	if (r->block != COW_FREEMAP_NONE && r->scan / g->refs_per_block != r->block)
+		return true;
+	return at_device_end(r);
+}
+
 /* First cluster behind the slice of r->scan, or behind the end of a block device. */
 static uint64_t slice_end(const struct cow_reserve *r)
 {
@@ -170,12 +250,20 @@ static enum cow_next scan_one_slice(struct cow_reserve *r, struct cow_slot *slot
 	return COW_AGAIN;
 }
 
+static enum cow_next end_of_tail(struct cow_reserve *r)
+{
+	struct cow_alloc *alloc = &r->image->alloc;
+	cow_mutex_lock(&alloc->lock);
+	alloc->tail = cow_max(alloc->tail, r->scan);
+	cow_mutex_unlock(&alloc->lock);
+	r->tail_is_full = wants_more(r);
+	return cow_task_goto(&r->task, r->tail_is_full && !r->nr_fresh ? &step_pick : &step_extend);
+}
+
 static enum cow_next scan(struct cow_task *task)
 {
 	struct cow_reserve *r = of(task);
-	while (fresh_room(r) && r->nr_fresh < max_fresh(r)) {
-		if (slice_end(r) <= r->scan) /* the end of a block device */
-			break;
+	while (wants_more(r) && !scan_is_over(r)) {
 		struct cow_slot *slot;
 		switch (cow_refs_get(r->image, r->scan, task, &slot)) {
 		case COW_REFS_PARKED:
@@ -185,7 +273,7 @@ static enum cow_next scan(struct cow_task *task)
 			return cow_task_goto(task, &step_block);
 		case COW_REFS_BEYOND:
 			if (r->nr_fresh)
-				return cow_task_goto(task, &step_extend);
+				return end_of_tail(r);
 			return cow_reftable_grow(r);
 		case COW_REFS_READY:
 			if (scan_one_slice(r, slot) == COW_WAIT)
@@ -193,9 +281,7 @@ static enum cow_next scan(struct cow_task *task)
 			break;
 		}
 	}
-	if (!r->nr_fresh)
-		cow_task_fail(task, -ENOSPC);
-	return cow_task_goto(task, &step_extend);
+	return r->block == COW_FREEMAP_NONE ? end_of_tail(r) : cow_task_goto(task, &step_pick);
 }
 
 enum cow_next cow_refill_scan_again(struct cow_reserve *r)
@@ -375,10 +461,6 @@ static enum cow_next finish(struct cow_task *task)
 	uint64_t end = fresh_end(r) >> r->image->g.cluster_bits;
 	if (alloc->virgin_cluster != UINT64_MAX)
 		alloc->virgin_cluster = cow_max(alloc->virgin_cluster, end);
-	/* What was freed behind the scan while it ran is to be found by the next one. */
-	cow_mutex_lock(&alloc->lock);
-	alloc->first_free = cow_min(r->scan, alloc->freed_meanwhile);
-	cow_mutex_unlock(&alloc->lock);
 	atomic_store(&r->image->commit.ordered_data, true);
 	hand_over(r);
 	r->goal_clusters =
@@ -387,6 +469,35 @@ static enum cow_next finish(struct cow_task *task)
 }
 
 /* ---- the end ---- */
+
+/* The host does not let the file grow; there may be free clusters where nobody has looked. */
+static bool cannot_grow(struct cow_reserve *r)
+{
+	int error = r->task.error;
+	return r->io.kind == COW_IO_RESIZE && r->io.result && !r->tail_is_full &&
+	       (error == -ENOSPC || error == -EFBIG || error == -EDQUOT) &&
+	       !cow_image_is_failed(r->image);
+}
+
+/* What lies behind the file's end goes back, if there is room for it on that way; else it stays. */
+static void return_grown(struct cow_reserve *r)
+{
+	struct cow_quarantine *q = &r->image->quarantine;
+	uint64_t end = r->image->alloc.file_bytes >> r->image->g.cluster_bits;
+	unsigned kept = 0;
+	r->fresh_clusters = 0;
+	for (unsigned i = 0; i < r->nr_fresh; i++) {
+		struct cow_reserved e = r->fresh[i];
+		if (e.cluster + e.nr > end && cow_quarantine_reserve(q, 1, 1)) {
+			cow_quarantine_add(q, e.cluster, e.nr);
+			cow_quarantine_unreserve(q, 1);
+			continue;
+		}
+		r->fresh[kept++] = e;
+		r->fresh_clusters += e.nr;
+	}
+	r->nr_fresh = kept;
+}
 
 static enum cow_next unwind(struct cow_task *task)
 {
@@ -401,6 +512,14 @@ static enum cow_next unwind(struct cow_task *task)
 		task->error = 0;
 		r->fresh[r->fresh_idx++].zero = false;
 		return cow_task_goto(task, &step_punch);
+	}
+	note_scanned(r);
+	if (cannot_grow(r)) {
+		task->error = 0;
+		r->io.result = 0;
+		r->tail_is_full = true;
+		return_grown(r);
+		return cow_task_goto(task, &step_pick);
 	}
 	keep_spare(r, 0);
 	return COW_END;
@@ -423,6 +542,7 @@ static void end(struct cow_task *task)
 }
 
 static const struct cow_step step_baton = { "refill: baton", baton };
+static const struct cow_step step_pick = { "refill: pick", pick };
 static const struct cow_step step_scan = { "refill: scan", scan };
 static const struct cow_step step_block = { "refill: room for a refcount block", block };
 static const struct cow_step step_block_zero = { "refill: new refcount block", block_zero };

@@ -130,7 +130,7 @@ static enum cow_next write_next(struct cow_task *task)
 {
 	struct cow_reserve *r = of(task);
 	struct cow_image *image = r->image;
-	uint8_t *buf = image->alloc.grow_buf;
+	uint8_t *buf = image->alloc.look_memory;
 	if (task->pending)
 		return cow_task_wait_io(task);
 	if (r->grow.done == r->grow.blocks + r->grow.clusters)

@@ -294,14 +294,13 @@ static enum cow_next punched(struct cow_task *task)
 		return cow_task_goto(task, &step_fall);
 	struct cow_waitlist wake;
 	cow_waitlist_init(&wake);
-	uint64_t lowest = q->batch[0].cluster;
 	cow_mutex_lock(&q->lock);
 	q->head += q->batch_ring;
 	q->batch_ring = 0;
 	q->nr_blocked = 0;
 	cow_waitlist_take(&q->full, &wake);
 	cow_mutex_unlock(&q->lock);
-	cow_alloc_freed(&q->image->alloc, lowest);
+	cow_alloc_freed(&q->image->alloc, q->batch, q->nr_batch);
 	cow_waitlist_wake(&wake, 0);
 	/*
 	 * If some came meanwhile gather again, or each pass would release the few frees of the one

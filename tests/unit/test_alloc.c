@@ -22,6 +22,7 @@ struct fixture {
 	struct cow_image *image;
 	struct cow_queue *queue;
 	uint8_t *buf;
+	uint64_t reserve_bytes;
 };
 
 static int setup(void **state)
@@ -60,7 +61,7 @@ static void create(struct fixture *f, uint64_t size, uint32_t cluster, uint32_t 
 
 static void open_image(struct fixture *f)
 {
-	struct cow_open_options options = { .writable = true };
+	struct cow_open_options options = { .writable = true, .reserve_bytes = f->reserve_bytes };
 	struct cow_error err = { 0 };
 	int ret = cow_image_open(&f->m->host, &f->m->loop, "/disk", &options, &f->image, &err);
 	if (ret)
@@ -164,6 +165,52 @@ static void test_freed_clusters_are_used_again(void **state)
 		fail_msg("the file grew to %llu bytes", (unsigned long long)f->m->size);
 }
 
+/*
+ * A new attach knows nothing of what is free; it finds it all the same, before the file has grown
+ * by much.
+ */
+static void test_free_is_found_after_open(void **state)
+{
+	struct fixture *f = *state;
+	f->reserve_bytes = 1u << 20;
+	create(f, 48u << 20, 4096, 16);
+	open_image(f);
+	for (unsigned mib = 0; mib < 24; mib++)
+		do_op(f, COW_OP_WRITE, (uint64_t)mib << 20, 1u << 20);
+	do_op(f, COW_OP_DISCARD, 0, 16u << 20);
+	close_image(f);
+	uint64_t before = f->m->size;
+	open_image(f);
+	for (unsigned mib = 24; mib < 38; mib++)
+		do_op(f, COW_OP_WRITE, (uint64_t)mib << 20, 1u << 20);
+	close_image(f);
+	expect_clean(f);
+	if (f->m->size > before + (1u << 20))
+		fail_msg("the file grew by %llu bytes beside 16 MiB of free clusters",
+			 (unsigned long long)(f->m->size - before));
+}
+
+/* The same on a block device, which cannot grow: all that is free can be had. */
+static void test_free_is_found_on_a_device(void **state)
+{
+	struct fixture *f = *state;
+	create(f, 48u << 20, 4096, 16);
+	f->m->size = 16u << 20;
+	f->m->block_device = true;
+	open_image(f);
+	uint64_t end = 0;
+	while (!try_op(f, COW_OP_WRITE, end, 65536))
+		end += 65536;
+	assert_true(end > 12u << 20);
+	do_op(f, COW_OP_DISCARD, 8u << 20, 2u << 20);
+	close_image(f);
+	open_image(f);
+	for (unsigned i = 0; i < 31; i++)
+		do_op(f, COW_OP_WRITE, (40u << 20) + i * 65536u, 65536);
+	close_image(f);
+	expect_clean(f);
+}
+
 static void test_refcount_table_grows(void **state)
 {
 	struct fixture *f = *state;
@@ -245,6 +292,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_file_is_trimmed, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_freed_clusters_are_used_again, setup,
 						teardown),
+		cmocka_unit_test_setup_teardown(test_free_is_found_after_open, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_free_is_found_on_a_device, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_refcount_table_grows, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_full_host, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_full_block_device, setup, teardown),
