@@ -26,6 +26,11 @@ static int load(struct cow_checker *c, struct cow_error *err)
 		(c->file->size_bytes + cow_cluster_bytes(&c->header) - 1) >> c->header.cluster_bits;
 	c->has_data_file = c->header.incompatible & QCOW2_INCOMPAT_DATA_FILE;
 	c->extended_l2 = c->header.incompatible & QCOW2_INCOMPAT_EXTL2;
+	if (c->has_data_file && !c->ext.has_data_file)
+		cow_checker_corrupt(c,
+				    "ERROR incompatible_features at offset %zu: bit 2 (external "
+				    "data file), but the image does not name it",
+				    offsetof(struct qcow2_header_be, incompatible_features));
 	return 0;
 }
 

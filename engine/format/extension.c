@@ -59,14 +59,14 @@ static int load_string(const struct extension *x, const char *name, char *out, s
 static int load_bitmaps(const struct extension *x, const struct cow_header *h,
 			struct cow_extensions *ext, struct cow_error *err)
 {
+	if (x->bytes != sizeof(struct qcow2_bitmaps_ext_be) || ext->has_bitmaps)
+		return bad_length(x, "bitmaps", "is not 24, or there are two of them", err);
 	/*
 	 * Without the autoclear bit some program that knows no bitmaps wrote to the image: nothing
-	 * here can be trusted.
+	 * they say can be trusted.
 	 */
 	if (!(h->autoclear & QCOW2_AUTOCLEAR_BITMAPS))
 		return 0;
-	if (x->bytes != sizeof(struct qcow2_bitmaps_ext_be) || ext->has_bitmaps)
-		return bad_length(x, "bitmaps", "is not 24, or there are two of them", err);
 	uint32_t nr = cow_load32_be(x->data), reserved = cow_load32_be(x->data + 4);
 	uint64_t bytes = cow_load64_be(x->data + 8), off = cow_load64_be(x->data + 16);
 	if (!nr || nr > MAX_BITMAPS)
@@ -127,6 +127,12 @@ static int finish(const struct cow_header *h, struct cow_extensions *ext, uint64
 		  struct cow_error *err)
 {
 	ext->end_off = end_off;
+	if ((h->autoclear & QCOW2_AUTOCLEAR_DATA_FILE_RAW) &&
+	    !(h->incompatible & QCOW2_INCOMPAT_DATA_FILE))
+		return cow_error_set(err, -EINVAL,
+				     "autoclear_features at offset %zu: bit 1 (raw external data "
+				     "file) in an image without an external data file",
+				     offsetof(struct qcow2_header_be, autoclear_features));
 	if (h->crypt_method == QCOW2_CRYPT_LUKS && !ext->has_crypto)
 		return cow_error_set(
 			err, -EINVAL,
