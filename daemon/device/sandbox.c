@@ -147,9 +147,14 @@ void cow_sandbox_enter_thread(const struct cow_sandbox *sandbox)
 {
 	if (SANITIZED)
 		return;
-	become_user(sandbox);
-	restrict_files(sandbox);
-	cow_harden_keep_capabilities(needed_capabilities());
+	/* What landlock asks for, where CAP_SYS_ADMIN has gone with the user. */
+	int ret = prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) ? -errno : 0;
+	int user = sandbox->has_user ? become_user(sandbox) : 0;
+	int files = sandbox->ruleset_fd >= 0 ? restrict_files(sandbox) : 0;
+	int caps = cow_harden_keep_capabilities(needed_capabilities());
+	ret = ret ? ret : user ? user : files ? files : caps;
+	if (ret)
+		cow_log(COW_LOG_WARNING, "a thread keeps privileges: %s", strerror(-ret));
 }
 
 static void note(struct cow_sandbox *sandbox, const char *what, int ret)

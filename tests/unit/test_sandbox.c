@@ -397,13 +397,14 @@ static void give(struct given *given)
 	assert_true(ring_works(given)); /* enables it */
 }
 
-static atomic_bool entered;
+static atomic_bool early_entered, entered;
 
 /* Like a queue's: there before the end, and held to it all the same. */
 static void *early_main(void *arg)
 {
 	const struct given *given = arg;
 	cow_sandbox_enter_thread(&given->sandbox);
+	atomic_store(&early_entered, true);
 	while (!atomic_load(&entered))
 		usleep(1000);
 	return (void *)(intptr_t)try_forbidden();
@@ -416,6 +417,8 @@ static int confined(struct given *given)
 	cow_sandbox_prepare(&given->sandbox);
 	if (pthread_create(&given->early, NULL, early_main, given))
 		return 101;
+	while (!atomic_load(&early_entered))
+		usleep(1000);
 	cow_sandbox_enter(&given->sandbox, dir);
 	if (!strstr(given->sandbox.text, "system calls"))
 		return 104;
