@@ -32,9 +32,10 @@ int cow_control_listen(uint32_t id)
 	if (fd < 0)
 		return -errno;
 	unlink(addr.sun_path); /* the id is ours, so whoever left it is gone */
-	mode_t old = umask(0177);
-	int ret = bind(fd, (struct sockaddr *)&addr, sizeof(addr)) ? -errno : 0;
-	umask(old);
+	/* The socket's mode, less the umask, is the file's from the start; then without the umask. */
+	int ret = fchmod(fd, 0600) || bind(fd, (struct sockaddr *)&addr, sizeof(addr)) ? -errno : 0;
+	if (!ret && chmod(addr.sun_path, 0600))
+		ret = -errno;
 	if (!ret && listen(fd, BACKLOG))
 		ret = -errno;
 	if (!ret)

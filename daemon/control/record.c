@@ -19,9 +19,23 @@ void cow_record_path(uint32_t id, const char *suffix, char *path, size_t len)
 	snprintf(path, len, COW_RUN_DIR "/ublkb%u.%s", id, suffix);
 }
 
+/*
+ * Everybody may list what is attached, only root may put something there. Its mode is what it shall
+ * be whatever the umask was of who made it.
+ */
 int cow_record_make_dir(void)
 {
-	return mkdir(COW_RUN_DIR, 0755) && errno != EEXIST ? -errno : 0;
+	struct stat st;
+	if (mkdir(COW_RUN_DIR, 0755) && errno != EEXIST)
+		return -errno;
+	int fd = open(COW_RUN_DIR, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	if (fd < 0)
+		return -errno;
+	int ret = fstat(fd, &st) ? -errno : st.st_uid != geteuid() ? -EPERM : 0;
+	if (!ret && (st.st_mode & 07777) != 0755 && fchmod(fd, 0755))
+		ret = -errno;
+	close(fd);
+	return ret;
 }
 
 /* ---- JSON ---- */
@@ -83,11 +97,12 @@ static int from_json(struct json_object *o, struct cow_record *record)
 
 static int write_file(const char *path, const char *text)
 {
-	int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+	unlink(path); /* somebody died before the rename */
+	int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0644);
 	if (fd < 0)
 		return -errno;
 	size_t len = strlen(text);
-	ssize_t n = write(fd, text, len);
+	ssize_t n = fchmod(fd, 0644) ? -1 : write(fd, text, len);
 	int ret = n < 0 ? -errno : (size_t)n == len ? 0 : -EIO;
 	close(fd);
 	return ret;
@@ -113,9 +128,13 @@ int cow_record_read(uint32_t id, struct cow_record *record)
 {
 	char path[64];
 	cow_record_path(id, "json", path, sizeof(path));
-	if (access(path, R_OK))
+	struct stat st;
+	int fd = open(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+	if (fd < 0)
 		return -errno;
-	struct json_object *o = json_object_from_file(path);
+	bool regular = !fstat(fd, &st) && S_ISREG(st.st_mode);
+	struct json_object *o = regular ? json_object_from_fd(fd) : NULL;
+	close(fd);
 	if (!o)
 		return -EINVAL;
 	int ret = from_json(o, record);

@@ -6,6 +6,7 @@
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/stat.h>
 #include <syslog.h>
 #include <unistd.h>
 #ifdef COW_HAVE_SYSTEMD
@@ -35,9 +36,20 @@ void cow_report_init(void)
 	cow_log_set_sink(sink, getenv("COWBLK_DEBUG") ? COW_LOG_DEBUG : COW_LOG_INFO);
 }
 
-static void replace(int fd, const char *path, int flags)
+/* Root's only, whatever the umask; one that lies there is not written to. */
+static int make_log(const char *path)
 {
-	int fresh = open(path, flags | O_CLOEXEC, 0600);
+	unlink(path);
+	int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_APPEND | O_NOFOLLOW | O_CLOEXEC, 0600);
+	if (fd >= 0 && fchmod(fd, 0600)) {
+		close(fd);
+		return -1;
+	}
+	return fd;
+}
+
+static void replace(int fd, int fresh)
+{
 	if (fresh < 0)
 		fresh = open("/dev/null", O_RDWR | O_CLOEXEC);
 	if (fresh < 0)
@@ -56,9 +68,9 @@ void cow_report_leave_terminal(uint32_t id)
 	/* It cannot be connected to any more once the device is confined. */
 	to_syslog = !access("/dev/log", W_OK);
 	to_journal = false;
-	replace(STDIN_FILENO, "/dev/null", O_RDONLY);
-	replace(STDOUT_FILENO, "/dev/null", O_WRONLY);
-	replace(STDERR_FILENO, path, O_WRONLY | O_CREAT | O_TRUNC | O_APPEND);
+	replace(STDIN_FILENO, -1);
+	replace(STDOUT_FILENO, -1);
+	replace(STDERR_FILENO, make_log(path));
 	if (chdir("/"))
 		return; /* then it keeps a file system busy, no more */
 }
