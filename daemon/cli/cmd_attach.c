@@ -23,9 +23,10 @@
 #include "daemon/server/server.h"
 #include "daemon/control/target.h"
 #include "engine/base/number.h"
+#include "engine/host/path.h"
 
 #define DEFAULT_DEPTH 64
-#define MAX_BACKING_ROOTS 64
+#define MAX_ROOTS 64
 /* The kernel has room for 2^20 ids, but its /dev names are ours to keep sane. */
 #define MAX_ID 65535
 
@@ -48,6 +49,8 @@ enum {
 	OPT_COMPRESS,
 	OPT_TEMPORARY,
 	OPT_DATA_FILE,
+	OPT_DATA_ROOT,
+	OPT_DATA_FORMAT,
 };
 
 static const struct argp_option options[] = {
@@ -79,8 +82,12 @@ static const struct argp_option options[] = {
 	  "Leave the image as it is: what is written is thrown away at the end", 0 },
 	{ "compress", OPT_COMPRESS, NULL, 0,
 	  "Store newly written clusters compressed where that saves space", 0 },
-	{ "data-file", OPT_DATA_FILE, "FILE", 0,
-	  "The external data file, instead of the one that the image names", 0 },
+	{ "data-file", OPT_DATA_FILE, "FILE", 0, "The external data file, whatever the image names",
+	  0 },
+	{ "data-root", OPT_DATA_ROOT, "DIR", 0,
+	  "Data files that images name may be written to below DIR (repeatable)", 0 },
+	{ "data-format", OPT_DATA_FORMAT, "raw", 0,
+	  "Write to the data file even if it begins as an image of its own", 0 },
 	{ "buffered", OPT_BUFFERED, NULL, 0,
 	  "Use the host's page cache (default: O_DIRECT where possible)", 0 },
 	{ 0 },
@@ -89,7 +96,7 @@ static const struct argp_option options[] = {
 struct attach {
 	struct cow_server_config server;
 	const char *image;
-	const char *roots[MAX_BACKING_ROOTS];
+	const char *backing_roots[MAX_ROOTS], *data_roots[MAX_ROOTS];
 	struct cow_secrets secrets;
 	int news; /* the parent's pipe */
 };
@@ -115,12 +122,37 @@ static enum cow_detect_zeroes parse_detect_zeroes(struct argp_state *state, cons
 	return COW_DETECT_ZEROES_OFF;
 }
 
-static void add_root(struct argp_state *state, struct attach *attach, const char *dir)
+static void add_root(struct argp_state *state, const char *option, const char **roots, size_t *nr,
+		     char *dir)
+{
+	if (*nr == MAX_ROOTS)
+		argp_error(state, "--%s: more than %d", option, MAX_ROOTS);
+	roots[(*nr)++] = dir;
+}
+
+/* What the image may name, and what is written to in its place. */
+static error_t parse_files(int key, char *arg, struct argp_state *state, struct attach *attach)
 {
 	struct cow_open_options *open = &attach->server.device.open;
-	if (open->nr_backing_roots == MAX_BACKING_ROOTS)
-		argp_error(state, "--backing-root: more than %d", MAX_BACKING_ROOTS);
-	attach->roots[open->nr_backing_roots++] = dir;
+	switch (key) {
+	case OPT_BACKING_ROOT:
+		add_root(state, "backing-root", attach->backing_roots, &open->nr_backing_roots,
+			 arg);
+		return 0;
+	case OPT_DATA_ROOT:
+		add_root(state, "data-root", attach->data_roots, &open->nr_data_roots, arg);
+		return 0;
+	case OPT_DATA_FILE:
+		open->data_file = arg;
+		return 0;
+	case OPT_DATA_FORMAT:
+		if (strcmp(arg, "raw"))
+			argp_error(state, "--data-format %s: must be raw", arg);
+		open->data_is_raw = true;
+		return 0;
+	default:
+		return ARGP_ERR_UNKNOWN;
+	}
 }
 
 /* Options that choose among policies or take a size. */
@@ -172,9 +204,6 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
 	case OPT_FOREGROUND:
 		attach->server.foreground = true;
 		return 0;
-	case OPT_BACKING_ROOT:
-		add_root(state, attach, arg);
-		return 0;
 	case OPT_NO_DISCARD:
 		config->open.no_discard = true;
 		return 0;
@@ -196,9 +225,6 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
 	case OPT_COMPRESS:
 		config->open.compress = true;
 		return 0;
-	case OPT_DATA_FILE:
-		config->open.data_file = arg;
-		return 0;
 	case OPT_SNAPSHOT:
 		config->open.snapshot = arg;
 		return 0;
@@ -211,6 +237,8 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
 		argp_error(state, "which image?");
 		return EINVAL;
 	default:
+		if (!parse_files(key, arg, state, attach))
+			return 0;
 		return parse_policy(key, arg, state, config);
 	}
 }
@@ -358,7 +386,8 @@ static void set_defaults(struct attach *attach)
 	config->affinity.policy = COW_AFFINITY_OTHER;
 	config->transfer = &cow_transfer_copy;
 	config->open.writable = true;
-	config->open.backing_roots = attach->roots;
+	config->open.backing_roots = attach->backing_roots;
+	config->open.data_roots = attach->data_roots;
 	config->open.secrets = attach->secrets.loaded;
 	config->hooks = (struct cow_keeper_hooks){
 		.started = forget_secrets,
@@ -367,45 +396,83 @@ static void set_defaults(struct attach *attach)
 	};
 }
 
-int cow_cmd_attach(int argc, char **argv)
+/* The daemon does not stay in this folder. Links are left for who opens it. NULL: no memory. */
+static char *absolute(const char *name)
 {
-	struct attach attach = { 0 };
-	struct cow_error err = { 0 };
-	set_defaults(&attach);
-	argp_parse(&argp, argc, argv, 0, NULL, &attach);
-	struct cow_device_config *device = &attach.server.device;
+	char *path, *here = name[0] == '/' ? NULL : getcwd(NULL, 0);
+	if (name[0] == '/')
+		return strdup(name);
+	if (!here || asprintf(&path, "%s/%s", here, name) < 0)
+		path = NULL;
+	free(here);
+	return path;
+}
+
+static int make_absolute(struct attach *attach)
+{
+	struct cow_open_options *open = &attach->server.device.open;
+	const char **names[] = { attach->backing_roots, attach->data_roots, &open->data_file,
+				 &attach->server.device.image_path };
+	size_t nr[] = { open->nr_backing_roots, open->nr_data_roots, open->data_file ? 1 : 0, 1 };
+	attach->server.device.image_path = attach->image;
+	for (size_t i = 0; i < sizeof(nr) / sizeof(nr[0]); i++) {
+		for (size_t k = 0; k < nr[i]; k++) {
+			names[i][k] = absolute(names[i][k]);
+			if (!names[i][k])
+				return cow_cmd_fail("%s: the working directory has no path",
+						    attach->image);
+		}
+	}
+	return 0;
+}
+
+static int refuse_combinations(const struct attach *attach)
+{
+	const struct cow_device_config *device = &attach->server.device;
 	if (device->temporary && (device->open.snapshot || !device->open.writable))
 		return cow_cmd_fail("%s: --temporary makes the live disk writable: leave out --%s",
-				    attach.image, device->open.snapshot ? "snapshot" : "read-only");
+				    attach->image,
+				    device->open.snapshot ? "snapshot" : "read-only");
 	if (device->open.snapshot && device->open.writable)
 		return cow_cmd_fail(
 			"%s: a snapshot can only be attached read-only: add --read-only",
-			attach.image);
-	char *image = realpath(attach.image, NULL);
-	if (!image)
-		return cow_cmd_fail("%s: %s%s", attach.image, strerror(errno),
-				    errno == EACCES && geteuid() ? ": run as root" : "");
-	int status = 1;
-	if (attached_already(image, &attach.server.device))
-		goto free_image;
-	attach.server.image_path = attach.server.device.image_path = image;
-	cow_report_init();
-	if (cow_secrets_load(&attach.secrets, image, false, &err)) {
-		cow_cmd_fail("%s", err.text);
-		goto free_image;
-	}
-	attach.server.device.open.nr_secrets = attach.secrets.nr;
+			attach->image);
+	return 0;
+}
+
+static int serve(struct attach *attach)
+{
+	attach->server.device.open.nr_secrets = attach->secrets.nr;
 	/* Not before: a passphrase may come by a descriptor, like --key-file /dev/fd/3. */
 	cow_harden_close_inherited();
-	if (attach.server.foreground) {
-		attach.server.announce = announce_here;
-		attach.server.ctx = &attach;
-		status = cow_server_run(&attach.server);
-	} else {
-		status = run_in_background(&attach);
-	}
+	if (!attach->server.foreground)
+		return run_in_background(attach);
+	attach->server.announce = announce_here;
+	attach->server.ctx = attach;
+	return cow_server_run(&attach->server);
+}
+
+int cow_cmd_attach(int argc, char **argv)
+{
+	static struct attach attach;
+	static struct cow_path real;
+	struct cow_error err = { 0 };
+	set_defaults(&attach);
+	argp_parse(&argp, argc, argv, 0, NULL, &attach);
+	if (refuse_combinations(&attach))
+		return 1;
+	if (cow_path_resolve(attach.image, &real, &err))
+		return cow_cmd_fail("%s%s", err.text,
+				    err.code == -EACCES && geteuid() ? ": run as root" : "");
+	if (real.missing)
+		return cow_cmd_fail("%s: %s", attach.image, strerror(ENOENT));
+	if (attached_already(real.full, &attach.server.device) || make_absolute(&attach))
+		return 1;
+	attach.server.image_path = real.full;
+	cow_report_init();
+	if (cow_secrets_load(&attach.secrets, real.full, false, &err))
+		return cow_cmd_fail("%s", err.text);
+	int status = serve(&attach);
 	cow_secrets_free(&attach.secrets);
-free_image:
-	free(image);
 	return status;
 }

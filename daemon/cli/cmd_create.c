@@ -41,6 +41,8 @@ static const struct argp_option options[] = {
 	  "(sha256), "
 	  "encrypt.iter-time=MILLISECONDS (1000)",
 	  0 },
+	{ "mode", 'm', "MODE", 0,
+	  "Permissions of the files, octal, whatever the umask (default: 0600 less the umask)", 0 },
 	{ "force", 'f', NULL, 0, "Overwrite existing files: IMAGE's and the data file's", 0 },
 	{ 0 },
 };
@@ -230,6 +232,17 @@ static error_t finish_arguments(struct arguments *a, struct argp_state *state)
 	return 0;
 }
 
+/* Octal, as chmod has it; not a number of number.h, which are decimal. */
+static bool parse_mode(struct cow_create_options *o, const char *text)
+{
+	o->mode = 0;
+	o->has_mode = true;
+	const char *p = text;
+	for (; *p >= '0' && *p <= '7' && o->mode <= 0777; p++)
+		o->mode = o->mode << 3 | (unsigned)(*p - '0');
+	return p > text && !*p && o->mode <= 0777;
+}
+
 static error_t parse_option(int key, char *arg, struct argp_state *state)
 {
 	struct arguments *a = state->input;
@@ -256,6 +269,10 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
 		return 0;
 	case 'f':
 		a->options.overwrite = true;
+		return 0;
+	case 'm':
+		if (!parse_mode(&a->options, arg))
+			argp_error(state, "--mode %s: must be octal, like 0640, at most 0777", arg);
 		return 0;
 	case ARGP_KEY_ARG:
 		return parse_argument(a, arg, state);

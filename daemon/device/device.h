@@ -38,7 +38,7 @@ enum cow_device_state {
 const char *cow_device_state_name(enum cow_device_state state);
 
 struct cow_device_config {
-	const char *image_path;
+	const char *image_path; /* absolute; links on the way are followed when it is opened */
 	struct cow_open_options open;
 	uint32_t id;		/* UB_ANY_ID: the kernel chooses */
 	unsigned queues, depth; /* the kernel may give fewer queues */

@@ -11,42 +11,52 @@
 #include "engine/create/create.h"
 #include "engine/host/system.h"
 
-#define MAX_ROOTS 256
-
-static int make_file(char *path, size_t len, struct cow_error *err)
+static const char *folder(void)
 {
 	const char *dir = getenv("TMPDIR");
-	snprintf(path, len, "%s/cowblk-XXXXXX", dir && dir[0] == '/' ? dir : "/var/tmp");
-	int fd = mkostemp(path, O_CLOEXEC);
-	if (fd < 0)
-		return cow_error_set(err, -errno,
-				     "%s: cannot make the temporary overlay: %s: set TMPDIR", path,
-				     strerror(errno));
-	close(fd);
-	return 0;
+	return dir && dir[0] == '/' ? dir : "/var/tmp";
 }
 
-/* The image's directory is allowed, as it is without the overlay. */
-static int open_overlay(struct cow_loop *loop, const char *overlay, const char *path,
-			const struct cow_open_options *options, struct cow_image **out,
-			struct cow_error *err)
+/* For file systems that cannot make a file without a name: it has one for a moment. */
+static int make_named(const char *dir)
 {
-	const char *roots[MAX_ROOTS];
-	struct cow_open_options o = *options;
-	char *dir = strdup(path);
-	if (!dir || o.nr_backing_roots + 1 > MAX_ROOTS) {
-		free(dir);
-		return -ENOMEM;
-	}
-	char *slash = strrchr(dir, '/');
-	slash[slash == dir] = '\0';
-	for (size_t i = 0; i < o.nr_backing_roots; i++)
-		roots[i] = o.backing_roots[i];
-	roots[o.nr_backing_roots++] = dir;
-	o.backing_roots = roots;
-	o.writable = true;
-	int ret = cow_image_open(cow_host_system(), loop, overlay, &o, out, err);
-	free(dir);
+	char path[512];
+	if ((size_t)snprintf(path, sizeof(path), "%s/cowblk-XXXXXX", dir) >= sizeof(path))
+		return -ENAMETOOLONG;
+	int fd = mkostemp(path, O_CLOEXEC);
+	if (fd < 0)
+		return -errno;
+	unlink(path);
+	return fd;
+}
+
+/* An empty file that nobody else can open: it is known by its descriptor only. */
+static int make_file(struct cow_error *err)
+{
+	const char *dir = folder();
+	int fd = open(dir, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+	if (fd < 0)
+		fd = errno == EOPNOTSUPP || errno == EISDIR ? make_named(dir) : -errno;
+	if (fd < 0)
+		cow_error_set(err, fd, "%s: cannot make the temporary overlay: %s: set TMPDIR", dir,
+			      strerror(-fd));
+	return fd;
+}
+
+/* Takes a descriptor of its own, so that the file may be closed afterwards. */
+static int fill(struct cow_loop *loop, int fd, const char *name, const char *path,
+		struct cow_error *err)
+{
+	struct cow_create_options create = { .backing_file = path, .backing_format = "qcow2" };
+	int copy = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+	if (copy < 0)
+		return cow_error_set(err, -errno, "%s: %s", name, strerror(errno));
+	int ret =
+		cow_system_adopt(copy, name, COW_OPEN_WRITE | COW_OPEN_BUFFERED, &create.into, err);
+	if (ret)
+		return ret;
+	ret = cow_create(cow_host_system(), loop, name, &create, err);
+	cow_host_system()->ops->close(create.into);
 	return ret;
 }
 
@@ -54,18 +64,19 @@ int cow_temporary_open(struct cow_loop *loop, const char *path,
 		       const struct cow_open_options *options, struct cow_image **out,
 		       struct cow_error *err)
 {
-	char overlay[512];
-	int ret = make_file(overlay, sizeof(overlay), err);
-	if (ret)
+	struct cow_open_options over = *options;
+	unsigned flags = COW_OPEN_WRITE | (options->buffered ? COW_OPEN_BUFFERED : 0);
+	char name[512];
+	int fd = make_file(err);
+	if (fd < 0)
+		return fd;
+	snprintf(name, sizeof(name), "temporary overlay in %s", folder());
+	int ret = fill(loop, fd, name, path, err);
+	if (ret) {
+		close(fd);
 		return ret;
-	const struct cow_create_options create = {
-		.backing_file = path,
-		.backing_format = "qcow2",
-		.overwrite = true,
-	};
-	ret = cow_create(cow_host_system(), loop, overlay, &create, err);
-	if (!ret)
-		ret = open_overlay(loop, overlay, path, options, out, err);
-	unlink(overlay);
-	return ret;
+	}
+	ret = cow_system_adopt(fd, name, flags, &over.overlay, err);
+	over.writable = true;
+	return ret ? ret : cow_image_open(cow_host_system(), loop, path, &over, out, err);
 }

@@ -9,9 +9,9 @@
 #include "engine/life/image.h"
 
 /*
- * Opens an overlay of the image at path (absolute) instead of the image. It has no name any more
- * when this returns: its space goes back when the daemon ends, however it ends. It lies in $TMPDIR,
- * by default /var/tmp.
+ * Opens an overlay of the image at path (absolute) instead of the image. It is held by its
+ * descriptor and has no name, so nobody can put another in its place, and its space goes back when
+ * the daemon ends, however it ends. It lies in $TMPDIR, by default /var/tmp.
  */
 int cow_temporary_open(struct cow_loop *loop, const char *path,
 		       const struct cow_open_options *options, struct cow_image **out,

@@ -54,7 +54,7 @@ static void fill_record(struct server *server)
 	const struct cow_device *dev = &server->device;
 	server->record = (struct cow_record){
 		.id = dev->id,
-		.image = (char *)(uintptr_t)server->config->image_path,
+		.image = (char *)(uintptr_t)cow_image_path(dev->image),
 		.size_bytes = dev->geometry.size_bytes,
 		.read_only = !dev->geometry.writable,
 		.temporary = server->config->device.temporary,

@@ -7,7 +7,7 @@
 
 struct cow_server_config {
 	struct cow_device_config device;
-	const char *image_path; /* absolute */
+	const char *image_path; /* absolute, for messages */
 	bool foreground;
 	/*
 	 * Called once: when the device is ready (error NULL), or when it could not be made (one

@@ -22,6 +22,7 @@ struct new_file {
 	const char *path;
 	struct cow_file *file;
 	bool existed;
+	bool given; /* the caller's */
 };
 
 struct creation {
@@ -38,11 +39,21 @@ struct creation {
 /* The name space of a simulated host has no unlink; nothing there outlives the test. */
 static void close_new(struct creation *c, struct new_file *f, bool failed)
 {
-	if (!f->file)
+	if (!f->file || f->given)
 		return;
-	c->host->ops->close(f->file);
 	if (failed && !f->existed && c->host == cow_host_system())
-		unlink(f->path);
+		cow_system_remove(f->file);
+	else
+		c->host->ops->close(f->file);
+}
+
+static int set_mode(struct creation *c, struct new_file *f, struct cow_error *err)
+{
+	if (!c->options->has_mode || c->host != cow_host_system() || f->file->block_device)
+		return 0;
+	if (!fchmod(cow_host_fd(f->file), c->options->mode))
+		return 0;
+	return cow_error_set(err, -errno, "%s: cannot set its mode: %s", f->path, strerror(errno));
 }
 
 /* What is there stays until all that can be refused is known: see set_length(). */
@@ -62,7 +73,18 @@ static int open_new(struct creation *c, struct new_file *f, struct cow_error *er
 	}
 	if (ret && first.code)
 		return cow_error_set(err, ret, "%s", first.text);
-	return ret ? cow_error_set(err, ret, "%s: cannot create: %s", f->path, strerror(-ret)) : 0;
+	if (ret)
+		return cow_error_set(err, ret, "%s: cannot create: %s", f->path, strerror(-ret));
+	return set_mode(c, f, err);
+}
+
+/* What check_apart() found by names may have been exchanged since. */
+static int check_files_apart(struct creation *c, struct cow_error *err)
+{
+	const struct cow_file *image = c->image.file, *data = c->data.file;
+	if (image->dev != data->dev || image->ino != data->ino)
+		return 0;
+	return cow_error_set(err, -EINVAL, "%s: would be its own data file", c->image.path);
 }
 
 /* The file as zeros of that length; a block device is as long as it is. */
@@ -114,9 +136,11 @@ static int write_all(struct creation *c, struct cow_error *err)
 static int create_files(struct creation *c, struct cow_error *err)
 {
 	const struct cow_header *h = &c->layout.header;
-	int ret = open_new(c, &c->image, err);
+	int ret = c->image.given ? 0 : open_new(c, &c->image, err);
 	if (!ret && c->data.path)
 		ret = open_new(c, &c->data, err);
+	if (!ret && c->data.path)
+		ret = check_files_apart(c, err);
 	if (!ret && c->data.path)
 		ret = set_length(c, &c->data, h->size_bytes, err);
 	if (!ret)
@@ -194,14 +218,19 @@ static int plan(struct creation *c, struct cow_error *err)
 int cow_create(struct cow_host *host, struct cow_loop *loop, const char *path,
 	       const struct cow_create_options *options, struct cow_error *err)
 {
-	struct creation c = { .host = host, .loop = loop, .options = options, .image.path = path };
+	struct creation c = {
+		.host = host,
+		.loop = loop,
+		.options = options,
+		.image = { .path = path, .file = options->into, .given = options->into },
+	};
 	char *data_path = NULL;
 	int ret = plan(&c, err);
 	if (!ret)
 		ret = find_data_file(&c, &data_path, err);
 	if (ret)
 		cow_error_prefix(err, "%s", path);
-	if (!ret)
+	if (!ret && !options->into)
 		ret = check_apart(&c, err);
 	if (!ret)
 		ret = create_files(&c, err);

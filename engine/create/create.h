@@ -36,6 +36,11 @@ struct cow_create_options {
 	bool overwrite;		    /* take an existing file, and clear it; the data file's too */
 	const struct cow_luks_format *encrypt; /* NULL: not encrypted */
 	const struct cow_secret *secret;       /* with encrypt */
+	/* of the files, whatever the umask; without it new ones have 0600, less the umask */
+	bool has_mode;
+	unsigned mode;
+	/* open and empty: the image is made there, and path only stands in messages */
+	struct cow_file *into;
 };
 
 /*

@@ -67,6 +67,12 @@ bool cow_header_is_qcow2(const uint8_t *buf, size_t len);
 int cow_header_refuse_other(const uint8_t *buf, size_t len, int code, struct cow_error *err);
 
 /*
+ * What image a file is that begins like this, "a qcow2 image" for one; NULL: no image that is known,
+ * so a raw disk, say.
+ */
+const char *cow_format_recognise(const uint8_t *buf, size_t len);
+
+/*
  * Decode and check every rule that needs the header only. len >= 112 (short files: zero-padded by
  * the caller, file_bytes tells).
  */

@@ -5,13 +5,14 @@
  */
 #include "engine/format/format.h"
 
+#include <stdbool.h>
 #include <string.h>
 
 #define CONVERT ": convert it with `qemu-img convert -O qcow2`"
 #define UNPACK ": unpack it first"
 
 static const struct {
-	const char *what, *advice, *magic;
+	const char *what, *advice, *magic; /* advice: for a file in place of a qcow2 image */
 	uint16_t off;
 	uint8_t bytes;
 } others[] = {
@@ -37,16 +38,53 @@ static const struct {
 	  "\x55\xaa", 510, 2 },
 };
 
+static bool begins_with(const uint8_t *buf, size_t len, const char *magic, size_t off, size_t bytes)
+{
+	return off + bytes <= len && !memcmp(buf + off, magic, bytes);
+}
+
 int cow_header_refuse_other(const uint8_t *buf, size_t len, int code, struct cow_error *err)
 {
 	static const char not_ours[] = "magic at offset 0: not a qcow2 image";
 	for (size_t i = 0; i < sizeof(others) / sizeof(others[0]); i++)
-		if (others[i].off + (size_t)others[i].bytes <= len &&
-		    !memcmp(buf + others[i].off, others[i].magic, others[i].bytes))
+		if (begins_with(buf, len, others[i].magic, others[i].off, others[i].bytes))
 			return cow_error_set(err, code, "%s, it looks like %s%s", not_ours,
 					     others[i].what, others[i].advice);
 	return cow_error_set(
 		err, code,
 		"%s: if it is a raw disk, `qemu-img convert -f raw -O qcow2` makes one of it",
 		not_ours);
+}
+
+/*
+ * Containers only: a raw disk has a boot sector, and what is packed may be what somebody keeps on his
+ * disk.
+ */
+const char *cow_format_recognise(const uint8_t *buf, size_t len)
+{
+	static const struct {
+		const char *what, *magic;
+		uint16_t off;
+		uint8_t bytes;
+	} images[] = {
+		{ "a qcow image", "QFI\xfb", 0, 4 },
+		{ "a qed image", "QED\0", 0, 4 },
+		{ "a vmdk image", "KDMV", 0, 4 },
+		{ "a vmdk image", "COWD", 0, 4 },
+		{ "a vmdk image", "# Disk DescriptorFile", 0, 21 },
+		{ "a vdi image", "\x7f\x10\xda\xbe", 64, 4 },
+		{ "a vhd (vpc) image", "conectix", 0, 8 },
+		{ "a vhdx image", "vhdxfile", 0, 8 },
+		{ "a parallels image", "WithoutFreeSpace", 0, 16 },
+		{ "a parallels image", "WithouFreSpacExt", 0, 16 },
+		{ "a bochs image", "Bochs Virtual HD Image", 0, 22 },
+		{ "a LUKS volume", "LUKS\xba\xbe", 0, 6 },
+	};
+	if (begins_with(buf, len, "QFI\xfb\0\0\0\2", 0, 8) ||
+	    begins_with(buf, len, "QFI\xfb\0\0\0\3", 0, 8))
+		return "a qcow2 image";
+	for (size_t i = 0; i < sizeof(images) / sizeof(images[0]); i++)
+		if (begins_with(buf, len, images[i].magic, images[i].off, images[i].bytes))
+			return images[i].what;
+	return NULL;
 }

@@ -30,6 +30,13 @@ struct cow_file {
 	struct cow_host *host;
 	char *path;	   /* as opened, owned */
 	uint64_t dev, ino; /* identity, for loop detection */
+	uint32_t owner;	   /* user id */
+	bool callers;	   /* the owner is who runs this program */
+	/*
+	 * Not everybody may read it, and it has several names: somebody may have made a hard link
+	 * to what he cannot read.
+	 */
+	bool hidden_link;
 	/*
 	 * How long the file is as far as we know: at open, and by what we wrote and resized since.
 	 * Nobody else may make it shorter.
@@ -49,6 +56,8 @@ struct cow_file {
 	atomic_bool complained; /* the log has the first error of a request's I/O */
 };
 
+struct cow_root;
+
 /* The name space of files. Blocking. */
 struct cow_host_ops {
 	/*
@@ -59,7 +68,10 @@ struct cow_host_ops {
 	int (*open)(struct cow_host *host, const char *path, unsigned flags, struct cow_file **out,
 		    struct cow_error *err);
 	void (*close)(struct cow_file *file);
-	/* Absolute path with symbolic links resolved, malloc'ed into *out. 0 or -errno. */
+	/*
+	 * Absolute path with symbolic links resolved, malloc'ed into *out: where it leads now, to be
+	 * opened below a root only. 0 or -errno.
+	 */
 	int (*realpath)(struct cow_host *host, const char *path, char **out);
 	/*
 	 * May be NULL. A direct file that was synced just now: let the page cache forget it. What
@@ -72,10 +84,15 @@ struct cow_host_ops {
 	 * known.
 	 */
 	bool (*length)(struct cow_file *file, uint64_t *bytes);
-	/*
-	 * May be NULL. What path leads to, as in struct cow_file, without opening it. 0 or -errno.
-	 */
-	int (*identify)(struct cow_host *host, const char *path, uint64_t *dev, uint64_t *ino);
+	/* Below a root: see root.h. All five, or none in a host without links, owners and locks. */
+	int (*root_open)(struct cow_host *host, const char *dir, struct cow_root **out,
+			 struct cow_error *err);
+	int (*root_of)(struct cow_host *host, const char *path, struct cow_root **out, char **name,
+		       struct cow_error *err);
+	int (*root_open_file)(struct cow_root *root, const char *name, unsigned flags,
+			      struct cow_file **out, struct cow_error *err);
+	void (*root_close)(struct cow_root *root);
+	int (*lock)(struct cow_file *file, struct cow_error *err);
 };
 
 struct cow_host {

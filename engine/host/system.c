@@ -21,6 +21,8 @@
 
 #include "engine/base/log.h"
 #include "engine/host/lock.h"
+#include "engine/host/path.h"
+#include "engine/host/root.h"
 
 #define SECTOR 512u
 
@@ -105,60 +107,17 @@ static bool direct_accepts_sectors(int fd, const struct stat *st)
 
 /* ---- opening ---- */
 
-static int check_type(const struct stat *st, const char *path, struct cow_error *err)
-{
-	const char *what = "an object of unknown type";
-	if (S_ISREG(st->st_mode) || S_ISBLK(st->st_mode))
-		return 0;
-	if (S_ISDIR(st->st_mode))
-		what = "a directory";
-	else if (S_ISCHR(st->st_mode))
-		what = "a character device";
-	else if (S_ISFIFO(st->st_mode))
-		what = "a pipe";
-	else if (S_ISSOCK(st->st_mode))
-		what = "a socket";
-	return cow_error_set(err, S_ISDIR(st->st_mode) ? -EISDIR : -EINVAL,
-			     "%s: is %s: give a regular file or a block device", path, what);
-}
-
 static int cannot_open(const char *path, int ret, struct cow_error *err)
 {
 	return cow_error_set(err, ret, "%s: cannot open: %s%s", path, strerror(-ret),
 			     ret == -EROFS ? ": use it read-only" : "");
 }
 
-/*
- * O_NONBLOCK keeps open() from hanging on a pipe put there meanwhile; it must not stay, io_uring
- * heeds it.
- */
-static int open_fd(const char *path, int flags, int *fd)
+/* O_NONBLOCK is for the open; it must not stay, io_uring heeds it. */
+static int clear_nonblock(int fd)
 {
-	*fd = open(path, flags | O_CLOEXEC | O_NOCTTY | O_NONBLOCK, 0644);
-	if (*fd < 0)
-		return -errno;
-	int now = fcntl(*fd, F_GETFL);
-	if (now < 0 || fcntl(*fd, F_SETFL, now & ~O_NONBLOCK) < 0) {
-		int ret = -errno;
-		close(*fd);
-		return ret;
-	}
-	return 0;
-}
-
-/* Opens path and reports whether this call made the file. */
-static int open_any(const char *path, unsigned flags, int *fd, bool *created)
-{
-	int mode = (flags & (COW_OPEN_WRITE | COW_OPEN_CREATE)) ? O_RDWR : O_RDONLY;
-
-	*created = false;
-	if (!(flags & COW_OPEN_CREATE))
-		return open_fd(path, mode, fd);
-	int ret = open_fd(path, mode | O_CREAT | O_EXCL, fd);
-	*created = !ret;
-	if (ret == -EEXIST && (flags & COW_OPEN_TRUNCATE))
-		ret = open_fd(path, mode, fd);
-	return ret;
+	int now = fcntl(fd, F_GETFL);
+	return now < 0 || fcntl(fd, F_SETFL, now & ~O_NONBLOCK) < 0 ? -errno : 0;
 }
 
 static int set_direct(int fd, bool on)
@@ -197,6 +156,15 @@ static void identity(const struct stat *st, uint64_t *dev, uint64_t *ino)
 	*ino = block ? UINT64_MAX : st->st_ino;
 }
 
+static void describe(struct cow_file *file, const struct stat *st)
+{
+	identity(st, &file->dev, &file->ino);
+	file->owner = st->st_uid;
+	file->callers = st->st_uid == geteuid();
+	file->hidden_link = st->st_nlink > 1 && !(st->st_mode & S_IROTH);
+	file->block_device = S_ISBLK(st->st_mode);
+}
+
 static int make_file(struct cow_host *host, const char *path, unsigned flags, int fd, bool direct,
 		     const struct stat *st, struct cow_file **out)
 {
@@ -213,12 +181,12 @@ static int make_file(struct cow_host *host, const char *path, unsigned flags, in
 		return ret ? ret : -ENOMEM;
 	}
 	file->fd = fd;
+	file->dir_fd = -1;
 	file->base.host = host;
-	identity(st, &file->base.dev, &file->base.ino);
+	describe(&file->base, st);
 	file->base.writable = flags & (COW_OPEN_WRITE | COW_OPEN_CREATE);
 	file->base.direct = direct;
 	file->base.unlocked = flags & COW_OPEN_NO_LOCK;
-	file->base.block_device = S_ISBLK(st->st_mode);
 	file->base.can_punch = file->base.writable;
 	*out = &file->base;
 	return 0;
@@ -230,16 +198,13 @@ static int set_up(struct cow_host *host, const char *path, unsigned flags, int f
 {
 	bool direct = false;
 	struct stat st;
-	if (fstat(fd, &st) < 0)
-		return cannot_open(path, -errno, err);
-	int ret = check_type(&st, path, err);
+	int ret = 0;
+	if (!(flags & COW_OPEN_NO_LOCK))
+		ret = cow_lock_image(fd, flags & (COW_OPEN_WRITE | COW_OPEN_CREATE), path, err);
 	if (ret)
 		return ret;
-	if (!(flags & COW_OPEN_NO_LOCK)) {
-		ret = cow_lock_image(fd, flags & (COW_OPEN_WRITE | COW_OPEN_CREATE), path, err);
-		if (ret)
-			return ret;
-	}
+	if (fstat(fd, &st) < 0)
+		return cannot_open(path, -errno, err);
 	if ((flags & COW_OPEN_TRUNCATE) && S_ISREG(st.st_mode) &&
 	    (ftruncate(fd, 0) < 0 || fstat(fd, &st) < 0))
 		return cannot_open(path, -errno, err);
@@ -250,29 +215,205 @@ static int set_up(struct cow_host *host, const char *path, unsigned flags, int f
 	return ret ? cannot_open(path, ret, err) : 0;
 }
 
+/* ---- below a folder ---- */
+
+/* A folder, a name in it that no link is on the way of, and how both were come by. */
+struct place {
+	int dir;
+	const char *name;  /* relative to dir */
+	const char *shown; /* for texts, and as the file's path */
+	const struct cow_path *path;
+};
+
+/* What is there already. The owner's links are looked at before anything is locked or written. */
+static int open_there(struct cow_host *host, const struct place *at, unsigned flags,
+		      struct cow_file **out, struct cow_error *err)
+{
+	int mode = flags & (COW_OPEN_WRITE | COW_OPEN_CREATE) ? O_RDWR : O_RDONLY;
+	struct stat st;
+	int fd = cow_path_open_typed(at->dir, at->name, mode | O_NOCTTY | O_NONBLOCK,
+				     COW_PATH_FILE | COW_PATH_BLOCK, at->shown, &st, err);
+	if (fd < 0)
+		return cannot_open(at->shown, fd, err);
+	int ret = at->path ? cow_path_check_owner(at->path, &st, at->shown, err) : 0;
+	if (!ret)
+		ret = clear_nonblock(fd);
+	if (!ret)
+		ret = set_up(host, at->shown, flags, fd, out, err);
+	if (ret)
+		close(fd);
+	return ret ? cannot_open(at->shown, ret, err) : 0;
+}
+
+static void take_away(int dir, const char *name, int fd)
+{
+	struct stat made, named;
+	if (!fstat(fd, &made) && !fstatat(dir, name, &named, AT_SYMLINK_NOFOLLOW) &&
+	    made.st_dev == named.st_dev && made.st_ino == named.st_ino)
+		unlinkat(dir, name, 0);
+}
+
+/* A file that was not there before; its folder must belong to whose links lead to it. */
+static int make_there(struct cow_host *host, const struct place *at, unsigned flags,
+		      struct cow_file **out, struct cow_error *err)
+{
+	const char *base = strrchr(at->path->full, '/') + 1;
+	size_t above = strlen(at->name) - strlen(base);
+	char folder[PATH_MAX];
+	struct stat st;
+	memcpy(folder, at->name, above);
+	folder[above ? above - 1 : 0] = '\0';
+	int dir = cow_path_open(at->dir, folder, O_PATH | O_DIRECTORY, 0);
+	if (dir < 0)
+		return cannot_open(at->shown, dir, err);
+	int ret = fstat(dir, &st) ? -errno : cow_path_check_owner(at->path, &st, at->shown, err);
+	int fd = ret ? ret : cow_path_open(dir, base, O_RDWR | O_CREAT | O_EXCL, 0600);
+	ret = fd < 0 ? fd : set_up(host, at->shown, flags, fd, out, err);
+	if (!ret) {
+		struct cow_host_file *file = (struct cow_host_file *)*out;
+		file->dir_fd = dir;
+		file->name = file->base.path + strlen(at->shown) - strlen(base);
+		return 0;
+	}
+	if (fd >= 0) {
+		take_away(dir, base, fd);
+		close(fd);
+	}
+	close(dir);
+	return cannot_open(at->shown, ret, err);
+}
+
 static int system_open(struct cow_host *host, const char *path, unsigned flags,
 		       struct cow_file **out, struct cow_error *err)
 {
-	struct stat st;
-	int fd, ret;
-	bool created;
-
-	/* Before open(): opening some devices does things. */
-	if (stat(path, &st) == 0) {
-		ret = check_type(&st, path, err);
-		if (ret)
-			return ret;
-	}
-	ret = open_any(path, flags, &fd, &created);
+	struct cow_path real;
+	int ret = cow_path_resolve(path, &real, err);
 	if (ret)
-		return cannot_open(path, ret, err);
-	ret = set_up(host, path, flags, fd, out, err);
-	if (ret) {
-		close(fd);
-		if (created)
-			unlink(path);
-	}
+		return ret;
+	struct place at = { cow_path_open_slash(), real.full + 1, path, &real };
+	if (at.dir < 0)
+		return cannot_open(path, at.dir, err);
+	if (!(flags & COW_OPEN_CREATE))
+		ret = open_there(host, &at, flags, out, err);
+	else if (real.missing)
+		ret = make_there(host, &at, flags, out, err);
+	else if (flags & COW_OPEN_TRUNCATE)
+		ret = open_there(host, &at, flags, out, err);
+	else
+		ret = cannot_open(path, -EEXIST, err);
+	close(at.dir);
 	return ret;
+}
+
+struct system_root {
+	struct cow_root base; /* first */
+	int fd;
+	struct cow_path via; /* of the file that it was opened for */
+};
+
+static int set_up_root(struct system_root *root, struct cow_host *host, const char *dir)
+{
+	struct stat st, top;
+	int slash = cow_path_open_slash();
+	if (slash < 0)
+		return slash;
+	root->base.host = host;
+	root->base.path = strdup(dir);
+	root->fd = cow_path_open(slash, dir + 1, O_PATH | O_DIRECTORY, 0);
+	int ret = !root->base.path ? -ENOMEM : root->fd < 0 ? root->fd : 0;
+	if (!ret && (fstat(root->fd, &st) || fstat(slash, &top)))
+		ret = -errno;
+	root->base.slash = !ret && st.st_dev == top.st_dev && st.st_ino == top.st_ino;
+	close(slash);
+	return ret;
+}
+
+static void system_root_close(struct cow_root *base)
+{
+	struct system_root *root = (struct system_root *)base;
+	if (root->fd >= 0)
+		close(root->fd);
+	free(base->path);
+	free(root);
+}
+
+static int system_root_open(struct cow_host *host, const char *dir, struct cow_root **out,
+			    struct cow_error *err)
+{
+	struct system_root *root = calloc(1, sizeof(*root));
+	if (!root)
+		return cow_error_set(err, -ENOMEM, "out of memory");
+	root->fd = -1;
+	int ret = cow_path_resolve(dir, &root->via, err);
+	if (!ret)
+		ret = root->via.missing ? -ENOENT : set_up_root(root, host, root->via.full);
+	root->via.link_owner = COW_PATH_ANY_OWNER;
+	if (ret) {
+		system_root_close(&root->base);
+		return cannot_open(dir, ret, err);
+	}
+	*out = &root->base;
+	return 0;
+}
+
+static int system_root_of(struct cow_host *host, const char *path, struct cow_root **out,
+			  char **name, struct cow_error *err)
+{
+	char dir[PATH_MAX];
+	struct system_root *root = calloc(1, sizeof(*root));
+	if (!root)
+		return cow_error_set(err, -ENOMEM, "out of memory");
+	root->fd = -1;
+	*name = NULL;
+	int ret = cow_path_resolve(path, &root->via, err);
+	if (!ret) {
+		char *slash = strrchr(strcpy(dir, root->via.full), '/');
+		*name = strdup(slash + 1);
+		slash[slash == dir] = '\0';
+		ret = *name ? set_up_root(root, host, dir) : -ENOMEM;
+	}
+	if (ret) {
+		free(*name);
+		system_root_close(&root->base);
+		return cannot_open(path, ret, err);
+	}
+	*out = &root->base;
+	return 0;
+}
+
+static int system_root_open_file(struct cow_root *base, const char *name, unsigned flags,
+				 struct cow_file **out, struct cow_error *err)
+{
+	struct system_root *root = (struct system_root *)base;
+	char shown[2 * PATH_MAX];
+	snprintf(shown, sizeof(shown), "%s/%s", base->path[1] ? base->path : "", name);
+	const struct place at = { root->fd, name, shown, &root->via };
+	return open_there(base->host, &at, flags, out, err);
+}
+
+int cow_system_adopt(int fd, const char *name, unsigned flags, struct cow_file **out,
+		     struct cow_error *err)
+{
+	int ret = set_up(cow_host_system(), name, flags, fd, out, err);
+	if (ret)
+		close(fd);
+	return ret;
+}
+
+static int system_lock(struct cow_file *file, struct cow_error *err)
+{
+	struct stat st;
+	uint64_t bytes;
+	int fd = cow_host_fd(file);
+	int ret = cow_lock_image(fd, file->writable, file->path, err);
+	if (ret)
+		return ret;
+	ret = fstat(fd, &st) ? -errno : file_size(fd, &st, &bytes);
+	if (ret)
+		return cannot_open(file->path, ret, err);
+	file->size_bytes = bytes;
+	file->unlocked = false;
+	return 0;
 }
 
 static void system_close(struct cow_file *base)
@@ -286,6 +427,8 @@ static void system_close(struct cow_file *base)
 	 */
 	cow_lock_release(file->fd);
 	close(file->fd);
+	if (file->dir_fd >= 0)
+		close(file->dir_fd);
 	free(base->path);
 	free(file);
 }
@@ -300,19 +443,23 @@ static bool system_length(struct cow_file *file, uint64_t *bytes)
 	return true;
 }
 
-static int system_identify(struct cow_host *host, const char *path, uint64_t *dev, uint64_t *ino)
-{
-	struct stat st;
-	if (stat(path, &st) < 0)
-		return -errno;
-	identity(&st, dev, ino);
-	return 0;
-}
-
 static int system_realpath(struct cow_host *host, const char *path, char **out)
 {
-	*out = realpath(path, NULL);
-	return *out ? 0 : -errno;
+	struct cow_path real;
+	struct cow_error err = { 0 };
+	int ret = cow_path_resolve(path, &real, &err);
+	if (!ret && real.missing)
+		ret = -ENOENT;
+	*out = ret ? NULL : strdup(real.full);
+	return ret ? ret : *out ? 0 : -ENOMEM;
+}
+
+void cow_system_remove(struct cow_file *base)
+{
+	struct cow_host_file *file = (struct cow_host_file *)base;
+	if (file->dir_fd >= 0)
+		take_away(file->dir_fd, file->name, file->fd);
+	system_close(base);
 }
 
 static void system_drop_cache(struct cow_file *file)
@@ -329,7 +476,11 @@ struct cow_host *cow_host_system(void)
 		.realpath = system_realpath,
 		.drop_cache = system_drop_cache,
 		.length = system_length,
-		.identify = system_identify,
+		.root_open = system_root_open,
+		.root_of = system_root_of,
+		.root_open_file = system_root_open_file,
+		.root_close = system_root_close,
+		.lock = system_lock,
 	};
 	static struct cow_host host = { .ops = &ops };
 	return &host;

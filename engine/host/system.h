@@ -11,6 +11,8 @@
 struct cow_host_file {
 	struct cow_file base; /* first */
 	int fd;
+	int dir_fd;	  /* of a file that was made here: the folder it was made in; else -1 */
+	const char *name; /* in that folder; part of base.path */
 };
 
 static inline int cow_host_fd(const struct cow_file *file)
@@ -20,5 +22,15 @@ static inline int cow_host_fd(const struct cow_file *file)
 
 /* The real host: system calls. Static, never freed. */
 struct cow_host *cow_host_system(void);
+
+/*
+ * A file of an open descriptor, which is the file's from then on, whatever comes of it. name: for
+ * texts. flags: WRITE, BUFFERED, NO_LOCK.
+ */
+int cow_system_adopt(int fd, const char *name, unsigned flags, struct cow_file **out,
+		     struct cow_error *err);
+
+/* Closes a file that was made by COW_OPEN_CREATE and takes its name away, if it still has it. */
+void cow_system_remove(struct cow_file *file);
 
 #endif

@@ -31,7 +31,8 @@ struct cow_image {
 	struct cow_crypt_key *key; /* NULL: in the clear */
 	unsigned depth;		   /* in the chain; 0: the top */
 	char *path;
-	bool raw; /* a raw file in a backing chain: file offset = guest offset */
+	bool overlay; /* nobody named it: its backing file is the image that was named */
+	bool raw;     /* a raw file in a backing chain: file offset = guest offset */
 	bool writable;
 	bool no_discard;
 	bool compress; /* new full clusters are written compressed */

@@ -6,28 +6,106 @@
 #include <stdlib.h>
 #include <string.h>
 
-static int seen_before(const struct cow_chain *chain, const char *path, uint64_t dev, uint64_t ino,
-		       struct cow_error *err)
+#include "engine/base/buf.h"
+#include "engine/format/format.h"
+#include "engine/loop/blocking.h"
+
+/* ---- roots ---- */
+
+static void close_roots(struct cow_root **roots, size_t nr)
 {
-	for (unsigned i = 0; i < chain->depth; i++)
-		if (chain->seen[i].dev == dev && chain->seen[i].ino == ino)
-			return cow_error_set(err, -ELOOP,
-					     "%s: backing chain: the file refers to itself", path);
+	for (size_t i = 0; roots && i < nr; i++)
+		cow_root_close(roots[i]);
+	free(roots);
+}
+
+static int open_roots(struct cow_chain *chain, const char *const *dirs, size_t nr,
+		      struct cow_root ***out, struct cow_error *err)
+{
+	*out = calloc(nr ? nr : 1, sizeof(**out));
+	if (!*out)
+		return cow_error_set(err, -ENOMEM, "out of memory");
+	for (size_t i = 0; i < nr; i++) {
+		int ret = cow_root_open(chain->host, dirs[i], &(*out)[i], err);
+		if (ret)
+			return ret;
+	}
 	return 0;
 }
 
-int cow_chain_foresee(const struct cow_chain *chain, const char *path, struct cow_error *err)
+int cow_chain_init(struct cow_chain *chain, struct cow_error *err)
 {
-	const struct cow_host_ops *ops = chain->host->ops;
-	uint64_t dev, ino;
-	if (!ops->identify || ops->identify(chain->host, path, &dev, &ino))
-		return 0;
-	return seen_before(chain, path, dev, ino, err);
+	const struct cow_open_options *o = chain->options;
+	int ret = open_roots(chain, o->backing_roots, o->nr_backing_roots, &chain->backing, err);
+	if (!ret)
+		ret = open_roots(chain, o->data_roots, o->nr_data_roots, &chain->data, err);
+	return ret;
 }
 
-int cow_chain_enter(struct cow_chain *chain, const struct cow_file *file, struct cow_error *err)
+void cow_chain_fini(struct cow_chain *chain)
 {
-	int ret = seen_before(chain, file->path, file->dev, file->ino, err);
+	cow_root_close(chain->own);
+	close_roots(chain->backing, chain->options->nr_backing_roots);
+	close_roots(chain->data, chain->options->nr_data_roots);
+	if (chain->below)
+		chain->host->ops->close(chain->below);
+}
+
+static struct cow_root *find_root(struct cow_root **roots, size_t nr, const char *path)
+{
+	for (size_t i = 0; i < nr; i++)
+		if (cow_root_below(roots[i], path))
+			return roots[i];
+	return NULL;
+}
+
+/* ---- files of the chain ---- */
+
+unsigned cow_chain_unlocked(const struct cow_chain *chain, unsigned flags)
+{
+	return flags | (chain->host->ops->lock ? COW_OPEN_NO_LOCK : 0);
+}
+
+/* Disks below /dev, or everything: nobody meant that. */
+static bool has_own_folder(const struct cow_root *folder, const struct cow_file *file)
+{
+	return !folder->slash && !file->block_device;
+}
+
+int cow_chain_open_named(struct cow_chain *chain, const char *path, unsigned flags,
+			 struct cow_file **out, struct cow_error *err)
+{
+	struct cow_root *folder;
+	char *name;
+	int ret = cow_root_of(chain->host, path, &folder, &name, err);
+	if (ret)
+		return ret;
+	ret = cow_root_open_file(folder, name, cow_chain_unlocked(chain, flags), out, err);
+	free(name);
+	if (!ret && has_own_folder(folder, *out))
+		chain->own = folder;
+	else
+		cow_root_close(folder);
+	if (!ret)
+		chain->named = *out;
+	return ret;
+}
+
+static int seen_before(const struct cow_chain *chain, const struct cow_file *file,
+		       struct cow_error *err)
+{
+	for (unsigned i = 0; i < chain->depth; i++)
+		if (chain->seen[i].dev == file->dev && chain->seen[i].ino == file->ino)
+			return cow_error_set(err, -ELOOP,
+					     "%s: backing chain: the file refers to itself",
+					     file->path);
+	return 0;
+}
+
+int cow_chain_enter(struct cow_chain *chain, struct cow_file *file, unsigned flags,
+		    struct cow_error *err)
+{
+	int ret = seen_before(chain, file, err);
 	if (ret)
 		return ret;
 	if (chain->depth == COW_MAX_BACKING_DEPTH)
@@ -36,41 +114,16 @@ int cow_chain_enter(struct cow_chain *chain, const struct cow_file *file, struct
 	chain->seen[chain->depth].dev = file->dev;
 	chain->seen[chain->depth].ino = file->ino;
 	chain->depth++;
-	return 0;
+	return flags & COW_OPEN_NO_LOCK ? 0 : cow_file_lock(file, err);
 }
+
+/* ---- what an image names ---- */
 
 /* "nbd:...", "json:{...}", "http://...": a scheme before the first slash. */
 static bool has_protocol(const char *name)
 {
 	size_t n = strcspn(name, ":/");
 	return name[n] == ':';
-}
-
-static bool under(const char *path, const char *dir)
-{
-	size_t n = strlen(dir);
-	while (n > 1 && dir[n - 1] == '/')
-		n--;
-	if (n == 1 && dir[0] == '/')
-		return true;
-	return !strncmp(path, dir, n) && path[n] == '/';
-}
-
-static bool under_a_root(struct cow_chain *chain, const char *path)
-{
-	if (under(path, chain->top_dir))
-		return true;
-	for (size_t i = 0; i < chain->options->nr_backing_roots; i++) {
-		char *root;
-		if (chain->host->ops->realpath(chain->host, chain->options->backing_roots[i],
-					       &root))
-			continue;
-		bool ok = under(path, root) || !strcmp(path, root);
-		free(root);
-		if (ok)
-			return true;
-	}
-	return false;
 }
 
 /* name as written in image -> path to open, relative names from the image's own directory. */
@@ -85,31 +138,94 @@ static char *join(const char *image_path, const char *name)
 	return n < 0 ? NULL : path;
 }
 
-/* what: "backing file" or "data file"; option: what allows it. */
-static int resolve(struct cow_image *image, struct cow_chain *chain, const char *what,
-		   const char *name, char **out, struct cow_error *err)
+/* What a file is wanted for, and under whose name it is asked for. */
+struct wanted {
+	struct cow_image *image;
+	const char *what; /* "backing file" or "data file" */
+	unsigned flags;
+};
+
+/* Where name leads now: a guess that is only used to find the root that it is opened below. */
+static int resolve(const struct wanted *w, struct cow_chain *chain, const char *name, char **out,
+		   struct cow_error *err)
 {
 	if (!strncmp(name, "file:", 5))
 		name += 5;
 	if (has_protocol(name))
 		return cow_error_set(err, -EPERM, "%s: %s \"%s\": only plain file names are opened",
-				     image->path, what, name);
-	char *path = join(image->path, name);
+				     w->image->path, w->what, name);
+	char *path = join(w->image->path, name);
 	if (!path)
 		return -ENOMEM;
 	int ret = chain->host->ops->realpath(chain->host, path, out);
 	if (ret)
-		cow_error_set(err, ret, "%s: %s %s: %s", image->path, what, path, strerror(-ret));
+		cow_error_set(err, ret, "%s: %s %s: %s", w->image->path, w->what, path,
+			      strerror(-ret));
 	free(path);
+	return ret;
+}
+
+static int refuse_outside(const struct wanted *w, struct cow_chain *chain, const char *path,
+			  struct cow_error *err)
+{
+	if (w->flags & COW_OPEN_WRITE)
+		return cow_error_set(err, -EPERM,
+				     "%s: %s %s would be written to: allow that with --data-file "
+				     "FILE, or --data-root DIR for all below DIR",
+				     w->image->path, w->what, path);
+	return cow_error_set(err, -EPERM,
+			     "%s: %s %s lies outside the allowed directories%s: allow it with "
+			     "--backing-root DIR",
+			     w->image->path, w->what, path,
+			     chain->own ? "" : " (an image on a block device or in / has none)");
+}
+
+static struct cow_root *choose_root(const struct wanted *w, struct cow_chain *chain,
+				    const char *path)
+{
+	const struct cow_open_options *o = chain->options;
+	struct cow_root *root = find_root(chain->data, o->nr_data_roots, path);
+	if (root || w->flags & COW_OPEN_WRITE)
+		return root;
+	root = find_root(chain->backing, o->nr_backing_roots, path);
+	return root ? root : chain->own ? find_root(&chain->own, 1, path) : NULL;
+}
+
+/* Below the own folder, which nobody chose for this. */
+static int check_own(const struct wanted *w, const struct cow_file *file, struct cow_error *err)
+{
+	if (file->block_device)
+		return cow_error_set(err, -EPERM,
+				     "%s: %s %s is a block device: allow it with --backing-root "
+				     "DIR",
+				     w->image->path, w->what, file->path);
+	if (file->hidden_link && file->owner != w->image->file->owner)
+		return cow_error_set(err, -EPERM,
+				     "%s: %s %s is a hard link to a file of user %u that not "
+				     "everybody may read: allow it with --backing-root DIR",
+				     w->image->path, w->what, file->path, file->owner);
+	return 0;
+}
+
+static int open_wanted(const struct wanted *w, struct cow_chain *chain, const char *name,
+		       struct cow_file **out, struct cow_error *err)
+{
+	char *path;
+	int ret = resolve(w, chain, name, &path, err);
 	if (ret)
 		return ret;
-	if (under_a_root(chain, *out))
-		return 0;
-	ret = cow_error_set(err, -EPERM,
-			    "%s: %s %s lies outside the allowed directories: allow it with "
-			    "--backing-root DIR",
-			    image->path, what, *out);
-	free(*out);
+	struct cow_root *root = choose_root(w, chain, path);
+	*out = NULL;
+	if (!root)
+		ret = refuse_outside(w, chain, path, err);
+	else
+		ret = cow_root_open_file(root, cow_root_below(root, path),
+					 cow_chain_unlocked(chain, w->flags), out, err);
+	free(path);
+	if (!ret && root == chain->own)
+		ret = check_own(w, *out, err);
+	if (ret && *out)
+		chain->host->ops->close(*out);
 	return ret;
 }
 
@@ -133,21 +249,31 @@ static int format_is_raw(struct cow_image *image, const char *name, bool *raw,
 	return 0;
 }
 
+static int open_backing_file(struct cow_image *image, struct cow_chain *chain, const char *name,
+			     struct cow_file **out, struct cow_error *err)
+{
+	const struct wanted w = { image, "backing file", cow_chain_flags(chain, false) };
+	if (!chain->below)
+		return open_wanted(&w, chain, name, out, err);
+	*out = chain->below;
+	chain->below = NULL;
+	return 0;
+}
+
 int cow_backing_open(struct cow_image *image, struct cow_chain *chain, const uint8_t *cluster,
 		     struct cow_error *err)
 {
-	char name[1024], *path;
+	struct cow_file *file;
+	char name[1024];
 	bool raw;
 	int ret = cow_backing_name(cluster, &image->header, name, err);
 	if (ret || !name[0] || chain->options->no_backing)
 		return ret;
 	ret = format_is_raw(image, name, &raw, err);
 	if (!ret)
-		ret = resolve(image, chain, "backing file", name, &path, err);
-	if (ret)
-		return ret;
-	ret = cow_image_open_in_chain(chain, path, raw, false, &image->backing, err);
-	free(path);
+		ret = open_backing_file(image, chain, name, &file, err);
+	if (!ret)
+		ret = cow_image_open_in_chain(chain, file, raw, false, &image->backing, err);
 	if (!ret)
 		image->backing_bytes = image->backing->g.size_bytes;
 	return ret;
@@ -155,47 +281,82 @@ int cow_backing_open(struct cow_image *image, struct cow_chain *chain, const uin
 
 /* ---- external data file ---- */
 
-static int data_file_path(struct cow_image *image, struct cow_chain *chain, char **path,
-			  struct cow_error *err)
+static int open_data_file(struct cow_image *image, struct cow_chain *chain, unsigned flags,
+			  struct cow_file **out, struct cow_error *err)
 {
-	if (image->depth == 0 && chain->options->data_file)
-		return (*path = strdup(chain->options->data_file)) ? 0 : -ENOMEM;
+	const struct wanted w = { image, "data file", flags };
+	if (image->file == chain->named && chain->options->data_file)
+		return chain->host->ops->open(chain->host, chain->options->data_file,
+					      cow_chain_unlocked(chain, flags), out, err);
 	if (!image->ext.has_data_file || !image->ext.data_file[0])
 		return cow_error_set(
 			err, -EINVAL,
 			"%s: the image does not name its external data file: give it with "
 			"--data-file FILE",
 			image->path);
-	return resolve(image, chain, "data file", image->ext.data_file, path, err);
+	return open_wanted(&w, chain, image->ext.data_file, out, err);
+}
+
+/* Before it is locked: a stranger's file is none of our business. */
+static int check_data_owner(struct cow_image *image, const struct cow_file *file,
+			    struct cow_error *err)
+{
+	if (!image->writable || file->callers || file->owner == image->file->owner)
+		return 0;
+	return cow_error_set(err, -EPERM,
+			     "%s: data file %s belongs to user %u, neither to who owns the image "
+			     "nor to the caller: change its owner",
+			     image->path, file->path, file->owner);
+}
+
+/* Another image would be destroyed by what is written to this one. */
+static int check_data_format(struct cow_image *image, struct cow_chain *chain,
+			     struct cow_file *file, struct cow_error *err)
+{
+	if (!image->writable || chain->options->data_is_raw)
+		return 0;
+	uint8_t *head = cow_buf_alloc(4096);
+	if (!head)
+		return cow_error_set(err, -ENOMEM, "out of memory");
+	int ret = cow_loop_read(chain->loop, file, 0, head, 4096);
+	const char *is = ret ? NULL : cow_format_recognise(head, 4096);
+	free(head);
+	if (ret)
+		return cow_error_set(err, ret, "%s: data file %s: cannot read: %s", image->path,
+				     file->path, strerror(-ret));
+	if (!is)
+		return 0;
+	return cow_error_set(err, -EPERM,
+			     "%s: data file %s begins as %s, which would be overwritten: if the "
+			     "disk itself holds that, add --data-format raw",
+			     image->path, file->path, is);
 }
 
 int cow_data_file_open(struct cow_image *image, struct cow_chain *chain, struct cow_error *err)
 {
 	const struct cow_open_options *options = chain->options;
-	char *path;
 	image->data = image->file;
 	if (!(image->header.incompatible & QCOW2_INCOMPAT_DATA_FILE)) {
-		if (image->depth || !options->data_file)
+		if (image->file != chain->named || !options->data_file)
 			return 0;
 		return cow_error_set(
 			err, -EINVAL,
 			"%s: the image has no external data file: leave out --data-file",
 			image->path);
 	}
-	int ret = data_file_path(image, chain, &path, err);
-	if (ret)
-		return ret;
 	unsigned flags = (image->writable ? COW_OPEN_WRITE : 0) |
 			 (options->no_lock ? COW_OPEN_NO_LOCK : 0) |
 			 (options->buffered ? COW_OPEN_BUFFERED : 0);
-	struct cow_file *file = NULL;
-	ret = cow_chain_foresee(chain, path, err);
-	if (!ret)
-		ret = chain->host->ops->open(chain->host, path, flags, &file, err);
-	free(path);
+	struct cow_file *file;
+	int ret = open_data_file(image, chain, flags, &file, err);
 	if (ret)
 		return ret;
 	image->data = file;
 	image->raw_data_file = image->header.autoclear & QCOW2_AUTOCLEAR_DATA_FILE_RAW;
-	return cow_chain_enter(chain, file, err);
+	ret = check_data_owner(image, file, err);
+	if (!ret)
+		ret = cow_chain_enter(chain, file, flags, err);
+	if (!ret)
+		ret = check_data_format(image, chain, file, err);
+	return ret;
 }

@@ -1,12 +1,18 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Opening the backing chain, read-only. The image names its backing file, and the image is hostile:
- * only plain file names, only under the top image's directory or a root that the administrator
- * named, no loops, COW_MAX_BACKING_DEPTH images at most. Formats are never probed.
+ * Opening the files of an image: itself, its data file, its backing chain. The image names them, and
+ * the image is hostile: only plain file names, only below a folder that is held open, no loops,
+ * COW_MAX_BACKING_DEPTH images at most. Formats are never probed.
+ *
+ * What may be read lies below the top image's own folder or a root that the administrator named.
+ * Below the own folder only regular files are opened, and there is no own folder for an image on a
+ * block device or in "/". What is written to, a data file, the administrator has named or has given
+ * a root for. All checks are on the descriptor that is used afterwards, before it is locked.
  */
 #ifndef COW_CHAIN_H
 #define COW_CHAIN_H
 
+#include "engine/host/root.h"
 #include "engine/image/state.h"
 
 /* What the whole chain is opened with. */
@@ -14,20 +20,37 @@ struct cow_chain {
 	struct cow_host *host;
 	struct cow_loop *loop;
 	const struct cow_open_options *options;
-	char *top_dir; /* resolved directory of the top image */
+	struct cow_root *own;	   /* the folder of the image that was named; NULL: none */
+	struct cow_root **backing; /* options->backing_roots, opened */
+	struct cow_root **data;	   /* options->data_roots, opened */
+	/* the image that was named, when it lies below an overlay: opened, not yet in the chain */
+	struct cow_file *below;
+	const struct cow_file *named; /* the image that was named */
 	unsigned depth;
 	struct {
 		uint64_t dev, ino;
 	} seen[COW_MAX_BACKING_DEPTH];
 };
 
+int cow_chain_init(struct cow_chain *chain, struct cow_error *err);
+void cow_chain_fini(struct cow_chain *chain);
+
 /*
- * Before a file is opened, whose lock we ourselves may hold: -ELOOP if it is part of the chain
- * already.
+ * Opens the image that the caller named, and its folder as the chain's own. Not yet in the chain nor
+ * locked.
  */
-int cow_chain_foresee(const struct cow_chain *chain, const char *path, struct cow_error *err);
-/* Notes file as part of the chain: -ELOOP if it is already or the chain is too deep. */
-int cow_chain_enter(struct cow_chain *chain, const struct cow_file *file, struct cow_error *err);
+int cow_chain_open_named(struct cow_chain *chain, const char *path, unsigned flags,
+			 struct cow_file **out, struct cow_error *err);
+
+/*
+ * Notes file as part of the chain: -ELOOP if it is already or the chain is too deep. Then locks it,
+ * unless flags has NO_LOCK.
+ */
+int cow_chain_enter(struct cow_chain *chain, struct cow_file *file, unsigned flags,
+		    struct cow_error *err);
+
+/* Flags to open a file with that cow_chain_enter() shall lock. */
+unsigned cow_chain_unlocked(const struct cow_chain *chain, unsigned flags);
 
 /*
  * Opens image's backing file, if it has one, and sets image->backing. cluster: the image's first
@@ -38,14 +61,20 @@ int cow_backing_open(struct cow_image *image, struct cow_chain *chain, const uin
 
 /*
  * Opens the external data file, if the image has one, for writing if the image is: the one named in
- * the options (top image only), else the one that the image names, under the same rules as a
- * backing file. Sets image->data in any case.
+ * the options (for the image that was named), else the one that the image names. Sets image->data in
+ * any case. To be written to it must be the caller's or the image's owner's, and not begin as an
+ * image of its own.
  */
 int cow_data_file_open(struct cow_image *image, struct cow_chain *chain, struct cow_error *err);
 
-/* image.c: one image of a chain and, through cow_backing_open(), those below. */
-int cow_image_open_in_chain(struct cow_chain *chain, const char *path, bool raw, bool top,
+/*
+ * open.c: one image of a chain and, through cow_backing_open(), those below. file: opened with
+ * cow_chain_unlocked(cow_chain_flags()), taken over whatever comes of it.
+ */
+int cow_image_open_in_chain(struct cow_chain *chain, struct cow_file *file, bool raw, bool top,
 			    struct cow_image **out, struct cow_error *err);
+/* The flags of an image of the chain. */
+unsigned cow_chain_flags(const struct cow_chain *chain, bool top);
 void cow_image_free(struct cow_image *image);
 
 #endif

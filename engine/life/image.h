@@ -43,15 +43,24 @@ struct cow_open_options {
 	const struct cow_limits *limits; /* for tests and the simulator; NULL: the defaults */
 	/* the external data file, instead of the name in the image; allowed anywhere */
 	const char *data_file;
+	bool data_is_raw; /* write to the data file even if it begins as an image of its own */
+	/*
+	 * The image takes no writes, this does: a new image with the other as its backing file,
+	 * opened with cow_system_adopt() or the like. The image's from here on, also on failure.
+	 */
+	struct cow_file *overlay;
 	/* passphrases of encrypted images of the chain, wiped by the caller */
 	const struct cow_secret *const *secrets;
 	size_t nr_secrets;
 	bool write_legacy_aes; /* writable although encrypted by crypt_method 1, which is weak */
 	/* read-only: this internal snapshot (id or name) instead of the active disk */
 	const char *snapshot;
-	/* directories that backing files may lie in, besides the image's own */
+	/* directories that files that are only read may lie in, besides the image's own */
 	const char *const *backing_roots;
 	size_t nr_backing_roots;
+	/* directories that data files may lie in that are written to */
+	const char *const *data_roots;
+	size_t nr_data_roots;
 };
 
 /* Constant while the image is open. */
@@ -65,7 +74,7 @@ struct cow_image_geometry {
 /*
  * Opens the image and its backing chain. A dirty image opened writable is repaired first. Errors:
  * -EINVAL (not qcow2, broken header; the text names rule and offset), -ENOTSUP (a feature by name),
- * -EBUSY (in use), -EPERM (backing file outside the roots), -ELOOP (backing loop or too deep),
+ * -EBUSY (in use), -EPERM (a file outside the roots, or a data file that must not be written to), -ELOOP (backing loop or too deep),
  * -EROFS (corrupt bit set and writable asked), or the host's.
  */
 int cow_image_open(struct cow_host *host, struct cow_loop *loop, const char *path,
@@ -80,6 +89,8 @@ int cow_image_open(struct cow_host *host, struct cow_loop *loop, const char *pat
 int cow_image_close(struct cow_image *image, struct cow_loop *loop, struct cow_error *err);
 
 const struct cow_image_geometry *cow_image_geometry(const struct cow_image *image);
+/* Of the image that was named, absolute and without links; lives as long as it. */
+const char *cow_image_path(const struct cow_image *image);
 /* NULL while sound; else one line why the image is failed for writing. */
 const char *cow_image_failure(const struct cow_image *image);
 

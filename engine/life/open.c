@@ -85,6 +85,11 @@ const struct cow_image_geometry *cow_image_geometry(const struct cow_image *imag
 	return &image->public_geometry;
 }
 
+const char *cow_image_path(const struct cow_image *image)
+{
+	return image->overlay ? image->backing->path : image->path;
+}
+
 /* ---- header ---- */
 
 void cow_image_header_encode(struct cow_image *image, uint8_t sector[512])
@@ -384,15 +389,28 @@ out:
 	return ret;
 }
 
-int cow_image_open_in_chain(struct cow_chain *chain, const char *path, bool raw, bool top,
-			    struct cow_image **out, struct cow_error *err)
+unsigned cow_chain_flags(const struct cow_chain *chain, bool top)
+{
+	const struct cow_open_options *o = chain->options;
+	bool no_lock = o->no_lock || snapshot_of(chain, top);
+	return (top && o->writable ? COW_OPEN_WRITE : 0) | (no_lock ? COW_OPEN_NO_LOCK : 0) |
+	       (o->buffered ? COW_OPEN_BUFFERED : 0);
+}
+
+static struct cow_image *new_image(struct cow_chain *chain, struct cow_file *file, bool top)
 {
 	const struct cow_open_options *options = chain->options;
 	struct cow_image *image = calloc(1, sizeof(*image));
-	if (!image)
-		return -ENOMEM;
+	char *path = image ? strdup(file->path) : NULL;
+	if (!path) {
+		free(image);
+		chain->host->ops->close(file);
+		return NULL;
+	}
 	init_locks(image);
 	image->host = chain->host;
+	image->path = path;
+	image->file = file;
 	image->depth = chain->depth;
 	image->writable = top && options->writable;
 	image->no_discard = options->no_discard;
@@ -400,39 +418,33 @@ int cow_image_open_in_chain(struct cow_chain *chain, const char *path, bool raw,
 	image->reserve_bytes = options->reserve_bytes;
 	image->compress = image->writable && options->compress;
 	image->detect_zeroes = options->detect_zeroes;
-	bool no_lock = options->no_lock || snapshot_of(chain, top);
-	unsigned flags = (image->writable ? COW_OPEN_WRITE : 0) | (no_lock ? COW_OPEN_NO_LOCK : 0) |
-			 (options->buffered ? COW_OPEN_BUFFERED : 0);
-	image->path = strdup(path);
-	int ret = image->path ? cow_chain_foresee(chain, path, err) : -ENOMEM;
-	if (!ret)
-		ret = chain->host->ops->open(chain->host, path, flags, &image->file, err);
-	if (!ret)
-		ret = cow_chain_enter(chain, image->file, err);
+	return image;
+}
+
+int cow_image_open_in_chain(struct cow_chain *chain, struct cow_file *file, bool raw, bool top,
+			    struct cow_image **out, struct cow_error *err)
+{
+	struct cow_image *image = new_image(chain, file, top);
+	if (!image)
+		return cow_error_set(err, -ENOMEM, "out of memory");
+	int ret = cow_chain_enter(chain, file, cow_chain_flags(chain, top), err);
 	if (!ret && raw) {
 		open_raw(image);
 	} else if (!ret) {
 		struct cow_error own = { 0 };
 		ret = open_qcow2(image, chain, snapshot_of(chain, top), &own);
-		if (own.code && strncmp(own.text, path, strlen(path)))
-			cow_error_prefix(&own, "%s", path);
+		if (own.code && strncmp(own.text, image->path, strlen(image->path)))
+			cow_error_prefix(&own, "%s", image->path);
 		if (own.code)
 			cow_error_set(err, own.code, "%s", own.text);
 	}
 	if (ret) {
+		cow_error_set(err, ret, "%s: %s", image->path, strerror(-ret));
 		cow_image_free(image);
-		return cow_error_set(err, ret, "%s: %s", path, strerror(-ret));
+		return ret;
 	}
 	*out = image;
 	return 0;
-}
-
-static char *directory_of(char *path)
-{
-	char *slash = strrchr(path, '/');
-	if (slash)
-		slash[slash == path] = '\0';
-	return path;
 }
 
 uint32_t cow_chain_cluster_bytes(const struct cow_image *image)
@@ -454,22 +466,37 @@ static int init_inflated(struct cow_image **image, struct cow_error *err)
 	return cow_error_set(err, -ENOMEM, "out of memory");
 }
 
+/* The image that was named, or the overlay that lies on it. */
+static int open_top(struct cow_chain *chain, const char *path, struct cow_image **out,
+		    struct cow_error *err)
+{
+	struct cow_file *file, *overlay = chain->options->overlay;
+	int ret = cow_chain_open_named(chain, path, cow_chain_flags(chain, !overlay), &file, err);
+	if (ret && overlay)
+		chain->host->ops->close(overlay);
+	if (ret)
+		return ret;
+	if (overlay) {
+		chain->below = file;
+		file = overlay;
+	}
+	ret = cow_image_open_in_chain(chain, file, false, true, out, err);
+	if (!ret)
+		(*out)->overlay = overlay;
+	return ret;
+}
+
 int cow_image_open(struct cow_host *host, struct cow_loop *loop, const char *path,
 		   const struct cow_open_options *options, struct cow_image **out,
 		   struct cow_error *err)
 {
 	struct cow_chain chain = { .host = host, .loop = loop, .options = options };
-	char *real;
-	int ret = host->ops->realpath(host, path, &real);
-	if (ret)
-		return cow_error_set(err, ret, "%s: %s", path, strerror(-ret));
-	chain.top_dir = strdup(real);
-	if (chain.top_dir)
-		directory_of(chain.top_dir);
-	ret = chain.top_dir ? cow_image_open_in_chain(&chain, real, false, true, out, err)
-			    : -ENOMEM;
-	free(chain.top_dir);
-	free(real);
+	int ret = cow_chain_init(&chain, err);
+	if (!ret)
+		ret = open_top(&chain, path, out, err);
+	else if (options->overlay)
+		host->ops->close(options->overlay);
+	cow_chain_fini(&chain);
 	return ret ? ret : init_inflated(out, err);
 }
 

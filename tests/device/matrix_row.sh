@@ -12,7 +12,7 @@ row_load()
 	target=driver=qcow2,file.filename=image
 	secret=() given=()
 	[ "$compression" = zlib ] || options+=,compression_type=$compression
-	[ "$data" = none ] || options+=,data_file=data
+	[ "$data" = none ] || { options+=,data_file=data; given+=(--data-root .); }
 	[ "$data" != raw ] || options+=,data_file_raw=on
 	case $backing in
 	none) ;;

@@ -205,6 +205,7 @@ static bool is_sound(struct memory_disk *disk)
 static void set_options(struct cow_open_options *o, unsigned options)
 {
 	static const struct cow_secret *secret;
+	static const char *const root = "/";
 	if (!secret)
 		secret = luks_area_secret();
 	o->compress = options & 1;
@@ -214,6 +215,8 @@ static void set_options(struct cow_open_options *o, unsigned options)
 	o->secrets = &secret;
 	o->nr_secrets = 1;
 	o->write_legacy_aes = true;
+	o->data_roots = &root;
+	o->nr_data_roots = 1;
 }
 
 static void drive(struct small_host *h, const uint8_t *requests, unsigned nr, unsigned options)

@@ -265,11 +265,13 @@ static const struct cow_secret *read_key(const char *path)
 
 static int parse_options(int argc, char **argv, struct cow_open_options *o, bool *sync_loop)
 {
-	static const char *roots[MAX_ROOTS];
+	static const char *roots[MAX_ROOTS], *const data_root = "/";
 	static const struct cow_secret *secrets[MAX_SECRETS];
 	int i = 1;
 	o->writable = true;
 	o->backing_roots = roots;
+	o->data_roots = &data_root;
+	o->nr_data_roots = 1;
 	o->secrets = secrets;
 	for (; i < argc && !strncmp(argv[i], "--", 2); i++) {
 		if (!strcmp(argv[i], "--read-only"))

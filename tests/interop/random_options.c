@@ -193,9 +193,12 @@ static void draw_limits(struct random_options *opt)
 
 void random_options_parse(struct random_options *opt, int argc, char **argv)
 {
+	static const char *const data_root = "/";
 	*opt = (struct random_options){
 		.ops = 2000, .queues = 2, .depth = 16, .rounds = 2, .timeout_seconds = 120
 	};
+	opt->open.data_roots = &data_root;
+	opt->open.nr_data_roots = 1;
 	struct timespec now;
 	clock_gettime(CLOCK_REALTIME, &now);
 	opt->seed = (uint64_t)now.tv_nsec;

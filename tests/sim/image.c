@@ -64,9 +64,13 @@ static void check_left_behind(struct sim_run *run);
 
 void sim_image_keys(const struct sim_run *run, struct cow_open_options *options)
 {
+	static const char *const root = "/"; /* what the image names may be written to */
 	options->secrets = (const struct cow_secret *const *)&run->secret;
 	options->nr_secrets = 1;
 	options->write_legacy_aes = true;
+	options->data_roots = &root;
+	options->nr_data_roots = 1;
+	options->data_is_raw = true;
 }
 
 int sim_image_open(struct sim_run *run)

@@ -1,0 +1,63 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * From a name to a descriptor, where others own the folders on the way and rename while we look.
+ *
+ * A name is resolved first, which is only a guess at where it leads. Then it is opened without
+ * following any link, from a descriptor of a folder, and never above that: whatever was renamed in
+ * between, what is opened lies below the folder, or nothing is opened. All checks are on the
+ * descriptor.
+ *
+ * File systems mounted below the folder are entered: pools of images are mounted there, and who owns
+ * a folder cannot mount without being root (or FUSE, which root does not see into).
+ */
+#ifndef COW_PATH_H
+#define COW_PATH_H
+
+#include <limits.h>
+#include <stdbool.h>
+#include <sys/stat.h>
+
+#include "engine/base/error.h"
+
+#define COW_PATH_ANY_OWNER ((uid_t)-1)
+
+struct cow_path {
+	char full[PATH_MAX]; /* absolute, without links, "." and ".." */
+	/*
+	 * A link of this user, neither root nor the caller, is on the way: what it leads to must be
+	 * that user's. COW_PATH_ANY_OWNER: there is none.
+	 */
+	uid_t link_owner;
+	bool missing; /* all is there but the last component */
+};
+
+/*
+ * Where name leads now. Links in /proc are refused: they do not say where they lead. 0 or -errno with
+ * a text.
+ */
+int cow_path_resolve(const char *name, struct cow_path *path, struct cow_error *err);
+
+/*
+ * Opens name (relative, as cow_path_resolve() leaves it; "" is the folder) below the folder dir,
+ * following no link. With O_PATH a link as the last component is opened itself. A descriptor
+ * (close-on-exec), or -errno: -ELOOP for a link, -EXDEV for a way out.
+ */
+int cow_path_open(int dir, const char *name, int flags, mode_t mode);
+
+/* A descriptor of "/", O_PATH, or -errno. */
+int cow_path_open_slash(void);
+
+/*
+ * As cow_path_open(), of a file whose type is among types (COW_PATH_*): looked at before it is
+ * opened, since opening a device may do things. -ESTALE: it was exchanged meanwhile; -EINVAL with a
+ * text: another type. `shown` is the name for texts.
+ */
+enum cow_path_types { COW_PATH_FILE = 1 << 0, COW_PATH_BLOCK = 1 << 1, COW_PATH_FIFO = 1 << 2 };
+int cow_path_open_typed(int dir, const char *name, int flags, unsigned types, const char *shown,
+			struct stat *st, struct cow_error *err);
+
+/* -EPERM with a text unless what the path led to belongs to whom its links do. */
+int cow_path_check_owner(const struct cow_path *path, const struct stat *st, const char *shown,
+			 struct cow_error *err);
+
+#endif

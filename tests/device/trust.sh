@@ -1,0 +1,104 @@
+#!/usr/bin/env bash
+# An image that names what is not its own: other disks from a disk, a neighbour as data file, and names that lead out;
+# who owns the folder, and what the umask was. Nothing that was not allowed is read or written.
+. "$(dirname "$0")/lib.sh"
+
+# ---- disks ----
+truncate -s 64M disk other
+head -c 4M /dev/urandom > secret
+dd if=secret of=other conv=notrunc status=none
+disk=$(losetup --show -f disk)
+other=$(losetup --show -f other)
+# Before clean_up (lib.sh), which ends the case with the status that it finds.
+put_away()
+{
+	local status=$?
+	set +e
+	losetup -d "$disk" "$other"
+	(exit "$status")
+	clean_up
+}
+trap put_away EXIT
+
+qemu-img create -q -f qcow2 -b "$other" -F raw "$disk" 4M
+must_fail 'an image on a block device.*--backing-root' "$cowblk" attach "$disk"
+must_fail 'an image on a block device.*--backing-root' "$cowblk" attach --temporary "$disk"
+mkdir links
+ln -s "$disk" links/disk
+must_fail '--backing-root' "$cowblk" attach links/disk
+attach dev "$disk" --backing-root /dev
+cmp -n 4194304 "$dev" secret || fail "a disk below an allowed root reads otherwise"
+detach "$dev"
+
+qemu-img create -q -f qcow2 -o data_file=own image.qcow2 4M
+qemu-img amend -f qcow2 -o data_file="$other" image.qcow2
+dd if=image.qcow2 of="$disk" bs=64k conv=notrunc,fsync status=none
+must_fail 'data file .* would be written to' "$cowblk" attach "$disk"
+must_fail 'data file .* would be written to' "$cowblk" attach --backing-root /dev "$disk"
+must_fail 'an image on a block device.*--backing-root' "$cowblk" attach --read-only "$disk"
+rm image.qcow2
+
+# A regular file among disks.
+mkdir disks
+mknod disks/disk b "$((0x$(stat -L -c %t "$other")))" "$((0x$(stat -L -c %T "$other")))"
+qemu-img create -q -f qcow2 -b disk -F raw disks/image.qcow2 4M
+must_fail 'is a block device: .*--backing-root' "$cowblk" attach disks/image.qcow2
+attach dev disks/image.qcow2 --backing-root disks
+cmp -n 4194304 "$dev" secret || fail "a disk below an allowed root reads otherwise"
+detach "$dev"
+cmp -n 4194304 "$other" secret || fail "the other disk was written"
+
+# ---- data files ----
+mkdir neighbours
+"$cowblk" create neighbours/victim.qcow2 4M
+"$cowblk" create -o data_file=data neighbours/image.qcow2 4M
+truncate -s 4M neighbours/data
+must_fail 'would be written to' "$cowblk" attach neighbours/image.qcow2
+attach dev neighbours/image.qcow2 --data-file neighbours/data
+dd if=secret of="$dev" bs=1M oflag=direct status=none
+detach "$dev"
+attach dev neighbours/image.qcow2 --data-root neighbours
+cmp -n 4194304 "$dev" secret || fail "what was written to the data file reads otherwise"
+detach "$dev"
+attach dev neighbours/image.qcow2 --read-only
+detach "$dev"
+attach dev neighbours/image.qcow2 --temporary
+cmp -n 4194304 "$dev" secret || fail "a data file below an overlay reads otherwise"
+dd if=/dev/zero of="$dev" bs=1M count=4 oflag=direct status=none
+detach "$dev"
+cmp neighbours/data secret || fail "an overlay wrote to the data file"
+cp neighbours/victim.qcow2 before
+must_fail 'begins as a qcow2 image' "$cowblk" attach --data-file neighbours/victim.qcow2 neighbours/image.qcow2
+mv neighbours/victim.qcow2 neighbours/data
+must_fail 'begins as a qcow2 image' "$cowblk" attach --data-root neighbours neighbours/image.qcow2
+cmp neighbours/data before || fail "a neighbour was written"
+
+# ---- modes, whatever the umask ----
+mode() { [ "$(stat -c %a "$2")" = "$1" ] || fail "$2 has mode $(stat -c %a "$2"), not $1"; }
+# Only in a kernel of our own: elsewhere that folder is somebody's.
+forget_folder() { [ "${COW_KERNEL_IS:-running}" = running ] || rmdir /run/cowblk 2>/dev/null || true; }
+for mask in 000 027 077; do
+	(umask $mask && "$cowblk" create new.qcow2 4M && "$cowblk" create --mode 644 shared.qcow2 4M)
+	mode 600 new.qcow2
+	mode 644 shared.qcow2
+	(umask $mask && forget_folder && "$cowblk" attach new.qcow2) > device || fail "attach with umask $mask"
+	read -r dev < device
+	devices+=("$dev")
+	mode 755 /run/cowblk
+	mode 644 "/run/cowblk/${dev#/dev/}.json"
+	mode 600 "/run/cowblk/${dev#/dev/}.sock"
+	mode 600 "/run/cowblk/${dev#/dev/}.log"
+	detach "$dev"
+	rm new.qcow2 shared.qcow2
+done
+
+# ---- an overlay that nobody can put another in the place of ----
+"$cowblk" create over.qcow2 4M
+mkdir tmp
+TMPDIR=$PWD/tmp attach dev over.qcow2 --temporary
+[ -z "$(ls tmp)" ] || fail "the overlay has a name: $(ls tmp)"
+dd if=secret of="$dev" bs=1M oflag=direct status=none
+cmp -n 4194304 "$dev" secret || fail "the overlay reads otherwise"
+detach "$dev"
+check_clean over.qcow2
+say "other disks, neighbours: refused, and allowed where asked; modes are what they should be"
