@@ -112,6 +112,8 @@ static inline bool cow_image_is_failed(struct cow_image *image)
 	return atomic_load_explicit(&image->failed, memory_order_acquire);
 }
 
+/* The next pass switches off the autoclear features that are not kept true. */
+void cow_image_note_writing(struct cow_image *image);
 /* Have the header say that somebody writes; the task runs its step again when that is durable. */
 void cow_image_prepare_write(struct cow_image *image, struct cow_task *task);
 

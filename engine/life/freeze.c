@@ -24,7 +24,7 @@ static void nap_done(struct cow_io *io)
 	((struct nap *)io)->over = true;
 }
 
-static int nap(struct cow_loop *loop)
+int cow_freeze_nap(struct cow_loop *loop)
 {
 	struct nap n = { .over = false };
 	cow_io_prep(&n.io, COW_IO_TIMER, NULL, POLL_NS, 0, nap_done);
@@ -47,13 +47,24 @@ static bool queues_idle(struct cow_image *image)
 	return idle;
 }
 
+bool cow_freeze_refills(struct cow_image *image)
+{
+	bool yes = false;
+	cow_mutex_lock(&image->queues_lock);
+	for (unsigned i = 0; i < COW_MAX_QUEUES && !yes; i++)
+		yes = image->queues[i] && atomic_load(&image->queues[i]->reserve.refilling);
+	cow_mutex_unlock(&image->queues_lock);
+	return yes;
+}
+
 /* A request may be waiting for freed clusters on a full host. */
 static int wait_for_queues(struct cow_image *image, struct cow_loop *loop)
 {
 	unsigned full = atomic_load(&image->quarantine.nr_full);
 	int ret = 0;
 	while (!ret && !queues_idle(image))
-		ret = atomic_load(&image->quarantine.nr_full) - full > 3 ? -ENOSPC : nap(loop);
+		ret = atomic_load(&image->quarantine.nr_full) - full > 3 ? -ENOSPC
+									 : cow_freeze_nap(loop);
 	return ret;
 }
 
@@ -74,10 +85,18 @@ static int wait_for_release(struct cow_image *image, struct cow_loop *loop)
 			return 0;
 		atomic_store(&q->hurry, true);
 		cow_quarantine_kick(q, loop);
-		int ret = nap(loop);
+		int ret = cow_freeze_nap(loop);
 		if (ret)
 			return ret;
 	}
+}
+
+int cow_freeze_hold_passes(struct cow_image *image, struct cow_loop *loop)
+{
+	int ret = 0;
+	while (!ret && !cow_writeback_hold(&image->commit))
+		ret = cow_freeze_nap(loop);
+	return ret;
 }
 
 static int settle(struct cow_image *image, struct cow_loop *loop)
@@ -87,21 +106,19 @@ static int settle(struct cow_image *image, struct cow_loop *loop)
 		ret = wait_for_release(image, loop);
 	if (!ret)
 		ret = cow_image_write_back(image, loop);
-	while (!ret && !cow_writeback_hold(&image->commit))
-		ret = nap(loop);
-	return ret;
+	return ret ? ret : cow_freeze_hold_passes(image, loop);
 }
 
 /*
  * The caller's loop may go when we return: the engine's own tasks that we started on it end, or go
  * on elsewhere.
  */
-static void leave_loop(struct cow_image *image, struct cow_loop *loop)
+void cow_freeze_leave_loop(struct cow_image *image, struct cow_loop *loop)
 {
 	struct cow_quarantine *q = &image->quarantine;
 	atomic_store(&q->leaving[COW_MAX_QUEUES], loop);
 	while (cow_quarantine_runs_on(q, loop) || cow_writeback_runs_on(&image->commit, loop))
-		if (nap(loop))
+		if (cow_freeze_nap(loop))
 			break;
 	atomic_store(&q->leaving[COW_MAX_QUEUES], NULL);
 	cow_image_hand_over_release(image);
@@ -145,34 +162,76 @@ static int load_anew(struct cow_image *image, struct cow_loop *loop, struct cow_
 			     strerror(-ret));
 }
 
-int cow_image_change_frozen(struct cow_image *image, struct cow_loop *loop,
-			    int (*change)(void *ctx, struct cow_loop *loop, struct cow_file *file,
-					  struct cow_error *err),
-			    void *ctx, uint64_t *pause_ns, struct cow_error *err)
+/* How the change deals with space. */
+enum space { SPACE_BY_ALLOCATOR, SPACE_BEHIND_OUR_BACK };
+
+static int run_frozen(struct cow_image *image, struct cow_loop *loop, cow_frozen_fn *change,
+		      void *ctx, enum space space, struct cow_error *err)
 {
-	if (!image->writable || cow_image_is_failed(image))
-		return cow_error_set(err, -EROFS, "%s: the image is not writable", image->path);
-	if (atomic_exchange(&image->freeze.frozen, true))
-		return cow_error_set(err, -EBUSY,
-				     "%s: another change of the whole image is under way",
-				     image->path);
-	uint64_t start = cow_loop_now(loop);
 	int ret = settle(image, loop);
-	if (ret) {
-		cow_error_set(err, ret, "%s: cannot write everything back: %s", image->path,
-			      strerror(-ret));
-	} else {
-		ret = change(ctx, loop, image->file, err);
-		if (ret == -ENOTRECOVERABLE)
-			cow_image_fail(
-				image, loop,
-				"a change of the whole image may have reached the disk in part");
-		int again = load_anew(image, loop, err);
-		ret = ret ? ret : again;
-	}
+	if (ret)
+		return cow_error_set(err, ret, "%s: cannot write everything back: %s", image->path,
+				     strerror(-ret));
+	ret = change(ctx, loop, image->file, err);
+	if (ret == -ENOTRECOVERABLE)
+		cow_image_fail(image, loop,
+			       "a change of the whole image may have reached the disk in part");
+	int again = load_anew(image, loop, err);
+	if (space == SPACE_BEHIND_OUR_BACK)
+		cow_alloc_restart(image, image->file->size_bytes);
+	return ret ? ret : again;
+}
+
+static int freeze(struct cow_image *image, struct cow_loop *loop, cow_frozen_fn *change, void *ctx,
+		  enum space space, uint64_t *pause_ns, struct cow_error *err)
+{
+	uint64_t start = cow_loop_now(loop);
+	cow_assert(atomic_load(&image->freeze.changing));
+	cow_assert(!atomic_load(&image->freeze.frozen));
+	atomic_store(&image->freeze.frozen, true);
+	int ret = run_frozen(image, loop, change, ctx, space, err);
 	thaw(image, loop);
 	if (pause_ns)
 		*pause_ns = cow_loop_now(loop) - start;
-	leave_loop(image, loop);
+	cow_freeze_leave_loop(image, loop);
+	return ret;
+}
+
+int cow_freeze_begin(struct cow_image *image, struct cow_error *err)
+{
+	if (!image->writable || cow_image_is_failed(image))
+		return cow_error_set(err, -EROFS, "%s: the image is not writable", image->path);
+	if (atomic_exchange(&image->freeze.changing, true))
+		return cow_error_set(err, -EBUSY,
+				     "%s: another change of the whole image is under way",
+				     image->path);
+	return 0;
+}
+
+void cow_freeze_end(struct cow_image *image)
+{
+	atomic_store(&image->freeze.changing, false);
+}
+
+int cow_freeze_switch(struct cow_image *image, struct cow_loop *loop, cow_frozen_fn *change,
+		      void *ctx, uint64_t *pause_ns, struct cow_error *err)
+{
+	return freeze(image, loop, change, ctx, SPACE_BY_ALLOCATOR, pause_ns, err);
+}
+
+int cow_freeze_rewrite(struct cow_image *image, struct cow_loop *loop, cow_frozen_fn *change,
+		       void *ctx, uint64_t *pause_ns, struct cow_error *err)
+{
+	return freeze(image, loop, change, ctx, SPACE_BEHIND_OUR_BACK, pause_ns, err);
+}
+
+int cow_image_change_frozen(struct cow_image *image, struct cow_loop *loop, cow_frozen_fn *change,
+			    void *ctx, uint64_t *pause_ns, struct cow_error *err)
+{
+	int ret = cow_freeze_begin(image, err);
+	if (ret)
+		return ret;
+	ret = cow_freeze_rewrite(image, loop, change, ctx, pause_ns, err);
+	cow_freeze_end(image);
 	return ret;
 }

@@ -18,10 +18,14 @@
 #include "engine/loop/task.h"
 
 struct cow_freeze {
+	atomic_bool changing; /* a change of the whole image is under way, frozen or about to be */
 	atomic_bool frozen;
 	struct cow_mutex lock;
 	struct cow_waitlist parked; /* requests, until the thaw; lock */
 };
+
+typedef int cow_frozen_fn(void *ctx, struct cow_loop *loop, struct cow_file *file,
+			  struct cow_error *err);
 
 /*
  * Freeze, settle, run change(ctx, loop, file, err), load anew, thaw. pause_ns (may be NULL): how
@@ -30,9 +34,27 @@ struct cow_freeze {
  * knows what is on disk (-ENOTRECOVERABLE) is failed for writing, one that cannot be loaded anew
  * for reading too. Nothing of the engine's runs on loop any more when this returns.
  */
-int cow_image_change_frozen(struct cow_image *image, struct cow_loop *loop,
-			    int (*change)(void *ctx, struct cow_loop *loop, struct cow_file *file,
-					  struct cow_error *err),
+int cow_image_change_frozen(struct cow_image *image, struct cow_loop *loop, cow_frozen_fn *change,
 			    void *ctx, uint64_t *pause_ns, struct cow_error *err);
+
+/* ---- its parts, for changes that have work to do before and after the freeze ---- */
+
+/* -EBUSY if another change is under way, -EROFS. */
+int cow_freeze_begin(struct cow_image *image, struct cow_error *err);
+void cow_freeze_end(struct cow_image *image);
+/* Between the two. The change takes space by the allocator of the image only, and frees none. */
+int cow_freeze_switch(struct cow_image *image, struct cow_loop *loop, cow_frozen_fn *change,
+		      void *ctx, uint64_t *pause_ns, struct cow_error *err);
+/* The same, for a change that treats the file as if the image were closed. */
+int cow_freeze_rewrite(struct cow_image *image, struct cow_loop *loop, cow_frozen_fn *change,
+		       void *ctx, uint64_t *pause_ns, struct cow_error *err);
+/* Does a queue fill its reservation just now? A freeze would wait for that. */
+bool cow_freeze_refills(struct cow_image *image);
+/* No pass runs from here to the thaw, unless cow_writeback_resume() lets them. */
+int cow_freeze_hold_passes(struct cow_image *image, struct cow_loop *loop);
+/* A moment, in which others run. */
+int cow_freeze_nap(struct cow_loop *loop);
+/* loop may go when this returns: what of the engine runs there ends, or goes on elsewhere. */
+void cow_freeze_leave_loop(struct cow_image *image, struct cow_loop *loop);
 
 #endif

@@ -106,13 +106,18 @@ static uint64_t kept_autoclear(const struct cow_image *image)
 	       (image->tracking.kept ? QCOW2_AUTOCLEAR_BITMAPS : 0);
 }
 
-/* Autoclear features that we do not keep true are switched off before anything is written. */
-void cow_image_prepare_write(struct cow_image *image, struct cow_task *task)
+void cow_image_note_writing(struct cow_image *image)
 {
 	cow_mutex_lock(&image->header_lock);
 	image->header.autoclear &= kept_autoclear(image);
 	cow_mutex_unlock(&image->header_lock);
 	atomic_store(&image->commit.header_dirty, true);
+}
+
+/* Autoclear features that we do not keep true are switched off before anything is written. */
+void cow_image_prepare_write(struct cow_image *image, struct cow_task *task)
+{
+	cow_image_note_writing(image);
 	cow_writeback_join(&image->commit, task);
 }
 
@@ -538,7 +543,6 @@ int cow_image_reload(struct cow_image *image, struct cow_loop *loop, struct cow_
 	cow_overlap_fini(image);
 	if (!ret)
 		ret = cow_overlap_init(image, err);
-	cow_alloc_restart(image, image->file->size_bytes);
 	return ret;
 }
 

@@ -75,6 +75,13 @@ void cow_writeback_resume(struct cow_commit *commit, struct cow_loop *loop)
 		cow_task_post(&commit->task, loop, &step_capture);
 }
 
+void cow_writeback_watch(struct cow_commit *commit, struct cow_written *written)
+{
+	cow_mutex_lock(&commit->lock);
+	commit->written = written;
+	cow_mutex_unlock(&commit->lock);
+}
+
 bool cow_writeback_idle(struct cow_commit *commit)
 {
 	cow_mutex_lock(&commit->lock);
@@ -304,6 +311,23 @@ static enum cow_next last_sync(struct cow_task *task)
 	return cow_task_wait_io(task);
 }
 
+static void note_written(struct cow_commit *commit, const struct cow_captured *list, unsigned nr)
+{
+	for (unsigned i = 0; i < nr; i++)
+		cow_written_note(commit->written, list[i].off >> commit->image->g.cluster_bits);
+}
+
+/* After an error as well: any part of it may have been written. */
+static void tell_watcher(struct cow_commit *commit)
+{
+	cow_mutex_lock(&commit->lock);
+	if (commit->written) {
+		note_written(commit, commit->refs, commit->nr_refs);
+		note_written(commit, commit->l2, commit->nr_l2);
+	}
+	cow_mutex_unlock(&commit->lock);
+}
+
 /* Give back what was captured, as written or as dirty again. */
 static void complete(struct cow_commit *commit, int error)
 {
@@ -313,6 +337,7 @@ static void complete(struct cow_commit *commit, int error)
 		if (commit->has_header)
 			atomic_store(&commit->header_dirty, true);
 	}
+	tell_watcher(commit);
 	cow_cache_complete(&image->refs, commit->refs, commit->nr_refs, error);
 	cow_table_complete(&image->reftable, commit->reftable, commit->nr_reftable, error);
 	cow_cache_complete(&image->l2, commit->l2, commit->nr_l2, error);

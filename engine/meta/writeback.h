@@ -25,6 +25,7 @@
 #include "engine/base/mutex.h"
 #include "engine/meta/cache.h"
 #include "engine/meta/table.h"
+#include "engine/meta/written.h"
 #include "engine/loop/task.h"
 
 struct cow_image;
@@ -58,8 +59,9 @@ struct cow_commit {
 	struct cow_waitlist joining; /* for the next pass */
 	struct cow_waitlist riding;  /* on the running pass */
 	bool running, wanted;
-	bool held;	       /* none may start: a change of the whole image */
-	struct cow_loop *loop; /* where the running pass runs */
+	bool held;		     /* none may start: a change of the whole image */
+	struct cow_loop *loop;	     /* where the running pass runs */
+	struct cow_written *written; /* told of L2 tables and refcount blocks; may be NULL */
 
 	/*
 	 * any thread: data was written that must be durable before the L2 entries that point to it
@@ -94,6 +96,11 @@ void cow_writeback_fini(struct cow_commit *commit);
  * again, or fails. So set the step to what follows before calling, and return COW_WAIT.
  */
 void cow_writeback_join(struct cow_commit *commit, struct cow_task *task);
+/*
+ * From now on, or (NULL) no more: passes that end note what they have written. The one before may
+ * be freed when this returns.
+ */
+void cow_writeback_watch(struct cow_commit *commit, struct cow_written *written);
 /* Have a pass soon; nobody waits. */
 void cow_writeback_kick(struct cow_commit *commit, struct cow_loop *loop);
 bool cow_writeback_idle(struct cow_commit *commit);

@@ -12,133 +12,26 @@
 #include <string.h>
 
 #include "engine/edit/edit.h"
+#include "engine/snapshot/snapshot_list.h"
 #include "engine/snapshot/snapshot_select.h"
 
-#define EXTRA_BYTES 24u /* VM state size, disk size, instruction count: what QEMU writes */
 #define EXTRA_SIZES_BYTES 16u
-
-/* ---- finding ---- */
-
-static bool matches(const struct cow_snapshot *s, const struct cow_snapshot_key *key)
-{
-	return (key->by != COW_SNAPSHOT_BY_NAME && !strcmp(s->id, key->text)) ||
-	       (key->by != COW_SNAPSHOT_BY_ID && !strcmp(s->name, key->text));
-}
-
-int cow_snapshot_find(const struct cow_snapshot *list, uint32_t nr,
-		      const struct cow_snapshot_key *key, uint32_t *idx, struct cow_error *err)
-{
-	uint32_t found = 0;
-	for (uint32_t i = 0; i < nr; i++) {
-		if (!matches(&list[i], key))
-			continue;
-		*idx = i;
-		found++;
-	}
-	if (!found)
-		return cow_error_set(err, -ENOENT, "no snapshot has the %s '%s'",
-				     key->by == COW_SNAPSHOT_BY_ID     ? "id"
-				     : key->by == COW_SNAPSHOT_BY_NAME ? "name"
-								       : "id or name",
-				     key->text);
-	if (found > 1)
-		return cow_error_set(err, -EINVAL,
-				     "'%s' fits %" PRIu32 " snapshots: say which by its id",
-				     key->text, found);
-	return 0;
-}
-
-/* The smallest that no snapshot has; 0: out of memory. */
-static unsigned long free_id(const struct cow_snapshot *list, uint32_t nr)
-{
-	bool *taken = calloc(nr + 2ul, sizeof(*taken));
-	unsigned long id = 1;
-	if (!taken)
-		return 0;
-	for (uint32_t i = 0; i < nr; i++) {
-		unsigned long n = strtoul(list[i].id, NULL, 10);
-		if (n <= nr)
-			taken[n] = true;
-	}
-	while (taken[id])
-		id++;
-	free(taken);
-	return id;
-}
-
-/*
- * As QEMU numbers them: the largest and one more. Behind the largest number that there can be comes
- * the first that is free.
- */
-static char *next_id(const struct cow_snapshot *list, uint32_t nr)
-{
-	unsigned long next = 0;
-	char *id;
-	for (uint32_t i = 0; i < nr; i++) {
-		unsigned long n = strtoul(list[i].id, NULL, 10);
-		next = n > next ? n : next;
-	}
-	if (++next == 0)
-		next = free_id(list, nr);
-	return !next || asprintf(&id, "%lu", next) < 0 ? NULL : id;
-}
 
 /* ---- create ---- */
 
-static int check_name(const struct cow_edit *e, const char *name)
-{
-	const struct cow_snapshot_key key = { .text = name, .by = COW_SNAPSHOT_BY_NAME };
-	uint32_t idx;
-	if (!name[0])
-		return cow_error_set(e->err, -EINVAL, "the snapshot's name is empty");
-	if (strlen(name) > COW_SNAPSHOT_MAX_NAME_BYTES)
-		return cow_error_set(e->err, -EINVAL, "the snapshot's name is longer than %u bytes",
-				     COW_SNAPSHOT_MAX_NAME_BYTES);
-	if (cow_snapshot_find(e->snapshots, e->header.nr_snapshots, &key, &idx, NULL) != -ENOENT)
-		return cow_error_set(e->err, -EEXIST, "there is a snapshot '%s' already", name);
-	if (e->header.nr_snapshots == QCOW2_MAX_SNAPSHOTS)
-		return cow_error_set(e->err, -EFBIG,
-				     "there are %u snapshots already, which is the most",
-				     QCOW2_MAX_SNAPSHOTS);
-	return 0;
-}
-
-/* Room for one more; it is nr_snapshots' from then on. */
-static struct cow_snapshot *append(struct cow_edit *e)
-{
-	struct cow_snapshot *more =
-		reallocarray(e->snapshots, e->header.nr_snapshots + 1ul, sizeof(*more));
-	if (!more)
-		return NULL;
-	e->snapshots = more;
-	memset(&more[e->header.nr_snapshots], 0, sizeof(*more));
-	return &more[e->header.nr_snapshots++];
-}
-
 static int add_entry(struct cow_edit *e, const char *name, const struct cow_snapshot_date *date)
 {
-	char *id = next_id(e->snapshots, e->header.nr_snapshots), *copy = strdup(name);
-	struct cow_snapshot *s = id && copy ? append(e) : NULL;
-	if (!s) {
-		free(id);
-		free(copy);
-		return cow_error_set(e->err, -ENOMEM, "out of memory");
-	}
-	s->id = id;
-	s->name = copy;
-	s->date_sec = date->sec;
-	s->date_nsec = date->nsec;
-	s->disk_bytes = e->header.size_bytes;
-	s->icount = UINT64_MAX;
-	s->extra_bytes = EXTRA_BYTES;
-	s->l1_entries = e->header.l1_entries;
+	int ret = cow_snapshot_list_add(&e->snapshots, &e->header, name, date, e->err);
+	if (ret)
+		return ret;
+	struct cow_snapshot *s = &e->snapshots[e->header.nr_snapshots - 1];
 	return cow_edit_write_l1(e, e->l1, e->header.l1_entries, &s->l1_off);
 }
 
 /* Everything has two paths to it; tables whose flags change move with both. */
 static int create(struct cow_edit *e, const char *name, const struct cow_snapshot_date *date)
 {
-	int ret = check_name(e, name);
+	int ret = cow_snapshot_list_may_add(e->snapshots, &e->header, name, e->err);
 	if (!ret)
 		ret = cow_edit_share(e, e->l1, e->header.l1_entries, 1);
 	if (!ret)
@@ -285,15 +178,6 @@ static int drop_references(struct cow_edit *e, const struct cow_snapshot *s)
 	return ret;
 }
 
-static void remove_entry(struct cow_edit *e, uint32_t idx)
-{
-	free(e->snapshots[idx].id);
-	free(e->snapshots[idx].name);
-	e->header.nr_snapshots--;
-	memmove(&e->snapshots[idx], &e->snapshots[idx + 1],
-		(e->header.nr_snapshots - idx) * sizeof(*e->snapshots));
-}
-
 /* The active tables are verified first: moving those whose flags change writes to free clusters. */
 static int delete (struct cow_edit *e, const struct cow_snapshot_key *key)
 {
@@ -307,7 +191,7 @@ static int delete (struct cow_edit *e, const struct cow_snapshot_key *key)
 		ret = drop_references(e, &e->snapshots[idx]);
 	if (ret)
 		return ret;
-	remove_entry(e, idx);
+	cow_snapshot_list_remove(e->snapshots, &e->header, idx);
 	ret = cow_edit_fix_copied(e, 1);
 	if (!ret)
 		ret = cow_edit_move_l1(e, e->header.l1_entries);

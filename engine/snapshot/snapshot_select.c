@@ -34,6 +34,18 @@ int cow_snapshot_lock(struct cow_file *file, const struct cow_snapshot *s, bool 
 			     s->name);
 }
 
+void cow_snapshot_unlock(struct cow_file *file, const struct cow_snapshot *s)
+{
+	struct flock fl = {
+		.l_type = F_UNLCK,
+		.l_whence = SEEK_SET,
+		.l_start = LOCK_BASE + (off_t)(strtoul(s->id, NULL, 10) % LOCK_IDS),
+		.l_len = 1,
+	};
+	if (file->host == cow_host_system() && fcntl(cow_host_fd(file), F_OFD_SETLK, &fl))
+		return; /* it goes with the file */
+}
+
 static int check_size(const struct cow_snapshot *s, const struct cow_header *h,
 		      struct cow_error *err)
 {

@@ -23,5 +23,7 @@ int cow_snapshot_select(struct cow_loop *loop, struct cow_file *file, const char
  */
 int cow_snapshot_lock(struct cow_file *file, const struct cow_snapshot *snapshot, bool exclusive,
 		      struct cow_error *err);
+/* The change is over. */
+void cow_snapshot_unlock(struct cow_file *file, const struct cow_snapshot *snapshot);
 
 #endif

@@ -56,6 +56,7 @@ struct cow_reserve {
 	struct cow_reserved extents[COW_RESERVE_EXTENTS];
 	unsigned nr, pos;	/* extents[pos..nr) are left */
 	uint32_t goal_clusters; /* next refill's size; doubles */
+	bool from_end;		/* look behind all that was ever used, for a long run */
 	struct cow_waitlist waiters;
 
 	/* the refill (refill.c) */

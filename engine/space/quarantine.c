@@ -235,6 +235,14 @@ bool cow_quarantine_idle(struct cow_quarantine *q)
 	return idle;
 }
 
+uint64_t cow_quarantine_extents(struct cow_quarantine *q)
+{
+	cow_mutex_lock(&q->lock);
+	uint64_t nr = q->tail - q->head;
+	cow_mutex_unlock(&q->lock);
+	return nr;
+}
+
 bool cow_quarantine_runs_on(struct cow_quarantine *q, const struct cow_loop *loop)
 {
 	cow_mutex_lock(&q->lock);

@@ -130,6 +130,8 @@ bool cow_quarantine_hold(struct cow_quarantine *q);
 void cow_quarantine_resume(struct cow_quarantine *q);
 /* True when nothing is on its way and the task is not running. */
 bool cow_quarantine_idle(struct cow_quarantine *q);
+/* Freed and not released yet. */
+uint64_t cow_quarantine_extents(struct cow_quarantine *q);
 /* Is the release task running on this loop? */
 bool cow_quarantine_runs_on(struct cow_quarantine *q, const struct cow_loop *loop);
 

@@ -74,7 +74,7 @@ static enum cow_next baton(struct cow_task *task)
 		return COW_WAIT;
 	r->has_baton = true;
 	r->block = COW_FREEMAP_NONE;
-	r->looked = false;
+	r->looked = r->from_end;
 	r->tail_is_full = false;
 	take_spare(r);
 	return cow_task_goto(task, &step_pick);
@@ -154,7 +154,9 @@ static enum cow_next pick(struct cow_task *task)
 	if (!wants_more(r))
 		return cow_task_goto(task, &step_extend);
 	cow_mutex_lock(&alloc->lock);
-	uint64_t cluster = cow_freemap_take(&alloc->map);
+	uint64_t cluster = COW_FREEMAP_NONE;
+	if (!r->from_end || r->tail_is_full)
+		cluster = cow_freemap_take(&alloc->map);
 	cow_mutex_unlock(&alloc->lock);
 	if (cluster != COW_FREEMAP_NONE) {
 		r->scan = cluster;

@@ -4,10 +4,11 @@
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <unistd.h>
 
-#include "engine/life/freeze.h"
-#include "engine/snapshot/snapshot.h"
+#include "engine/life/live.h"
+#include "engine/loop/loop_uring.h"
 #include "engine/bitmap/tracking.h"
 
 static struct {
@@ -20,33 +21,26 @@ static struct {
 	int error;
 } live;
 
-static int create(void *ctx, struct cow_loop *loop, struct cow_file *file, struct cow_error *err)
+static int change(struct cow_loop *loop, enum cow_live_what what, int serial)
 {
-	struct cow_snapshot_date date = { .sec = 1 };
-	return cow_snapshot_create(loop, file, ctx, &date, NULL, err);
-}
-
-static int delete (void *ctx, struct cow_loop *loop, struct cow_file *file, struct cow_error *err)
-{
-	struct cow_snapshot_key key = { .text = ctx, .by = COW_SNAPSHOT_BY_NAME };
-	return cow_snapshot_delete(loop, file, &key, err);
+	struct cow_error err = { 0 };
+	char name[32];
+	struct cow_live_snapshot s = { .what = what,
+				       .key = { .text = name, .by = COW_SNAPSHOT_BY_NAME } };
+	snprintf(name, sizeof(name), "live%d", serial);
+	int ret = cow_image_change_snapshot(live.image, loop, &s, &err);
+	if (ret)
+		fprintf(stderr, "live snapshot: %s\n", err.text);
+	free(s.id);
+	return ret;
 }
 
 static int once(struct cow_loop *loop)
 {
-	struct cow_error err = { 0 };
-	uint64_t pause_ns;
-	char name[32];
-	snprintf(name, sizeof(name), "live%d", live.serial);
-	int ret = cow_image_change_frozen(live.image, loop, create, name, &pause_ns, &err);
-	if (!ret && live.serial >= (int)live.keep) {
-		snprintf(name, sizeof(name), "live%d", live.serial - (int)live.keep);
-		ret = cow_image_change_frozen(live.image, loop, delete, name, &pause_ns, &err);
-	}
-	if (ret)
-		fprintf(stderr, "live snapshot: %s\n", err.text);
-	else
-		live.serial++;
+	int ret = change(loop, COW_LIVE_CREATE, live.serial);
+	if (!ret && live.serial >= (int)live.keep)
+		ret = change(loop, COW_LIVE_DELETE, live.serial - (int)live.keep);
+	live.serial += !ret;
 	return ret;
 }
 
@@ -83,7 +77,7 @@ static int once_bitmaps(struct cow_loop *loop)
 static void *main_loop(void *arg)
 {
 	struct cow_loop *loop;
-	live.error = cow_loop_sync_new(&loop);
+	live.error = live.bitmaps ? cow_loop_sync_new(&loop) : cow_loop_uring_new(64, &loop);
 	if (live.error)
 		return NULL;
 	while (!atomic_load(&live.stop) && !live.error) {

@@ -6,7 +6,7 @@
 #include <string.h>
 
 #include "engine/base/assert.h"
-#include "engine/life/freeze.h"
+#include "engine/life/live.h"
 #include "engine/core/load.h"
 #include "tests/sim/snapshot.h"
 
@@ -92,13 +92,30 @@ void sim_live_step(struct sim_run *run)
 }
 
 /* Frozen, and settled as the engine says: the moment of the snapshot. */
-static int change(void *ctx, struct cow_loop *loop, struct cow_file *file, struct cow_error *err)
+static void moment(void *ctx, struct cow_snapshot_date *date)
 {
 	struct sim_run *run = ctx;
 	struct sim_command *c = &run->live;
-	if (c->what == SIM_SNAPSHOT_CREATE && !run->world.powered_off)
-		c->shot = sim_shot_take(&run->model, c->begun);
-	return sim_snapshot_execute(c, loop, file, err);
+	if (run->world.powered_off)
+		return;
+	sim_shot_free(c->shot);
+	c->shot = sim_shot_take(&run->model, c->begun);
+	date->sec = 1;
+}
+
+static int change(struct sim_run *run)
+{
+	struct sim_command *c = &run->live;
+	struct cow_live_snapshot s = {
+		.what = c->what == SIM_SNAPSHOT_CREATE ? COW_LIVE_CREATE : COW_LIVE_DELETE,
+		.key = { .text = c->name, .by = COW_SNAPSHOT_BY_NAME },
+		.moment = moment,
+		.ctx = run,
+	};
+	int ret = cow_image_change_snapshot(run->image, &run->visitor->base, &s, &c->err);
+	run->stats.all_frozen += s.all_frozen;
+	free(s.id);
+	return ret;
 }
 
 static bool arm(struct sim_world *world, const struct sim_action *a)
@@ -153,8 +170,7 @@ void sim_live_command(struct sim_run *run, const struct sim_action *a)
 	c->in_doubt = true; /* until it returns with the power on */
 	run->frozen = true;
 	sim_loop_come(run->visitor);
-	c->result = cow_image_change_frozen(run->image, &run->visitor->base, change, run, NULL,
-					    &c->err);
+	c->result = change(run);
 	sim_loop_leave(run->visitor);
 	run->frozen = false;
 	if (run->world.powered_off)

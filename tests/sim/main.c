@@ -210,8 +210,8 @@ static int run_seeds(const struct arguments *a)
 	       "had to), %llu host "
 	       "operations, %llu power losses, %llu kills, %llu clean closes, %llu errors and %llu "
 	       "ENOSPC put in, %llu leak "
-	       "repairs, %llu refcount tables outgrown, %llu snapshot commands, %llu live ones, "
-	       "%llu cut off, %llu bitmaps cleared "
+	       "repairs, %llu refcount tables outgrown, %llu snapshot commands, %llu live ones "
+	       "(%llu all under a freeze), %llu cut off, %llu bitmaps cleared "
 	       "or made, %llu found to be believed, %llu s\n",
 	       (unsigned long long)done, (unsigned long long)a->seed, (unsigned long long)failed,
 	       (unsigned long long)sum.ops, (unsigned long long)sum.failed_ops,
@@ -220,8 +220,9 @@ static int run_seeds(const struct arguments *a)
 	       (unsigned long long)sum.injected, (unsigned long long)sum.full,
 	       (unsigned long long)sum.repairs, (unsigned long long)sum.growths,
 	       (unsigned long long)sum.snapshots, (unsigned long long)sum.live,
-	       (unsigned long long)sum.snapshots_lost, (unsigned long long)sum.bitmaps,
-	       (unsigned long long)sum.believed, (unsigned long long)(now_seconds() - start));
+	       (unsigned long long)sum.all_frozen, (unsigned long long)sum.snapshots_lost,
+	       (unsigned long long)sum.bitmaps, (unsigned long long)sum.believed,
+	       (unsigned long long)(now_seconds() - start));
 	return failed ? 1 : 0;
 }
 

@@ -29,7 +29,8 @@ struct sim_op {
 
 struct sim_stats {
 	uint64_t bitmaps, believed; /* cleared or made; found not to be in use */
-	uint64_t live;
+	uint64_t live,
+		all_frozen; /* commands on the running image; those done all under a freeze */
 	uint64_t snapshots, snapshots_lost; /* commands that took effect; that power was lost in */
 	uint64_t ops, crashes, kills, reopens, failed_ops, injected, full, events, repairs, growths;
 };

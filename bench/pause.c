@@ -1,0 +1,190 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * pause DIRECTORY SIZE_GIB CLUSTER_BYTES [--keep]
+ *
+ * How long requests wait for a snapshot of a running image, whatever its size. Makes an image of
+ * that size in DIRECTORY, all of it mapped (metadata only: the host file is sparse), has one thread
+ * write 4 KiB at random places, and makes and deletes a snapshot meanwhile. Prints, as JSON, the
+ * pause as the engine has measured it, the longest that a write took, seconds in all, and memory: as
+ * the engine counts what it takes for the change, and the growth of the process.
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "engine/base/buf.h"
+#include "engine/create/create.h"
+#include "engine/host/system.h"
+#include "engine/life/live.h"
+#include "engine/loop/loop_uring.h"
+
+#define WRITE_BYTES 4096u
+
+struct writer {
+	struct cow_image *image;
+	atomic_bool stop;
+	atomic_uint_least64_t longest_ns, nr;
+	int ret;
+};
+
+static uint64_t now_ns(void)
+{
+	struct timespec t;
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+static uint64_t next_random(uint64_t *state)
+{
+	*state = *state * 6364136223846793005u + 1442695040888963407u;
+	return *state >> 20;
+}
+
+static int write_on(struct writer *w, struct cow_queue *queue, void *buf)
+{
+	uint64_t blocks = cow_image_geometry(w->image)->size_bytes / WRITE_BYTES, state = 1;
+	int ret = 0;
+	while (!atomic_load(&w->stop) && !ret) {
+		uint64_t off = next_random(&state) % blocks * WRITE_BYTES, start = now_ns();
+		ret = cow_queue_do(queue, COW_OP_WRITE, 0, off, WRITE_BYTES, buf);
+		uint64_t took = now_ns() - start;
+		if (took > atomic_load(&w->longest_ns))
+			atomic_store(&w->longest_ns, took);
+		atomic_fetch_add(&w->nr, 1);
+	}
+	return ret;
+}
+
+static void *writer_main(void *arg)
+{
+	struct writer *w = arg;
+	struct cow_loop *loop;
+	struct cow_queue *queue;
+	void *buf = cow_buf_alloc(WRITE_BYTES);
+	w->ret = buf ? cow_loop_uring_new(8, &loop) : -ENOMEM;
+	if (w->ret)
+		return NULL;
+	cow_loop_enter(loop);
+	w->ret = cow_queue_new(w->image, loop, 1, &queue);
+	if (!w->ret) {
+		w->ret = write_on(w, queue, buf);
+		cow_queue_free(queue);
+	}
+	cow_loop_free(loop);
+	free(buf);
+	return NULL;
+}
+
+/* VmHWM, in KiB; reset first. */
+static uint64_t status_kib(const char *key)
+{
+	char line[128];
+	uint64_t kib = 0;
+	FILE *f = fopen("/proc/self/status", "r");
+	while (f && fgets(line, sizeof(line), f))
+		if (!strncmp(line, key, strlen(key)))
+			kib = strtoull(line + strlen(key) + 1, NULL, 10);
+	if (f)
+		fclose(f);
+	return kib;
+}
+
+static void reset_peak(void)
+{
+	FILE *f = fopen("/proc/self/clear_refs", "w");
+	if (f) {
+		fputs("5", f);
+		fclose(f);
+	}
+}
+
+static int measure(struct writer *w, struct cow_loop *loop, enum cow_live_what what)
+{
+	struct cow_live_snapshot s = { .what = what, .key = { .text = "pause" } };
+	struct cow_error err = { 0 };
+	reset_peak();
+	uint64_t before_kib = status_kib("VmRSS:"), begun = now_ns();
+	atomic_store(&w->longest_ns, 0);
+	int ret = cow_image_change_snapshot(w->image, loop, &s, &err);
+	if (ret) {
+		fprintf(stderr, "pause: %s\n", err.text);
+		return ret;
+	}
+	printf("\"%s\": {\"pause_ms\": %.1f, \"longest_write_ms\": %.1f, \"seconds\": %.2f, "
+	       "\"change_mib\": %.1f, \"process_grew_mib\": %.1f, \"all_frozen\": %s}, ",
+	       what == COW_LIVE_CREATE ? "create" : "delete", (double)s.pause_ns / 1e6,
+	       (double)atomic_load(&w->longest_ns) / 1e6, (double)(now_ns() - begun) / 1e9,
+	       (double)s.peak_bytes / 1048576,
+	       (double)((int64_t)status_kib("VmHWM:") - (int64_t)before_kib) / 1024,
+	       s.all_frozen ? "true" : "false");
+	free(s.id);
+	return 0;
+}
+
+static int both(struct cow_image *image, struct cow_loop *loop)
+{
+	struct writer w = { .image = image };
+	pthread_t thread;
+	int ret = -pthread_create(&thread, NULL, writer_main, &w);
+	if (ret)
+		return ret;
+	while (atomic_load(&w.nr) < 100 && !w.ret)
+		usleep(1000);
+	ret = measure(&w, loop, COW_LIVE_CREATE);
+	if (!ret)
+		ret = measure(&w, loop, COW_LIVE_DELETE);
+	atomic_store(&w.stop, true);
+	pthread_join(thread, NULL);
+	printf("\"writes\": %" PRIu64 "}\n", (uint64_t)atomic_load(&w.nr));
+	return ret ? ret : w.ret;
+}
+
+static int run(const char *path, uint64_t size_bytes, uint32_t cluster_bytes)
+{
+	const struct cow_create_options make = { .size_bytes = size_bytes,
+						 .has_size = true,
+						 .cluster_bytes = cluster_bytes,
+						 .preallocation = COW_PREALLOC_METADATA };
+	const struct cow_open_options options = { .writable = true };
+	struct cow_error err = { 0 };
+	struct cow_image *image = NULL;
+	struct cow_loop *loop;
+	int ret = cow_loop_uring_new(64, &loop);
+	if (!ret)
+		ret = cow_create(cow_host_system(), loop, path, &make, &err);
+	if (!ret)
+		ret = cow_image_open(cow_host_system(), loop, path, &options, &image, &err);
+	if (!ret)
+		ret = both(image, loop);
+	if (image) {
+		int closed = cow_image_close(image, loop, &err);
+		ret = ret ? ret : closed;
+	}
+	if (ret)
+		fprintf(stderr, "pause: %s\n", err.text[0] ? err.text : strerror(-ret));
+	return ret;
+}
+
+int main(int argc, char **argv)
+{
+	char path[4096];
+	if (argc < 4) {
+		fprintf(stderr, "usage: pause DIRECTORY SIZE_GIB CLUSTER_BYTES [--keep]\n");
+		return 2;
+	}
+	snprintf(path, sizeof(path), "%s/bench-pause.%d.qcow2", argv[1], getpid());
+	printf("{\"size_gib\": %s, \"cluster_bytes\": %s, ", argv[2], argv[3]);
+	int ret =
+		run(path, strtoull(argv[2], NULL, 10) << 30, (uint32_t)strtoul(argv[3], NULL, 10));
+	if (argc > 4 && !strcmp(argv[4], "--keep"))
+		puts(path);
+	else
+		unlink(path);
+	return ret ? 1 : 0;
+}

@@ -1,0 +1,337 @@
+/* SPDX-License-Identifier: MIT */
+/* See live.h: set-up, the rounds beside the requests, what is freed, the change as a whole. */
+#include "engine/life/live.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/base/be.h"
+#include "engine/base/log.h"
+#include "engine/core/load.h"
+#include "engine/life/freeze.h"
+#include "engine/life/live_state.h"
+#include "engine/snapshot/snapshot_list.h"
+#include "engine/snapshot/snapshot_select.h"
+
+/* Rounds beside the requests end when so few are left, or when no end is in sight. */
+#define FEW_LEFT 24u
+#define MAX_ROUNDS 8u
+/*
+ * The freeze has to wait for what was freed to be released, and for refills: most of that is waited
+ * for before it, but not for ever.
+ */
+#define DRAIN_NS (1000ull * 1000 * 1000)
+#define DRAINED_EXTENTS 256u
+/* Buffers: twice so much. */
+#define BUF_BYTES (1ull << 20)
+
+/* ---- set-up ---- */
+
+static void count_changed(void *ctx, uint64_t cluster)
+{
+	struct cow_live *x = ctx;
+	uint64_t b = cluster / x->image->g.refs_per_block;
+	if (b < x->max_blocks)
+		x->blocks[b].stale = true;
+	else
+		x->outside = true;
+}
+
+static int alloc_memory(struct cow_live *x)
+{
+	const struct cow_geometry *g = &x->image->g;
+	uint64_t clusters = x->image->alloc.file_bytes >> g->cluster_bits;
+	x->batch = (uint32_t)cow_min(cow_max(BUF_BYTES >> g->cluster_bits, 1), COW_LIVE_BATCH);
+	x->nr_tables = x->image->l1.nr;
+	x->max_blocks = cow_min(x->image->reftable.nr * 2 + 64, x->image->reftable.capacity);
+	x->tables = calloc(x->nr_tables + 1, sizeof(*x->tables));
+	x->blocks = calloc(x->max_blocks, sizeof(*x->blocks));
+	x->bufs = cow_buf_alloc((size_t)x->batch << g->cluster_bits);
+	x->olds = cow_buf_alloc((size_t)x->batch << g->cluster_bits);
+	x->slice = cow_buf_alloc(g->slice_bytes);
+	int ret = x->tables && x->blocks && x->bufs && x->olds && x->slice ? 0 : -ENOMEM;
+	if (!ret)
+		ret = cow_written_init(&x->written, clusters + clusters / 4 + 4096);
+	x->s->peak_bytes = x->nr_tables * sizeof(*x->tables) + x->max_blocks * sizeof(*x->blocks) +
+			   x->written.nr / 8 + ((2ull * x->batch) << g->cluster_bits);
+	return cow_live_trouble(x, ret);
+}
+
+static int choose_victim(struct cow_live *x)
+{
+	struct cow_file *file = x->image->file;
+	uint32_t idx;
+	int ret = cow_snapshot_find(x->snapshots, x->header.nr_snapshots, &x->s->key, &idx, x->err);
+	if (!ret)
+		ret = cow_snapshot_verify_l1(&x->snapshots[idx], &x->header, file->size_bytes,
+					     x->err);
+	if (!ret)
+		ret = cow_snapshot_lock(file, &x->snapshots[idx], true, x->err);
+	if (ret)
+		return ret;
+	x->victim = x->snapshots[idx];
+	x->victim.id = strdup(x->victim.id);
+	x->victim.name = strdup(x->victim.name);
+	cow_snapshot_list_remove(x->snapshots, &x->header, idx);
+	return x->victim.id && x->victim.name ? 0 : cow_live_trouble(x, -ENOMEM);
+}
+
+static int load_victim(struct cow_live *x)
+{
+	uint64_t bytes = x->victim.l1_entries * 8ull;
+	uint8_t *raw = cow_buf_alloc(bytes + 8);
+	x->victim_l1 = raw ? malloc(bytes + 8) : NULL;
+	int ret = x->victim_l1 ? 0 : -ENOMEM;
+	if (!ret && bytes)
+		ret = cow_loop_read(x->loop, x->image->file, x->victim.l1_off, raw, bytes);
+	for (uint64_t i = 0; i < x->victim.l1_entries && !ret; i++)
+		x->victim_l1[i] = cow_load64_be(raw + i * 8);
+	free(raw);
+	return cow_live_trouble(x, ret);
+}
+
+static int choose(struct cow_live *x)
+{
+	const struct cow_snapshot_date later = { 0 };
+	x->header = x->image->header;
+	if (x->header.incompatible & QCOW2_INCOMPAT_DATA_FILE)
+		return cow_error_set(
+			x->err, -ENOTSUP,
+			"images with an external data file cannot have internal snapshots");
+	int ret = cow_load_snapshots(x->loop, x->image->file, &x->header, &x->snapshots,
+				     &x->old_snapshots_bytes, x->err);
+	if (ret)
+		return ret;
+	if (x->s->what == COW_LIVE_DELETE)
+		return choose_victim(x);
+	ret = cow_snapshot_list_may_add(x->snapshots, &x->header, x->s->key.text, x->err);
+	return ret ? ret
+		   : cow_snapshot_list_add(&x->snapshots, &x->header, x->s->key.text, &later,
+					   x->err);
+}
+
+static void fini(struct cow_live *x)
+{
+	if (x->victim.id)
+		cow_snapshot_unlock(x->image->file, &x->victim);
+	cow_writeback_watch(&x->image->commit, NULL);
+	cow_written_fini(&x->written);
+	cow_delta_fini(&x->delta);
+	cow_snapshots_free(x->snapshots, x->header.nr_snapshots);
+	free(x->victim.id);
+	free(x->victim.name);
+	free(x->victim_l1);
+	free(x->tables);
+	free(x->blocks);
+	free(x->bufs);
+	free(x->olds);
+	free(x->slice);
+}
+
+/* ---- beside the requests ---- */
+
+/* Features that we do not keep true go before our first write, as before a request's. */
+static int say_that_we_write(struct cow_live *x)
+{
+	struct cow_image *image = x->image;
+	if (atomic_load(&image->ready_for_write))
+		return 0;
+	cow_image_note_writing(image);
+	int ret = cow_image_write_back(image, x->loop);
+	if (!ret)
+		atomic_store(&image->ready_for_write, true);
+	return ret;
+}
+
+static bool is_drained(struct cow_live *x)
+{
+	return cow_quarantine_extents(&x->image->quarantine) <= DRAINED_EXTENTS &&
+	       !cow_freeze_refills(x->image);
+}
+
+/* What requests have freed so far. */
+static int drain(struct cow_live *x)
+{
+	struct cow_quarantine *q = &x->image->quarantine;
+	uint64_t end = cow_loop_now(x->loop) + DRAIN_NS;
+	int ret = 0;
+	while (!ret && !is_drained(x) && cow_loop_now(x->loop) < end && !cow_live_cancelled(x)) {
+		atomic_store(&q->hurry, true);
+		cow_quarantine_kick(q, x->loop);
+		ret = cow_freeze_nap(x->loop);
+	}
+	return ret;
+}
+
+static int one_round(struct cow_live *x)
+{
+	x->nr_done = 0;
+	int ret = cow_live_do_tables(x);
+	if (!ret)
+		ret = cow_live_do_blocks(x);
+	if (ret)
+		return ret;
+	return cow_live_cancelled(x) ? cow_error_set(x->err, -ECANCELED, "given up") : 0;
+}
+
+static int all_rounds(struct cow_live *x)
+{
+	unsigned last = UINT32_MAX;
+	int ret = 0;
+	for (unsigned i = 0; i < MAX_ROUNDS && !ret; i++) {
+		ret = cow_live_space_prepare(&x->space);
+		if (!ret)
+			ret = drain(x);
+		if (!ret) /* what changed in memory only becomes known; the shadows become durable */
+			ret = cow_image_write_back(x->image, x->loop);
+		if (ret)
+			return cow_live_trouble(x, ret);
+		ret = one_round(x);
+		cow_log(COW_LOG_DEBUG, "%s: snapshot: round %u beside the requests: %u tables",
+			x->image->path, i + 1, x->nr_done);
+		if (i && (x->nr_done <= FEW_LEFT || x->nr_done > last - last / 8))
+			break;
+		last = x->nr_done;
+	}
+	return ret;
+}
+
+/* DELETE: which clusters will have one reference is known once refcount blocks are done. */
+static int prepare(struct cow_live *x)
+{
+	cow_writeback_watch(&x->image->commit, &x->written);
+	int ret = cow_live_trouble(x, say_that_we_write(x));
+	if (!ret)
+		ret = cow_live_find_places(x);
+	if (!ret && x->s->what == COW_LIVE_DELETE) {
+		ret = load_victim(x);
+		if (!ret)
+			ret = cow_live_count_victim(x);
+		if (!ret)
+			ret = cow_live_trouble(x, cow_image_write_back(x->image, x->loop));
+		if (!ret)
+			ret = cow_live_do_blocks(x);
+	}
+	if (!ret)
+		ret = all_rounds(x);
+	return ret ? ret : cow_live_trouble(x, drain(x));
+}
+
+/* ---- afterwards ---- */
+
+static int free_piece(struct cow_live *x, uint64_t off, uint64_t bytes)
+{
+	uint32_t nr = cow_live_clusters(x, bytes);
+	return off && nr ? cow_live_space_free(&x->space, off >> x->image->g.cluster_bits, nr) : 0;
+}
+
+static int free_tables(struct cow_live *x, const struct cow_live_table *list, uint64_t nr)
+{
+	int ret = 0;
+	for (uint64_t i = 0; i < nr && !ret; i++)
+		if (list[i].shadow && list[i].src)
+			ret = free_piece(x, list[i].src, x->image->g.cluster_bytes);
+	return ret;
+}
+
+/* What fails here is leaked. */
+static int free_old(struct cow_live *x)
+{
+	const struct cow_header *h = &x->old;
+	int ret = free_tables(x, x->tables, x->nr_tables);
+	if (!ret && x->s->what == COW_LIVE_DELETE)
+		ret = cow_live_free_victim(x);
+	if (!ret) /* only now: they say what the snapshot's clusters counted */
+		ret = free_tables(x, x->blocks, x->max_blocks);
+	if (!ret && x->l1_off)
+		ret = free_piece(x, h->l1_off, h->l1_entries * 8ull);
+	if (!ret)
+		ret = free_piece(x, h->reftable_off,
+				 (uint64_t)h->reftable_clusters << h->cluster_bits);
+	if (!ret)
+		ret = free_piece(x, h->snapshots_off, x->old_snapshots_bytes);
+	if (!ret && x->s->what == COW_LIVE_DELETE)
+		ret = free_piece(x, x->victim.l1_off, x->victim.l1_entries * 8ull);
+	return ret;
+}
+
+/* ---- the change ---- */
+
+static int switch_over(void *ctx, struct cow_loop *loop, struct cow_file *file,
+		       struct cow_error *err)
+{
+	return cow_live_switch(ctx);
+}
+
+static int change(struct cow_live *x)
+{
+	int ret = prepare(x);
+	if (!ret)
+		ret = cow_freeze_switch(x->image, x->loop, switch_over, x, &x->s->pause_ns, x->err);
+	cow_writeback_watch(&x->image->commit, NULL);
+	if (x->switched && !cow_image_is_failed(x->image))
+		free_old(x);
+	if (x->switched && !ret && x->s->what == COW_LIVE_CREATE)
+		x->s->id = strdup(x->snapshots[x->header.nr_snapshots - 1].id);
+	x->s->peak_bytes += x->delta.bytes;
+	return ret;
+}
+
+static int change_beside(struct cow_image *image, struct cow_loop *loop,
+			 struct cow_live_snapshot *s, struct cow_error *err)
+{
+	struct cow_live *x = calloc(1, sizeof(*x));
+	if (!x)
+		return cow_error_set(err, -ENOMEM, "out of memory");
+	x->image = image;
+	x->loop = loop;
+	x->s = s;
+	x->err = err;
+	cow_live_ios_init(&x->ios, loop, image->file);
+	cow_delta_init(&x->delta);
+	x->delta.changed = count_changed;
+	x->delta.ctx = x;
+	cow_live_space_init(&x->space, image, loop);
+	int ret = choose(x);
+	if (!ret)
+		ret = alloc_memory(x);
+	if (!ret)
+		ret = change(x);
+	cow_live_space_fini(&x->space, !x->switched);
+	fini(x);
+	free(x);
+	return ret;
+}
+
+/* ---- all under the freeze ---- */
+
+static int change_closed(void *ctx, struct cow_loop *loop, struct cow_file *file,
+			 struct cow_error *err)
+{
+	struct cow_live_snapshot *s = ctx;
+	struct cow_snapshot_date date = { 0 };
+	if (s->what == COW_LIVE_DELETE)
+		return cow_snapshot_delete(loop, file, &s->key, err);
+	if (s->moment)
+		s->moment(s->ctx, &date);
+	return cow_snapshot_create(loop, file, s->key.text, &date, &s->id, err);
+}
+
+int cow_image_change_snapshot(struct cow_image *image, struct cow_loop *loop,
+			      struct cow_live_snapshot *s, struct cow_error *err)
+{
+	int ret = cow_freeze_begin(image, err);
+	if (ret)
+		return ret;
+	ret = change_beside(image, loop, s, err);
+	if ((ret == -ENOSPC || ret == -EAGAIN) && !cow_image_is_failed(image)) {
+		s->all_frozen = true;
+		*err = (struct cow_error){ 0 };
+		ret = cow_freeze_rewrite(image, loop, change_closed, s, &s->pause_ns, err);
+	}
+	cow_freeze_leave_loop(image, loop);
+	cow_freeze_end(image);
+	return ret ? cow_error_set(err, ret, "%s: %s", image->path, strerror(-ret)) : 0;
+}

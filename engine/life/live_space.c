@@ -1,0 +1,193 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Clusters for the shadows of a live change, from a reservation like a queue's: refcount 1 from the
+ * start, so nobody else takes them, and a crash leaks them at most.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/life/freeze.h"
+#include "engine/life/live_state.h"
+
+/* Reserved at a time; also what is at hand when the freeze begins. */
+#define AHEAD_CLUSTERS 256u
+#define SPARE_CLUSTERS 64u
+
+void cow_live_space_init(struct cow_live_space *space, struct cow_image *image,
+			 struct cow_loop *loop)
+{
+	memset(space, 0, sizeof(*space));
+	space->image = image;
+	space->loop = loop;
+	cow_reserve_init(&space->reserve, image);
+}
+
+/* ---- a refill, and waiting for it ---- */
+
+struct waiter {
+	struct cow_task task;
+	struct cow_live_space *space;
+	bool over;
+};
+
+static enum cow_next filled(struct cow_task *task)
+{
+	return COW_END;
+}
+
+static const struct cow_step step_filled = { "live: filled", filled };
+
+static enum cow_next fill(struct cow_task *task)
+{
+	task->step = &step_filled;
+	cow_alloc_wait(&((struct waiter *)task)->space->reserve, task);
+	return COW_WAIT;
+}
+
+static const struct cow_step step_fill = { "live: fill", fill };
+
+static void over(struct cow_task *task)
+{
+	((struct waiter *)task)->over = true;
+}
+
+static int keep(struct cow_live_space *space, const struct cow_reserved *e)
+{
+	if (space->nr == space->cap) {
+		unsigned cap = space->cap * 2 + 64;
+		struct cow_live_run *more = reallocarray(space->runs, cap, sizeof(*more));
+		if (!more)
+			return -ENOMEM;
+		space->runs = more;
+		space->cap = cap;
+	}
+	space->runs[space->nr++] = (struct cow_live_run){ .cluster = e->cluster, .nr = e->nr };
+	return 0;
+}
+
+static int take_over(struct cow_live_space *space)
+{
+	struct cow_reserve *r = &space->reserve;
+	int ret = 0;
+	for (; r->pos < r->nr && !ret; r->pos++)
+		if (r->extents[r->pos].nr)
+			ret = keep(space, &r->extents[r->pos]);
+	return ret;
+}
+
+static int refill(struct cow_live_space *space)
+{
+	struct waiter w = { .space = space };
+	cow_task_init(&w.task, &step_filled, over);
+	cow_task_start(&w.task, space->loop, &step_fill);
+	int ret = cow_loop_run_until(space->loop, &w.over);
+	return ret ? ret : w.task.error ? w.task.error : take_over(space);
+}
+
+/* Under the freeze passes are held; a refill needs them, and what it changes is to be written. */
+static int refill_frozen(struct cow_live_space *space)
+{
+	cow_writeback_resume(&space->image->commit, space->loop);
+	int ret = refill(space);
+	if (!ret)
+		ret = cow_image_write_back(space->image, space->loop);
+	int held = cow_freeze_hold_passes(space->image, space->loop);
+	return ret ? ret : held;
+}
+
+static int reserve_more(struct cow_live_space *space, uint32_t want, bool from_end)
+{
+	space->reserve.goal_clusters = want;
+	space->reserve.from_end = from_end;
+	space->nr_refills++;
+	return space->frozen ? refill_frozen(space) : refill(space);
+}
+
+/* ---- taking ---- */
+
+static bool take_here(struct cow_live_run *run, uint32_t nr, unsigned bits, uint64_t *off)
+{
+	if (run->nr - run->used < nr)
+		return false;
+	*off = (run->cluster + run->used) << bits;
+	run->used += nr;
+	return true;
+}
+
+int cow_live_space_take(struct cow_live_space *space, uint64_t *off)
+{
+	unsigned bits = space->image->g.cluster_bits;
+	for (;;) {
+		for (; space->at < space->nr; space->at++)
+			if (take_here(&space->runs[space->at], 1, bits, off))
+				return 0;
+		int ret = reserve_more(space, AHEAD_CLUSTERS, false);
+		if (ret)
+			return ret;
+	}
+}
+
+static bool find_run(struct cow_live_space *space, unsigned from, uint32_t nr, uint64_t *off)
+{
+	for (unsigned i = from; i < space->nr; i++)
+		if (take_here(&space->runs[i], nr, space->image->g.cluster_bits, off))
+			return true;
+	return false;
+}
+
+/* Where free clusters are scattered, behind all others; a new refcount block may cut that once. */
+int cow_live_space_take_run(struct cow_live_space *space, uint32_t nr, uint64_t *off)
+{
+	if (find_run(space, space->at, nr, off))
+		return 0;
+	for (unsigned i = 0; i < 3; i++) {
+		int ret = reserve_more(space, i ? 2 * nr : nr, i > 0);
+		if (ret)
+			return ret;
+		if (find_run(space, space->at, nr, off))
+			return 0;
+	}
+	return -ENOSPC;
+}
+
+int cow_live_space_prepare(struct cow_live_space *space)
+{
+	uint64_t left = 0;
+	for (unsigned i = space->at; i < space->nr; i++)
+		left += space->runs[i].nr - space->runs[i].used;
+	return left < SPARE_CLUSTERS ? reserve_more(space, AHEAD_CLUSTERS, false) : 0;
+}
+
+/* ---- giving back ---- */
+
+int cow_live_space_free(struct cow_live_space *space, uint64_t cluster, uint64_t nr)
+{
+	struct cow_quarantine *q = &space->image->quarantine;
+	while (!cow_quarantine_reserve(q, 1, 1)) {
+		if (cow_image_is_failed(space->image))
+			return -EIO;
+		atomic_store(&q->hurry, true);
+		cow_quarantine_kick(q, space->loop);
+		int ret = cow_freeze_nap(space->loop);
+		if (ret)
+			return ret;
+	}
+	cow_assert(nr < 1u << 30);
+	cow_quarantine_add(q, cluster, (uint32_t)nr);
+	cow_quarantine_unreserve(q, 1);
+	return 0;
+}
+
+void cow_live_space_fini(struct cow_live_space *space, bool all)
+{
+	int ret = cow_image_is_failed(space->image) ? -EIO : 0;
+	for (unsigned i = 0; i < space->nr && !ret; i++) {
+		const struct cow_live_run *run = &space->runs[i];
+		uint32_t from = all ? 0 : run->used;
+		if (run->nr > from)
+			ret = cow_live_space_free(space, run->cluster + from, run->nr - from);
+	}
+	free(space->runs);
+	cow_assert(!space->reserve.refilling);
+}

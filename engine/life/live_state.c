@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: MIT */
+/* What all parts of a live change use. */
+#include "engine/life/live_state.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <string.h>
+
+uint32_t cow_live_clusters(const struct cow_live *x, uint64_t bytes)
+{
+	return (uint32_t)((bytes + x->image->g.cluster_bytes - 1) >> x->image->g.cluster_bits);
+}
+
+int cow_live_corrupt(struct cow_live *x, uint64_t off, const char *rule)
+{
+	return cow_error_set(x->err, -EINVAL,
+			     "offset %" PRIu64
+			     ": %s: repair the image with cowblk check --repair all",
+			     off, rule);
+}
+
+int cow_live_trouble(struct cow_live *x, int ret)
+{
+	if (ret == -EOVERFLOW)
+		return cow_live_corrupt(x, 0, "an entry leads to where no cluster can be");
+	if (ret && ret != -ENOSPC)
+		cow_error_set(x->err, ret, "%s", strerror(-ret));
+	return ret;
+}
+
+bool cow_live_cancelled(const struct cow_live *x)
+{
+	return !x->frozen && x->s->cancel && atomic_load(x->s->cancel);
+}

@@ -1,0 +1,135 @@
+/* SPDX-License-Identifier: MIT */
+/* A change of snapshots on a running image: its state, for the files live_*.c. See live.h. */
+#ifndef COW_LIVE_STATE_H
+#define COW_LIVE_STATE_H
+
+#include "engine/base/buf.h"
+#include "engine/base/math.h"
+#include "engine/image/state.h"
+#include "engine/life/live.h"
+#include "engine/loop/blocking.h"
+#include "engine/loop/io.h"
+#include "engine/meta/written.h"
+#include "engine/snapshot/delta.h"
+
+/* ---- live_space.c: clusters for shadows ---- */
+
+struct cow_live_run {
+	uint64_t cluster;
+	uint32_t nr, used; /* the first `used` of them are given out */
+};
+
+struct cow_live_space {
+	struct cow_image *image;
+	struct cow_loop *loop;
+	struct cow_reserve reserve;
+	bool frozen; /* the device is */
+	struct cow_live_run *runs;
+	unsigned nr, cap, at; /* runs[at..nr) may have some left */
+	unsigned nr_refills;  /* how often the refcounts were changed for it */
+};
+
+void cow_live_space_init(struct cow_live_space *space, struct cow_image *image,
+			 struct cow_loop *loop);
+/* One cluster, or nr consecutive ones: -ENOSPC if there are none. Counted in memory only. */
+int cow_live_space_take(struct cow_live_space *space, uint64_t *off);
+int cow_live_space_take_run(struct cow_live_space *space, uint32_t nr, uint64_t *off);
+/* Have some at hand for the freeze. */
+int cow_live_space_prepare(struct cow_live_space *space);
+/* One reference less on nr clusters; waits for room in the quarantine. -EIO: the image has failed. */
+int cow_live_space_free(struct cow_live_space *space, uint64_t cluster, uint64_t nr);
+/* What was not given out (or all, given out or not) goes back to the image. */
+void cow_live_space_fini(struct cow_live_space *space, bool all);
+
+/* ---- live_io.c: several I/Os at once ---- */
+
+#define COW_LIVE_BATCH 16u
+
+struct cow_live_io {
+	struct cow_io io;
+	struct cow_live_ios *ios;
+};
+
+struct cow_live_ios {
+	struct cow_loop *loop;
+	struct cow_file *file;
+	unsigned nr, pending;
+	bool idle;
+	int error;
+	struct cow_live_io io[2 * COW_LIVE_BATCH];
+};
+
+void cow_live_ios_init(struct cow_live_ios *ios, struct cow_loop *loop, struct cow_file *file);
+void cow_live_ios_add(struct cow_live_ios *ios, enum cow_io_kind kind, uint64_t off, void *buf,
+		      uint64_t bytes);
+/* Until all are done: 0 or the first error. */
+int cow_live_ios_wait(struct cow_live_ios *ios);
+
+/* ---- the change ---- */
+
+/* An L2 table or a refcount block. */
+struct cow_live_table {
+	uint64_t src;	 /* where the image has it, as it was last done; 0: not yet */
+	uint64_t shadow; /* 0: none */
+	bool stale;	 /* block: its counts change otherwise than the shadow says */
+};
+
+struct cow_live {
+	/* constant */
+	struct cow_image *image;
+	struct cow_loop *loop;
+	struct cow_live_snapshot *s;
+	struct cow_error *err;
+	uint32_t batch; /* tables at a time */
+
+	bool frozen;	  /* the last round, nothing runs */
+	bool switched;	  /* the header is written */
+	unsigned nr_done; /* tables and blocks done in this round */
+
+	struct cow_live_space space;
+	struct cow_live_ios ios;
+	struct cow_written written;
+	struct cow_delta delta;
+	struct cow_live_table *tables, *blocks;
+	uint64_t nr_tables, max_blocks;
+	bool outside;	      /* an entry leads to where no refcount block can be */
+	uint8_t *bufs, *olds; /* batch clusters each */
+	uint8_t *slice;	      /* of a refcount block, at slice_off; 0: none */
+	uint64_t slice_off;
+
+	/* snapshots as they will be; header.nr_snapshots of them */
+	struct cow_snapshot *snapshots;
+	struct cow_header header;
+	uint64_t old_snapshots_bytes;
+	struct cow_snapshot victim; /* DELETE: a copy of its numbers, no strings */
+	uint64_t *victim_l1;
+
+	/* places for what is one piece, 0: none needed; and the old header */
+	uint64_t l1_off, copy_off, reftable_off, snapshots_off;
+	uint32_t reftable_clusters;
+	struct cow_header old;
+};
+
+/* ---- live_state.c ---- */
+
+uint32_t cow_live_clusters(const struct cow_live *x, uint64_t bytes);
+int cow_live_corrupt(struct cow_live *x, uint64_t off, const char *rule);
+/* delta, or allocation: err says so. */
+int cow_live_trouble(struct cow_live *x, int ret);
+bool cow_live_cancelled(const struct cow_live *x);
+
+/* ---- the other parts ---- */
+
+/* live_tables.c: all L2 tables that are not done, or not any more. */
+int cow_live_do_tables(struct cow_live *x);
+/* DELETE: what the snapshot refers to. */
+int cow_live_count_victim(struct cow_live *x);
+/* live_refs.c: the same for refcount blocks. */
+int cow_live_do_blocks(struct cow_live *x);
+/* DELETE, afterwards: free what only the snapshot referred to. */
+int cow_live_free_victim(struct cow_live *x);
+/* live_switch.c */
+int cow_live_find_places(struct cow_live *x);
+int cow_live_switch(struct cow_live *x);
+
+#endif
