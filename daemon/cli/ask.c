@@ -2,6 +2,7 @@
 #include "daemon/cli/ask.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <string.h>
 
 #include "daemon/cli/cmd.h"
@@ -43,32 +44,42 @@ int cow_ask_fail(uint32_t id, int error)
 	}
 }
 
-static struct json_object *exchange(struct cow_talk *talk, uint32_t id, struct json_object *request,
-				    int *error)
+struct json_object *cow_ask_within(struct cow_talk *talk, uint32_t id, struct json_object *request,
+				   unsigned silence_ms, unsigned limit_ms, int *error)
 {
 	json_object_object_add(request, "progress", json_object_new_boolean(true));
-	*error = cow_talk_connect(talk, id, pid_of(id), COW_ASK_LIMIT_MS);
+	*error = cow_talk_connect(talk, id, pid_of(id), silence_ms);
 	if (*error) {
 		json_object_put(request);
 		return NULL;
 	}
+	if (limit_ms != UINT_MAX)
+		talk->end_ms = talk->begun_ms + limit_ms;
 	*error = cow_talk_send(talk, request);
 	return *error ? NULL : cow_talk_receive(talk, error);
+}
+
+int cow_ask_show_error(uint32_t id, struct json_object *reply)
+{
+	const char *text = cow_control_reply_error(reply);
+	int status = 0;
+	if (text)
+		status = strncmp(text, "/dev/", 5) ? cow_cmd_fail("/dev/ublkb%u: %s", id, text)
+						   : cow_cmd_fail("%s", text);
+	json_object_put(reply);
+	return status;
 }
 
 int cow_ask(struct cow_talk *talk, uint32_t id, struct json_object *request,
 	    struct json_object **reply)
 {
 	int error;
-	*reply = exchange(talk, id, request, &error);
+	*reply = cow_ask_within(talk, id, request, COW_ASK_LIMIT_MS, UINT_MAX, &error);
 	if (!*reply)
 		return cow_ask_fail(id, error);
-	const char *text = cow_control_reply_error(*reply);
-	if (!text)
+	if (!cow_control_reply_error(*reply))
 		return 0;
-	int status = strncmp(text, "/dev/", 5) ? cow_cmd_fail("/dev/ublkb%u: %s", id, text)
-					       : cow_cmd_fail("%s", text);
-	json_object_put(*reply);
+	int status = cow_ask_show_error(id, *reply);
 	*reply = NULL;
 	return status;
 }

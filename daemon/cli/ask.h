@@ -19,6 +19,15 @@
 int cow_ask(struct cow_talk *talk, uint32_t id, struct json_object *request,
 	    struct json_object **reply);
 
+/*
+ * The same with limits of one's own, for the daemon's silence and for all of it (UINT_MAX: none), and without a word
+ * about errors: the daemon's answer, whatever it is, or NULL and *error.
+ */
+struct json_object *cow_ask_within(struct cow_talk *talk, uint32_t id, struct json_object *request,
+				   unsigned silence_ms, unsigned limit_ms, int *error);
+/* Puts the reply; tells an error that it says. Exit status. */
+int cow_ask_show_error(uint32_t id, struct json_object *reply);
+
 /* Tells that the daemon's answer did not come, for error -errno; the exit status. */
 int cow_ask_fail(uint32_t id, int error);
 

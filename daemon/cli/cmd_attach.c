@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "daemon/cli/cmd.h"
+#include "daemon/cli/leftover.h"
 #include "daemon/control/control.h"
 #include "daemon/control/record.h"
 #include "daemon/server/report.h"
@@ -466,7 +467,8 @@ int cow_cmd_attach(int argc, char **argv)
 				    err.code == -EACCES && geteuid() ? ": run as root" : "");
 	if (real.missing)
 		return cow_cmd_fail("%s: %s", attach.image, strerror(ENOENT));
-	if (attached_already(real.full, &attach.server.device) || make_absolute(&attach))
+	if (attached_already(real.full, &attach.server.device) ||
+	    cow_leftover_make_way(real.full, attach.server.device.id) || make_absolute(&attach))
 		return 1;
 	attach.server.image_path = real.full;
 	cow_report_init();

@@ -11,14 +11,15 @@
 #include "daemon/device/busy.h"
 #include "daemon/cli/ask.h"
 #include "daemon/cli/cmd.h"
+#include "daemon/cli/force.h"
+#include "daemon/cli/leftover.h"
 #include "daemon/control/control.h"
-#include "daemon/device/ctrl.h"
 #include "daemon/control/record.h"
 #include "daemon/control/target.h"
 
-/* For those who still hold the remains of a dead device; then it goes when they let go. */
-#define DELETE_WAIT_MS 500
-#define CLOSE_WAIT_MS 60000
+/* --force: for a word of the daemon's, and for a daemon that says that it is at work. */
+#define FORCE_SILENCE_MS 5000u
+#define FORCE_LIMIT_MS 300000u
 #define LOOKER_WAIT_MS 1000
 #define POLL_MS 50
 
@@ -69,45 +70,6 @@ static const struct argp argp = {
 	       "device, or say --all.",
 };
 
-/* ---- a daemon that died ---- */
-
-/* The kernel may have given the id to somebody else since. */
-static bool is_still_theirs(struct cow_ctrl *ctrl, const struct cow_record *record)
-{
-	struct ub_dev_info info;
-	return !cow_ctrl_get_info(ctrl, record->id, &info) && info.ublksrv_flags == record->cookie;
-}
-
-static int clean_up(struct cow_record *record)
-{
-	/* Or did it just end as it should, while we were looking? */
-	uint32_t id = record->id;
-	cow_record_fini(record);
-	if (cow_record_read(id, record))
-		return 0;
-
-	struct cow_ctrl ctrl;
-	struct cow_error err = { 0 };
-	int ret = 0;
-	if (!cow_ctrl_open(&ctrl, &err)) {
-		if (is_still_theirs(&ctrl, record)) {
-			cow_ctrl_stop(&ctrl, record->id);
-			ret = cow_ctrl_delete(&ctrl, record->id, DELETE_WAIT_MS);
-		}
-		cow_ctrl_close(&ctrl);
-	} else if (err.code != -ENODEV) {
-		return cow_cmd_fail("%s", err.text);
-	}
-	if (ret && ret != -ENODEV)
-		return cow_cmd_fail("/dev/ublkb%u: cannot delete: %s", record->id, strerror(-ret));
-	cow_record_remove(record->id);
-	fprintf(stderr,
-		"cowblk: /dev/ublkb%u: its daemon (process %d) had died: what was not flushed is "
-		"lost: run `cowblk check %s`\n",
-		record->id, record->pid, record->image);
-	return 0;
-}
-
 /* ---- a daemon that lives ---- */
 
 /* Those who just look (udev) get time to finish. */
@@ -123,13 +85,19 @@ static bool is_in_use(uint32_t id, char *who, size_t len)
 	return false;
 }
 
-static int ask(uint32_t id, bool force)
+static struct json_object *new_request(bool force)
 {
-	struct cow_talk talk;
-	struct json_object *reply, *request = json_object_new_object();
+	struct json_object *request = json_object_new_object();
 	json_object_object_add(request, "cmd", json_object_new_string("detach"));
 	json_object_object_add(request, "force", json_object_new_boolean(force));
-	int status = cow_ask(&talk, id, request, &reply);
+	return request;
+}
+
+static int ask(uint32_t id)
+{
+	struct cow_talk talk;
+	struct json_object *reply;
+	int status = cow_ask(&talk, id, new_request(false), &reply);
 	if (!status) {
 		json_object_put(reply);
 		cow_talk_wait_end(&talk);
@@ -138,60 +106,49 @@ static int ask(uint32_t id, bool force)
 	return status;
 }
 
-/*
- * The daemon cannot: its keeper is dead. Told by the kernel that the device has stopped it closes
- * the image as ever, and leaves device and record to us.
- */
-static int stop_for_daemon(struct cow_record *record)
+/* A daemon that answers does it best; the others are not asked for long. */
+static int force_out(const struct cow_record *record)
 {
-	struct cow_ctrl ctrl;
-	struct cow_error err = { 0 };
-	uint32_t id = record->id;
-	if (cow_ctrl_open(&ctrl, &err))
-		return cow_cmd_fail("%s", err.text);
-	int ret = is_still_theirs(&ctrl, record) ? cow_ctrl_stop(&ctrl, id) : -ENODEV;
-	int fd = 0;
-	for (unsigned ms = 0; !ret && ms < CLOSE_WAIT_MS; ms += POLL_MS) {
-		fd = cow_control_connect(id);
-		if (fd < 0)
-			break;
-		close(fd);
-		nanosleep(&(struct timespec){ .tv_nsec = POLL_MS * 1000000 }, NULL);
-	}
-	if (!ret && fd < 0 && is_still_theirs(&ctrl, record))
-		ret = cow_ctrl_delete(&ctrl, id, DELETE_WAIT_MS);
-	cow_ctrl_close(&ctrl);
-	if (ret)
-		return cow_cmd_fail("/dev/ublkb%u: cannot stop: %s", id, strerror(-ret));
-	if (fd >= 0)
-		return cow_cmd_fail("/dev/ublkb%u: stopped, but its daemon (process %d) is still "
-				    "closing the image: detach again later",
-				    id, record->pid);
-	cow_record_remove(id);
-	return 0;
+	struct cow_talk talk;
+	int error;
+	struct json_object *reply = cow_ask_within(&talk, record->id, new_request(true),
+						   FORCE_SILENCE_MS, FORCE_LIMIT_MS, &error);
+	if (reply && !cow_control_reply_error(reply))
+		cow_talk_wait_end(&talk);
+	cow_talk_close(&talk);
+	if (reply && cow_ask_show_error(record->id, reply))
+		return cow_force_stop(record);
+	if (reply)
+		return 0;
+	return error == -ETIMEDOUT ? cow_force_detach(record) : cow_ask_fail(record->id, error);
+}
+
+static int no_record(uint32_t id, int error)
+{
+	if (error != -ENOENT)
+		return cow_cmd_fail("/dev/ublkb%u: cannot read its record: %s", id,
+				    strerror(-error));
+	if (cow_leftover_remove(id))
+		return 0;
+	return cow_cmd_fail("/dev/ublkb%u: not attached by cowblk: see `cowblk list`", id);
 }
 
 static int detach_id(uint32_t id, bool force)
 {
 	struct cow_record record;
-	int ret = cow_record_read(id, &record);
-	if (ret == -ENOENT)
-		return cow_cmd_fail("/dev/ublkb%u: not attached by cowblk: see `cowblk list`", id);
-	if (ret)
-		return cow_cmd_fail("/dev/ublkb%u: cannot read its record: %s", id, strerror(-ret));
 	char who[256];
-	int fd = cow_control_connect(id), status;
-	if (fd >= 0)
-		close(fd);
-	if (fd == -ECONNREFUSED || fd == -ENOENT)
-		status = clean_up(&record);
-	else if (!force && is_in_use(id, who, sizeof(who)))
+	int ret = cow_record_read(id, &record), status;
+	if (ret)
+		return no_record(id, ret);
+	if (cow_control_is_dead(id))
+		status = cow_leftover_clear(&record);
+	else if (force)
+		status = force_out(&record);
+	else if (is_in_use(id, who, sizeof(who)))
 		status = cow_cmd_fail("/dev/ublkb%u: in use: %s: unmount or close it first", id,
 				      who);
 	else
-		status = ask(id, force);
-	if (status && force && fd >= 0)
-		status = stop_for_daemon(&record);
+		status = ask(id);
 	cow_record_fini(&record);
 	return status;
 }
@@ -225,6 +182,20 @@ static int ambiguous(const char *image, const uint32_t *ids, int nr)
 			    image, devices);
 }
 
+/* What dead daemons left does not stand in the way of the one that lives. Their number. */
+static int only_live(uint32_t *ids, int nr)
+{
+	int nr_live = 0;
+	for (int i = 0; i < nr; i++) {
+		uint32_t id = ids[i];
+		if (!cow_control_is_dead(id)) {
+			ids[i] = ids[nr_live];
+			ids[nr_live++] = id;
+		}
+	}
+	return nr_live;
+}
+
 static int detach_target(const char *target, const struct detach *detach)
 {
 	uint32_t id;
@@ -235,8 +206,12 @@ static int detach_target(const char *target, const struct detach *detach)
 	if (nr <= 0)
 		return cow_cmd_fail(
 			"%s: neither an attached image nor its device: see `cowblk list`", target);
-	if (nr > 1 && !detach->all)
-		return ambiguous(target, ids, nr);
+	if (nr > 1 && !detach->all) {
+		int nr_live = only_live(ids, nr);
+		if (nr_live > 1)
+			return ambiguous(target, ids, nr_live);
+		nr = nr_live ? nr_live : nr;
+	}
 	for (int i = 0; i < nr; i++)
 		status |= detach_id(ids[i], detach->force);
 	return status;

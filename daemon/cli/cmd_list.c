@@ -8,9 +8,10 @@
 #include <unistd.h>
 
 #include "daemon/cli/cmd.h"
+#include "daemon/cli/leftover.h"
 #include "daemon/control/record.h"
 #include "daemon/control/show.h"
-#include "daemon/control/talk.h"
+#include "daemon/control/survey.h"
 
 #define MAX_DEVICES 4096
 #define STATUS_TIMEOUT_MS 2000
@@ -39,46 +40,39 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
 static const struct argp argp = {
 	.options = options,
 	.parser = parse_option,
-	.doc = "List attached images.\vStates: live; failed (the image takes no more writes); busy "
-	       "(the daemon is at work, "
-	       "detaching perhaps); dead (the daemon is gone: `cowblk detach` cleans up); running "
-	       "(ask as root to know more).",
+	.doc = "List attached images.\vStates: live; failed (the image takes no more writes); "
+	       "detaching; does not answer (the daemon is stuck: `cowblk detach --force`; "
+	       "\"unresponsive\" in JSON); dead (the daemon is gone: `cowblk detach` cleans "
+	       "up); running (ask as root to know more).",
 };
 
-/* The daemon's own word, or NULL with *state set to what its silence means. */
-static struct json_object *ask(uint32_t id, const char **state)
+/* What a daemon's silence means. */
+static const char *state_of(int error)
 {
-	struct cow_talk talk;
-	int error = cow_talk_connect(&talk, id, 0, STATUS_TIMEOUT_MS);
-	struct json_object *reply = NULL;
-	if (!error) {
-		struct json_object *request = json_object_new_object();
-		json_object_object_add(request, "cmd", json_object_new_string("status"));
-		error = cow_talk_send(&talk, request);
-	} else {
-		*state = error == -EACCES || error == -EPERM ? "running" : "dead";
-		return NULL;
+	switch (error) {
+	case -ECONNREFUSED:
+	case -ENOENT:
+		return "dead";
+	case -EACCES:
+	case -EPERM:
+		return "running";
+	default:
+		return "unresponsive";
 	}
-	if (!error)
-		reply = cow_talk_receive(&talk, &error);
-	cow_talk_close(&talk);
-	*state = "busy";
-	if (reply)
-		json_object_object_del(reply, "ok");
-	return reply;
 }
 
-static struct json_object *describe(uint32_t id)
+/* The daemon's own word, or what is known without it; NULL: detached this very moment. */
+static struct json_object *describe(struct cow_survey *s)
 {
-	const char *state;
-	struct json_object *o = ask(id, &state);
-	if (o)
-		return o;
 	struct cow_record record;
-	if (cow_record_read(id, &record))
-		return NULL; /* detached this very moment */
-	o = cow_record_to_json(&record);
-	json_object_object_add(o, "state", json_object_new_string(state));
+	if (s->reply) {
+		json_object_object_del(s->reply, "ok");
+		return s->reply;
+	}
+	if (cow_record_read(s->id, &record))
+		return NULL;
+	struct json_object *o = cow_record_to_json(&record);
+	json_object_object_add(o, "state", json_object_new_string(state_of(s->error)));
 	cow_record_fini(&record);
 	return o;
 }
@@ -114,26 +108,76 @@ static void format_size(uint64_t bytes, char *text, size_t len)
 	snprintf(text, len, "%.3g %s", v, units[unit]);
 }
 
-static void print_row(struct json_object *o)
+static void format_state(struct json_object *o, char *text, size_t len)
 {
-	char size[32], mode[300];
+	const char *state = text_of(o, "state");
+	if (strcmp(state, "unresponsive"))
+		snprintf(text, len, "%s", state);
+	else
+		snprintf(text, len, "does not answer (pid %s)", text_of(o, "pid"));
+}
+
+/* state_width: the column is as wide as the longest of all rows. */
+static void print_row(struct json_object *o, int state_width)
+{
+	char size[32], mode[300], state[64];
 	struct json_object *v;
 	format_size(json_object_object_get_ex(o, "size", &v) ? json_object_get_uint64(v) : 0, size,
 		    sizeof(size));
 	format_mode(o, mode, sizeof(mode));
+	format_state(o, state, sizeof(state));
 	char *image = cow_show_clean(text_of(o, "image")), *clean_mode = cow_show_clean(mode);
-	printf("%-14s %-32s %10s %-8s %6s %7s  %s\n", text_of(o, "device"), image, size,
-	       text_of(o, "state"), text_of(o, "queues"), text_of(o, "pid"), clean_mode);
+	printf("%-14s %-32s %10s %-*s %6s %7s  %s\n", text_of(o, "device"), image, size,
+	       state_width, state, text_of(o, "queues"), text_of(o, "pid"), clean_mode);
 	free(image);
 	free(clean_mode);
 }
 
 static void print_table(struct json_object *all)
 {
-	printf("%-14s %-32s %10s %-8s %6s %7s  %s\n", "DEVICE", "IMAGE", "SIZE", "STATE", "QUEUES",
-	       "PID", "MODE");
-	for (size_t i = 0; i < json_object_array_length(all); i++)
-		print_row(json_object_array_get_idx(all, i));
+	int width = 8;
+	size_t nr = json_object_array_length(all);
+	for (size_t i = 0; i < nr; i++) {
+		char state[64];
+		format_state(json_object_array_get_idx(all, i), state, sizeof(state));
+		width = (int)strlen(state) > width ? (int)strlen(state) : width;
+	}
+	printf("%-14s %-32s %10s %-*s %6s %7s  %s\n", "DEVICE", "IMAGE", "SIZE", width, "STATE",
+	       "QUEUES", "PID", "MODE");
+	for (size_t i = 0; i < nr; i++)
+		print_row(json_object_array_get_idx(all, i), width);
+}
+
+static void survey(struct json_object *all, const uint32_t *ids, unsigned nr)
+{
+	struct cow_survey *surveys = calloc(nr + 1, sizeof(*surveys));
+	if (!surveys)
+		abort();
+	for (unsigned i = 0; i < nr; i++)
+		surveys[i].id = ids[i];
+	cow_survey_run(surveys, nr, STATUS_TIMEOUT_MS);
+	for (unsigned i = 0; i < nr; i++) {
+		struct json_object *o = describe(&surveys[i]);
+		if (o)
+			json_object_array_add(all, o);
+	}
+	free(surveys);
+}
+
+/* Nothing else is known of them. */
+static void add_leftovers(struct json_object *all)
+{
+	static uint32_t ids[MAX_DEVICES];
+	int nr = cow_leftover_find(ids, MAX_DEVICES);
+	for (int i = 0; i < nr; i++) {
+		struct json_object *o = json_object_new_object();
+		char device[24];
+		snprintf(device, sizeof(device), "/dev/ublkb%u", ids[i]);
+		json_object_object_add(o, "device", json_object_new_string(device));
+		json_object_object_add(o, "id", json_object_new_int64(ids[i]));
+		json_object_object_add(o, "state", json_object_new_string("dead"));
+		json_object_array_add(all, o);
+	}
 }
 
 int cow_cmd_list(int argc, char **argv)
@@ -145,11 +189,8 @@ int cow_cmd_list(int argc, char **argv)
 	if (nr < 0)
 		return cow_cmd_fail(COW_RUN_DIR ": %s", strerror(-nr));
 	struct json_object *all = json_object_new_array();
-	for (int i = 0; i < nr; i++) {
-		struct json_object *o = describe(ids[i]);
-		if (o)
-			json_object_array_add(all, o);
-	}
+	survey(all, ids, (unsigned)nr);
+	add_leftovers(all);
 	if (list.json)
 		puts(json_object_to_json_string_ext(all, JSON_C_TO_STRING_PRETTY |
 								 JSON_C_TO_STRING_SPACED |

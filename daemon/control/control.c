@@ -58,6 +58,14 @@ int cow_control_connect(uint32_t id)
 	return ret;
 }
 
+bool cow_control_is_dead(uint32_t id)
+{
+	int fd = cow_control_connect(id);
+	if (fd >= 0)
+		close(fd);
+	return fd == -ECONNREFUSED || fd == -ENOENT;
+}
+
 char *cow_control_line(struct json_object *line)
 {
 	char *text;

@@ -16,6 +16,7 @@
 #define COW_CONTROL_H
 
 #include <json-c/json.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 /* A line with its newline, in both directions. */
@@ -28,6 +29,9 @@ int cow_control_listen(uint32_t id);
  * non-blocking fd or -errno.
  */
 int cow_control_connect(uint32_t id);
+
+/* Is there a daemon no more? One that is stuck is not dead. */
+bool cow_control_is_dead(uint32_t id);
 
 /* Takes over line: its text with a newline, to be freed; NULL: too long, or no memory. */
 char *cow_control_line(struct json_object *line);

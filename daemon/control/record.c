@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -34,6 +35,21 @@ int cow_record_make_dir(void)
 	int ret = fstat(fd, &st) ? -errno : st.st_uid != geteuid() ? -EPERM : 0;
 	if (!ret && (st.st_mode & 07777) != 0755 && fchmod(fd, 0755))
 		ret = -errno;
+	close(fd);
+	return ret;
+}
+
+int cow_record_lock(enum cow_record_lock lock)
+{
+	int ret = cow_record_make_dir();
+	if (ret)
+		return ret;
+	int fd = open(COW_RUN_DIR "/lock", O_RDONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+	if (fd < 0)
+		return -errno;
+	if (!flock(fd, (lock == COW_RECORD_LOCK_ALL ? LOCK_EX : LOCK_SH) | LOCK_NB))
+		return fd;
+	ret = -errno;
 	close(fd);
 	return ret;
 }

@@ -37,6 +37,13 @@ void cow_record_path(uint32_t id, const char *suffix, char *path, size_t len);
 /* Makes COW_RUN_DIR. 0 or -errno. */
 int cow_record_make_dir(void);
 
+/*
+ * Without waiting: ONE is held by each attach from before its device is in the kernel until its record is written; ALL
+ * by those who look for devices without a record. An fd to be closed, or -errno; -EWOULDBLOCK: others hold it.
+ */
+enum cow_record_lock { COW_RECORD_LOCK_ONE, COW_RECORD_LOCK_ALL };
+int cow_record_lock(enum cow_record_lock lock);
+
 int cow_record_write(const struct cow_record *record);
 /* 0 or -errno; -EINVAL for a file that is no record. */
 int cow_record_read(uint32_t id, struct cow_record *record);

@@ -23,8 +23,9 @@ static void begin(struct cow_talk *talk)
 
 static void restart_limit(struct cow_talk *talk)
 {
-	talk->deadline_ms =
+	uint64_t own =
 		talk->limit_ms == UINT_MAX ? UINT64_MAX : cow_control_now_ms() + talk->limit_ms;
+	talk->deadline_ms = own < talk->end_ms ? own : talk->end_ms;
 }
 
 void cow_talk_init(struct cow_talk *talk, int fd, unsigned limit_ms)
@@ -33,6 +34,7 @@ void cow_talk_init(struct cow_talk *talk, int fd, unsigned limit_ms)
 	talk->limit_ms = limit_ms;
 	talk->whom[0] = '\0';
 	talk->nr_line = 0;
+	talk->end_ms = UINT64_MAX;
 	begin(talk);
 	restart_limit(talk);
 }

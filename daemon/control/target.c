@@ -5,6 +5,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "daemon/control/control.h"
 #include "daemon/control/record.h"
 #include "engine/base/number.h"
 
@@ -59,15 +60,19 @@ bool cow_target_writer(const char *name, uint32_t *id)
 	if (cow_target_device(name, id))
 		return true;
 	int nr = cow_target_image(name, ids, COW_MAX_DEVICES);
+	bool found = false;
 	for (int i = 0; i < nr; i++) {
 		struct cow_record record;
 		if (cow_record_read(ids[i], &record))
 			continue;
 		bool writer = cow_record_writes_image(&record);
 		cow_record_fini(&record);
+		if (!writer)
+			continue;
 		*id = ids[i];
-		if (writer)
-			return true;
+		found = true;
+		if (!cow_control_is_dead(ids[i]))
+			break;
 	}
-	return false;
+	return found;
 }

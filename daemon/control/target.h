@@ -12,7 +12,7 @@
 bool cow_target_device(const char *name, uint32_t *id);
 /* All devices of an image: read-only it may have several. Their number, or -errno. */
 int cow_target_image(const char *image, uint32_t *ids, int max);
-/* The device that name is, or the one that has the image attached for writing. False: none. */
+/* The device that name is, or the one that has the image attached for writing: the live one, where a daemon died. False: none. */
 bool cow_target_writer(const char *name, uint32_t *id);
 
 #endif

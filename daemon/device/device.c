@@ -128,8 +128,10 @@ static int add_device(struct cow_device *dev, const struct cow_device_config *co
 		      struct cow_error *err)
 {
 	dev->buffer_bytes = cow_params_buffer_bytes(possible_queues(config), config->depth);
-	if (getrandom(&dev->cookie, sizeof(dev->cookie), 0) != sizeof(dev->cookie))
+	uint32_t random;
+	if (getrandom(&random, sizeof(random), 0) != sizeof(random))
 		return cow_error_set(err, -EIO, "getrandom: %s", strerror(errno));
+	dev->cookie = (uint64_t)COW_DEVICE_COOKIE_MARK << 32 | random;
 	struct ub_dev_info info = {
 		.nr_hw_queues = (uint16_t)possible_queues(config),
 		.queue_depth = (uint16_t)config->depth,

@@ -26,6 +26,17 @@
 #include "daemon/device/uqueue.h"
 #include "engine/life/image.h"
 
+/*
+ * Upper half of every cookie: says of a device in the kernel that it is a cowblk's, even when its
+ * daemon died before anything was written down.
+ */
+#define COW_DEVICE_COOKIE_MARK 0x636f7762u
+
+static inline bool cow_device_is_cookie(uint64_t cookie)
+{
+	return cookie >> 32 == COW_DEVICE_COOKIE_MARK;
+}
+
 enum cow_device_state {
 	COW_DEVICE_NEW,
 	COW_DEVICE_ADDED,
@@ -62,7 +73,7 @@ struct cow_device {
 	char disk[16];	/* "ublkb0" */
 	char path[24];	/* "/dev/ublkb0" */
 	uint64_t flags; /* UB_F_* that the kernel granted */
-	/* random, in the kernel's device info: whose device it is when the daemon is dead */
+	/* marked and random, in the kernel's device info: whose device it is when the daemon is dead */
 	uint64_t cookie;
 	unsigned nr_queues, depth;
 	uint32_t buffer_bytes;

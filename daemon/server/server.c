@@ -13,6 +13,7 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/signalfd.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "daemon/control/control.h"
@@ -23,6 +24,10 @@
 #include "daemon/control/record.h"
 #include "daemon/server/report.h"
 #include "engine/base/log.h"
+
+/* Who looks for leftovers is quick. */
+#define LOCK_WAIT_MS 30000u
+#define LOCK_POLL_MS 10u
 
 struct server {
 	const struct cow_server_config *config;
@@ -162,6 +167,40 @@ static int run_jobs(struct server *server)
 
 /* ---- start and end ---- */
 
+/* Nobody takes our device for a dead daemon's before it has a record. */
+static int lock_record(struct cow_error *err)
+{
+	for (unsigned ms = 0;; ms += LOCK_POLL_MS) {
+		int fd = cow_record_lock(COW_RECORD_LOCK_ONE);
+		if (fd >= 0)
+			return fd;
+		if (fd != -EWOULDBLOCK || ms >= LOCK_WAIT_MS)
+			return cow_error_set(err, fd, COW_RUN_DIR "/lock: %s",
+					     fd == -EWOULDBLOCK ? "another cowblk holds it"
+					     : fd == -EACCES	? "not permitted: run as root"
+								: strerror(-fd));
+		nanosleep(&(struct timespec){ .tv_nsec = LOCK_POLL_MS * 1000000l }, NULL);
+	}
+}
+
+static int open_and_publish(struct server *server, struct cow_error *err)
+{
+	int lock = lock_record(err);
+	if (lock < 0)
+		return lock;
+	int ret = cow_device_open(&server->device, &server->config->device, err);
+	if (!ret) {
+		fill_record(server);
+		ret = publish(server, err);
+		if (ret) {
+			cow_device_stop(&server->device, true, NULL, NULL);
+			cow_device_close(&server->device, err);
+		}
+	}
+	close(lock);
+	return ret;
+}
+
 static int go(struct server *server, struct cow_error *err)
 {
 	int ret = cow_jobs_init(&server->jobs);
@@ -170,17 +209,9 @@ static int go(struct server *server, struct cow_error *err)
 	ret = open_signals(server, err);
 	if (ret)
 		goto fini_jobs;
-	ret = cow_device_open(&server->device, &server->config->device, err);
-	if (ret)
-		goto close_signals;
-	fill_record(server);
-	ret = publish(server, err);
+	ret = open_and_publish(server, err);
 	if (!ret)
 		return 0;
-
-	cow_device_stop(&server->device, true, NULL, NULL);
-	cow_device_close(&server->device, err);
-close_signals:
 	close(server->signal_fd);
 fini_jobs:
 	cow_jobs_fini(&server->jobs);

@@ -1,0 +1,243 @@
+/* SPDX-License-Identifier: MIT */
+#include "daemon/cli/leftover.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "daemon/cli/cmd.h"
+#include "daemon/control/control.h"
+#include "daemon/control/target.h"
+#include "daemon/device/busy.h"
+#include "daemon/device/ctrl.h"
+#include "daemon/device/device.h"
+#include "engine/base/number.h"
+
+/* For those who still hold the remains of a dead device; then it goes when they let go. */
+#define DELETE_WAIT_MS 500
+/* The kernel stops the device of a daemon that died soon after, not at once. */
+#define STOP_WAIT_MS 2000
+/* For an attach that is under way. */
+#define LOCK_WAIT_MS 1000
+#define POLL_MS 20
+
+static void sleep_poll(void)
+{
+	nanosleep(&(struct timespec){ .tv_nsec = POLL_MS * 1000000l }, NULL);
+}
+
+static int lock_attaches(unsigned wait_ms)
+{
+	for (unsigned ms = 0;; ms += POLL_MS) {
+		int fd = cow_record_lock(COW_RECORD_LOCK_ALL);
+		if (fd >= 0 || fd != -EWOULDBLOCK || ms >= wait_ms)
+			return fd;
+		sleep_poll();
+	}
+}
+
+/* ---- with a record ---- */
+
+/* The kernel may have given the id to somebody else since. */
+static bool is_still_theirs(struct cow_ctrl *ctrl, const struct cow_record *record)
+{
+	struct ub_dev_info info;
+	return !cow_ctrl_get_info(ctrl, record->id, &info) && info.ublksrv_flags == record->cookie;
+}
+
+static int clear(struct cow_record *record)
+{
+	/* Or did it just end as it should, while we were looking? */
+	uint32_t id = record->id;
+	cow_record_fini(record);
+	if (cow_record_read(id, record))
+		return 0;
+
+	struct cow_ctrl ctrl;
+	struct cow_error err = { 0 };
+	int ret = 0;
+	if (!cow_ctrl_open(&ctrl, &err)) {
+		if (is_still_theirs(&ctrl, record)) {
+			cow_ctrl_stop(&ctrl, record->id);
+			ret = cow_ctrl_delete(&ctrl, record->id, DELETE_WAIT_MS);
+		}
+		cow_ctrl_close(&ctrl);
+	} else if (err.code != -ENODEV) {
+		return cow_cmd_fail("%s", err.text);
+	}
+	if (ret && ret != -ENODEV)
+		return cow_cmd_fail("/dev/ublkb%u: cannot delete: %s", record->id, strerror(-ret));
+	cow_record_remove(record->id);
+	fprintf(stderr,
+		"cowblk: /dev/ublkb%u: its daemon (process %d) had died: what was not flushed is "
+		"lost: run `cowblk check %s`\n",
+		record->id, record->pid, record->image);
+	return 0;
+}
+
+int cow_leftover_clear(struct cow_record *record)
+{
+	int lock = lock_attaches(LOCK_WAIT_MS); /* one of them may have been given the id anew */
+	int status = clear(record);
+	if (lock >= 0)
+		close(lock);
+	return status;
+}
+
+/* ---- without one ---- */
+
+static bool has_record(uint32_t id, uint64_t cookie)
+{
+	struct cow_record record;
+	if (cow_record_read(id, &record))
+		return false;
+	bool same = record.cookie == cookie;
+	cow_record_fini(&record);
+	return same;
+}
+
+/* With the lock of all attaches held: none of them is about to write the record. */
+static bool is_leftover(struct cow_ctrl *ctrl, uint32_t id)
+{
+	struct ub_dev_info info;
+	for (unsigned ms = 0;; ms += POLL_MS) {
+		if (cow_ctrl_get_info(ctrl, id, &info) ||
+		    !cow_device_is_cookie(info.ublksrv_flags) || has_record(id, info.ublksrv_flags))
+			return false;
+		if (info.state == UB_S_DEV_DEAD)
+			return true;
+		/* Alive: of a container with another /run. Or the kernel has not noticed yet. */
+		bool gone = info.ublksrv_pid <= 0 || (kill(info.ublksrv_pid, 0) && errno == ESRCH);
+		if (!gone || ms >= STOP_WAIT_MS)
+			return false;
+		sleep_poll();
+	}
+}
+
+static int find(struct cow_ctrl *ctrl, uint32_t *ids, int max)
+{
+	DIR *d = opendir("/sys/class/ublk-char");
+	struct dirent *e;
+	uint64_t id;
+	int nr = 0;
+	if (!d)
+		return 0;
+	while (nr < max && (e = readdir(d)))
+		if (!strncmp(e->d_name, "ublkc", 5) &&
+		    cow_number_parse(e->d_name + 5, COW_MAX_DEVICE_ID, &id) &&
+		    is_leftover(ctrl, (uint32_t)id))
+			ids[nr++] = (uint32_t)id;
+	closedir(d);
+	return nr;
+}
+
+/* Calls use() with a control device while no attach is under way; -errno if that cannot be had. */
+static int with_lock(unsigned wait_ms, int (*use)(struct cow_ctrl *ctrl, uint32_t *ids, int max),
+		     uint32_t *ids, int max)
+{
+	struct cow_ctrl ctrl;
+	struct cow_error err = { 0 };
+	int lock = lock_attaches(wait_ms);
+	if (lock < 0)
+		return lock;
+	int ret = cow_ctrl_open(&ctrl, &err);
+	if (!ret) {
+		ret = use(&ctrl, ids, max);
+		cow_ctrl_close(&ctrl);
+	}
+	close(lock);
+	return ret;
+}
+
+int cow_leftover_find(uint32_t *ids, int max)
+{
+	int nr = with_lock(0, find, ids, max);
+	return nr < 0 ? 0 : nr;
+}
+
+static void remove_one(struct cow_ctrl *ctrl, uint32_t id)
+{
+	int ret = cow_ctrl_delete(ctrl, id, DELETE_WAIT_MS);
+	if (ret && ret != -ENODEV) {
+		cow_cmd_fail("/dev/ublkb%u: cannot delete: %s", id, strerror(-ret));
+		return;
+	}
+	cow_record_remove(id);
+	fprintf(stderr,
+		"cowblk: /dev/ublkb%u: its daemon had died while attaching: removed what it "
+		"left\n",
+		id);
+}
+
+static int remove_it(struct cow_ctrl *ctrl, uint32_t *id, int max)
+{
+	if (!is_leftover(ctrl, *id))
+		return 0;
+	remove_one(ctrl, *id);
+	return 1;
+}
+
+bool cow_leftover_remove(uint32_t id)
+{
+	return with_lock(LOCK_WAIT_MS, remove_it, &id, 1) > 0;
+}
+
+static int remove_all(struct cow_ctrl *ctrl, uint32_t *ids, int max)
+{
+	int nr = find(ctrl, ids, max);
+	for (int i = 0; i < nr; i++)
+		remove_one(ctrl, ids[i]);
+	return nr;
+}
+
+/* ---- before an attach ---- */
+
+static void clear_dead(uint32_t id)
+{
+	struct cow_record record;
+	if (!cow_control_is_dead(id) || cow_record_read(id, &record))
+		return;
+	cow_leftover_clear(&record);
+	cow_record_fini(&record);
+}
+
+/* The kernel keeps what is left of a device, and its id, until its last user has let go. */
+static int check_free(uint32_t id)
+{
+	struct cow_ctrl ctrl;
+	struct cow_error err = { 0 };
+	struct ub_dev_info info;
+	char disk[24], who[256] = "it is open somewhere";
+	if (cow_ctrl_open(&ctrl, &err))
+		return 0; /* which the attach tells better */
+	bool left = !cow_ctrl_get_info(&ctrl, id, &info) && info.state == UB_S_DEV_DEAD &&
+		    cow_device_is_cookie(info.ublksrv_flags);
+	cow_ctrl_close(&ctrl);
+	if (!left)
+		return 0;
+	snprintf(disk, sizeof(disk), "ublkb%u", id);
+	cow_busy_find(disk, who, sizeof(who));
+	return cow_cmd_fail(
+		"--id %u: the daemon of /dev/%s died, and what is left of the device is "
+		"in use: %s: unmount or close it first",
+		id, disk, who);
+}
+
+int cow_leftover_make_way(const char *image, uint32_t id)
+{
+	static uint32_t ids[COW_MAX_DEVICES];
+	if (geteuid())
+		return 0;
+	with_lock(LOCK_WAIT_MS, remove_all, ids, COW_MAX_DEVICES);
+	int nr = cow_target_image(image, ids, COW_MAX_DEVICES);
+	for (int i = 0; i < nr; i++)
+		clear_dead(ids[i]);
+	if (id == UINT32_MAX)
+		return 0;
+	clear_dead(id);
+	return check_free(id);
+}
