@@ -409,13 +409,15 @@ static char *absolute(const char *name)
 	return path;
 }
 
-static int make_absolute(struct attach *attach)
+static int make_absolute(struct attach *attach, const struct cow_path *real)
 {
 	struct cow_open_options *open = &attach->server.device.open;
 	const char **names[] = { attach->backing_roots, attach->data_roots, &open->data_file,
 				 &attach->server.device.image_path };
 	size_t nr[] = { open->nr_backing_roots, open->nr_data_roots, open->data_file ? 1 : 0, 1 };
-	attach->server.device.image_path = attach->image;
+	/* The daemon does not have the caller's descriptors: what one stands for is known here. */
+	bool descriptor = strstr(attach->image, "/fd/") && real->link_owner == COW_PATH_ANY_OWNER;
+	attach->server.device.image_path = descriptor ? real->full : attach->image;
 	for (size_t i = 0; i < sizeof(nr) / sizeof(nr[0]); i++) {
 		for (size_t k = 0; k < nr[i]; k++) {
 			names[i][k] = absolute(names[i][k]);
@@ -468,7 +470,8 @@ int cow_cmd_attach(int argc, char **argv)
 	if (real.missing)
 		return cow_cmd_fail("%s: %s", attach.image, strerror(ENOENT));
 	if (attached_already(real.full, &attach.server.device) ||
-	    cow_leftover_make_way(real.full, attach.server.device.id) || make_absolute(&attach))
+	    cow_leftover_make_way(real.full, attach.server.device.id) ||
+	    make_absolute(&attach, &real))
 		return 1;
 	attach.server.image_path = real.full;
 	cow_report_init();

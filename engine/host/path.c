@@ -7,6 +7,7 @@
 #include <linux/magic.h>
 #include <linux/openat2.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/syscall.h>
 #include <sys/vfs.h>
@@ -261,9 +262,32 @@ static int step(struct resolving *r, struct cow_error *err)
 	return ret ? ret : look(r, err);
 }
 
+/* The caller's own descriptor stands for the name that its file has now, which is then looked at. */
+static int own_descriptor(const char *name, char *own)
+{
+	static const char *const folders[] = { "/dev/fd/", "/proc/self/fd/" };
+	for (size_t i = 0; i < sizeof(folders) / sizeof(folders[0]); i++) {
+		size_t n = strlen(folders[i]);
+		char link[64];
+		if (strncmp(name, folders[i], n) || !name[n] || strlen(name + n) > 10 ||
+		    name[n + strspn(name + n, "0123456789")])
+			continue;
+		snprintf(link, sizeof(link), "/proc/self/fd/%s", name + n);
+		ssize_t got = readlink(link, own, PATH_MAX - 1);
+		if (got <= 0 || own[0] != '/')
+			return -ENOENT;
+		own[got] = '\0';
+		return 0;
+	}
+	return -ENOENT;
+}
+
 static int start(struct resolving *r, const char *name)
 {
 	char *full = r->path->full;
+	char own[PATH_MAX];
+	if (!own_descriptor(name, own))
+		name = own;
 	size_t len = strlen(name);
 	full[0] = '\0';
 	if (!len)

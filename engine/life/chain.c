@@ -143,6 +143,7 @@ struct wanted {
 	struct cow_image *image;
 	const char *what; /* "backing file" or "data file" */
 	unsigned flags;
+	bool data; /* a data file: what may be written to may be read, as a data file only */
 };
 
 /* Where name leads now: a guess that is only used to find the root that it is opened below. */
@@ -184,7 +185,9 @@ static struct cow_root *choose_root(const struct wanted *w, struct cow_chain *ch
 				    const char *path)
 {
 	const struct cow_open_options *o = chain->options;
-	struct cow_root *root = find_root(chain->data, o->nr_data_roots, path);
+	struct cow_root *root = NULL;
+	if (w->data)
+		root = find_root(chain->data, o->nr_data_roots, path);
 	if (root || w->flags & COW_OPEN_WRITE)
 		return root;
 	root = find_root(chain->backing, o->nr_backing_roots, path);
@@ -252,7 +255,7 @@ static int format_is_raw(struct cow_image *image, const char *name, bool *raw,
 static int open_backing_file(struct cow_image *image, struct cow_chain *chain, const char *name,
 			     struct cow_file **out, struct cow_error *err)
 {
-	const struct wanted w = { image, "backing file", cow_chain_flags(chain, false) };
+	const struct wanted w = { image, "backing file", cow_chain_flags(chain, false), false };
 	if (!chain->below)
 		return open_wanted(&w, chain, name, out, err);
 	*out = chain->below;
@@ -284,7 +287,7 @@ int cow_backing_open(struct cow_image *image, struct cow_chain *chain, const uin
 static int open_data_file(struct cow_image *image, struct cow_chain *chain, unsigned flags,
 			  struct cow_file **out, struct cow_error *err)
 {
-	const struct wanted w = { image, "data file", flags };
+	const struct wanted w = { image, "data file", flags, true };
 	if (image->file == chain->named && chain->options->data_file)
 		return chain->host->ops->open(chain->host, chain->options->data_file,
 					      cow_chain_unlocked(chain, flags), out, err);
