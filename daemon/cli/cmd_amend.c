@@ -4,10 +4,13 @@
 
 #include <argp.h>
 #include <stdbool.h>
+#include <stdlib.h>
 #include <string.h>
 
-#include "daemon/control/target.h"
+#include "daemon/cli/args.h"
+#include "daemon/cli/named.h"
 #include "daemon/cli/values.h"
+#include "daemon/control/target.h"
 #include "engine/edit/amend.h"
 #include "engine/host/system.h"
 
@@ -19,7 +22,13 @@ struct arguments {
 
 static const struct argp_option options[] = {
 	{ "option", 'o', "NAME=VALUE[,...]", 0,
-	  "compat=0.10|1.1 (version 2 or 3), lazy_refcounts=on|off", 0 },
+	  "compat=0.10|1.1 (version 2 or 3), lazy_refcounts=on|off; help lists them", 0 },
+	{ 0 },
+};
+
+static const struct cow_value_doc docs[] = {
+	{ "compat", "0.10 (version 2) or 1.1 (version 3)" },
+	{ "lazy_refcounts", "on or off" },
 	{ 0 },
 };
 
@@ -44,15 +53,18 @@ static void parse_values(struct arguments *a, char *list, struct argp_state *sta
 	char *name, *value;
 	bool known;
 	while ((name = cow_values_next(&list, &value)) != NULL) {
+		if (cow_values_is_help(name, value)) {
+			cow_values_help(docs);
+			exit(0);
+		}
 		if (!value)
 			argp_error(state, "-o %s: must be NAME=VALUE", name);
 		else if (parse_value(&a->options, name, value, &known))
 			a->any = true;
 		else if (known)
-			argp_error(state, "-o %s: '%s' is not a valid value: see --help", name,
-				   value);
+			cow_values_invalid(docs, name, value, state);
 		else
-			argp_error(state, "-o %s: cannot be changed: see --help", name);
+			cow_values_unknown(docs, name, state);
 	}
 }
 
@@ -108,9 +120,8 @@ int cow_cmd_amend(int argc, char **argv)
 	struct cow_error err = { 0 };
 	struct cow_loop *loop;
 	uint32_t id;
-	argp_err_exit_status = 1;
-	if (argp_parse(&argp, argc, argv, 0, NULL, &a))
-		return 1;
+	struct cow_args args = { 0 };
+	cow_args_parse(&argp, COW_ARGS_QUIET | COW_ARGS_FORMAT, argc, argv, &args, &a);
 	if (cow_target_image(a.image, &id, 1) > 0)
 		return cow_cmd_fail("%s: is attached as /dev/ublkb%u: detach it first", a.image,
 				    id);
@@ -118,5 +129,5 @@ int cow_cmd_amend(int argc, char **argv)
 		return cow_cmd_fail("out of memory");
 	int ret = amend(&a, loop, &err);
 	cow_loop_free(loop);
-	return ret ? cow_cmd_fail("%s", err.text[0] ? err.text : strerror(-ret)) : 0;
+	return ret ? cow_named_fail(a.image, ret, &err) : 0;
 }

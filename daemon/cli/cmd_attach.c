@@ -14,6 +14,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "daemon/cli/args.h"
 #include "daemon/cli/cmd.h"
 #include "daemon/cli/leftover.h"
 #include "daemon/control/control.h"
@@ -33,11 +34,11 @@
 
 enum {
 	OPT_READ_ONLY = 'r',
-	OPT_FOREGROUND = 'f',
-	OPT_QUEUES = 'q',
 	OPT_DEPTH = 'd',
 	OPT_ID = 'n',
 	OPT_BACKING_ROOT = 0x100,
+	OPT_FOREGROUND,
+	OPT_QUEUES,
 	OPT_CACHE_SIZE,
 	OPT_DETECT_ZEROES,
 	OPT_NO_DISCARD,
@@ -99,6 +100,7 @@ struct attach {
 	const char *image;
 	const char *backing_roots[MAX_ROOTS], *data_roots[MAX_ROOTS];
 	struct cow_secrets secrets;
+	struct cow_args args;
 	int news; /* the parent's pipe */
 };
 
@@ -284,11 +286,12 @@ static bool announce_here(void *ctx, const char *device, const char *error)
 		cow_cmd_fail("%s", error);
 		return true;
 	}
-	puts(device);
+	if (!((struct attach *)ctx)->args.quiet)
+		puts(device);
 	return !fflush(stdout);
 }
 
-static int hear_from_child(int fd, pid_t child)
+static int hear_from_child(int fd, pid_t child, bool quiet)
 {
 	char line[1024];
 	FILE *f = fdopen(fd, "r");
@@ -305,7 +308,7 @@ static int hear_from_child(int fd, pid_t child)
 	line[strcspn(line, "\n")] = '\0';
 	if (line[0] != '+')
 		return cow_cmd_fail("%s", line + 1);
-	if (puts(line + 1) < 0 || fflush(stdout))
+	if (!quiet && (puts(line + 1) < 0 || fflush(stdout)))
 		_exit(cow_cmd_fail("%s is attached, but standard output cannot be written: `cowblk "
 				   "detach` takes it away",
 				   line + 1));
@@ -325,7 +328,7 @@ static int run_in_background(struct attach *attach)
 	if (child) {
 		cow_secrets_free(&attach->secrets);
 		close(fds[1]);
-		return hear_from_child(fds[0], child);
+		return hear_from_child(fds[0], child, attach->args.quiet);
 	}
 	close(fds[0]);
 	setsid();
@@ -429,6 +432,22 @@ static int make_absolute(struct attach *attach, const struct cow_path *real)
 	return 0;
 }
 
+/* An option that changes how the image is written means nothing where it is not. */
+static bool nothing_to_write(const struct attach *attach)
+{
+	const struct cow_open_options *open = &attach->server.device.open;
+	if (open->writable)
+		return false;
+	const char *option = open->compress	      ? "compress"
+			     : open->detect_zeroes    ? "detect-zeroes"
+			     : open->no_discard	      ? "no-discard"
+			     : open->write_legacy_aes ? "write-legacy-aes"
+						      : NULL;
+	if (option)
+		cow_cmd_fail("--%s: means nothing with --read-only: leave one of them out", option);
+	return option;
+}
+
 static int refuse_combinations(const struct attach *attach)
 {
 	const struct cow_device_config *device = &attach->server.device;
@@ -461,7 +480,9 @@ int cow_cmd_attach(int argc, char **argv)
 	static struct cow_path real;
 	struct cow_error err = { 0 };
 	set_defaults(&attach);
-	argp_parse(&argp, argc, argv, 0, NULL, &attach);
+	cow_args_parse(&argp, COW_ARGS_QUIET | COW_ARGS_FORMAT, argc, argv, &attach.args, &attach);
+	if (nothing_to_write(&attach))
+		return COW_EXIT_USAGE;
 	if (refuse_combinations(&attach))
 		return 1;
 	if (cow_path_resolve(attach.image, &real, &err))

@@ -11,7 +11,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "daemon/cli/args.h"
 #include "daemon/cli/ask_bitmap.h"
+#include "daemon/cli/named.h"
 #include "daemon/control/show.h"
 #include "daemon/control/target.h"
 #include "engine/bitmap/bitmap.h"
@@ -24,7 +26,8 @@ enum action { CHANGE, LIST, DUMP };
 
 struct arguments {
 	enum action action;
-	bool has_action, json, raw;
+	bool has_action, raw;
+	struct cow_args common;
 	const char *image;
 	struct cow_bitmap_change change;
 	const char **sources;
@@ -59,7 +62,7 @@ static int with_closed(const struct arguments *a, unsigned flags, struct cow_dir
 {
 	struct cow_error err = { 0 };
 	int ret = with_image(a, flags, d, &err);
-	return ret ? cow_cmd_fail("%s", err.text[0] ? err.text : strerror(-ret)) : 0;
+	return ret ? cow_named_fail(a->image, ret, &err) : 0;
 }
 
 /* ---- the actions: exit status ---- */
@@ -91,7 +94,7 @@ static int run_list(const struct arguments *a, bool live, uint32_t id)
 	int status = live ? cow_ask_bitmap_list(id, &list) : load_list(a, &list);
 	if (status)
 		return status;
-	if (a->json)
+	if (a->common.json)
 		puts(json_object_to_json_string_ext(list, JSON_C_TO_STRING_PRETTY |
 								  JSON_C_TO_STRING_NOSLASHESCAPE));
 	else
@@ -138,7 +141,7 @@ static int run_dump(const struct arguments *a, bool live, uint32_t id)
 	if (a->raw)
 		print_raw(&d);
 	else
-		print_extents(&d, a->json);
+		print_extents(&d, a->common.json);
 	cow_dirty_fini(&d);
 	return 0;
 }
@@ -151,11 +154,26 @@ static const struct argp_option options[] = {
 	{ "granularity", 'g', "SIZE", 0,
 	  "add: bytes that a bit stands for, a power of two from 512 to 2G (default 64K)", 0 },
 	{ "disabled", KEY_DISABLED, NULL, 0, "add: record nothing until it is enabled", 0 },
-	{ "json", 'j', NULL, 0, "list, dump: print JSON", 0 },
 	{ "raw", KEY_RAW, NULL, 0,
 	  "dump: print the bits, the least significant bit of each byte first", 0 },
 	{ 0 },
 };
+
+static const char *action_name(const void *ctx, size_t i)
+{
+	static const char *const names[] = { "list",   "add",	  "remove", "clear",
+					     "enable", "disable", "merge",  "dump" };
+	(void)ctx;
+	return i < sizeof(names) / sizeof(names[0]) ? names[i] : NULL;
+}
+
+static void unknown_action(const char *word, struct argp_state *state)
+{
+	const char *nearest = cow_args_nearest(word, action_name, NULL);
+	argp_error(state,
+		   "%s: not one of list, add, remove, clear, enable, disable, merge, dump%s%s",
+		   word, nearest ? ": did you mean " : "", nearest ? nearest : "");
+}
 
 static void parse_action(struct arguments *a, const char *word, struct argp_state *state)
 {
@@ -168,9 +186,7 @@ static void parse_action(struct arguments *a, const char *word, struct argp_stat
 	else if (!strcmp(word, "dump"))
 		a->action = DUMP;
 	else
-		argp_error(state,
-			   "%s: not one of list, add, remove, clear, enable, disable, merge, dump",
-			   word);
+		unknown_action(word, state);
 }
 
 static error_t parse_word(struct arguments *a, char *word, struct argp_state *state)
@@ -198,6 +214,11 @@ static void parse_granularity(struct arguments *a, const char *text, struct argp
 		a->change.granularity_bits = (unsigned)__builtin_ctzll(bytes);
 }
 
+static bool adds(const struct arguments *a)
+{
+	return a->action == CHANGE && a->change.command == COW_BITMAP_ADD;
+}
+
 static void check_arguments(const struct arguments *a, struct argp_state *state)
 {
 	if (!a->has_action)
@@ -209,8 +230,15 @@ static void check_arguments(const struct arguments *a, struct argp_state *state)
 	else if (a->action == CHANGE && a->change.command == COW_BITMAP_MERGE &&
 		 !a->change.nr_sources)
 		argp_error(state, "SOURCE is missing");
-	else if (a->json && a->raw)
+	else if (a->common.json && a->raw)
 		argp_error(state, "--json and --raw: take one");
+	else if (a->action == CHANGE && (a->common.json || a->common.share))
+		argp_error(state, "%s is for list and dump", a->common.json ? "--json" : "-U");
+	else if (a->action != DUMP && a->raw)
+		argp_error(state, "--raw is for dump");
+	else if (!adds(a) && (a->change.granularity_bits || a->change.disabled))
+		argp_error(state, "%s is for add",
+			   a->change.disabled ? "--disabled" : "--granularity");
 }
 
 static error_t parse_option(int key, char *arg, struct argp_state *state)
@@ -222,9 +250,6 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
 		return 0;
 	case KEY_DISABLED:
 		a->change.disabled = true;
-		return 0;
-	case 'j':
-		a->json = true;
 		return 0;
 	case KEY_RAW:
 		a->raw = true;
@@ -262,11 +287,10 @@ int cow_cmd_bitmap(int argc, char **argv)
 	uint32_t id = 0;
 	a.sources = calloc((size_t)argc, sizeof(*a.sources));
 	a.change.sources = a.sources;
-	argp_err_exit_status = 1;
-	if (!a.sources || argp_parse(&argp, argc, argv, 0, NULL, &a)) {
-		free(a.sources);
-		return 1;
-	}
+	if (!a.sources)
+		return cow_cmd_fail("out of memory");
+	cow_args_parse(&argp, COW_ARGS_QUIET | COW_ARGS_OUTPUT | COW_ARGS_FORMAT | COW_ARGS_SHARE,
+		       argc, argv, &a.common, &a);
 	static int (*const run[])(const struct arguments *, bool, uint32_t) = {
 		[CHANGE] = run_change, [LIST] = run_list, [DUMP] = run_dump
 	};

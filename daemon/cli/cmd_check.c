@@ -8,9 +8,12 @@
 #include <json-c/json.h>
 #include <stdbool.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
+#include "daemon/cli/args.h"
+#include "daemon/cli/named.h"
 #include "engine/check/check.h"
 #include "engine/host/system.h"
 
@@ -25,13 +28,11 @@ enum exit_code {
 struct arguments {
 	const char *image;
 	enum cow_repair repair;
-	bool json, quiet;
+	struct cow_args common;
 };
 
 static const struct argp_option options[] = {
-	{ "json", 'j', NULL, 0, "Print JSON with the names of qemu-img", 0 },
 	{ "repair", 'r', "leaks|all", 0, "Repair leaks only, or everything", 0 },
-	{ "quiet", 'q', NULL, 0, "Do not list the findings", 0 },
 	{ 0 },
 };
 
@@ -50,14 +51,8 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
 {
 	struct arguments *a = state->input;
 	switch (key) {
-	case 'j':
-		a->json = true;
-		return 0;
 	case 'r':
 		return parse_repair(a, arg, state);
-	case 'q':
-		a->quiet = true;
-		return 0;
 	case ARGP_KEY_ARG:
 		if (state->arg_num)
 			return ARGP_ERR_UNKNOWN;
@@ -81,9 +76,9 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
 static void print_finding(void *ctx, const char *text)
 {
 	const struct arguments *a = ctx;
-	if (a->quiet)
+	if (a->common.quiet)
 		return;
-	FILE *out = a->json ? stderr : stdout;
+	FILE *out = a->common.json ? stderr : stdout;
 	for (const char *p = text; *p; p++)
 		fputc(*p >= 0x20 && *p < 0x7f ? *p : '?', out);
 	fputc('\n', out);
@@ -173,7 +168,7 @@ static int check_file(const struct arguments *a, struct cow_loop *loop,
 	struct cow_check_options check = {
 		.repair = a->repair,
 		.finding = print_finding,
-		.progress = isatty(STDERR_FILENO) ? print_progress : NULL,
+		.progress = a->common.progress || isatty(STDERR_FILENO) ? print_progress : NULL,
 		.ctx = (void *)(uintptr_t)a,
 	};
 	unsigned flags = COW_OPEN_BUFFERED | (a->repair == COW_REPAIR_NONE ? 0 : COW_OPEN_WRITE);
@@ -192,9 +187,9 @@ int cow_cmd_check(int argc, char **argv)
 	static const struct argp argp = {
 		.options = options,
 		.parser = parse_option,
-		.args_doc = "IMAGE",
+		.args_doc = "IMAGE|DEVICE",
 		.doc = "Check IMAGE, which must not be in use.\vExit status: 0 clean, 1 could not "
-		       "be checked, 2 corrupt, "
+		       "be checked, 2 corrupt (or a wrong command line), "
 		       "3 leaks only, 63 not a format that can be checked. With --repair: what is "
 		       "left afterwards.",
 	};
@@ -202,18 +197,25 @@ int cow_cmd_check(int argc, char **argv)
 	struct cow_error err = { 0 };
 	struct cow_check_result result = { 0 };
 	struct cow_loop *loop;
-	argp_err_exit_status = EXIT_NOT_CHECKED;
-	if (argp_parse(&argp, argc, argv, 0, NULL, &a))
+	cow_args_parse(&argp,
+		       COW_ARGS_QUIET | COW_ARGS_OUTPUT | COW_ARGS_FORMAT | COW_ARGS_PROGRESS, argc,
+		       argv, &a.common, &a);
+	char *image = cow_named_path(a.image);
+	if (!image)
 		return EXIT_NOT_CHECKED;
-	if (cow_loop_sync_new(&loop))
+	a.image = image;
+	if (cow_loop_sync_new(&loop)) {
+		free(image);
 		return cow_cmd_fail("out of memory");
+	}
 	int ret = check_file(&a, loop, &result, &err);
 	cow_loop_free(loop);
 	if (ret)
-		cow_cmd_fail("%s", err.text);
-	else if (a.json)
-		print_json(a.image, &result);
-	else
+		cow_named_fail(image, ret, &err);
+	else if (a.common.json)
+		print_json(image, &result);
+	else if (!a.common.quiet)
 		print_text(&result);
+	free(image);
 	return exit_code(ret, &result);
 }

@@ -8,7 +8,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "daemon/cli/args.h"
 #include "daemon/cli/encrypt_options.h"
+#include "daemon/cli/named.h"
 #include "daemon/cli/passphrase.h"
 #include "daemon/cli/values.h"
 #include "engine/create/create.h"
@@ -22,6 +24,8 @@ struct arguments {
 	const char *image;
 };
 
+enum { KEY_FORCE = 256 };
+
 static const struct argp_option options[] = {
 	{ "backing", 'b', "BASE", 0, "Backing file, relative to the new image's directory", 0 },
 	{ "backing-format", 'F', "FORMAT", 0, "Format of the backing file: qcow2 or raw", 0 },
@@ -32,7 +36,7 @@ static const struct argp_option options[] = {
 	  "extended_l2=on|off, compression_type=zlib|zstd, preallocation=off|metadata|falloc|full, "
 	  "data_file=FILE, "
 	  "data_file_raw=on|off, size=, backing_file=, backing_fmt=. A comma in a value is written "
-	  "twice",
+	  "twice; help lists them",
 	  0 },
 	{ "encrypt", 'e', "luks", 0,
 	  "Encrypt the image (the same as -o encrypt.format=luks); name a passphrase. -o: "
@@ -43,11 +47,34 @@ static const struct argp_option options[] = {
 	  0 },
 	{ "mode", 'm', "MODE", 0,
 	  "Permissions of the files, octal, whatever the umask (default: 0600 less the umask)", 0 },
-	{ "force", 'f', NULL, 0, "Overwrite existing files: IMAGE's and the data file's", 0 },
+	{ "force", KEY_FORCE, NULL, 0, "Overwrite existing files: IMAGE's and the data file's", 0 },
 	{ 0 },
 };
 
 /* ---- values of -o ---- */
+
+static const struct cow_value_doc docs[] = {
+	{ "size", "a size, like 20G" },
+	{ "cluster_size", "a power of two from 512 to 2M (default 64K)" },
+	{ "refcount_bits", "1, 2, 4, 8, 16, 32 or 64 (default 16)" },
+	{ "compat", "0.10 (version 2) or 1.1 (version 3, the default)" },
+	{ "lazy_refcounts", "on or off (default)" },
+	{ "extended_l2", "on or off (default)" },
+	{ "compression_type", "zlib (default) or zstd" },
+	{ "preallocation", "off (default), metadata, falloc or full" },
+	{ "backing_file", "a file, relative to the new image's directory" },
+	{ "backing_fmt", "qcow2 or raw" },
+	{ "data_file", "a file, relative to the new image's directory" },
+	{ "data_file_raw", "on or off (default)" },
+	{ "encrypt.format", "luks" },
+	{ "encrypt.cipher-alg", "aes-256 (default) or aes-128" },
+	{ "encrypt.cipher-mode", "xts (default) or cbc" },
+	{ "encrypt.ivgen-alg", "plain64 (default), plain or essiv" },
+	{ "encrypt.ivgen-hash-alg", "sha256" },
+	{ "encrypt.hash-alg", "a digest, like sha256 (default)" },
+	{ "encrypt.iter-time", "milliseconds, 1 to 60000 (default 1000)" },
+	{ 0 },
+};
 
 static bool parse_u32(const char *value, uint32_t *out)
 {
@@ -165,8 +192,8 @@ static void parse_encryption(const char *word, const char *value, struct argp_st
 	if (cow_encrypt_option_parse(&a->encrypt, word + strlen("encrypt."), value, &known))
 		return;
 	if (known)
-		argp_error(state, "-o %s: '%s' is not a valid value: see --help", word, value);
-	argp_error(state, "-o %s: no such option: see --help", word);
+		cow_values_invalid(docs, word, value, state);
+	cow_values_unknown(docs, word, state);
 }
 
 static void parse_value(struct cow_create_options *o, const char *name, const char *value,
@@ -180,11 +207,10 @@ static void parse_value(struct cow_create_options *o, const char *name, const ch
 		if (strcmp(values[i].name, name))
 			continue;
 		if (!values[i].parse(o, value))
-			argp_error(state, "-o %s: '%s' is not a valid value: see --help", name,
-				   value);
+			cow_values_invalid(docs, name, value, state);
 		return;
 	}
-	argp_error(state, "-o %s: no such option: see --help", name);
+	cow_values_unknown(docs, name, state);
 }
 
 /* ---- command line ---- */
@@ -193,6 +219,10 @@ static void parse_values(struct cow_create_options *o, char *list, struct argp_s
 {
 	char *name, *value;
 	while ((name = cow_values_next(&list, &value)) != NULL) {
+		if (cow_values_is_help(name, value)) {
+			cow_values_help(docs);
+			exit(0);
+		}
 		if (!value)
 			argp_error(state, "-o %s: must be NAME=VALUE", name);
 		else
@@ -218,6 +248,10 @@ static error_t finish_arguments(struct arguments *a, struct argp_state *state)
 {
 	if (!a->image)
 		argp_error(state, "IMAGE is missing");
+	if (a->options.unsafe && !a->options.backing_file)
+		argp_error(state, "--unsafe: needs a backing file");
+	if (a->options.backing_format && !a->options.backing_file)
+		argp_error(state, "--backing-format: needs a backing file");
 	if (!a->encrypt.wanted && a->encrypt.modified)
 		argp_error(state, "-o encrypt....: needs --encrypt luks");
 	if (!a->encrypt.wanted && a->secrets.nr)
@@ -267,7 +301,7 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
 	case 'o':
 		parse_values(&a->options, arg, state);
 		return 0;
-	case 'f':
+	case KEY_FORCE:
 		a->options.overwrite = true;
 		return 0;
 	case 'm':
@@ -295,7 +329,7 @@ static int create(struct arguments *a)
 		ret = cow_create(cow_host_system(), loop, a->image, &a->options, &err);
 	cow_secrets_free(&a->secrets);
 	cow_loop_free(loop);
-	return ret ? cow_cmd_fail("%s", err.text) : 0;
+	return ret ? cow_named_fail(a->image, ret, &err) : 0;
 }
 
 int cow_cmd_create(int argc, char **argv)
@@ -313,8 +347,7 @@ int cow_cmd_create(int argc, char **argv)
 	};
 	struct arguments a = { 0 };
 	cow_encrypt_options_init(&a.encrypt);
-	argp_err_exit_status = 1;
-	if (argp_parse(&argp, argc, argv, 0, NULL, &a))
-		return 1;
+	struct cow_args args = { 0 };
+	cow_args_parse(&argp, COW_ARGS_QUIET | COW_ARGS_FORMAT, argc, argv, &args, &a);
 	return create(&a);
 }

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "daemon/device/busy.h"
+#include "daemon/cli/args.h"
 #include "daemon/cli/ask.h"
 #include "daemon/cli/cmd.h"
 #include "daemon/cli/force.h"
@@ -29,9 +30,11 @@ struct detach {
 	char **targets;
 };
 
+enum { KEY_FORCE = 256 };
+
 static const struct argp_option options[] = {
 	{ "all", 'a', NULL, 0, "Detach every device; with IMAGEs: every device of theirs", 0 },
-	{ "force", 'f', NULL, 0,
+	{ "force", KEY_FORCE, NULL, 0,
 	  "Detach a device that is in use or cannot be flushed: its users get errors", 0 },
 	{ 0 },
 };
@@ -43,7 +46,7 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
 	case 'a':
 		detach->all = true;
 		return 0;
-	case 'f':
+	case KEY_FORCE:
 		detach->force = true;
 		return 0;
 	case ARGP_KEY_ARGS:
@@ -231,7 +234,8 @@ static int detach_all(bool force)
 int cow_cmd_detach(int argc, char **argv)
 {
 	struct detach detach = { 0 };
-	argp_parse(&argp, argc, argv, 0, NULL, &detach);
+	struct cow_args args = { 0 };
+	cow_args_parse(&argp, COW_ARGS_QUIET, argc, argv, &args, &detach);
 	if (!detach.nr_targets)
 		return detach_all(detach.force);
 	int status = 0;

@@ -15,27 +15,20 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "daemon/cli/args.h"
+#include "daemon/cli/named.h"
 #include "daemon/control/show.h"
 #include "engine/host/system.h"
 #include "engine/life/info.h"
 
 struct arguments {
 	const char *image;
-	bool json;
-};
-
-static const struct argp_option options[] = {
-	{ "json", 'j', NULL, 0, "Print JSON with the names of qemu-img", 0 },
-	{ 0 },
 };
 
 static error_t parse_option(int key, char *arg, struct argp_state *state)
 {
 	struct arguments *a = state->input;
 	switch (key) {
-	case 'j':
-		a->json = true;
-		return 0;
 	case ARGP_KEY_ARG:
 		if (state->arg_num)
 			return ARGP_ERR_UNKNOWN;
@@ -276,9 +269,8 @@ static void print_text(struct json_object *o)
 int cow_cmd_info(int argc, char **argv)
 {
 	static const struct argp argp = {
-		.options = options,
 		.parser = parse_option,
-		.args_doc = "IMAGE",
+		.args_doc = "IMAGE|DEVICE",
 		.doc = "Show what IMAGE says of itself. Files that it refers to are not opened; "
 		       "IMAGE may be in use.",
 	};
@@ -286,17 +278,26 @@ int cow_cmd_info(int argc, char **argv)
 	struct cow_error err = { 0 };
 	struct cow_info info;
 	struct cow_loop *loop;
-	argp_err_exit_status = 1;
-	if (argp_parse(&argp, argc, argv, 0, NULL, &a))
+	struct cow_args args = { 0 };
+	cow_args_parse(&argp, COW_ARGS_OUTPUT | COW_ARGS_FORMAT | COW_ARGS_SHARE, argc, argv, &args,
+		       &a);
+	char *image = cow_named_path(a.image);
+	if (!image)
 		return 1;
-	if (cow_loop_sync_new(&loop))
+	if (cow_loop_sync_new(&loop)) {
+		free(image);
 		return cow_cmd_fail("out of memory");
-	int ret = cow_info_load(cow_host_system(), loop, a.image, &info, &err);
+	}
+	int ret = cow_info_load(cow_host_system(), loop, image, &info, &err);
 	cow_loop_free(loop);
-	if (ret)
-		return cow_cmd_fail("%s", err.text);
-	struct json_object *o = describe(a.image, &info);
-	if (a.json)
+	if (ret) {
+		cow_named_fail(image, ret, &err);
+		free(image);
+		return 1;
+	}
+	struct json_object *o = describe(image, &info);
+	free(image);
+	if (args.json)
 		puts(json_object_to_json_string_ext(o, JSON_C_TO_STRING_PRETTY |
 							       JSON_C_TO_STRING_NOSLASHESCAPE));
 	else

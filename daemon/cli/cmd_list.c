@@ -7,6 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "daemon/cli/args.h"
 #include "daemon/cli/cmd.h"
 #include "daemon/cli/leftover.h"
 #include "daemon/control/record.h"
@@ -16,30 +17,7 @@
 #define MAX_DEVICES 4096
 #define STATUS_TIMEOUT_MS 2000
 
-struct list {
-	bool json;
-};
-
-static const struct argp_option options[] = {
-	{ "json", 'j', NULL, 0, "Print JSON", 0 },
-	{ 0 },
-};
-
-static error_t parse_option(int key, char *arg, struct argp_state *state)
-{
-	struct list *list = state->input;
-	switch (key) {
-	case 'j':
-		list->json = true;
-		return 0;
-	default:
-		return ARGP_ERR_UNKNOWN;
-	}
-}
-
 static const struct argp argp = {
-	.options = options,
-	.parser = parse_option,
 	.doc = "List attached images.\vStates: live; failed (the image takes no more writes); "
 	       "detaching; does not answer (the daemon is stuck: `cowblk detach --force`; "
 	       "\"unresponsive\" in JSON); dead (the daemon is gone: `cowblk detach` cleans "
@@ -183,15 +161,15 @@ static void add_leftovers(struct json_object *all)
 int cow_cmd_list(int argc, char **argv)
 {
 	static uint32_t ids[MAX_DEVICES];
-	struct list list = { 0 };
-	argp_parse(&argp, argc, argv, 0, NULL, &list);
+	struct cow_args args = { 0 };
+	cow_args_parse(&argp, COW_ARGS_OUTPUT, argc, argv, &args, NULL);
 	int nr = cow_record_list(ids, MAX_DEVICES);
 	if (nr < 0)
 		return cow_cmd_fail(COW_RUN_DIR ": %s", strerror(-nr));
 	struct json_object *all = json_object_new_array();
 	survey(all, ids, (unsigned)nr);
 	add_leftovers(all);
-	if (list.json)
+	if (args.json)
 		puts(json_object_to_json_string_ext(all, JSON_C_TO_STRING_PRETTY |
 								 JSON_C_TO_STRING_SPACED |
 								 JSON_C_TO_STRING_NOSLASHESCAPE));

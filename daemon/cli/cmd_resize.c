@@ -6,6 +6,8 @@
 #include <ctype.h>
 #include <string.h>
 
+#include "daemon/cli/args.h"
+#include "daemon/cli/named.h"
 #include "daemon/control/target.h"
 #include "engine/edit/resize.h"
 #include "engine/host/system.h"
@@ -101,13 +103,14 @@ int cow_cmd_resize(int argc, char **argv)
 	struct cow_error err = { 0 };
 	struct cow_loop *loop;
 	uint32_t id;
-	argp_err_exit_status = 1;
 	a.size = negative_size(&argc, argv);
-	if (argp_parse(&argp, argc, argv, 0, NULL, &a))
-		return 1;
-	if (!parse_size(&a))
-		return cow_cmd_fail("size %s: must be a number with an optional k, M, G, T, P or E",
-				    a.size);
+	struct cow_args args = { 0 };
+	cow_args_parse(&argp, COW_ARGS_QUIET | COW_ARGS_FORMAT, argc, argv, &args, &a);
+	if (!parse_size(&a)) {
+		cow_cmd_fail("size %s: must be a number with an optional k, M, G, T, P or E",
+			     a.size);
+		return COW_EXIT_USAGE;
+	}
 	if (cow_target_image(a.image, &id, 1) > 0)
 		return cow_cmd_fail("%s: is attached as /dev/ublkb%u: detach it first", a.image,
 				    id);
@@ -115,5 +118,5 @@ int cow_cmd_resize(int argc, char **argv)
 		return cow_cmd_fail("out of memory");
 	int ret = resize(&a, loop, &err);
 	cow_loop_free(loop);
-	return ret ? cow_cmd_fail("%s", err.text[0] ? err.text : strerror(-ret)) : 0;
+	return ret ? cow_named_fail(a.image, ret, &err) : 0;
 }

@@ -11,7 +11,9 @@
 #include <string.h>
 #include <time.h>
 
+#include "daemon/cli/args.h"
 #include "daemon/cli/ask_snapshot.h"
+#include "daemon/cli/named.h"
 #include "daemon/control/record.h"
 #include "daemon/control/show.h"
 #include "daemon/control/target.h"
@@ -32,7 +34,8 @@ struct arguments {
 	const struct action *action;
 	const char *image;
 	struct cow_snapshot_key key;
-	bool json, freeze;
+	struct cow_args common;
+	bool freeze;
 };
 
 /* ---- the actions ---- */
@@ -64,7 +67,7 @@ static int create_in(const struct arguments *a, struct cow_loop *loop, struct co
 	const struct cow_snapshot_date date = { .sec = (uint32_t)now.tv_sec,
 						.nsec = (uint32_t)now.tv_nsec };
 	int ret = cow_snapshot_create(loop, file, a->key.text, &date, &id, err);
-	if (!ret && id)
+	if (!ret && id && !a->common.quiet)
 		puts(id);
 	free(id);
 	return ret;
@@ -110,7 +113,7 @@ static int list(const struct arguments *a, struct cow_loop *loop, struct cow_err
 		return ret;
 	struct json_object *snapshots =
 		cow_show_snapshots(info.snapshots, info.header.nr_snapshots);
-	if (a->json)
+	if (a->common.json)
 		puts(json_object_to_json_string_ext(
 			snapshots, JSON_C_TO_STRING_PRETTY | JSON_C_TO_STRING_NOSLASHESCAPE));
 	else if (info.header.nr_snapshots)
@@ -129,12 +132,17 @@ static const struct action actions[] = {
 
 /* ---- arguments ---- */
 
+enum { KEY_FREEZE = 256 };
+
 static const struct argp_option options[] = {
 	{ "id", 'i', NULL, 0, "SNAPSHOT is an id (default: an id or a name, whichever fits)", 0 },
 	{ "name", 'n', NULL, 0, "SNAPSHOT is a name", 0 },
-	{ "freeze", 'f', NULL, 0, "create, attached: freeze the mounted file systems around it",
-	  0 },
-	{ "json", 'j', NULL, 0, "list: print JSON with the names of qemu-img", 0 },
+	{ "freeze", KEY_FREEZE, NULL, 0,
+	  "create, attached: freeze the mounted file systems around it", 0 },
+	{ NULL, 'c', "NAME", 0, "create, as qemu-img spells it: -c NAME IMAGE", 0 },
+	{ NULL, 'a', "SNAPSHOT", 0, "apply: -a SNAPSHOT IMAGE", 0 },
+	{ NULL, 'd', "SNAPSHOT", 0, "delete: -d SNAPSHOT IMAGE", 0 },
+	{ NULL, 'l', NULL, 0, "list: -l IMAGE", 0 },
 	{ 0 },
 };
 
@@ -146,25 +154,59 @@ static const struct action *find_action(const char *name)
 	return NULL;
 }
 
+static const char *action_name(const void *ctx, size_t i)
+{
+	(void)ctx;
+	return i < sizeof(actions) / sizeof(actions[0]) ? actions[i].name : NULL;
+}
+
 static error_t parse_word(struct arguments *a, char *word, struct argp_state *state)
 {
-	switch (state->arg_num) {
-	case 0:
+	if (!a->action) {
 		a->action = find_action(word);
+		const char *nearest = cow_args_nearest(word, action_name, NULL);
 		if (!a->action)
-			argp_error(state, "%s: not one of create, apply, delete, list", word);
+			argp_error(state, "%s: not one of create, apply, delete, list%s%s", word,
+				   nearest ? ": did you mean " : "", nearest ? nearest : "");
 		return 0;
-	case 1:
-		a->image = word;
-		return 0;
-	case 2:
-		if (!a->action->names_one)
-			return ARGP_ERR_UNKNOWN;
-		a->key.text = word;
-		return 0;
-	default:
-		return ARGP_ERR_UNKNOWN;
 	}
+	if (!a->image)
+		a->image = word;
+	else if (a->action->names_one && !a->key.text)
+		a->key.text = word;
+	else
+		return ARGP_ERR_UNKNOWN;
+	return 0;
+}
+
+/* -c, -a, -d, -l */
+static void set_action(struct arguments *a, const char *name, const char *snapshot,
+		       struct argp_state *state)
+{
+	if (a->action)
+		argp_error(state, "%s and %s: one action at a time", a->action->name, name);
+	a->action = find_action(name);
+	a->key.text = snapshot;
+}
+
+/* What is accepted has a meaning. */
+static void check_arguments(const struct arguments *a, struct argp_state *state)
+{
+	if (!a->action || !a->image) {
+		argp_error(state, "%s is missing",
+			   a->action ? "IMAGE" : "what to do (create, apply, delete or list)");
+		return;
+	}
+	const char *name = a->action->name;
+	bool lists = !a->action->names_one, creates = !strcmp(name, "create");
+	if (!lists && !a->key.text)
+		argp_error(state, "SNAPSHOT is missing");
+	else if (!lists && (a->common.json || a->common.share))
+		argp_error(state, "%s: %s is for list", name, a->common.json ? "--json" : "-U");
+	else if (a->freeze && !creates)
+		argp_error(state, "%s: --freeze is for create", name);
+	else if (a->key.by && (lists || creates))
+		argp_error(state, "%s: --id and --name are for apply and delete", name);
 }
 
 static error_t parse_option(int key, char *arg, struct argp_state *state)
@@ -177,19 +219,25 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
 	case 'n':
 		a->key.by = COW_SNAPSHOT_BY_NAME;
 		return 0;
-	case 'f':
+	case KEY_FREEZE:
 		a->freeze = true;
 		return 0;
-	case 'j':
-		a->json = true;
+	case 'c':
+		set_action(a, "create", arg, state);
+		return 0;
+	case 'a':
+		set_action(a, "apply", arg, state);
+		return 0;
+	case 'd':
+		set_action(a, "delete", arg, state);
+		return 0;
+	case 'l':
+		set_action(a, "list", NULL, state);
 		return 0;
 	case ARGP_KEY_ARG:
 		return parse_word(a, arg, state);
 	case ARGP_KEY_END:
-		if (!a->action || !a->image)
-			argp_error(state, "%s is missing", a->action ? "IMAGE" : "what to do");
-		else if (a->action->names_one && !a->key.text)
-			argp_error(state, "SNAPSHOT is missing");
+		check_arguments(a, state);
 		return 0;
 	default:
 		return ARGP_ERR_UNKNOWN;
@@ -227,8 +275,8 @@ int cow_cmd_snapshot(int argc, char **argv)
 	struct arguments a = { 0 };
 	struct cow_error err = { 0 };
 	struct cow_loop *loop;
-	if (argp_parse(&argp, argc, argv, 0, NULL, &a))
-		return 1;
+	cow_args_parse(&argp, COW_ARGS_QUIET | COW_ARGS_OUTPUT | COW_ARGS_FORMAT | COW_ARGS_SHARE,
+		       argc, argv, &a.common, &a);
 	uint32_t id;
 	if (a.action->live && cow_target_writer(a.image, &id))
 		return cow_ask_snapshot(id, a.action->name, &a.key, a.freeze);
@@ -239,5 +287,5 @@ int cow_cmd_snapshot(int argc, char **argv)
 		return cow_cmd_fail("out of memory");
 	int ret = a.action->run(&a, loop, &err);
 	cow_loop_free(loop);
-	return ret ? cow_cmd_fail("%s", err.text[0] ? err.text : strerror(-ret)) : 0;
+	return ret ? cow_named_fail(a.image, ret, &err) : 0;
 }

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* The program: a table of subcommands and nothing else. */
+#include "daemon/cli/args.h"
 #include "daemon/cli/cmd.h"
 
 #include <fcntl.h>
@@ -33,6 +34,31 @@ static const struct command commands[] = {
 };
 
 #define NR_COMMANDS (sizeof(commands) / sizeof(commands[0]))
+
+/* As other tools call the same. */
+static const struct {
+	const char *theirs, *ours;
+} others[] = {
+	{ "connect", "attach" },    { "mount", "attach" },  { "open", "attach" },
+	{ "disconnect", "detach" }, { "umount", "detach" }, { "close", "detach" },
+	{ "ls", "list" },	    { "status", "list" },   { "show", "info" },
+	{ "repair", "check" },	    { "fsck", "check" },    { "convert", "amend" },
+	{ "grow", "resize" },
+};
+
+static const char *command_name(const void *ctx, size_t i)
+{
+	(void)ctx;
+	return i < NR_COMMANDS ? commands[i].name : NULL;
+}
+
+static const char *meant(const char *word)
+{
+	for (size_t i = 0; i < sizeof(others) / sizeof(others[0]); i++)
+		if (!strcmp(others[i].theirs, word))
+			return others[i].ours;
+	return cow_args_nearest(word, command_name, NULL);
+}
 
 static void print_help(FILE *out)
 {
@@ -70,7 +96,7 @@ int main(int argc, char **argv)
 	fill_standard_streams();
 	if (argc < 2) {
 		print_help(stderr);
-		return 2;
+		return COW_EXIT_USAGE;
 	}
 	const char *word = argv[1];
 	if (!strcmp(word, "--help") || !strcmp(word, "-h") || !strcmp(word, "help")) {
@@ -83,8 +109,10 @@ int main(int argc, char **argv)
 	}
 	const struct command *command = find_command(word);
 	if (!command) {
-		cow_cmd_fail("%s: no such command: see `cowblk --help`", word);
-		return 2;
+		const char *nearest = meant(word);
+		cow_cmd_fail("%s: no such command%s%s: see `cowblk --help`", word,
+			     nearest ? ": did you mean " : "", nearest ? nearest : "");
+		return COW_EXIT_USAGE;
 	}
 	char *name = strdup(command->argv0);
 	if (!name)

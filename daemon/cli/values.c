@@ -2,7 +2,10 @@
 #include "daemon/cli/values.h"
 
 #include <stddef.h>
+#include <stdio.h>
 #include <string.h>
+
+#include "daemon/cli/args.h"
 
 /* Up to a comma that stands alone. */
 static char *next_word(char **list)
@@ -46,4 +49,38 @@ bool cow_value_compat(const char *value, uint32_t *version)
 	else
 		return false;
 	return true;
+}
+
+bool cow_values_is_help(const char *name, const char *value)
+{
+	return !value && (!strcmp(name, "help") || !strcmp(name, "?"));
+}
+
+void cow_values_help(const struct cow_value_doc *docs)
+{
+	puts("Options of -o, as NAME=VALUE[,NAME=VALUE...]:");
+	for (; docs->name; docs++)
+		printf("  %-20s %s\n", docs->name, docs->values);
+}
+
+static const char *doc_name(const void *ctx, size_t i)
+{
+	return ((const struct cow_value_doc *)ctx)[i].name;
+}
+
+void cow_values_unknown(const struct cow_value_doc *docs, const char *name,
+			struct argp_state *state)
+{
+	const char *nearest = cow_args_nearest(name, doc_name, docs);
+	argp_error(state, "-o %s: no such option%s%s: see -o help", name,
+		   nearest ? ": did you mean " : "", nearest ? nearest : "");
+}
+
+void cow_values_invalid(const struct cow_value_doc *docs, const char *name, const char *value,
+			struct argp_state *state)
+{
+	while (docs->name && strcmp(docs->name, name) != 0)
+		docs++;
+	argp_error(state, "-o %s: '%s' is not a valid value: %s", name, value,
+		   docs->name ? docs->values : "see -o help");
 }

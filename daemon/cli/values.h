@@ -3,6 +3,7 @@
 #ifndef COW_DAEMON_VALUES_H
 #define COW_DAEMON_VALUES_H
 
+#include <argp.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -16,5 +17,19 @@ char *cow_values_next(char **list, char **value);
 bool cow_value_switch(const char *value, bool *on);
 /* 0.10, v2, 1.1, v3. */
 bool cow_value_compat(const char *value, uint32_t *version);
+
+/* What -o takes, for people. name NULL: the end. */
+struct cow_value_doc {
+	const char *name, *values;
+};
+
+/* -o help: a line for each, to standard output. */
+void cow_values_help(const struct cow_value_doc *docs);
+/* End the process with a line: no such name (the nearest one is named), or no such value. */
+void cow_values_unknown(const struct cow_value_doc *docs, const char *name,
+			struct argp_state *state);
+void cow_values_invalid(const struct cow_value_doc *docs, const char *name, const char *value,
+			struct argp_state *state);
+bool cow_values_is_help(const char *name, const char *value);
 
 #endif

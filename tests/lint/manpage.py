@@ -8,6 +8,8 @@ import sys
 OPTION = re.compile(r"^ +(?:-(\w), )?--([a-z][a-z-]+)", re.M)
 COMMAND = re.compile(r"^  (\w+) +\w", re.M)
 FOR_ALL = {"help", "usage", "version"}
+# Described once for all commands.
+COMMON = {"quiet", "output", "format", "force-share", "progress"}
 # Of other programs, in examples.
 FOREIGN = {"now"}
 
@@ -39,6 +41,7 @@ def wanted(man, commands):
     found = sections(man)
     synopsis = plain(found.get("SYNOPSIS", ""))
     shared = plain(found.get("Passphrases", ""))
+    common = plain(found.get("Common options", ""))
     for name, options in commands.items():
         if not re.search(rf"^cowblk {name}\b", synopsis, re.M):
             yield f"{name}: not in the SYNOPSIS"
@@ -47,6 +50,10 @@ def wanted(man, commands):
             continue
         body = plain(found[name])
         for long, short in options.items():
+            if long in COMMON:
+                if not re.search(rf"--{long}(?![a-z-])", common) or (short and not re.search(rf"(?m)^-{short}\s*,\s*--{long}", common)):
+                    yield f"{name}: --{long} is not among the common options"
+                continue
             where = shared if long.startswith("key-") else body
             if not re.search(rf"--{long}(?![a-z-])", body) or not re.search(rf"--{long}(?![a-z-])", where):
                 yield f"{name}: --{long} is not described"
@@ -68,7 +75,8 @@ def check_self(man, commands):
     """The check must see what is missing."""
     broken = {
         "an option that goes": man.replace(r"\-\-no\-discard", r"\-\-discard"),
-        "a short option that goes": man.replace(r"\-q ", r"\-x "),
+        "a short option that goes": man.replace(r"\-r ", r"\-x "),
+        "a common option that goes": man.replace(r"\-\-force\-share", r"\-\-force"),
         "a command that goes": man.replace(".SS detach", ".SS retach"),
         "a way to give keys that goes": re.sub(r"(?s)\.SS Passphrases.*?(?=\.SH)", "", man),
     }

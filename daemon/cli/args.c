@@ -1,0 +1,296 @@
+/* SPDX-License-Identifier: MIT */
+#include "daemon/cli/args.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "daemon/cli/cmd.h"
+
+#define MAX_OPTIONS 64
+#define MAX_WORD 32
+
+/* ---- the nearest word ---- */
+
+static unsigned smallest(unsigned a, unsigned b, unsigned c)
+{
+	unsigned d = a < b ? a : b;
+	return d < c ? d : c;
+}
+
+/* Letters to change, insert, remove or swap with their neighbour. Both at most MAX_WORD long. */
+static unsigned distance(const char *a, const char *b)
+{
+	unsigned d[MAX_WORD + 1][MAX_WORD + 1];
+	size_t m = strlen(a), n = strlen(b);
+	for (size_t i = 0; i <= m; i++)
+		d[i][0] = (unsigned)i;
+	for (size_t j = 0; j <= n; j++)
+		d[0][j] = (unsigned)j;
+	for (size_t i = 1; i <= m; i++) {
+		for (size_t j = 1; j <= n; j++) {
+			unsigned change = d[i - 1][j - 1] + (a[i - 1] != b[j - 1]);
+			d[i][j] = smallest(d[i - 1][j] + 1, d[i][j - 1] + 1, change);
+			bool swapped =
+				i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1];
+			if (swapped && d[i - 2][j - 2] + 1 < d[i][j])
+				d[i][j] = d[i - 2][j - 2] + 1;
+		}
+	}
+	return d[m][n];
+}
+
+const char *cow_args_nearest(const char *typed, const char *(*word)(const void *ctx, size_t i),
+			     const void *ctx)
+{
+	const char *nearest = NULL, *one;
+	size_t len = strlen(typed);
+	if (len > MAX_WORD)
+		return NULL;
+	unsigned best = len < 4 ? 2 : (unsigned)len / 3 + 2; /* must be less */
+	for (size_t i = 0; (one = word(ctx, i)) != NULL; i++) {
+		if (!*one || strlen(one) > MAX_WORD)
+			continue;
+		/* Of a word that goes on, the beginning is enough. */
+		bool begins = len >= 2 && !strncmp(one, typed, len);
+		unsigned d = begins ? 0 : distance(typed, one);
+		if (d < best) {
+			best = d;
+			nearest = one;
+		}
+	}
+	return nearest;
+}
+
+/* ---- the common options ---- */
+
+enum { KEY_OUTPUT = 0x200, KEY_SHARE = 'U', KEY_PROGRESS = 'p' };
+
+static const struct {
+	unsigned take;
+	struct argp_option option;
+} common[] = {
+	{ COW_ARGS_QUIET, { "quiet", 'q', NULL, 0, "Print errors only", 0 } },
+	{ COW_ARGS_OUTPUT, { "json", 'j', NULL, 0, "Print JSON", 0 } },
+	{ COW_ARGS_OUTPUT,
+	  { "output", KEY_OUTPUT, "json|human", 0, "The same, as qemu-img spells it", 0 } },
+	{ COW_ARGS_FORMAT,
+	  { "format", 'f', "FORMAT", 0, "The image's format (-O as well): qcow2, no other", 0 } },
+	{ COW_ARGS_FORMAT, { NULL, 'O', "FORMAT", OPTION_HIDDEN, NULL, 0 } },
+	{ COW_ARGS_SHARE,
+	  { "force-share", KEY_SHARE, NULL, 0, "The image may be in use (as it always may)", 0 } },
+	{ COW_ARGS_PROGRESS,
+	  { "progress", KEY_PROGRESS, NULL, 0, "Show progress (without: on a terminal)", 0 } },
+};
+
+struct parse {
+	struct cow_args *args;
+	void *input;
+};
+
+static error_t parse_output(struct cow_args *args, const char *arg, struct argp_state *state)
+{
+	args->json = !strcmp(arg, "json");
+	if (!args->json && strcmp(arg, "human"))
+		argp_error(state, "--output %s: must be json or human", arg);
+	return 0;
+}
+
+static error_t parse_format(int key, const char *arg, struct argp_state *state)
+{
+	if (strcmp(arg, "qcow2"))
+		argp_error(state, "-%c %s: only qcow2 images are handled%s", key, arg,
+			   !strcmp(arg, "raw") ? ": for a raw one see losetup" : "");
+	return 0;
+}
+
+static error_t parse_common(int key, char *arg, struct argp_state *state)
+{
+	struct parse *parse = state->input;
+	switch (key) {
+	case ARGP_KEY_INIT:
+		state->child_inputs[0] = parse->input;
+		return 0;
+	case ARGP_KEY_ARG:
+		if (!*arg)
+			argp_error(state, "an argument is empty: a name or a size belongs there");
+		return ARGP_ERR_UNKNOWN;
+	case 'q':
+		parse->args->quiet = true;
+		return 0;
+	case 'j':
+		parse->args->json = true;
+		return 0;
+	case KEY_OUTPUT:
+		return parse_output(parse->args, arg, state);
+	case 'f':
+	case 'O':
+		return parse_format(key, arg, state);
+	case KEY_SHARE:
+		parse->args->share = true;
+		return 0;
+	case KEY_PROGRESS:
+		parse->args->progress = true;
+		return 0;
+	default:
+		return ARGP_ERR_UNKNOWN;
+	}
+}
+
+/* ---- options that nobody knows: found before getopt sees them ---- */
+
+struct known {
+	struct argp_option options[MAX_OPTIONS];
+	size_t nr;
+};
+
+static void add_known(struct known *known, const struct argp_option *options)
+{
+	for (; options && (options->name || options->key) && known->nr < MAX_OPTIONS; options++)
+		known->options[known->nr++] = *options;
+}
+
+static void gather(struct known *known, const struct argp *argp)
+{
+	static const struct argp_option own[] = { { "help", '?', NULL, 0, NULL, 0 },
+						  { "usage", 0x300, NULL, 0, NULL, 0 },
+						  { 0 } };
+	add_known(known, own);
+	add_known(known, argp->options);
+	for (const struct argp_child *c = argp->children; c && c->argp; c++)
+		add_known(known, c->argp->options);
+}
+
+static const char *long_name(const void *ctx, size_t i)
+{
+	const struct known *known = ctx;
+	if (i >= known->nr)
+		return NULL;
+	return known->options[i].name ? known->options[i].name : "";
+}
+
+static const struct argp_option *find_long(const struct known *known, const char *name, size_t len)
+{
+	const struct argp_option *found = NULL;
+	unsigned fits = 0;
+	for (size_t i = 0; i < known->nr; i++) {
+		const struct argp_option *o = &known->options[i];
+		if (!o->name || strncmp(o->name, name, len))
+			continue;
+		found = o;
+		if (!o->name[len])
+			return o;
+		fits++;
+	}
+	return fits == 1 ? found : NULL;
+}
+
+static const struct argp_option *find_short(const struct known *known, char letter)
+{
+	for (size_t i = 0; i < known->nr; i++)
+		if (known->options[i].key == letter)
+			return &known->options[i];
+	return NULL;
+}
+
+static void refuse(const char *program, const char *what, const char *hint)
+{
+	cow_cmd_fail("%s: no such option%s%s: see `%s --help`", what,
+		     hint ? ": did you mean --" : "", hint ? hint : "", program);
+	exit(COW_EXIT_USAGE);
+}
+
+/* What has a short name in no command may have one in another: its long one begins with it. */
+static const char *by_letter(const struct known *known, char letter)
+{
+	for (size_t i = 0; i < known->nr; i++)
+		if (known->options[i].name && known->options[i].name[0] == letter)
+			return known->options[i].name;
+	return NULL;
+}
+
+/* value: NULL if there is none. No option has a meaning for an empty one. */
+static void check_value(const char *program, const char *what, const struct argp_option *o,
+			const char *value)
+{
+	if (value && *value)
+		return;
+	cow_cmd_fail("%s: %s: %s: see `%s --help`", what,
+		     value ? "the value is empty" : "needs a value", o->arg, program);
+	exit(COW_EXIT_USAGE);
+}
+
+/* True: the value is the next word. */
+static bool scan_long(const struct known *known, const char *program, const char *word,
+		      const char *next)
+{
+	char name[128], what[130];
+	size_t len = strcspn(word + 2, "=");
+	snprintf(name, sizeof(name), "%.*s", (int)len, word + 2);
+	snprintf(what, sizeof(what), "--%s", name);
+	const struct argp_option *o = find_long(known, name, strlen(name));
+	if (!o)
+		refuse(program, what, cow_args_nearest(name, long_name, known));
+	if (o && !o->arg && word[2 + len]) {
+		cow_cmd_fail("--%s: takes no value: see `%s --help`", o->name, program);
+		exit(COW_EXIT_USAGE);
+	}
+	if (o && o->arg)
+		check_value(program, what, o, word[2 + len] ? word + 3 + len : next);
+	return o && o->arg && !word[2 + len];
+}
+
+static bool scan_short(const struct known *known, const char *program, const char *word,
+		       const char *next)
+{
+	for (const char *p = word + 1; *p; p++) {
+		const struct argp_option *o = find_short(known, *p);
+		char what[] = { '-', *p, '\0' };
+		if (!o)
+			refuse(program, what, by_letter(known, *p));
+		if (!o || !o->arg)
+			continue;
+		check_value(program, what, o, p[1] ? p + 1 : next);
+		return !p[1];
+	}
+	return false;
+}
+
+static void scan(const struct known *known, int argc, char **argv)
+{
+	for (int i = 1; i < argc && strcmp(argv[i], "--") != 0; i++) {
+		const char *next = i + 1 < argc ? argv[i + 1] : NULL;
+		if (argv[i][0] != '-' || !argv[i][1])
+			continue;
+		i += argv[i][1] == '-' ? scan_long(known, argv[0], argv[i], next)
+				       : scan_short(known, argv[0], argv[i], next);
+	}
+}
+
+/* ---- all ---- */
+
+void cow_args_parse(const struct argp *argp, unsigned take, int argc, char **argv,
+		    struct cow_args *args, void *input)
+{
+	struct argp_option options[sizeof(common) / sizeof(common[0]) + 1] = { 0 };
+	struct argp own = *argp;
+	struct argp_child children[] = { { &own, 0, NULL, 0 }, { 0 } };
+	struct argp all = { .options = options,
+			    .parser = parse_common,
+			    .args_doc = argp->args_doc,
+			    .doc = argp->doc,
+			    .children = children };
+	struct parse parse = { .args = args, .input = input };
+	struct known known = { .nr = 0 };
+	size_t nr = 0;
+	for (size_t i = 0; i < sizeof(common) / sizeof(common[0]); i++)
+		if (common[i].take & take)
+			options[nr++] = common[i].option;
+	own.args_doc = own.doc = NULL;
+	add_known(&known, options);
+	gather(&known, argp);
+	scan(&known, argc, argv);
+	argp_err_exit_status = COW_EXIT_USAGE;
+	if (argp_parse(&all, argc, argv, 0, NULL, &parse))
+		exit(COW_EXIT_USAGE);
+}

@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Command lines: what all subcommands have in common. A subcommand has its argp for what is its
+ * own; what qemu-img's commands all take, and how a wrong command line ends, is here.
+ */
+#ifndef COW_ARGS_H
+#define COW_ARGS_H
+
+#include <argp.h>
+#include <stdbool.h>
+#include <stddef.h>
+
+/* The status of every command line that is wrong. */
+#define COW_EXIT_USAGE 2
+
+/* Which of the common options a subcommand takes. */
+enum {
+	COW_ARGS_QUIET = 1,	/* -q, --quiet */
+	COW_ARGS_OUTPUT = 2,	/* --json, --output=json|human */
+	COW_ARGS_FORMAT = 4,	/* -f FORMAT, -O FORMAT: of an image, which is always qcow2 */
+	COW_ARGS_SHARE = 8,	/* -U: the image may be in use, as it may anyway */
+	COW_ARGS_PROGRESS = 16, /* -p */
+};
+
+struct cow_args {
+	bool quiet, json, share, progress;
+};
+
+/*
+ * Parses all of argv by `argp`, whose parser's input is `input`, and by the common options of
+ * `take`; *args is set before ARGP_KEY_END reaches argp's parser. Ends the process with one of the
+ * two words that are allowed to end it here: help asked for (0), a wrong command line
+ * (COW_EXIT_USAGE).
+ */
+void cow_args_parse(const struct argp *argp, unsigned take, int argc, char **argv,
+		    struct cow_args *args, void *input);
+
+/*
+ * The known word that was probably meant, or NULL: few letters are wrong, missing, too many or
+ * swapped. word(ctx, i) is the i-th, NULL at the end.
+ */
+const char *cow_args_nearest(const char *typed, const char *(*word)(const void *ctx, size_t i),
+			     const void *ctx);
+
+#endif
