@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/sysinfo.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -19,6 +20,7 @@
 #include "daemon/cli/leftover.h"
 #include "daemon/control/control.h"
 #include "daemon/control/record.h"
+#include "daemon/control/show.h"
 #include "daemon/server/report.h"
 #include "daemon/cli/passphrase.h"
 #include "daemon/device/harden.h"
@@ -158,6 +160,20 @@ static error_t parse_files(int key, char *arg, struct argp_state *state, struct 
 	}
 }
 
+/* The cache is locked memory, and refcounts get a quarter of it besides. */
+static void check_memory(unsigned long long bytes, const char *text, struct argp_state *state)
+{
+	struct sysinfo info;
+	char most[32];
+	if (sysinfo(&info))
+		return;
+	uint64_t half = (uint64_t)info.totalram * info.mem_unit / 2;
+	cow_show_bytes(half, most);
+	if (bytes > half)
+		argp_error(state, "--cache-size %s: at most half of this machine's memory, %s",
+			   text, most);
+}
+
 /* Options that choose among policies or take a size. */
 static error_t parse_policy(int key, char *arg, struct argp_state *state,
 			    struct cow_device_config *config)
@@ -167,6 +183,7 @@ static error_t parse_policy(int key, char *arg, struct argp_state *state,
 	case OPT_CACHE_SIZE:
 		if (cow_cmd_parse_size(arg, &bytes) || !bytes)
 			argp_error(state, "--cache-size %s: not a size like 16M", arg);
+		check_memory(bytes, arg, state);
 		config->open.cache_bytes = bytes;
 		return 0;
 	case OPT_DETECT_ZEROES:
@@ -480,6 +497,7 @@ int cow_cmd_attach(int argc, char **argv)
 	static struct cow_path real;
 	struct cow_error err = { 0 };
 	set_defaults(&attach);
+	cow_harden_allow_files();
 	cow_args_parse(&argp, COW_ARGS_QUIET | COW_ARGS_FORMAT, argc, argv, &attach.args, &attach);
 	if (nothing_to_write(&attach))
 		return COW_EXIT_USAGE;

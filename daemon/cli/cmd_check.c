@@ -14,6 +14,7 @@
 
 #include "daemon/cli/args.h"
 #include "daemon/cli/named.h"
+#include "daemon/control/show.h"
 #include "engine/check/check.h"
 #include "engine/host/system.h"
 
@@ -116,7 +117,7 @@ static void print_json(const char *image, const struct cow_check_result *r)
 	put_nonzero(o, "allocated-clusters", r->allocated_clusters);
 	put_nonzero(o, "fragmented-clusters", r->fragmented_clusters);
 	put_nonzero(o, "compressed-clusters", r->compressed_clusters);
-	json_object_object_add(o, "filename", json_object_new_string(image));
+	cow_show_string(o, "filename", image);
 	json_object_object_add(o, "format", json_object_new_string("qcow2"));
 	puts(json_object_to_json_string_ext(o, JSON_C_TO_STRING_PRETTY |
 						       JSON_C_TO_STRING_NOSLASHESCAPE));

@@ -3,7 +3,7 @@
  * cowblk info: what an image says of itself, with the names of `qemu-img info --output=json`.
  *
  * The data is gathered once, as JSON; the text for people is printed from it. Strings come from the
- * image: bytes that are not printable ASCII or well-formed UTF-8 are shown as '?'.
+ * image: JSON has them whole, in the text what is not printable is shown as '?'.
  */
 #include "daemon/cli/cmd.h"
 
@@ -212,8 +212,10 @@ static uint64_t get_u64(struct json_object *o, const char *key)
 static void print_optional(struct json_object *o, const char *key, const char *label)
 {
 	const char *value = get_string(o, key);
-	if (value)
-		printf("%s: %s\n", label, value);
+	char *clean = value ? cow_show_clean(value) : NULL;
+	if (clean)
+		printf("%s: %s\n", label, clean);
+	free(clean);
 }
 
 /* As qemu-img shows it: what is inside is indented. */
@@ -232,7 +234,9 @@ static void print_value(const char *key, struct json_object *value, int depth)
 			print_value(idx, json_object_array_get_idx(value, i), depth + 1);
 		}
 	} else {
-		printf(" %s\n", json_object_get_string(value));
+		char *clean = cow_show_clean(json_object_get_string(value));
+		printf(" %s\n", clean);
+		free(clean);
 	}
 }
 
@@ -249,11 +253,12 @@ static void print_text(struct json_object *o)
 	char size[32], disk[32];
 	cow_show_bytes(get_u64(o, "virtual-size"), size);
 	cow_show_bytes(get_u64(o, "actual-size"), disk);
+	char *name = cow_show_clean(get_string(o, "filename"));
 	printf("image: %s\nfile format: qcow2\nvirtual size: %s (%" PRIu64
 	       " bytes)\ndisk size: %s\n"
 	       "cluster size: %" PRIu64 "\n",
-	       get_string(o, "filename"), size, get_u64(o, "virtual-size"), disk,
-	       get_u64(o, "cluster-size"));
+	       name, size, get_u64(o, "virtual-size"), disk, get_u64(o, "cluster-size"));
+	free(name);
 	print_optional(o, "backing-filename", "backing file");
 	print_optional(o, "full-backing-filename", "backing file, full path");
 	print_optional(o, "backing-filename-format", "backing file format");

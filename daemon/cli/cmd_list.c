@@ -158,6 +158,24 @@ static void add_leftovers(struct json_object *all)
 	}
 }
 
+/* Names of files are bytes; JSON is UTF-8. */
+static void escape_names(struct json_object *all)
+{
+	static const char *const keys[] = { "image", "snapshot" };
+	struct json_object *v;
+	for (size_t i = 0; i < json_object_array_length(all); i++) {
+		struct json_object *o = json_object_array_get_idx(all, i);
+		for (size_t k = 0; k < sizeof(keys) / sizeof(keys[0]); k++) {
+			if (!json_object_object_get_ex(o, keys[k], &v))
+				continue;
+			char *name = strdup(json_object_get_string(v));
+			if (name)
+				cow_show_string(o, keys[k], name);
+			free(name);
+		}
+	}
+}
+
 int cow_cmd_list(int argc, char **argv)
 {
 	static uint32_t ids[MAX_DEVICES];
@@ -169,6 +187,8 @@ int cow_cmd_list(int argc, char **argv)
 	struct json_object *all = json_object_new_array();
 	survey(all, ids, (unsigned)nr);
 	add_leftovers(all);
+	if (args.json)
+		escape_names(all);
 	if (args.json)
 		puts(json_object_to_json_string_ext(all, JSON_C_TO_STRING_PRETTY |
 								 JSON_C_TO_STRING_SPACED |

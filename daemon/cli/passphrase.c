@@ -4,10 +4,12 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/keyctl.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -48,6 +50,8 @@ const struct argp cow_secret_argp = { .options = options, .parser = parse_option
 
 /* ---- files ---- */
 
+#define SAY_AFTER_MS 1000
+
 static int read_all(int fd, struct cow_secret *secret)
 {
 	uint8_t more;
@@ -64,9 +68,32 @@ static int read_all(int fd, struct cow_secret *secret)
 	return read(fd, &more, 1) == 0 ? 0 : -EFBIG;
 }
 
+/*
+ * Opens what read_all() reads. A named pipe may have no writer yet: who waits for one says so,
+ * but not about those that have something to say at once, like /dev/fd/3.
+ */
+static int open_source(int dir, const char *name)
+{
+	const int flags = O_RDONLY | O_CLOEXEC | O_NOCTTY;
+	struct stat st;
+	if (fstatat(dir, name, &st, 0) || !S_ISFIFO(st.st_mode))
+		return openat(dir, name, flags);
+	int fd = openat(dir, name, flags | O_NONBLOCK);
+	struct pollfd ready = { .fd = fd, .events = POLLIN };
+	if (fd < 0)
+		return fd;
+	if (!poll(&ready, 1, SAY_AFTER_MS)) {
+		fprintf(stderr, "cowblk: key file: waiting for who writes the pipe\n");
+		while (poll(&ready, 1, -1) < 0 && errno == EINTR)
+			;
+	}
+	fcntl(fd, F_SETFL, 0);
+	return fd;
+}
+
 static int load_at(int dir, const char *name, struct cow_secret *secret)
 {
-	int fd = openat(dir, name, O_RDONLY | O_CLOEXEC | O_NOCTTY);
+	int fd = open_source(dir, name);
 	if (fd < 0)
 		return -errno;
 	int ret = read_all(fd, secret);

@@ -44,11 +44,33 @@ char *cow_show_clean(const char *text)
 	return clean;
 }
 
+/* JSON can have control characters; what is no character is told by its bytes. */
+static char *escape(const char *text)
+{
+	char *escaped = malloc(4 * strlen(text) + 1), *out = escaped;
+	if (!escaped)
+		abort();
+	for (const unsigned char *p = (const unsigned char *)text; *p;) {
+		unsigned n = *p < 0x20 || *p == 0x7f		   ? 1
+			     : *p == 0xc2 && (p[1] & 0xc0) == 0x80 ? 2
+								   : utf8_bytes(p);
+		if (n) {
+			memcpy(out, p, n);
+			out += n;
+			p += n;
+		} else {
+			out += sprintf(out, "\\x%02x", *p++);
+		}
+	}
+	*out = '\0';
+	return escaped;
+}
+
 void cow_show_string(struct json_object *to, const char *key, const char *text)
 {
-	char *clean = cow_show_clean(text);
-	json_object_object_add(to, key, json_object_new_string(clean));
-	free(clean);
+	char *escaped = escape(text);
+	json_object_object_add(to, key, json_object_new_string(escaped));
+	free(escaped);
 }
 
 void cow_show_u64(struct json_object *to, const char *key, uint64_t value)
@@ -114,8 +136,12 @@ static void print_snapshot(struct json_object *s)
 		strftime(date, sizeof(date), "%Y-%m-%d %H:%M:%S", &tm);
 	snprintf(clock, sizeof(clock), "%02" PRIu64 ":%02" PRIu64 ":%02" PRIu64 ".%03" PRIu64,
 		 vm / 3600, vm / 60 % 60, vm % 60, get_u64(s, "vm-clock-nsec") / 1000000);
-	printf("%-9s %-16s %8s%20s%13s%11s\n", get_string(s, "id"), get_string(s, "name"), size,
-	       date, clock, get_string(s, "icount"));
+	char *id = cow_show_clean(get_string(s, "id")),
+	     *name = cow_show_clean(get_string(s, "name"));
+	printf("%-9s %-16s %8s%20s%13s%11s\n", id, name, size, date, clock,
+	       get_string(s, "icount"));
+	free(id);
+	free(name);
 }
 
 void cow_show_snapshots_text(struct json_object *list)
@@ -146,7 +172,9 @@ void cow_show_bitmaps_text(struct json_object *list)
 		printf("%-11s %-12s %s\n", "GRANULARITY", "STATE", "NAME");
 	for (size_t i = 0; i < json_object_array_length(list); i++) {
 		struct json_object *one = json_object_array_get_idx(list, i);
+		char *name = cow_show_clean(get_string(one, "name"));
 		printf("%-11" PRIu64 " %-12s %s\n", get_u64(one, "granularity"),
-		       get_string(one, "state"), get_string(one, "name"));
+		       get_string(one, "state"), name);
+		free(name);
 	}
 }

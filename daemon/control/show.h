@@ -15,7 +15,7 @@
  */
 char *cow_show_clean(const char *text);
 
-/* Adds text from an image: bytes that are not printable ASCII or well-formed UTF-8 become '?'. */
+/* Adds text from an image. Bytes that are no UTF-8 become "\xNN", all else stays what it is. */
 void cow_show_string(struct json_object *to, const char *key, const char *text);
 void cow_show_u64(struct json_object *to, const char *key, uint64_t value);
 

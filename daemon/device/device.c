@@ -61,6 +61,7 @@ static int open_image(struct cow_device *dev, const struct cow_device_config *co
 	if (ret)
 		return cow_error_set(err, ret, "io_uring: %s", strerror(-ret));
 	cow_loop_enter(dev->loop);
+	dev->temporary = config->temporary;
 	if (config->temporary)
 		ret = cow_temporary_open(dev->loop, config->image_path, &config->open, &dev->image,
 					 err);
@@ -439,12 +440,12 @@ static int stop_unused(struct cow_device *dev, const atomic_bool *given_up, stru
 		return busy_error(dev, err);
 	if (fd < 0)
 		return cannot_stop(dev, fd, err);
-	int ret = fsync(fd) ? -errno : 0;
+	int ret = fsync(fd) && !dev->temporary ? -errno : 0;
 	if (ret) {
 		close(fd);
 		return cow_error_set(err, ret,
-				     "%s: cannot flush: %s: mend that and detach again, or lose "
-				     "data with --force",
+				     "%s: cannot flush: %s: writes that failed are lost; mend that "
+				     "and detach again to keep the rest, or lose it with --force",
 				     dev->path, strerror(-ret));
 	}
 	if (dev->ctrl.features & UB_F_SAFE_STOP_DEV) {

@@ -69,6 +69,7 @@ struct cow_device {
 	struct cow_loop *loop; /* for open and close, of the same thread */
 	struct cow_image *image;
 	struct cow_image_geometry geometry;
+	bool temporary; /* what is written is thrown away: a failed flush loses nothing */
 	uint32_t id;
 	char disk[16];	/* "ublkb0" */
 	char path[24];	/* "/dev/ublkb0" */

@@ -79,3 +79,18 @@ void cow_harden_close_inherited(void)
 	if (syscall(SYS_close_range, STDERR_FILENO + 1, ~0u, 0))
 		warn("close_range");
 }
+
+#define FILES 4096u
+
+void cow_harden_allow_files(void)
+{
+	struct rlimit limit;
+	if (getrlimit(RLIMIT_NOFILE, &limit) || limit.rlim_cur >= FILES)
+		return;
+	struct rlimit wanted = { .rlim_cur = FILES,
+				 .rlim_max = limit.rlim_max < FILES ? FILES : limit.rlim_max };
+	if (!setrlimit(RLIMIT_NOFILE, &wanted))
+		return;
+	limit.rlim_cur = limit.rlim_max < FILES ? limit.rlim_max : FILES;
+	setrlimit(RLIMIT_NOFILE, &limit);
+}

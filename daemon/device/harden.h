@@ -30,4 +30,7 @@ int cow_harden_keep_capabilities(uint64_t bits);
  */
 void cow_harden_close_inherited(void);
 
+/* So many files as a chain, its rings and its device may need, even where the shell allows few. */
+void cow_harden_allow_files(void);
+
 #endif

@@ -142,7 +142,8 @@ static int rule_compression_type(const struct cow_header *h, struct cow_error *e
 static int rule_size(const struct cow_header *h, struct cow_error *err)
 {
 	if (h->size_bytes % 512)
-		return BAD(size, "is no multiple of 512", h->size_bytes);
+		return BAD(size, "is no multiple of 512: round it up with qemu-img resize",
+			   h->size_bytes);
 	if (h->size_bytes > INT64_MAX)
 		return BAD(size, "is more than 2^63-1 bytes", h->size_bytes);
 	return 0;

@@ -110,7 +110,7 @@ static bool direct_accepts_sectors(int fd, const struct stat *st)
 static int cannot_open(const char *path, int ret, struct cow_error *err)
 {
 	return cow_error_set(err, ret, "%s: cannot open: %s%s", path, strerror(-ret),
-			     ret == -EROFS ? ": use it read-only" : "");
+			     ret == -EROFS ? ": it can only be read (attach --read-only)" : "");
 }
 
 /* O_NONBLOCK is for the open; it must not stay, io_uring heeds it. */

@@ -137,10 +137,11 @@ static int refuse_unsupported(struct cow_image *image, struct cow_chain *chain,
 	const struct cow_header *h = &image->header;
 	if (h->crypt_method == QCOW2_CRYPT_AES && image->writable &&
 	    !chain->options->write_legacy_aes)
-		return cow_error_set(err, -EROFS,
-				     "legacy AES encryption is weak: use it read-only, convert it "
-				     "to LUKS, or insist "
-				     "with --write-legacy-aes");
+		return cow_error_set(
+			err, -EROFS,
+			"legacy AES encryption is weak: attach it --read-only, convert it "
+			"to LUKS, or insist "
+			"with --write-legacy-aes");
 	if (image->compress && (h->crypt_method || (h->incompatible & QCOW2_INCOMPAT_DATA_FILE)))
 		return cow_error_set(
 			err, -ENOTSUP,
@@ -150,7 +151,7 @@ static int refuse_unsupported(struct cow_image *image, struct cow_chain *chain,
 		return cow_error_set(
 			err, -EROFS,
 			"the image is marked corrupt: repair it with cowblk check --repair all, "
-			"or use it read-only");
+			"or attach it --read-only");
 	return 0;
 }
 

@@ -122,13 +122,13 @@ static int verify(struct cow_image *image, uint64_t *tables, uint64_t nr, struct
 			return cow_error_set(
 				err, -EINVAL,
 				"a metadata table at offset %llu overlaps %s: repair it with "
-				"cowblk check --repair all, or use it read-only",
+				"cowblk check --repair all, or attach it --read-only",
 				(unsigned long long)tables[i], what);
 		if (i && tables[i] == tables[i - 1])
 			return cow_error_set(
 				err, -EINVAL,
 				"two metadata tables share offset %llu: repair the image with "
-				"cowblk check --repair all, or use it read-only",
+				"cowblk check --repair all, or attach it --read-only",
 				(unsigned long long)tables[i]);
 		cow_overlap_add(image, tables[i]);
 	}

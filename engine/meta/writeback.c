@@ -254,8 +254,8 @@ static bool sync_broke(const struct cow_commit *commit)
 /* A failed fdatasync may have thrown away what it was to write: nothing can be trusted after it. */
 static int sync_failed(struct cow_commit *commit)
 {
-	return cow_image_fail(commit->image, commit->task.loop, "fdatasync failed (error %d)",
-			      -commit->task.error);
+	return cow_image_fail(commit->image, commit->task.loop, "fdatasync failed: %s",
+			      strerror(-commit->task.error));
 }
 
 static const struct cow_step step_barrier_done, step_last_sync_done;
@@ -367,7 +367,8 @@ static enum cow_next unwind(struct cow_task *task)
 	if (sync_broke(commit) && !cow_image_is_failed(image))
 		sync_failed(commit);
 	else if (task->error != -ENOSPC && !cow_image_is_failed(image))
-		cow_image_fail(image, task->loop, "cannot write metadata (error %d)", -task->error);
+		cow_image_fail(image, task->loop, "cannot write metadata: %s",
+			       strerror(-task->error));
 	complete(commit, task->error == -ENOSPC ? -ENOSPC : -EIO);
 	return COW_END;
 }

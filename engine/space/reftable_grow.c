@@ -178,8 +178,8 @@ static enum cow_next done(struct cow_task *task)
 	uint64_t old = image->reftable.nr, old_off = image->reftable.off;
 	task->unwind = &cow_refill_unwind;
 	if (task->error) {
-		cow_image_fail(image, task->loop,
-			       "cannot switch to a larger refcount table (error %d)", -task->error);
+		cow_image_fail(image, task->loop, "cannot switch to a larger refcount table: %s",
+			       strerror(-task->error));
 		return cow_task_goto(task, task->unwind);
 	}
 	for (uint64_t i = 0; i < r->grow.blocks; i++) {

@@ -9,6 +9,7 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "engine/base/math.h"
 #include "engine/image/state.h"
@@ -339,8 +340,8 @@ static enum cow_next unwind(struct cow_task *task)
 		return cow_task_goto(task, &step_delay);
 	}
 	if (!cow_image_is_failed(q->image))
-		cow_image_fail(q->image, task->loop, "cannot update refcounts (error %d)",
-			       -task->error);
+		cow_image_fail(q->image, task->loop, "cannot update refcounts: %s",
+			       strerror(-task->error));
 	struct cow_waitlist wake;
 	cow_waitlist_init(&wake);
 	cow_mutex_lock(&q->lock);

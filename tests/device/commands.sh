@@ -66,7 +66,7 @@ mount -t tmpfs tmpfs locked-away
 mounts+=(locked-away)
 cp a.qcow2 locked-away
 mount -o remount,ro locked-away
-must_fail 'Read-only file system: use it read-only' "$cowblk" attach locked-away/a.qcow2
+must_fail 'Read-only file system: attach it --read-only' "$cowblk" attach locked-away/a.qcow2
 attach a locked-away/a.qcow2 --read-only
 detach "$a"
 must_fail '.' "$cowblk" detach /dev/ublkb9
