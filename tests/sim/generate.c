@@ -219,6 +219,8 @@ static void pick_range(struct sim_random *r, const struct sim_config *c, struct 
 struct habits {
 	unsigned weight[SIM_ZEROES + 1], sum;
 	uint64_t crash_every, fault_every, full_every, full_for;
+	unsigned late_percent, sequence_percent;
+	uint64_t last_end;
 	unsigned eager_percent, fua_percent, flush_twice_percent, chase_percent;
 };
 
@@ -240,6 +242,8 @@ static void draw_habits(struct habits *h, struct sim_random *r, const struct sim
 	h->fault_every = sim_chance(r, 50) ? 120 : 30 + sim_below(r, 300);
 	h->full_every = 10 + sim_below(r, sim_chance(r, 50) ? 60 : 400);
 	h->full_for = 4 + sim_below(r, 30);
+	h->late_percent = (unsigned)sim_below(r, sim_chance(r, 50) ? 5 : 20);
+	h->sequence_percent = sim_chance(r, 30) ? 60 : 5;
 	h->eager_percent = (unsigned)sim_below(r, 90);
 	h->fua_percent = sim_chance(r, 30) ? 30 : 4;
 	h->flush_twice_percent = (unsigned)sim_below(r, 60);
@@ -254,7 +258,7 @@ static enum sim_action_kind pick_kind(struct sim_random *r, const struct habits 
 	return (enum sim_action_kind)kind;
 }
 
-static void guest_action(struct sim_random *r, const struct sim_config *c, const struct habits *h,
+static void guest_action(struct sim_random *r, const struct sim_config *c, struct habits *h,
 			 struct sim_action *a)
 {
 	a->kind = pick_kind(r, h);
@@ -267,8 +271,12 @@ static void guest_action(struct sim_random *r, const struct sim_config *c, const
 		a->flags |= SIM_ZERO_DATA;
 	if (sim_chance(r, h->eager_percent))
 		a->flags |= SIM_EAGER;
-	if (a->kind != SIM_FLUSH)
-		pick_range(r, c, a);
+	if (a->kind == SIM_FLUSH)
+		return;
+	pick_range(r, c, a);
+	if (sim_chance(r, h->sequence_percent) && h->last_end + a->length <= c->size_bytes)
+		a->offset = h->last_end;
+	h->last_end = a->offset + a->length;
 }
 
 /* FLUSHes often come together. */
@@ -302,6 +310,56 @@ static void maybe_chase(struct sim_random *r, const struct habits *h, struct sim
 	if (next.kind <= SIM_GUEST_WRITE && next.length > 1u << 20)
 		next.length = 1u << 20;
 	sim_script_add(script, &next);
+}
+
+/* Written, then freed while a transfer of it takes long. */
+static void free_late(struct sim_random *r, struct sim_script *script, uint64_t at)
+{
+	const struct sim_config *c = &script->config;
+	uint64_t cluster = 1ull << c->cluster_bits;
+	struct sim_action put = { .kind = SIM_GUEST_WRITE, .offset = at, .length = cluster };
+	struct sim_action late = { .kind = sim_chance(r, 50) ? SIM_GUEST_WRITE : SIM_READ,
+				   .offset = at,
+				   .length = SECTOR * (1 + sim_below(r, cluster / SECTOR)),
+				   .queue = (unsigned)sim_below(r, c->queues),
+				   .flags = SIM_LATE | SIM_EAGER };
+	struct sim_action gone = { .kind = sim_chance(r, 60) ? SIM_DISCARD : SIM_ZEROES,
+				   .offset = at,
+				   .length = cluster,
+				   .flags = sim_chance(r, 50) ? SIM_EAGER : 0 };
+	if (sim_chance(r, 60))
+		sim_script_add(script, &put);
+	if (sim_chance(r, 80))
+		sim_script_add(script, &late);
+	sim_script_add(script, &gone);
+}
+
+/*
+ * Clusters are freed one behind the other while transfers of them take long, the unlinks are made
+ * durable, and others look for clusters: whatever is released too early meets one of them.
+ */
+static void maybe_late(struct sim_random *r, const struct habits *h, struct sim_script *script)
+{
+	const struct sim_config *c = &script->config;
+	uint64_t clusters = c->size_bytes >> c->cluster_bits, first;
+	if (!clusters || c->cluster_bits > 20 || !sim_chance(r, h->late_percent))
+		return;
+	first = sim_below(r, clusters);
+	for (uint64_t n = 1 + sim_below(r, 3); n && first < clusters; n--, first++) {
+		struct sim_action flush = { .kind = SIM_FLUSH,
+					    .queue = (unsigned)sim_below(r, c->queues),
+					    .flags = sim_chance(r, 50) ? SIM_EAGER : 0 };
+		free_late(r, script, first << c->cluster_bits);
+		if (n == 1 || sim_chance(r, 60))
+			sim_script_add(script, &flush);
+	}
+	for (unsigned n = (unsigned)sim_below(r, 10); n; n--) {
+		struct sim_action put = { .kind = SIM_GUEST_WRITE,
+					  .queue = (unsigned)sim_below(r, c->queues),
+					  .offset = sim_below(r, clusters) << c->cluster_bits,
+					  .length = 1ull << c->cluster_bits };
+		sim_script_add(script, &put);
+	}
 }
 
 /* What is not a guest request; false if it is not the time. */
@@ -396,6 +454,7 @@ void sim_script_make(struct sim_script *script, uint64_t seed, const struct sim_
 		sim_script_add(script, &a);
 		maybe_twice(&r, &habits, script);
 		maybe_chase(&r, &habits, script);
+		maybe_late(&r, &habits, script);
 		if (script->config.live && !sim_below(&more, script->config.live))
 			live_action(&more, &p, script);
 	}

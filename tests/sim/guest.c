@@ -139,11 +139,13 @@ void sim_guest_submit(struct sim_run *run, const struct sim_action *a)
 		return;
 	begin(run, op, a);
 	run->stats.ops++;
+	run->world.hold_steps = a->flags & SIM_LATE ? 400 : 0;
 	cow_loop_enter(&run->queue_loops[queue]->base);
 	cow_queue_submit(sim_image_queue(run, queue), idx, (enum cow_op_kind)a->kind,
 			 a->flags & (COW_OP_FUA | COW_OP_NOUNMAP), a->offset, a->length, op->buf,
 			 op_done, op);
 	cow_loop_enter(NULL);
+	run->world.hold_steps = 0;
 }
 
 bool sim_guest_busy(const struct sim_run *run)

@@ -35,13 +35,9 @@ static const struct {
 	const char *name;
 	unsigned flag;
 } flag_names[] = {
-	{ "fua", SIM_FUA },
-	{ "nounmap", SIM_NOUNMAP },
-	{ "zero", SIM_ZERO_DATA },
-	{ "kill", SIM_KILL },
-	{ "eager", SIM_EAGER },
-	{ "at-sync", SIM_AT_SYNC },
-	{ "at-header", SIM_AT_HEADER },
+	{ "fua", SIM_FUA },	    { "nounmap", SIM_NOUNMAP },	    { "zero", SIM_ZERO_DATA },
+	{ "kill", SIM_KILL },	    { "eager", SIM_EAGER },	    { "late", SIM_LATE },
+	{ "at-sync", SIM_AT_SYNC }, { "at-header", SIM_AT_HEADER },
 };
 #define NR_FLAGS (sizeof(flag_names) / sizeof(flag_names[0]))
 

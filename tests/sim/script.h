@@ -94,6 +94,7 @@ enum sim_flags {
 	SIM_NOUNMAP = 1 << 1,	/* values of enum cow_op_flags */
 	SIM_ZERO_DATA = 1 << 2, /* write zeros */
 	SIM_KILL = 1 << 3,
+	SIM_LATE = 1 << 7, /* the transfers that it starts at once are left lying for long */
 	SIM_AT_SYNC = 1 << 5,
 	SIM_AT_HEADER = 1 << 6, /* counted from the next write of the header */
 	SIM_EAGER = 1 << 4,	/* submit the next action before anything else happens */

@@ -59,7 +59,10 @@ static void loop_start(struct cow_loop *base, struct cow_io *io)
 		p->checksum = sim_checksum(io);
 	else if (io->kind == COW_IO_READ)
 		spoil(io);
-	if (sim_chance(&world->random, world->hold_percent)) {
+	if (world->hold_steps && (io->kind == COW_IO_READ || io->kind == COW_IO_WRITE)) {
+		p->held_until = world->steps + world->hold_steps / 2 +
+				sim_below(&world->random, world->hold_steps);
+	} else if (sim_chance(&world->random, world->hold_percent)) {
 		bool long_hold = sim_chance(&world->random, world->hold_long_percent);
 		p->held_until = world->steps + sim_below(&world->random, long_hold ? 20000 : 1000);
 	}
@@ -304,8 +307,9 @@ void sim_world_init(struct sim_world *world, uint64_t seed)
 	world->host.ops = &sim_host_ops;
 	world->random.state = seed;
 	world->lazy_loop = (unsigned)sim_below(&world->random, SIM_MAX_LOOPS * 2);
-	static const uint32_t paces[] = { 2000, 20000, 200000, 2000000 };
-	world->step_ns = paces[sim_below(&world->random, 4)];
+	/* what waits for some time (freed clusters) goes on in few steps, or in many */
+	static const uint32_t paces[] = { 2000, 200000, 2000000, 20000000, 20000000 };
+	world->step_ns = paces[sim_below(&world->random, 5)];
 	world->hold_percent =
 		1 + (unsigned)sim_below(&world->random, sim_chance(&world->random, 30) ? 20 : 5);
 	world->hold_long_percent = (unsigned)sim_below(&world->random, 60);

@@ -76,6 +76,8 @@ struct sim_world {
 	/* operations left lying; those of them for long */
 	unsigned hold_percent, hold_long_percent;
 	uint64_t step_ns; /* time passes by up to this in a step */
+	/* transfers started now are left lying for about so many steps; 0: as chance will have it */
+	uint64_t hold_steps;
 	enum sim_crash crash_kind;
 	bool powered_off; /* every operation fails without effect, the disk shows what survived */
 	struct sim_faults faults;
