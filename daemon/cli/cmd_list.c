@@ -2,6 +2,7 @@
 /* cowblk list: what is attached, asking each daemon. */
 #include <argp.h>
 #include <errno.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -95,20 +96,67 @@ static void format_state(struct json_object *o, char *text, size_t len)
 		snprintf(text, len, "does not answer (pid %s)", text_of(o, "pid"));
 }
 
+static uint64_t sum_of(struct json_object *counts)
+{
+	uint64_t sum = 0;
+	json_object_object_foreach(counts, key, count)
+	{
+		(void)key;
+		sum += json_object_get_uint64(count);
+	}
+	return sum;
+}
+
+/* "; 7 I/O errors (last: read at offset 4096: Input/output error)", or nothing. */
+static void add_errors(FILE *out, struct json_object *o)
+{
+	struct json_object *counts, *last;
+	/* Missing where the daemon did not answer, null while it closes the image. */
+	if (!json_object_object_get_ex(o, "errors", &counts) || !counts ||
+	    !json_object_object_get_ex(o, "last-error", &last) || !last)
+		return;
+	uint64_t nr = sum_of(counts);
+	fprintf(out, "; %" PRIu64 " I/O error%s (last: %s", nr, nr == 1 ? "" : "s",
+		text_of(last, "kind"));
+	if (strcmp(text_of(last, "kind"), "flush"))
+		fprintf(out, " at offset %s", text_of(last, "offset"));
+	fprintf(out, ": %s)", text_of(last, "error"));
+}
+
+/* The mode, and what the host has refused. malloc'ed. */
+static char *describe_mode(struct json_object *o)
+{
+	char mode[300], *text = NULL;
+	size_t len;
+	struct json_object *note;
+	FILE *out = open_memstream(&text, &len);
+	if (!out)
+		abort();
+	format_mode(o, mode, sizeof(mode));
+	fputs(mode, out);
+	add_errors(out, o);
+	if (json_object_object_get_ex(o, "discard-note", &note))
+		fprintf(out, "; %s", json_object_get_string(note));
+	if (fclose(out))
+		abort();
+	char *clean = cow_show_clean(text);
+	free(text);
+	return clean;
+}
+
 /* state_width: the column is as wide as the longest of all rows. */
 static void print_row(struct json_object *o, int state_width)
 {
-	char size[32], mode[300], state[64];
+	char size[32], state[64];
 	struct json_object *v;
 	format_size(json_object_object_get_ex(o, "size", &v) ? json_object_get_uint64(v) : 0, size,
 		    sizeof(size));
-	format_mode(o, mode, sizeof(mode));
 	format_state(o, state, sizeof(state));
-	char *image = cow_show_clean(text_of(o, "image")), *clean_mode = cow_show_clean(mode);
+	char *image = cow_show_clean(text_of(o, "image")), *mode = describe_mode(o);
 	printf("%-14s %-32s %10s %-*s %6s %7s  %s\n", text_of(o, "device"), image, size,
-	       state_width, state, text_of(o, "queues"), text_of(o, "pid"), clean_mode);
+	       state_width, state, text_of(o, "queues"), text_of(o, "pid"), mode);
 	free(image);
-	free(clean_mode);
+	free(mode);
 }
 
 static void print_table(struct json_object *all)

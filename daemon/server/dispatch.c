@@ -14,6 +14,7 @@
 
 #include "daemon/control/control.h"
 #include "daemon/server/client.h"
+#include "daemon/server/health.h"
 #include "daemon/server/report.h"
 #include "engine/base/assert.h"
 #include "engine/base/log.h"
@@ -104,6 +105,7 @@ static struct json_object *status_reply(const struct cow_dispatch *d)
 	json_object_object_add(reply, "ok", json_object_new_boolean(true));
 	json_object_object_add(reply, "state", json_object_new_string(state));
 	json_object_object_add(reply, "failure", failure ? json_object_new_string(failure) : NULL);
+	cow_health_show(reply, ending ? NULL : d->config.device->image);
 	json_object_object_add(reply, "transfer", json_object_new_string(d->config.transfer));
 	json_object_object_add(reply, "given-up",
 			       json_object_new_string(d->config.device->sandbox.text));

@@ -24,6 +24,7 @@ enum cow_lock_rank {
 	COW_RANK_FREEZE = 10,	  /* requests parked by a freeze */
 	COW_RANK_FAIL = 11,	  /* the sticky failure's text */
 	COW_RANK_INFLATED = 12,	  /* inflated clusters */
+	COW_RANK_HOST_ERROR = 13, /* the last error of a host file */
 };
 
 #if defined(__clang__)

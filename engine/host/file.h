@@ -11,6 +11,7 @@
 #include <stdint.h>
 
 #include "engine/base/error.h"
+#include "engine/host/health.h"
 
 enum cow_open_flags {
 	COW_OPEN_WRITE = 1 << 0, /* read-write, else read-only */
@@ -51,9 +52,10 @@ struct cow_file {
 	bool block_device; /* fixed size, no resize */
 	/* whoever writes to it may make it longer and shorter: its length says nothing */
 	bool unlocked;
-	/* COW_IO_PUNCH works (probed or assumed; the engine copes with -EOPNOTSUPP) */
+	/* COW_IO_PUNCH may be tried; whether it works, health.cannot_punch tells */
 	bool can_punch;
 	atomic_bool complained; /* the log has the first error of a request's I/O */
+	struct cow_health health;
 };
 
 struct cow_root;

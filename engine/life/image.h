@@ -16,6 +16,7 @@
 
 #include "engine/base/error.h"
 #include "engine/crypt/secret.h"
+#include "engine/host/health.h"
 #include "engine/loop/loop.h"
 
 struct cow_image;
@@ -93,6 +94,20 @@ const struct cow_image_geometry *cow_image_geometry(const struct cow_image *imag
 const char *cow_image_path(const struct cow_image *image);
 /* NULL while sound; else one line why the image is failed for writing. */
 const char *cow_image_failure(const struct cow_image *image);
+
+/* How the host has treated the files of the whole chain since the image was opened. */
+struct cow_image_health {
+	uint64_t nr_errors[COW_HEALTH_NR];
+	struct cow_health_error last; /* error 0: none */
+	const char *last_file;	      /* path, lives as long as the image; NULL: none */
+	/* discards are taken, but the host was found to give no space back */
+	bool cannot_punch;
+	/* what is discarded goes back to the host, as far as is known: its first refusal tells */
+	bool gives_space_back;
+};
+
+/* Any thread. */
+void cow_image_health(const struct cow_image *image, struct cow_image_health *out);
 
 /* ---- requests ---- */
 

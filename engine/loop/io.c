@@ -55,6 +55,31 @@ static void complain(struct cow_io *io, const char *why)
 		(unsigned long long)io->offset, why);
 }
 
+/*
+ * Counted, however often the guest tries. That a host makes no holes, or a block device has one
+ * length, is no error: the engine does without. But space does not come back then, and the guest's
+ * fstrim says that it did: one line.
+ */
+static void note_error(struct cow_io *io, int error)
+{
+	static const enum cow_health_kind kinds[] = {
+		[COW_IO_READ] = COW_HEALTH_READ,    [COW_IO_WRITE] = COW_HEALTH_WRITE,
+		[COW_IO_SYNC] = COW_HEALTH_FLUSH,   [COW_IO_PUNCH] = COW_HEALTH_DISCARD,
+		[COW_IO_RESIZE] = COW_HEALTH_WRITE,
+	};
+	struct cow_file *file = io->file;
+	if (io->kind == COW_IO_TIMER || (io->kind == COW_IO_RESIZE && error == ENOTSUP))
+		return;
+	if (io->kind != COW_IO_PUNCH || error != EOPNOTSUPP)
+		cow_health_note(&file->health, kinds[io->kind], io->offset + io->progress_bytes,
+				error);
+	else if (!atomic_exchange(&file->health.cannot_punch, true))
+		cow_log(COW_LOG_WARNING,
+			"%s: discards give no space back: the host cannot punch holes into this "
+			"file",
+			file->path ? file->path : "?");
+}
+
 /* What the I/O says about the file's length. */
 static void note_length(struct cow_io *io, int result)
 {
@@ -110,6 +135,8 @@ static void finish(struct cow_io *io, int result)
 	note_length(io, result);
 	if (!result && io->kind == COW_IO_READ && reads_lost(io))
 		result = -EIO;
+	if (result < 0)
+		note_error(io, -result);
 	io->result = result;
 	io->done(io);
 }
@@ -127,6 +154,8 @@ static void finish_short_read(struct cow_io *io, uint64_t end)
 	else if (lost)
 		cow_file_note_cut(io->file, end);
 	io->result = lost || cow_file_is_cut(io->file) ? -EIO : 0;
+	if (io->result)
+		note_error(io, EIO);
 	io->done(io);
 }
 

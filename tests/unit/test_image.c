@@ -10,6 +10,7 @@
 
 #include "engine/base/be.h"
 #include "engine/base/buf.h"
+#include "engine/base/log.h"
 #include "engine/create/create.h"
 #include "engine/format/format.h"
 #include "engine/life/image.h"
@@ -166,12 +167,111 @@ static void test_opening_syncs_first(void **state)
 	assert_true(synced_first(f->m, start));
 }
 
+static unsigned nr_punch_lines;
+
+static void count_punch_lines(enum cow_log_level level, const char *line)
+{
+	nr_punch_lines += strstr(line, "cannot punch holes") != NULL;
+}
+
+static void fail_next(struct fixture *f, enum cow_io_kind kind, int error, unsigned nr)
+{
+	f->m->fail_kind = kind;
+	f->m->fail_error = error;
+	f->m->fail_skip = 0;
+	f->m->fail_more = nr - 1;
+}
+
+static void expect_errors(struct fixture *f, const uint64_t nr[COW_HEALTH_NR])
+{
+	struct cow_image_health health;
+	cow_image_health(f->image, &health);
+	for (unsigned i = 0; i < COW_HEALTH_NR; i++)
+		assert_int_equal(health.nr_errors[i], nr[i]);
+}
+
+/* A guest repeats what fails: each is counted, and the last is known. The image stays live. */
+static void test_host_errors_are_counted(void **state)
+{
+	struct fixture *f = *state;
+	struct cow_image_health health;
+	open_image(f, true, 0);
+	assert_int_equal(cow_queue_do(f->queue, COW_OP_WRITE, 0, 0, CLUSTER, f->buf), 0);
+	assert_int_equal(cow_queue_do(f->queue, COW_OP_FLUSH, 0, 0, 0, NULL), 0);
+	expect_errors(f, (uint64_t[]){ 0, 0, 0, 0 });
+	cow_image_health(f->image, &health);
+	assert_int_equal(health.last.error, 0);
+	assert_null(health.last_file);
+	fail_next(f, COW_IO_READ, -EIO, 3);
+	for (unsigned i = 0; i < 3; i++)
+		assert_int_equal(cow_queue_do(f->queue, COW_OP_READ, 0, 0, CLUSTER, f->buf), -EIO);
+	assert_int_equal(cow_queue_do(f->queue, COW_OP_READ, 0, 0, CLUSTER, f->buf), 0);
+	expect_errors(f, (uint64_t[]){ 3, 0, 0, 0 });
+	uint64_t at = f->m->trace[f->m->nr_trace - 1].offset;
+	fail_next(f, COW_IO_WRITE, -ENOSPC, 1);
+	assert_int_equal(cow_queue_do(f->queue, COW_OP_WRITE, 0, 0, CLUSTER, f->buf), -ENOSPC);
+	expect_errors(f, (uint64_t[]){ 3, 1, 0, 0 });
+	cow_image_health(f->image, &health);
+	assert_int_equal(health.last.kind, COW_HEALTH_WRITE);
+	assert_int_equal(health.last.error, ENOSPC);
+	assert_int_equal(health.last.offset, at);
+	assert_true(health.last.time_nsec > 0);
+	assert_string_equal(health.last_file, "/disk");
+	assert_null(cow_image_failure(f->image));
+	close_image(f);
+}
+
+/* Writes some spans whole, discards them, and waits until their clusters are released. */
+static void discard_some(struct fixture *f, unsigned first, unsigned nr)
+{
+	uint64_t at = (uint64_t)first * SPAN;
+	for (unsigned i = 0; i < nr * SPAN / (NR_SPANS * CLUSTER); i++)
+		assert_int_equal(cow_queue_do(f->queue, COW_OP_WRITE, 0,
+					      at + (uint64_t)i * NR_SPANS * CLUSTER,
+					      NR_SPANS * CLUSTER, f->buf),
+				 0);
+	assert_int_equal(cow_queue_do(f->queue, COW_OP_DISCARD, 0, at, nr * SPAN, NULL), 0);
+	assert_int_equal(cow_queue_do(f->queue, COW_OP_FLUSH, 0, 0, 0, NULL), 0);
+	for (unsigned i = 0; i < 1000; i++)
+		cow_loop_run(&f->m->loop, false);
+}
+
+/* The guest is told that its discards succeed; we say once that they give nothing back. */
+static void test_host_that_cannot_punch(void **state)
+{
+	struct fixture *f = *state;
+	struct cow_image_health health;
+	cow_log_set_sink(count_punch_lines, COW_LOG_WARNING);
+	open_image(f, true, 0);
+	discard_some(f, 0, 4);
+	cow_image_health(f->image, &health);
+	assert_true(health.gives_space_back);
+	assert_false(health.cannot_punch);
+	assert_int_equal(nr_punch_lines, 0);
+	fail_next(f, COW_IO_PUNCH, -EOPNOTSUPP, 1000);
+	discard_some(f, 0, 4);
+	discard_some(f, 8, 4);
+	assert_true(f->m->fail_more < 999); /* it was tried again */
+	cow_image_health(f->image, &health);
+	assert_false(health.gives_space_back);
+	assert_true(health.cannot_punch);
+	assert_int_equal(nr_punch_lines, 1);
+	expect_errors(f, (uint64_t[]){ 0, 0, 0, 0 });
+	/* Another error of a discard is one. */
+	fail_next(f, COW_IO_PUNCH, -EIO, 1);
+	discard_some(f, 16, 4);
+	expect_errors(f, (uint64_t[]){ 0, 0, 0, 1 });
+	close_image(f);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(test_small_cache, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_discard_of_metadata, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_opening_syncs_first, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_host_errors_are_counted, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_host_that_cannot_punch, setup, teardown),
 	};
 	return cmocka_run_group_tests_name("image", tests, NULL, NULL);
 }
