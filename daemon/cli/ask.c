@@ -70,11 +70,9 @@ int cow_ask_show_error(uint32_t id, struct json_object *reply)
 	return status;
 }
 
-int cow_ask(struct cow_talk *talk, uint32_t id, struct json_object *request,
-	    struct json_object **reply)
+/* What an answer means, when there was one. */
+static int judge(uint32_t id, struct json_object **reply, int error)
 {
-	int error;
-	*reply = cow_ask_within(talk, id, request, COW_ASK_LIMIT_MS, UINT_MAX, &error);
 	if (!*reply)
 		return cow_ask_fail(id, error);
 	if (!cow_control_reply_error(*reply))
@@ -82,4 +80,20 @@ int cow_ask(struct cow_talk *talk, uint32_t id, struct json_object *request,
 	int status = cow_ask_show_error(id, *reply);
 	*reply = NULL;
 	return status;
+}
+
+int cow_ask(struct cow_talk *talk, uint32_t id, struct json_object *request,
+	    struct json_object **reply)
+{
+	int error;
+	*reply = cow_ask_within(talk, id, request, COW_ASK_LIMIT_MS, UINT_MAX, &error);
+	return judge(id, reply, error);
+}
+
+int cow_ask_again(struct cow_talk *talk, uint32_t id, struct json_object *request,
+		  struct json_object **reply)
+{
+	int error = cow_talk_send(talk, request);
+	*reply = error ? NULL : cow_talk_receive(talk, &error);
+	return judge(id, reply, error);
 }

@@ -27,6 +27,9 @@ struct json_object *cow_ask_within(struct cow_talk *talk, uint32_t id, struct js
 				   unsigned silence_ms, unsigned limit_ms, int *error);
 /* Puts the reply; tells an error that it says. Exit status. */
 int cow_ask_show_error(uint32_t id, struct json_object *reply);
+/* Another request on the same connection, from where its first answer has left it. */
+int cow_ask_again(struct cow_talk *talk, uint32_t id, struct json_object *request,
+		  struct json_object **reply);
 
 /* Tells that the daemon's answer did not come, for error -errno; the exit status. */
 int cow_ask_fail(uint32_t id, int error);

@@ -1,13 +1,19 @@
 /* SPDX-License-Identifier: MIT */
 #include "daemon/cli/ask_snapshot.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <unistd.h>
 
 #include "daemon/cli/ask.h"
 #include "daemon/cli/cmd.h"
-#include "daemon/cli/fsfreeze.h"
 #include "daemon/control/control.h"
+#include "daemon/holders/fsfreeze.h"
+
+/* Written back while they run: that hurts nobody, and may be much. */
+#define SYNC_LIMIT_MS 600000
+/* From the first file system frozen to the last one thawed. */
+#define FREEZE_LIMIT_MS 30000
 
 static struct json_object *new_request(const char *action, const struct cow_snapshot_key *key)
 {
@@ -29,21 +35,73 @@ static void show(struct json_object *reply)
 		fprintf(stderr, "requests waited for %.1f ms\n", json_object_get_double(pause));
 }
 
+/* ---- with the file systems on it frozen ---- */
+
+static void say(const char *text)
+{
+	fprintf(stderr, "cowblk: %s\n", text);
+}
+
+/*
+ * They are frozen when the daemon has nothing else to do any more, and thawed when it has answered
+ * or the time is over: the owner of the freeze sees to that.
+ */
+static int act_frozen(struct cow_talk *talk, uint32_t id, struct cow_fsfreeze *f,
+		      const struct cow_snapshot_key *key, struct json_object **reply)
+{
+	struct cow_error err = { 0 };
+	if (cow_fsfreeze_freeze(f, &err))
+		return cow_cmd_fail("/dev/ublkb%u: %s", id, err.text);
+	struct json_object *go = json_object_new_object();
+	json_object_object_add(go, "go", json_object_new_boolean(true));
+	int status = cow_ask_again(talk, id, go, reply);
+	if (!cow_fsfreeze_thaw(f, &err))
+		return status;
+	if (!status)
+		cow_cmd_fail("/dev/ublkb%u: %s: what lies in snapshot %s may need recovery", id,
+			     err.text, key->text);
+	return 1;
+}
+
+static int ask_frozen(struct cow_talk *talk, uint32_t id, struct json_object *request,
+		      const struct cow_snapshot_key *key, struct json_object **reply)
+{
+	struct cow_fsfreeze f;
+	struct cow_error err = { 0 };
+	char disk[24];
+	snprintf(disk, sizeof(disk), "ublkb%u", id);
+	talk->fd = -1;
+	int ret = cow_fsfreeze_prepare(&f, disk, SYNC_LIMIT_MS, FREEZE_LIMIT_MS, say, &err);
+	if (ret) {
+		json_object_put(request);
+		return cow_cmd_fail("/dev/%s: %s%s", disk, err.text,
+				    ret == -ENOENT ? ": leave out --freeze" : "");
+	}
+	json_object_object_add(request, "freeze", json_object_new_boolean(true));
+	int status = cow_ask(talk, id, request, reply);
+	if (!status && !cow_control_number(*reply, "ready"))
+		status = cow_cmd_fail("/dev/%s: its daemon is older than this command: snapshot %s "
+				      "was made without a freeze",
+				      disk, key->text);
+	if (status) {
+		cow_fsfreeze_leave(&f);
+		return status;
+	}
+	json_object_put(*reply);
+	*reply = NULL;
+	return act_frozen(talk, id, &f, key, reply);
+}
+
 int cow_ask_snapshot(uint32_t id, const char *action, const struct cow_snapshot_key *key,
 		     bool freeze)
 {
-	struct cow_fsfreeze frozen = { 0 };
-	struct cow_error err = { 0 };
 	struct cow_talk talk;
-	struct json_object *reply;
-	if (freeze && cow_fsfreeze(id, &frozen, &err))
-		return cow_cmd_fail("%s", err.text);
-	int status = cow_ask(&talk, id, new_request(action, key), &reply);
+	struct json_object *reply = NULL, *request = new_request(action, key);
+	int status = freeze ? ask_frozen(&talk, id, request, key, &reply)
+			    : cow_ask(&talk, id, request, &reply);
 	cow_talk_close(&talk);
-	cow_fsthaw(&frozen);
-	if (status)
-		return status;
-	show(reply);
+	if (reply)
+		show(reply);
 	json_object_put(reply);
-	return 0;
+	return status;
 }

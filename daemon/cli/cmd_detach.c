@@ -8,7 +8,6 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "daemon/device/busy.h"
 #include "daemon/cli/args.h"
 #include "daemon/cli/ask.h"
 #include "daemon/cli/cmd.h"
@@ -17,12 +16,16 @@
 #include "daemon/control/control.h"
 #include "daemon/control/record.h"
 #include "daemon/control/target.h"
+#include "daemon/holders/busy.h"
+#include "daemon/holders/fsfreeze.h"
 
 /* --force: for a word of the daemon's, and for a daemon that says that it is at work. */
 #define FORCE_SILENCE_MS 5000u
 #define FORCE_LIMIT_MS 300000u
 #define LOOKER_WAIT_MS 1000
 #define POLL_MS 50
+/* For what is mounted to be written back by force. */
+#define SYNC_LIMIT_MS 30000
 
 struct detach {
 	bool all, force;
@@ -80,7 +83,7 @@ static bool is_in_use(uint32_t id, char *who, size_t len)
 {
 	char disk[24];
 	snprintf(disk, sizeof(disk), "ublkb%u", id);
-	for (unsigned ms = 0; cow_busy_find(disk, who, len); ms += POLL_MS) {
+	for (unsigned ms = 0; cow_busy_find_everywhere(disk, who, len); ms += POLL_MS) {
 		if (ms >= LOOKER_WAIT_MS)
 			return true;
 		nanosleep(&(struct timespec){ .tv_nsec = POLL_MS * 1000000 }, NULL);
@@ -109,11 +112,32 @@ static int ask(uint32_t id)
 	return status;
 }
 
+static void say(const char *text)
+{
+	fprintf(stderr, "cowblk: %s\n", text);
+}
+
+/* What the kernel does of that when a device goes is not enough: btrfs loses what it has in memory. */
+static void write_back(uint32_t id)
+{
+	struct cow_fsfreeze f;
+	struct cow_error err = { 0 };
+	char disk[24];
+	snprintf(disk, sizeof(disk), "ublkb%u", id);
+	int ret = cow_fsfreeze_prepare(&f, disk, SYNC_LIMIT_MS, 0, say, &err);
+	if (!ret)
+		cow_fsfreeze_leave(&f);
+	else if (ret != -ENOENT)
+		fprintf(stderr, "cowblk: /dev/%s: what is mounted is not written back: %s\n", disk,
+			err.text);
+}
+
 /* A daemon that answers does it best; the others are not asked for long. */
 static int force_out(const struct cow_record *record)
 {
 	struct cow_talk talk;
 	int error;
+	write_back(record->id);
 	struct json_object *reply = cow_ask_within(&talk, record->id, new_request(true),
 						   FORCE_SILENCE_MS, FORCE_LIMIT_MS, &error);
 	if (reply && !cow_control_reply_error(reply))
@@ -139,7 +163,7 @@ static int no_record(uint32_t id, int error)
 static int detach_id(uint32_t id, bool force)
 {
 	struct cow_record record;
-	char who[256];
+	char who[512];
 	int ret = cow_record_read(id, &record), status;
 	if (ret)
 		return no_record(id, ret);

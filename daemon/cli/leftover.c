@@ -12,7 +12,7 @@
 #include "daemon/cli/cmd.h"
 #include "daemon/control/control.h"
 #include "daemon/control/target.h"
-#include "daemon/device/busy.h"
+#include "daemon/holders/busy.h"
 #include "daemon/device/ctrl.h"
 #include "daemon/device/device.h"
 #include "engine/base/number.h"
@@ -220,7 +220,7 @@ static int check_free(uint32_t id)
 	if (!left)
 		return 0;
 	snprintf(disk, sizeof(disk), "ublkb%u", id);
-	cow_busy_find(disk, who, sizeof(who));
+	cow_busy_find_everywhere(disk, who, sizeof(who));
 	return cow_cmd_fail(
 		"--id %u: the daemon of /dev/%s died, and what is left of the device is "
 		"in use: %s: unmount or close it first",

@@ -386,7 +386,7 @@ void cow_device_confine(struct cow_device *dev, const char *run_dir)
 
 static int busy_error(struct cow_device *dev, struct cow_error *err)
 {
-	char who[256] = "it is open somewhere";
+	char who[512] = "it is open somewhere";
 	cow_keeper_find_user(&dev->keeper, who, sizeof(who));
 	return cow_error_set(err, -EBUSY, "%s: in use: %s: unmount or close it first", dev->path,
 			     who);
@@ -481,6 +481,11 @@ int cow_device_stop(struct cow_device *dev, bool force, const atomic_bool *given
 	if (!ret)
 		enter_state(dev, COW_DEVICE_STOPPED);
 	return ret;
+}
+
+int cow_device_write_back(struct cow_device *dev, struct cow_error *err)
+{
+	return cow_keeper_write_back(&dev->keeper, err);
 }
 
 bool cow_device_drained(const struct cow_device *dev)

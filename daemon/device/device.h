@@ -103,6 +103,12 @@ void cow_device_confine(struct cow_device *dev, const char *run_dir);
 int cow_device_stop(struct cow_device *dev, bool force, const atomic_bool *given_up,
 		    struct cow_error *err);
 
+/*
+ * LIVE. Before a stop with force: what is mounted on the device, anywhere, is written back. Takes
+ * half a minute at most. 0, also when nothing is mounted, or -errno with a text.
+ */
+int cow_device_write_back(struct cow_device *dev, struct cow_error *err);
+
 /* True when the kernel has stopped the device: our doing or not. From any thread, until the close. */
 bool cow_device_drained(const struct cow_device *dev);
 

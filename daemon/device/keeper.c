@@ -13,11 +13,15 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "daemon/device/busy.h"
 #include "daemon/device/ctrl.h"
 #include "daemon/device/harden.h"
+#include "daemon/holders/busy.h"
+#include "daemon/holders/fsfreeze.h"
 
-enum request_kind { SERVE, STOP, TRY_STOP, DELETE, OPEN_EXCLUSIVELY, FIND_USER };
+enum request_kind { SERVE, STOP, TRY_STOP, DELETE, OPEN_EXCLUSIVELY, FIND_USER, WRITE_BACK };
+
+/* systemd gives a service 90 s to end. */
+#define WRITE_BACK_LIMIT_MS 30000
 
 struct request {
 	enum request_kind kind;
@@ -28,7 +32,7 @@ struct request {
 
 struct answer {
 	int ret;
-	char text[256];
+	char text[512];
 };
 
 /* ---- messages: a descriptor may come along ---- */
@@ -130,7 +134,26 @@ static int find_user(const struct duty *duty, char *text, size_t len)
 {
 	char disk[24];
 	snprintf(disk, sizeof(disk), "ublkb%u", duty->id);
-	return duty->serves && cow_busy_find(disk, text, len);
+	return duty->serves && cow_busy_find_everywhere(disk, text, len);
+}
+
+static void say_nothing(const char *text)
+{
+}
+
+static int write_back(const struct duty *duty, char *text, size_t len)
+{
+	struct cow_fsfreeze f;
+	struct cow_error err = { 0 };
+	char disk[24];
+	if (!duty->serves)
+		return -EINVAL;
+	snprintf(disk, sizeof(disk), "ublkb%u", duty->id);
+	int ret = cow_fsfreeze_prepare(&f, disk, WRITE_BACK_LIMIT_MS, 0, say_nothing, &err);
+	if (!ret)
+		cow_fsfreeze_leave(&f);
+	snprintf(text, len, "%s", err.text);
+	return ret == -ENOENT ? 0 : ret;
 }
 
 static int serve(struct duty *duty, const struct request *request)
@@ -169,6 +192,9 @@ static void carry_out(struct duty *duty, const struct request *request, struct a
 	case FIND_USER:
 		answer->ret = find_user(duty, answer->text, sizeof(answer->text));
 		break;
+	case WRITE_BACK:
+		answer->ret = write_back(duty, answer->text, sizeof(answer->text));
+		break;
 	default:
 		answer->ret = -EINVAL;
 	}
@@ -193,15 +219,17 @@ static void keep(int socket, const struct cow_keeper_hooks *hooks)
 {
 	struct duty duty = { .hooks = *hooks };
 	struct request request;
-	/* Of stop, device nodes, and other processes' files and mounts. */
-	const uint64_t caps = 1ull << CAP_SYS_ADMIN | 1ull << CAP_DAC_OVERRIDE |
-			      1ull << CAP_DAC_READ_SEARCH | 1ull << CAP_SYS_PTRACE;
+	/* Of stop, device nodes, and other processes' files, mounts and mount namespaces. */
+	const uint64_t caps = 1ull << CAP_SYS_ADMIN | 1ull << CAP_SYS_CHROOT |
+			      1ull << CAP_DAC_OVERRIDE | 1ull << CAP_DAC_READ_SEARCH |
+			      1ull << CAP_SYS_PTRACE;
 	prctl(PR_SET_NAME, "cowblk-keeper");
 	signal(SIGTERM, SIG_IGN);
 	signal(SIGINT, SIG_IGN);
 	signal(SIGHUP, SIG_IGN);
 	signal(SIGQUIT, SIG_IGN);
 	signal(SIGPIPE, SIG_IGN);
+	signal(SIGCHLD, SIG_IGN);
 	if (hooks->started)
 		hooks->started(hooks->ctx);
 	if (let_go(socket))
@@ -288,6 +316,17 @@ int cow_keeper_open_exclusively(struct cow_keeper *keeper)
 	if (!ret)
 		ret = answer.ret;
 	return ret ? ret : fd;
+}
+
+int cow_keeper_write_back(struct cow_keeper *keeper, struct cow_error *err)
+{
+	struct answer answer = { 0 };
+	int fd, ret = ask(keeper, &(struct request){ .kind = WRITE_BACK }, &answer, &fd);
+	if (ret)
+		return cow_error_set(err, ret, "the daemon's keeper has died");
+	if (answer.ret)
+		cow_error_set(err, answer.ret, "%.*s", (int)sizeof(answer.text) - 1, answer.text);
+	return answer.ret;
 }
 
 bool cow_keeper_find_user(struct cow_keeper *keeper, char *text, size_t len)

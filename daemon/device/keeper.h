@@ -47,6 +47,9 @@ int cow_keeper_delete(struct cow_keeper *keeper, unsigned wait_ms);
 /* The block device opened read-only with O_EXCL: a descriptor, or -errno. */
 int cow_keeper_open_exclusively(struct cow_keeper *keeper);
 
+/* All file systems on the device, for half a minute at most. 0 or -errno with a text. */
+int cow_keeper_write_back(struct cow_keeper *keeper, struct cow_error *err);
+
 /* As cow_busy_find(). */
 bool cow_keeper_find_user(struct cow_keeper *keeper, char *text, size_t len);
 

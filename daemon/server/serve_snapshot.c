@@ -1,18 +1,23 @@
 /* SPDX-License-Identifier: MIT */
 #include "daemon/server/serve_snapshot.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
 #include "daemon/control/control.h"
+#include "daemon/control/talk.h"
 #include "engine/base/log.h"
 #include "engine/life/live.h"
 #include "engine/loop/loop_uring.h"
 
 /* I/Os in flight at once: two for each table of a batch. */
 #define LOOP_DEPTH 64
+/* For the client to freeze; it gives up earlier. */
+#define GO_LIMIT_MS 60000
+#define GO_POLL_MS 200
 
 static void moment(void *ctx, struct cow_snapshot_date *date)
 {
@@ -71,7 +76,33 @@ static struct json_object *change(struct cow_image *image, struct cow_job *job)
 	return reply;
 }
 
+/*
+ * The client freezes file systems when we are ready, and not before: it is told so, and says when it
+ * has.
+ */
+static int wait_frozen(struct cow_job *job)
+{
+	struct cow_talk talk;
+	struct json_object *go = NULL, *ready = cow_control_ok();
+	json_object_object_add(ready, "ready", json_object_new_int(1));
+	job->doing = "waiting for file systems to be frozen";
+	cow_talk_init(&talk, job->client_fd, GO_POLL_MS);
+	int ret = cow_talk_send(&talk, ready);
+	if (!ret)
+		ret = -ETIMEDOUT;
+	for (unsigned ms = 0; ret == -ETIMEDOUT && ms < GO_LIMIT_MS && !job->given_up;
+	     ms += GO_POLL_MS)
+		go = cow_talk_receive(&talk, &ret);
+	json_object_put(go);
+	job->doing = NULL;
+	return go ? 0 : ret ? ret : -ECANCELED;
+}
+
 void cow_serve_snapshot(struct cow_image *image, struct cow_job *job)
 {
+	if (cow_control_number(job->request, "freeze") && wait_frozen(job)) {
+		job->reply = cow_control_error("nothing was frozen in time: no snapshot is made");
+		return;
+	}
 	job->reply = change(image, job);
 }

@@ -112,6 +112,10 @@ static int stop_for_signal(struct server *server, int signo)
 	}
 	cow_log(COW_LOG_WARNING, "%s: taken away from its users", err.text);
 	err = (struct cow_error){ 0 };
+	if (cow_device_write_back(&server->device, &err))
+		cow_log(COW_LOG_ERR, "%s: what is mounted is not written back: %s",
+			server->device.path, err.text);
+	err = (struct cow_error){ 0 };
 	ret = cow_device_stop(&server->device, true, NULL, &err);
 	if (ret)
 		cow_log(COW_LOG_ERR, "%s", err.text);

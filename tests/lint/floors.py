@@ -24,7 +24,7 @@ ENGINE = {
     "request": "base host format loop core meta space compress crypt bitmap image",
     "life": "base host format loop core meta space compress crypt bitmap image request check snapshot",
 }
-DAEMON = {"device": "", "control": "", "server": "device control", "cli": "device control server"}
+DAEMON = {"holders": "", "device": "holders", "control": "", "server": "holders device control", "cli": "holders device control server"}
 UAPI = {"engine/format", "engine/crypt", "engine/compress", "daemon/device"}
 FLOORS = {"engine/" + name: {"engine/" + low for low in row.split()} for name, row in ENGINE.items()}
 FLOORS.update({"daemon/" + name: {"daemon/" + low for low in row.split()} for name, row in DAEMON.items()})

@@ -1,0 +1,20 @@
+/* SPDX-License-Identifier: MIT */
+/* Who uses a block device, or anything that lies on it. */
+#ifndef COW_BUSY_H
+#define COW_BUSY_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+/*
+ * disk: the kernel's name, "ublkb0". True if somebody was found; then text is a phrase for each of
+ * the first few: "/dev/mapper/secret (on /dev/ublkb0p1) is mounted on /mnt", "/dev/ublkb0 is open
+ * in process 12 (dd)". In the caller's own mount namespace; open files are found only with root's
+ * capabilities.
+ */
+bool cow_busy_find(const char *disk, char *text, size_t len);
+
+/* The same in all mount namespaces, from a process of its own: see child.h. */
+bool cow_busy_find_everywhere(const char *disk, char *text, size_t len);
+
+#endif

@@ -1,0 +1,303 @@
+/* SPDX-License-Identifier: MIT */
+/* See fs.h: which mounts are on the stack, the loop devices over their files, opening, words. */
+#include "daemon/holders/fs.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/loop.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+#include "daemon/holders/btrfs.h"
+
+/* Loop devices in files of file systems in loop devices...: as deep as anybody looks. */
+#define MAX_ROUNDS 16
+
+struct search {
+	struct cow_fs_list *list;
+	bool btrfs; /* one is on the stack */
+};
+
+/* ---- which mounts ---- */
+
+/* A value of the options that is the path of a device: XFS' log and realtime device. */
+static int on_by_option(const struct cow_stack *stack, const char *super, const char *key)
+{
+	char path[256];
+	const char *at = strstr(super, key);
+	if (!at || (at != super && at[-1] != ','))
+		return -1;
+	at += strlen(key);
+	snprintf(path, sizeof(path), "%.*s", (int)strcspn(at, ","), at);
+	return cow_stack_find_path(stack, path);
+}
+
+/* A file system with a number of its own names its devices, bcachefs with colons between. */
+static int on_by_source(const struct cow_stack *stack, const char *source)
+{
+	char names[1024], *save;
+	snprintf(names, sizeof(names), "%s", source);
+	int on = -1;
+	for (char *p = strtok_r(names, ":", &save); p && on < 0; p = strtok_r(NULL, ":", &save))
+		on = cow_stack_find_path(stack, p);
+	return on;
+}
+
+static int where_is(const struct search *s, const struct cow_mount *mount)
+{
+	const struct cow_stack *stack = &s->list->stack;
+	int on = cow_stack_find(stack, mount->dev);
+	if (on >= 0)
+		return on;
+	if (!strcmp(mount->type, "btrfs")) {
+		int fd = s->btrfs ? cow_mount_open(s->list->namespaces.proc_fd, mount->where,
+						   mount->id)
+				  : -1;
+		if (fd >= 0) {
+			on = cow_btrfs_on_fd(stack, fd);
+			close(fd);
+			return on;
+		}
+		return s->btrfs ? on_by_source(stack, mount->source) : -1;
+	}
+	/* Only of kinds that nobody but root can mount: others' sources may be anything. */
+	if (!strcmp(mount->type, "bcachefs"))
+		return on_by_source(stack, mount->source);
+	if (strcmp(mount->type, "xfs"))
+		return -1;
+	on = on_by_option(stack, mount->super, "logdev=");
+	return on >= 0 ? on : on_by_option(stack, mount->super, "rtdev=");
+}
+
+static struct cow_fs *find_fs(struct cow_fs_list *list, dev_t dev)
+{
+	for (unsigned i = 0; i < list->nr; i++)
+		if (list->fs[i].dev == dev)
+			return &list->fs[i];
+	return NULL;
+}
+
+static struct cow_fs *add_fs(struct cow_fs_list *list, const struct cow_mount *mount, int on)
+{
+	struct cow_fs *fs = realloc(list->fs, (list->nr + 1) * sizeof(*fs));
+	if (!fs)
+		return NULL;
+	list->fs = fs;
+	fs = &list->fs[list->nr++];
+	*fs = (struct cow_fs){ .dev = mount->dev, .on = on, .fd = -1 };
+	snprintf(fs->type, sizeof(fs->type), "%s", mount->type);
+	return fs;
+}
+
+static int add_mount(struct cow_fs *fs, unsigned ns, const struct cow_mount *mount)
+{
+	struct cow_fs_mount *m = realloc(fs->mounts, (fs->nr_mounts + 1) * sizeof(*m));
+	if (!m)
+		return -ENOMEM;
+	fs->mounts = m;
+	m += fs->nr_mounts;
+	*m = (struct cow_fs_mount){ ns, mount->id, mount->parent, strdup(mount->root),
+				    strdup(mount->where) };
+	if (!m->root || !m->where) {
+		free(m->root);
+		free(m->where);
+		return -ENOMEM;
+	}
+	fs->nr_mounts++;
+	return 0;
+}
+
+static bool has_mount(const struct cow_fs *fs, unsigned ns, int id)
+{
+	for (unsigned i = 0; i < fs->nr_mounts; i++)
+		if (fs->mounts[i].ns == ns && fs->mounts[i].id == id)
+			return true;
+	return false;
+}
+
+static int look_at(void *ctx, unsigned ns, const struct cow_mount *mount)
+{
+	struct search *s = ctx;
+	struct cow_fs *fs = find_fs(s->list, mount->dev);
+	if (!fs) {
+		int on = where_is(s, mount);
+		if (on < 0)
+			return 0;
+		fs = add_fs(s->list, mount, on);
+		if (!fs)
+			return -ENOMEM;
+	}
+	return has_mount(fs, ns, mount->id) ? 0 : add_mount(fs, ns, mount);
+}
+
+static int look_everywhere(struct search *s)
+{
+	const struct cow_mntns_list *namespaces = &s->list->namespaces;
+	int ret = 0;
+	s->btrfs = cow_btrfs_on_any(&s->list->stack) >= 0;
+	for (unsigned i = 0; ret != -ENOMEM && i < namespaces->nr; i++)
+		ret = cow_mounts_each(namespaces, i, look_at, s);
+	/* One whose last process has just gone has no mounts any more. */
+	cow_mntns_enter(namespaces, 0);
+	return ret == -ENOMEM ? ret : 0;
+}
+
+/* ---- loop devices ---- */
+
+/* What folders' files say as their device, where that is not the file system's number (btrfs). */
+static bool is_on_fs(struct cow_fs_list *list, const struct cow_fs *fs, dev_t dev)
+{
+	struct stat st;
+	if (fs->dev == dev)
+		return true;
+	for (unsigned i = 0; major(fs->dev) == 0 && i < fs->nr_mounts; i++) {
+		const struct cow_fs_mount *m = &fs->mounts[i];
+		int fd = m->ns ? -1 : cow_mount_open(list->namespaces.proc_fd, m->where, m->id);
+		bool same = fd >= 0 && !fstat(fd, &st) && st.st_dev == dev;
+		if (fd >= 0)
+			close(fd);
+		if (same)
+			return true;
+	}
+	return false;
+}
+
+static int below_loop(struct cow_fs_list *list, const char *name)
+{
+	char path[300];
+	struct loop_info64 info;
+	snprintf(path, sizeof(path), "/sys/block/%s/loop", name);
+	if (access(path, F_OK))
+		return -1; /* not bound */
+	snprintf(path, sizeof(path), "/dev/%s", name);
+	int fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+	int ret = fd < 0 ? -1 : ioctl(fd, LOOP_GET_STATUS64, &info);
+	if (fd >= 0)
+		close(fd);
+	if (ret)
+		return -1;
+	int on = info.lo_rdevice ? cow_stack_find(&list->stack, (dev_t)info.lo_rdevice) : -1;
+	for (unsigned i = 0; on < 0 && i < list->nr; i++)
+		if (is_on_fs(list, &list->fs[i], (dev_t)info.lo_device))
+			on = list->fs[i].on;
+	return on;
+}
+
+static int add_loops(struct cow_fs_list *list)
+{
+	DIR *d = opendir("/sys/block");
+	if (!d)
+		return 0;
+	int ret = 0;
+	struct dirent *e;
+	while (!ret && (e = readdir(d))) {
+		if (strncmp(e->d_name, "loop", 4) ||
+		    cow_stack_find_name(&list->stack, e->d_name) >= 0)
+			continue;
+		int below = below_loop(list, e->d_name);
+		if (below >= 0)
+			ret = cow_stack_add(&list->stack, e->d_name, below);
+		if (ret == -ENODEV)
+			ret = 0;
+	}
+	closedir(d);
+	return ret;
+}
+
+int cow_fs_find(struct cow_fs_list *list, const char *disk, bool all)
+{
+	struct search s = { .list = list };
+	*list = (struct cow_fs_list){ .namespaces.proc_fd = -1 };
+	int ret = cow_stack_build(&list->stack, disk);
+	if (!ret)
+		ret = cow_mntns_collect(&list->namespaces, all);
+	unsigned nr = 0;
+	for (int round = 0; !ret && nr != list->stack.nr && round < MAX_ROUNDS; round++) {
+		nr = list->stack.nr;
+		ret = look_everywhere(&s);
+		if (!ret)
+			ret = add_loops(list);
+	}
+	if (ret)
+		cow_fs_fini(list);
+	return ret;
+}
+
+void cow_fs_fini(struct cow_fs_list *list)
+{
+	for (unsigned i = 0; i < list->nr; i++) {
+		struct cow_fs *fs = &list->fs[i];
+		for (unsigned m = 0; m < fs->nr_mounts; m++) {
+			free(fs->mounts[m].root);
+			free(fs->mounts[m].where);
+		}
+		free(fs->mounts);
+		if (fs->fd >= 0)
+			close(fs->fd);
+	}
+	free(list->fs);
+	cow_mntns_fini(&list->namespaces);
+	cow_stack_fini(&list->stack);
+	*list = (struct cow_fs_list){ .namespaces.proc_fd = -1 };
+}
+
+/* ---- opening ---- */
+
+static int open_first(struct cow_fs_list *list, struct cow_fs *fs, bool covered)
+{
+	int fd = -ESTALE;
+	for (unsigned i = 0; fd < 0 && i < fs->nr_mounts; i++) {
+		const struct cow_fs_mount *m = &fs->mounts[i];
+		const struct cow_mount mount = { .id = m->id,
+						 .parent = m->parent,
+						 .dev = fs->dev,
+						 .root = m->root,
+						 .where = m->where };
+		int ret = cow_mntns_enter(&list->namespaces, m->ns);
+		if (!ret)
+			ret = covered ? cow_mount_open_covered(list->namespaces.proc_fd, &mount)
+				      : cow_mount_open(list->namespaces.proc_fd, m->where, m->id);
+		/* That another is mounted over it says less than any other reason. */
+		if (ret >= 0 || fd == -ESTALE)
+			fd = ret;
+	}
+	return fd;
+}
+
+int cow_fs_open(struct cow_fs_list *list, struct cow_fs *fs)
+{
+	if (fs->fd >= 0)
+		return 0;
+	fs->fd = open_first(list, fs, false);
+	if (fs->fd < 0)
+		fs->fd = open_first(list, fs, true);
+	int ret = fs->fd < 0 ? fs->fd : 0;
+	if (ret)
+		fs->fd = -1;
+	cow_mntns_enter(&list->namespaces, 0);
+	return ret;
+}
+
+/* ---- words ---- */
+
+void cow_fs_describe(const struct cow_fs_list *list, const struct cow_fs *fs, char *text,
+		     size_t len)
+{
+	char below[256];
+	const struct cow_fs_mount *m = &fs->mounts[0];
+	const struct cow_mntns *ns = &list->namespaces.ns[m->ns];
+	cow_stack_describe(&list->stack, fs->on, below, sizeof(below));
+	size_t n = (size_t)snprintf(text, len, "%s on %s%s, mounted on %s", fs->type,
+				    list->stack.devs[fs->on].path, below, m->where);
+	if (n < len && m->ns && ns->pid)
+		snprintf(text + n, len - n, " in the mount namespace of process %d (%s)", ns->pid,
+			 ns->comm);
+	else if (n < len && m->ns)
+		snprintf(text + n, len - n, " in a mount namespace without processes");
+}
