@@ -30,6 +30,12 @@ int cow_cmd_fail(const char *fmt, ...)
 	return 1;
 }
 
+int cow_cmd_fail_ambiguous(const char *name)
+{
+	return cow_cmd_fail("%s: is a device, and a file here: say /dev/%s or ./%s", name, name,
+			    name);
+}
+
 /* Powers of 1024; -1: no such unit. Moves *text behind it. */
 static int parse_unit(const char **text)
 {

@@ -20,6 +20,9 @@ int cow_cmd_snapshot(int argc, char **argv);
 /* One line "cowblk: TEXT" to standard error; returns the exit status 1. */
 int cow_cmd_fail(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 
+/* The same for a name that may mean two things: see cow_target_is_ambiguous(). */
+int cow_cmd_fail_ambiguous(const char *name);
+
 /*
  * "20G", "512", "1.5M", ... -> bytes (K M G T P E are powers of 1024, optional trailing "B" or
  * "iB"). 0 or -EINVAL.

@@ -294,8 +294,9 @@ int cow_cmd_bitmap(int argc, char **argv)
 	static int (*const run[])(const struct arguments *, bool, uint32_t) = {
 		[CHANGE] = run_change, [LIST] = run_list, [DUMP] = run_dump
 	};
-	bool attached = cow_target_writer(a.image, &id);
-	int status = run[a.action](&a, attached, id);
+	bool ambiguous = cow_target_is_ambiguous(a.image);
+	bool attached = !ambiguous && cow_target_writer(a.image, &id);
+	int status = ambiguous ? cow_cmd_fail_ambiguous(a.image) : run[a.action](&a, attached, id);
 	free(a.sources);
 	return status;
 }

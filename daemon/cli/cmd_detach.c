@@ -227,9 +227,13 @@ static int detach_target(const char *target, const struct detach *detach)
 {
 	uint32_t id;
 	static uint32_t ids[COW_MAX_DEVICES];
+	if (cow_target_is_ambiguous(target))
+		return cow_cmd_fail_ambiguous(target);
 	if (cow_target_device(target, &id))
 		return detach_id(id, detach->force);
 	int nr = cow_target_image(target, ids, COW_MAX_DEVICES), status = 0;
+	if (!nr)
+		nr = cow_target_left(target, ids, COW_MAX_DEVICES);
 	if (nr <= 0)
 		return cow_cmd_fail(
 			"%s: neither an attached image nor its device: see `cowblk list`", target);

@@ -14,6 +14,7 @@
 #include "daemon/control/record.h"
 #include "daemon/control/show.h"
 #include "daemon/control/survey.h"
+#include "daemon/control/target.h"
 
 #define MAX_DEVICES 4096
 #define STATUS_TIMEOUT_MS 2000
@@ -44,14 +45,16 @@ static const char *state_of(int error)
 static struct json_object *describe(struct cow_survey *s)
 {
 	struct cow_record record;
-	if (s->reply) {
-		json_object_object_del(s->reply, "ok");
-		return s->reply;
-	}
+	struct json_object *o = s->reply;
+	if (o)
+		json_object_object_del(o, "ok");
 	if (cow_record_read(s->id, &record))
-		return NULL;
-	struct json_object *o = cow_record_to_json(&record);
-	json_object_object_add(o, "state", json_object_new_string(state_of(s->error)));
+		return o;
+	if (!o) {
+		o = cow_record_to_json(&record);
+		json_object_object_add(o, "state", json_object_new_string(state_of(s->error)));
+	}
+	json_object_object_add(o, "moved", json_object_new_boolean(cow_target_has_moved(&record)));
 	cow_record_fini(&record);
 	return o;
 }
@@ -75,6 +78,9 @@ static void format_mode(struct json_object *o, char *text, size_t len)
 			 json_object_object_get_ex(o, "read-only", &v) && json_object_get_boolean(v)
 				 ? "read-only"
 				 : "writable");
+	size_t n = strlen(text);
+	if (json_object_object_get_ex(o, "moved", &v) && json_object_get_boolean(v))
+		snprintf(text + n, len - n, ", renamed or deleted");
 }
 
 static void format_size(uint64_t bytes, char *text, size_t len)

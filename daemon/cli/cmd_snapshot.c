@@ -106,6 +106,14 @@ static int list(const struct arguments *a, struct cow_loop *loop, struct cow_err
 	struct cow_record record = { 0 };
 	uint32_t id;
 	bool attached = cow_target_device(a->image, &id) && !cow_record_read(id, &record);
+	if (attached && cow_target_has_moved(&record)) {
+		int moved = cow_error_set(err, -ESTALE,
+					  "%s: its image is no longer at %s: name it by its "
+					  "path",
+					  a->image, record.image);
+		cow_record_fini(&record);
+		return moved;
+	}
 	int ret = cow_info_load(cow_host_system(), loop, attached ? record.image : a->image, &info,
 				err);
 	cow_record_fini(&record);
@@ -278,6 +286,8 @@ int cow_cmd_snapshot(int argc, char **argv)
 	cow_args_parse(&argp, COW_ARGS_QUIET | COW_ARGS_OUTPUT | COW_ARGS_FORMAT | COW_ARGS_SHARE,
 		       argc, argv, &a.common, &a);
 	uint32_t id;
+	if (cow_target_is_ambiguous(a.image))
+		return cow_cmd_fail_ambiguous(a.image);
 	if (a.action->live && cow_target_writer(a.image, &id))
 		return cow_ask_snapshot(id, a.action->name, &a.key, a.freeze);
 	if (a.action->names_one && !a.action->live && is_attached(a.image, &id))

@@ -26,6 +26,11 @@ char *cow_named_path(const char *name)
 	} else if (cow_record_read(id, &record)) {
 		cow_cmd_fail("/dev/ublkb%u: not attached by cowblk: see `cowblk list`", id);
 		return NULL;
+	} else if (cow_target_has_moved(&record)) {
+		cow_cmd_fail("%s: its image is no longer at %s: name it by its path", name,
+			     record.image);
+		cow_record_fini(&record);
+		return NULL;
 	} else {
 		path = strdup(record.image);
 		cow_record_fini(&record);

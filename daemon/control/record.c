@@ -64,6 +64,8 @@ struct json_object *cow_record_to_json(const struct cow_record *record)
 	json_object_object_add(o, "device", json_object_new_string(device));
 	json_object_object_add(o, "id", json_object_new_int64(record->id));
 	json_object_object_add(o, "image", json_object_new_string(record->image));
+	json_object_object_add(o, "file-device", json_object_new_uint64(record->file_dev));
+	json_object_object_add(o, "file-inode", json_object_new_uint64(record->file_ino));
 	json_object_object_add(o, "size", json_object_new_uint64(record->size_bytes));
 	json_object_object_add(o, "read-only", json_object_new_boolean(record->read_only));
 	json_object_object_add(o, "temporary", json_object_new_boolean(record->temporary));
@@ -96,6 +98,8 @@ static int from_json(struct json_object *o, struct cow_record *record)
 		return -EINVAL;
 	memset(record, 0, sizeof(*record));
 	record->id = (uint32_t)get_number(o, "id");
+	record->file_dev = get_number(o, "file-device");
+	record->file_ino = get_number(o, "file-inode");
 	record->size_bytes = get_number(o, "size");
 	record->queues = (unsigned)get_number(o, "queues");
 	record->depth = (unsigned)get_number(o, "depth");

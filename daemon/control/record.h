@@ -18,7 +18,9 @@
 
 struct cow_record {
 	uint32_t id;
-	char *image; /* absolute, owned */
+	char *image; /* where it was when it was attached: absolute, owned */
+	/* which file it is, wherever that is by now: see cow_image_identity(); 0: not known */
+	uint64_t file_dev, file_ino;
 	uint64_t size_bytes;
 	bool read_only;
 	bool temporary; /* what is written is thrown away: the image is only read */

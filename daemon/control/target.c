@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 #include "daemon/control/target.h"
 
+#include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "daemon/control/control.h"
-#include "daemon/control/record.h"
 #include "engine/base/number.h"
 
 static bool parse_device(const char *name, uint32_t *id)
@@ -20,38 +22,127 @@ static bool parse_device(const char *name, uint32_t *id)
 	return true;
 }
 
+/* A name without a folder, of which there is a file here as well. */
+static bool is_file_here(const char *name)
+{
+	struct stat st;
+	return !strchr(name, '/') && !lstat(name, &st);
+}
+
+static bool is_attached(uint32_t id)
+{
+	char path[64];
+	cow_record_path(id, "json", path, sizeof(path));
+	return !access(path, F_OK);
+}
+
 bool cow_target_device(const char *name, uint32_t *id)
 {
 	if (parse_device(name, id))
-		return true;
+		return is_attached(*id) || !is_file_here(name);
 	char *real = realpath(name, NULL);
-	bool device = real && parse_device(real, id);
+	bool device = real && !strncmp(real, "/dev/", 5) && parse_device(real, id);
 	free(real);
 	return device;
 }
 
-static bool same_file(const char *a, const char *b)
+bool cow_target_is_ambiguous(const char *name)
 {
-	struct stat x, y;
-	return !strcmp(a, b) ||
-	       (!stat(a, &x) && !stat(b, &y) && x.st_dev == y.st_dev && x.st_ino == y.st_ino);
+	uint32_t id;
+	return parse_device(name, &id) && is_file_here(name) && is_attached(id);
 }
 
-int cow_target_image(const char *image, uint32_t *ids, int max)
+/* See cow_image_identity(). */
+static bool identify(const char *path, uint64_t *dev, uint64_t *ino)
+{
+	struct stat st;
+	if (stat(path, &st))
+		return false;
+	*dev = S_ISBLK(st.st_mode) ? st.st_rdev : st.st_dev;
+	*ino = S_ISBLK(st.st_mode) ? UINT64_MAX : st.st_ino;
+	return true;
+}
+
+bool cow_target_has_moved(const struct cow_record *record)
+{
+	uint64_t dev, ino;
+	if (!record->file_ino)
+		return false;
+	errno = 0;
+	if (!identify(record->image, &dev, &ino))
+		return errno == ENOENT || errno == ENOTDIR;
+	return dev != record->file_dev || ino != record->file_ino;
+}
+
+/* The devices whose record is so. */
+static int find_devices(bool (*matches)(const struct cow_record *record, const void *key),
+			const void *key, uint32_t *ids, int max)
 {
 	static uint32_t all[COW_MAX_DEVICES];
-	char *real = realpath(image, NULL);
 	int nr = cow_record_list(all, COW_MAX_DEVICES), found = 0;
 	for (int i = 0; i < nr && found < max; i++) {
 		struct cow_record record;
 		if (cow_record_read(all[i], &record))
 			continue;
-		if (same_file(record.image, real ? real : image))
+		if (matches(&record, key))
 			ids[found++] = all[i];
 		cow_record_fini(&record);
 	}
-	free(real);
 	return nr < 0 ? nr : found;
+}
+
+struct identity {
+	uint64_t dev, ino;
+	const char *path;
+};
+
+/* A path says nothing: the file may have been renamed, and another be there now. */
+static bool is_of_file(const struct cow_record *record, const void *key)
+{
+	const struct identity *file = key;
+	return record->file_ino ? record->file_dev == file->dev && record->file_ino == file->ino
+				: !strcmp(record->image, file->path);
+}
+
+int cow_target_image(const char *image, uint32_t *ids, int max)
+{
+	struct identity file;
+	if (!identify(image, &file.dev, &file.ino))
+		return 0;
+	char *real = realpath(image, NULL);
+	file.path = real ? real : image;
+	int found = find_devices(is_of_file, &file, ids, max);
+	free(real);
+	return found;
+}
+
+static bool is_left(const struct cow_record *record, const void *path)
+{
+	return !strcmp(record->image, path) && cow_control_is_dead(record->id);
+}
+
+/* Where a file is or was: its folder must be there. malloc'ed, or NULL. */
+static char *place_of(const char *image)
+{
+	char *path = NULL, *real = realpath(image, NULL);
+	if (real)
+		return real;
+	const char *slash = strrchr(image, '/');
+	char *dir = slash ? strndup(image, (size_t)(slash - image) + 1) : strdup(".");
+	real = dir ? realpath(dir, NULL) : NULL;
+	if (real && asprintf(&path, "%s/%s", real, slash ? slash + 1 : image) < 0)
+		path = NULL;
+	free(dir);
+	free(real);
+	return path;
+}
+
+int cow_target_left(const char *image, uint32_t *ids, int max)
+{
+	char *place = place_of(image);
+	int found = find_devices(is_left, place ? place : image, ids, max);
+	free(place);
+	return found;
 }
 
 bool cow_target_writer(const char *name, uint32_t *id)

@@ -6,12 +6,23 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "daemon/control/record.h"
+
 #define COW_MAX_DEVICES 4096
 
 /* "/dev/ublkb0", "ublkb0" or a symbolic link to it. False: no such name. */
 bool cow_target_device(const char *name, uint32_t *id);
-/* All devices of an image: read-only it may have several. Their number, or -errno. */
+/* "ublkb0" when that is a device and a file in the current folder: which one is meant? */
+bool cow_target_is_ambiguous(const char *name);
+/*
+ * All devices of the file that a path leads to now, whatever it was called when it was attached:
+ * read-only it may have several. Their number, or -errno.
+ */
 int cow_target_image(const char *image, uint32_t *ids, int max);
+/* Those of dead daemons whose image was at that path: it may be gone. */
+int cow_target_left(const char *image, uint32_t *ids, int max);
+/* Is the image no longer where it was when it was attached, and perhaps another there? */
+bool cow_target_has_moved(const struct cow_record *record);
 /* The device that name is, or the one that has the image attached for writing: the live one, where a daemon died. False: none. */
 bool cow_target_writer(const char *name, uint32_t *id);
 

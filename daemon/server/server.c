@@ -69,6 +69,7 @@ static void fill_record(struct server *server)
 		.pid = getpid(),
 		.cookie = dev->cookie,
 	};
+	cow_image_identity(dev->image, &server->record.file_dev, &server->record.file_ino);
 }
 
 /* Socket first: a record without somebody listening means a dead daemon. */

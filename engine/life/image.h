@@ -92,6 +92,11 @@ int cow_image_close(struct cow_image *image, struct cow_loop *loop, struct cow_e
 const struct cow_image_geometry *cow_image_geometry(const struct cow_image *image);
 /* Of the image that was named, absolute and without links; lives as long as it. */
 const char *cow_image_path(const struct cow_image *image);
+/*
+ * Which file that image is, whatever names it has by now: st_dev and st_ino; of a block device its
+ * number and UINT64_MAX.
+ */
+void cow_image_identity(const struct cow_image *image, uint64_t *dev, uint64_t *ino);
 /* NULL while sound; else one line why the image is failed for writing. */
 const char *cow_image_failure(const struct cow_image *image);
 

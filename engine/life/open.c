@@ -90,6 +90,13 @@ const char *cow_image_path(const struct cow_image *image)
 	return image->overlay ? image->backing->path : image->path;
 }
 
+void cow_image_identity(const struct cow_image *image, uint64_t *dev, uint64_t *ino)
+{
+	const struct cow_image *i = image->overlay ? image->backing : image;
+	*dev = i->file->dev;
+	*ino = i->file->ino;
+}
+
 /* ---- header ---- */
 
 void cow_image_header_encode(struct cow_image *image, uint8_t sector[512])

@@ -1,0 +1,68 @@
+#!/usr/bin/env bash
+# An attached image is known by its file, not by the path that it had: renamed, another in its place, linked, deleted.
+. "$(dirname "$0")/lib.sh"
+
+"$cowblk" create disk.qcow2 64M
+attach dev disk.qcow2
+"$cowblk" snapshot create disk.qcow2 before >/dev/null || fail "snapshot by the name it was attached by"
+mv disk.qcow2 moved.qcow2
+"$cowblk" create disk.qcow2 64M
+name=$(basename "$dev")
+
+"$cowblk" list | grep -qE "^$dev .*renamed or deleted$" || fail "list does not tell: $("$cowblk" list)"
+"$cowblk" list --json | grep -q '"moved": true' || fail "list --json does not tell"
+must_fail 'no longer at' "$cowblk" snapshot list "$dev"
+must_fail 'no longer at' "$cowblk" info "$dev"
+"$cowblk" snapshot create disk.qcow2 other >/dev/null || fail "snapshot of the new file under the old name"
+"$cowblk" bitmap add disk.qcow2 other || fail "bitmap add to the new file under the old name"
+"$cowblk" snapshot create moved.qcow2 mine >/dev/null || fail "snapshot by its new name"
+"$cowblk" bitmap add moved.qcow2 mine || fail "bitmap add by its new name"
+"$cowblk" bitmap list "$dev" | grep -q mine || fail "the device lacks its bitmap"
+"$cowblk" bitmap list "$dev" | grep -q other && fail "the other file's bitmap went to the device"
+"$cowblk" snapshot list moved.qcow2 | grep -q mine || fail "the device lacks its snapshot"
+"$cowblk" snapshot list moved.qcow2 | grep -q other && fail "the other file's snapshot went to the device"
+"$cowblk" snapshot list disk.qcow2 | grep -q other || fail "the new file lacks its snapshot"
+"$cowblk" snapshot list disk.qcow2 | grep -q mine && fail "the device's snapshot went to the new file"
+ln moved.qcow2 link.qcow2
+"$cowblk" snapshot create link.qcow2 linked >/dev/null || fail "snapshot by a hard link"
+must_fail "attached as $dev" "$cowblk" attach link.qcow2
+must_fail 'attached as' "$cowblk" snapshot apply moved.qcow2 before
+
+# The new file gets a device of its own, and is not taken for the other.
+attach other disk.qcow2
+must_fail "attached as $other" "$cowblk" attach disk.qcow2
+detach disk.qcow2
+[ -b "$dev" ] && [ ! -b "$other" ] || fail "detach by name took the wrong device"
+must_fail 'neither an attached image' "$cowblk" detach disk.qcow2
+rm moved.qcow2
+"$cowblk" snapshot create link.qcow2 again >/dev/null || fail "snapshot by the name that is left"
+"$cowblk" detach link.qcow2 || fail "detach by the name that is left"
+[ ! -b "$dev" ] || fail "detach by the name that is left did nothing"
+check_clean link.qcow2
+check_clean disk.qcow2
+[ "$(qemu-img snapshot -l link.qcow2 | grep -cE ' (before|mine|linked|again) ')" = 4 ] || fail "not its four snapshots: $(qemu-img snapshot -l link.qcow2)"
+
+# A dead daemon's device still answers to the path, whatever became of the image.
+attach dev link.qcow2
+kill -9 "$(sed -n 's/.*"pid":\([0-9]*\).*/\1/p' "/run/cowblk/$(basename "$dev").json")"
+dead() { ! "$cowblk" list | grep -E "^$dev .* live "; }
+wait_for dead || fail "the daemon lives"
+rm link.qcow2
+"$cowblk" detach link.qcow2 2>/dev/null || fail "detach of a dead device by a path that is gone"
+"$cowblk" list | grep -q "^$dev" && fail "$dev is still listed"
+
+# A file that is called as a device.
+attach dev disk.qcow2 --id 0
+name=$(basename "$dev")
+"$cowblk" create ./ublkb7 64M
+"$cowblk" snapshot create ublkb7 file >/dev/null || fail "a file called ublkb7, no such device"
+"$cowblk" create "./$name" 64M
+must_fail "is a device, and a file here: say $dev or ./$name" "$cowblk" snapshot create "$name" which
+must_fail "is a device, and a file here" "$cowblk" bitmap add "$name" which
+must_fail "is a device, and a file here" "$cowblk" detach "$name"
+"$cowblk" snapshot create "./$name" file >/dev/null || fail "./$name"
+"$cowblk" snapshot create "$dev" device >/dev/null || fail "$dev"
+"$cowblk" snapshot list "./$name" | grep -q device && fail "the device's snapshot is in the file"
+"$cowblk" snapshot list "./$name" | grep -q file || fail "the file lacks its snapshot"
+detach "$dev"
+say "renamed, replaced, linked, deleted: commands go to the file that is named; ublkb7 may be a file"
