@@ -277,6 +277,9 @@ static void run(struct owner *o)
 		tell(o, "ecannot find what is mounted: %s", strerror(-ret));
 		return;
 	}
+	/* What cannot be seen is written back with all the rest of the machine. */
+	if (o->list.namespaces.blind)
+		sync();
 	if (!o->list.nr) {
 		tell(o, "E");
 		return;

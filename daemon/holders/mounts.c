@@ -133,7 +133,13 @@ static int add_of_process(struct cow_mntns_list *list, const char *pid)
 	struct stat st;
 	int id;
 	snprintf(path, sizeof(path), "%.20s/ns/mnt", pid);
-	if (!parse_id(pid, &id) || fstatat(list->proc_fd, path, &st, 0) || knows(list, st.st_ino))
+	if (!parse_id(pid, &id))
+		return 0;
+	if (fstatat(list->proc_fd, path, &st, 0)) {
+		list->blind |= errno == EACCES || errno == EPERM;
+		return 0;
+	}
+	if (knows(list, st.st_ino))
 		return 0;
 	int ret = add_namespace(list, st.st_ino, openat(list->proc_fd, path, O_RDONLY | O_CLOEXEC),
 				id);
@@ -190,6 +196,7 @@ int cow_mntns_collect(struct cow_mntns_list *list, bool all)
 			setrlimit(RLIMIT_NOFILE, &files);
 		}
 		list->ns[0].fd = openat(list->proc_fd, "self/ns/mnt", O_RDONLY | O_CLOEXEC);
+		list->blind = list->ns[0].fd < 0 || setns(list->ns[0].fd, CLONE_NEWNS);
 		ret = add_of_processes(list);
 		if (!ret)
 			ret = add_nameless(list, COW_NS_MNT_GET_NEXT);
@@ -214,9 +221,11 @@ void cow_mntns_fini(struct cow_mntns_list *list)
 
 int cow_mntns_enter(const struct cow_mntns_list *list, unsigned idx)
 {
-	if (list->ns[idx].fd < 0)
-		return idx ? -EPERM : 0;
-	return setns(list->ns[idx].fd, CLONE_NEWNS) ? -errno : 0;
+	int ret = list->ns[idx].fd < 0 ? -EPERM : 0;
+	if (!ret && setns(list->ns[idx].fd, CLONE_NEWNS))
+		ret = -errno;
+	/* Who may enter none has never left his own. */
+	return ret == -EPERM && !idx ? 0 : ret;
 }
 
 static int each_line(FILE *f, unsigned idx,

@@ -32,6 +32,7 @@ struct cow_mntns_list {
 	int proc_fd;	      /* /proc as the caller sees it */
 	struct cow_mntns *ns; /* [0] is the caller's own */
 	unsigned nr;
+	bool blind; /* there may be others: not all processes may be looked at, or namespaces entered */
 };
 
 /* all: every one that there is, as far as the caller may know; else his own. 0 or -errno. */
