@@ -100,8 +100,8 @@ for fault in "${faults[@]}"; do
 		same_at data 256 128 || fail "$name: sound data cannot be read any more"
 	fi
 	# The first I/O that failed, and that nothing is written any more, each once however often the guest tried.
-	first=$(complaints "$dev" ": Input/output error") sticky=$(complaints "$dev" "no more writing")
-	[ "$name" = drop_writes ] || [ "$first" = 1 ] || fail "$name: $first lines say which I/O failed, not one"
+	first=$(complaints "$dev" " at offset [0-9]*: Input/output error") sticky=$(complaints "$dev" "no more writing")
+	[ "$name" = drop_writes ] || [ "$first" = 1 ] || fail "$name: $first lines say which I/O failed, not one: $(said_by "$dev")"
 	[ "$sticky" -le 1 ] || fail "$name: $sticky lines say that nothing is written any more"
 	[ "$name" != drop_writes ] || [ "$first$sticky" = 00 ] || fail "$name: complaints without an error"
 	said_by "$dev" | head -1 > said.log
