@@ -65,6 +65,11 @@ static void check_left_behind(struct sim_run *run);
 void sim_image_keys(const struct sim_run *run, struct cow_open_options *options)
 {
 	static const char *const root = "/"; /* what the image names may be written to */
+	static const char *const roots[] = { "/sim" };
+	options->backing_roots = roots; /* a block device has none of its own */
+	options->nr_backing_roots = 1;
+	options->data_roots = roots;
+	options->nr_data_roots = 1;
 	options->secrets = (const struct cow_secret *const *)&run->secret;
 	options->nr_secrets = 1;
 	options->write_legacy_aes = true;

@@ -8,6 +8,7 @@
 #include "engine/base/assert.h"
 #include "engine/life/live.h"
 #include "engine/core/load.h"
+#include "engine/request/op.h"
 #include "tests/sim/snapshot.h"
 
 #define TOP "/sim/top"
@@ -70,6 +71,19 @@ void sim_live_resolve(struct sim_run *run)
 
 /* ---- the command ---- */
 
+/*
+ * The thread that asked for the snapshot stands still below us, in one call: a queue that would have
+ * to wait for what runs on that thread's loop stays.
+ */
+static void leave_if_idle(struct sim_run *run, unsigned queue)
+{
+	struct cow_loop *loop = &run->queue_loops[queue]->base;
+	if (run->queues[queue] && !run->queues[queue]->reserve.refilling &&
+	    !cow_quarantine_runs_on(&run->image->quarantine, loop) &&
+	    !cow_writeback_runs_on(&run->image->commit, loop))
+		sim_image_queue_leaves(run, queue);
+}
+
 void sim_live_step(struct sim_run *run)
 {
 	unsigned next = run->action_idx + 1;
@@ -78,11 +92,10 @@ void sim_live_step(struct sim_run *run)
 		return;
 	const struct sim_action *a = &run->script->actions[next];
 	if (sim_chance(&run->random, 5))
-		sim_image_queue_leaves(
-			run, (unsigned)sim_below(&run->random, run->script->config.queues));
+		leave_if_idle(run, (unsigned)sim_below(&run->random, run->script->config.queues));
 	if (a->kind == SIM_QUEUE_LEAVES) {
 		run->action_idx = next;
-		sim_image_queue_leaves(run, a->queue % (unsigned)run->script->config.queues);
+		leave_if_idle(run, a->queue % (unsigned)run->script->config.queues);
 		return;
 	}
 	if (a->kind > SIM_ZEROES || !sim_guest_has_room(run, a))

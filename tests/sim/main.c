@@ -7,6 +7,7 @@
  *   cow_sim --seed N --seconds S         as many as fit; --cpu-seconds: of processor time
  *   cow_sim --seed N --shrink            a short script that fails like seed N, on standard output
  *   cow_sim --script FILE [--trace]      replay one
+ *   cow_sim --exhaustive N               every sequence of up to N operations (exhaustive.h)
  */
 #include <getopt.h>
 #include <stdlib.h>
@@ -15,6 +16,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "tests/sim/exhaustive.h"
 #include "tests/sim/prepare.h"
 #include "tests/sim/shrink.h"
 
@@ -23,6 +25,7 @@ struct arguments {
 	struct sim_plan plan;
 	struct sim_child_options child;
 	const char *script;
+	unsigned exhaustive;
 	bool shrink, print, keep_going;
 };
 
@@ -33,6 +36,7 @@ static const struct option options[] = {
 	{ "cpu-seconds", required_argument, NULL, 'u' },
 	{ "crash-every", required_argument, NULL, 'c' },
 	{ "actions", required_argument, NULL, 'a' },
+	{ "exhaustive", required_argument, NULL, 'x' },
 	{ "script", required_argument, NULL, 'f' },
 	{ "dump", required_argument, NULL, 'd' },
 	{ "no-faults", no_argument, NULL, 'F' },
@@ -77,6 +81,9 @@ static bool set_option(struct arguments *a, int c)
 		break;
 	case 'f':
 		a->script = optarg;
+		break;
+	case 'x':
+		a->exhaustive = (unsigned)n;
 		break;
 	case 'd':
 		a->child.dump_dir = optarg;
@@ -240,6 +247,8 @@ int main(int argc, char **argv)
 			return usage();
 	if (optind != argc)
 		return usage();
+	if (a.exhaustive)
+		return sim_exhaustive(a.exhaustive, &a.child);
 	if (a.script)
 		return run_file(&a);
 	if (a.shrink)

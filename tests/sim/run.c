@@ -5,6 +5,8 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "engine/base/assert.h"
 #include "engine/base/be.h"
@@ -127,7 +129,7 @@ static void recover(struct sim_run *run)
 		 * image.
 		 */
 		soon = !was_power && run->live.in_doubt;
-		first &= !soon;
+		first &= !soon && !run->swept;
 		if (first && sim_chance(&run->random, 25)) {
 			run->world.power_off_at =
 				run->world.events + 1 + sim_below(&run->random, 40);
@@ -199,10 +201,16 @@ static void reopen(struct sim_run *run, const struct sim_action *a)
 	world->faults.permille = 0;
 	sim_live_resolve(run);
 	sim_image_check(run, !excused);
-	if (sim_image_open(run))
+	if (world->powered_off)
+		return;
+	if (sim_image_open(run)) {
+		if (world->powered_off)
+			return;
 		sim_fail("cannot reopen");
+	}
 	sim_guest_verify(run);
-	start_faults(run);
+	if (!world->powered_off)
+		start_faults(run);
 }
 
 /* Between two openings: everything settled, closed, the command, opened again. */
@@ -299,7 +307,9 @@ static void run_actions(struct sim_run *run)
 		linger(run, a);
 		if (run->world.powered_off)
 			recover(run);
-		else if (cow_image_failure(run->image) && sim_chance(&run->random, 10))
+		if (run->swept)
+			_exit(0);
+		if (cow_image_failure(run->image) && sim_chance(&run->random, 10))
 			reopen(run, &(struct sim_action){ .kind = SIM_REOPEN });
 	}
 }
@@ -317,6 +327,30 @@ static void step_hook(struct sim_world *world)
 {
 	if (current)
 		sim_live_step(current);
+}
+
+/* Power is lost here, in a process of its own; this one goes on. */
+static void event_hook(struct sim_world *world)
+{
+	struct sim_run *run = current;
+	if (!run || run->swept || run->finishing || run->action_idx + 1 < run->script->config.sweep)
+		return;
+	pid_t pid = fork();
+	cow_assert(pid >= 0);
+	if (!pid) {
+		run->swept = true;
+		world->random.state += world->events;
+		world->crash_kind = SIM_CRASH_POWER;
+		sim_world_power_off(world);
+		return;
+	}
+	int status;
+	cow_assert(waitpid(pid, &status, 0) == pid);
+	if (status) {
+		fprintf(stderr, "  power lost before host operation %llu\n",
+			(unsigned long long)world->events);
+		_exit(1);
+	}
 }
 
 static void setup(struct sim_run *run, const struct sim_script *script, bool trace)
@@ -342,6 +376,7 @@ static void setup(struct sim_run *run, const struct sim_script *script, bool tra
 		sim_fail("cannot open the new image");
 	sim_guest_verify(run);
 	start_faults(run);
+	run->world.on_event = c->sweep ? event_hook : NULL;
 }
 
 static void finish(struct sim_run *run, struct sim_stats *stats)
@@ -373,6 +408,7 @@ void sim_run_script(const struct sim_script *script, struct sim_stats *stats, bo
 	cow_log_set_sink(trace ? NULL : keep_line, COW_LOG_INFO);
 	setup(run, script, trace);
 	run_actions(run);
+	run->finishing = true;
 	drain(run);
 	if (run->world.powered_off)
 		recover(run);

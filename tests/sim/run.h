@@ -86,6 +86,8 @@ struct sim_run {
 	struct cow_secret *secret; /* opens whatever of the chain is encrypted */
 	unsigned action_idx;
 	bool seen_power_off;
+	bool swept;	/* a process of its own, forked to lose power at one moment of a sweep */
+	bool finishing; /* nothing is swept any more */
 	struct sim_stats stats;
 	const char *dump_dir; /* where a failing run leaves the host's files; may be NULL */
 };

@@ -53,6 +53,8 @@ struct sim_config {
 	uint64_t cache_bytes, reserve_bytes, buffered, no_discard, detect_zeroes;
 	uint64_t noise;	   /* short transfers, EINTR, EAGAIN */
 	uint64_t permille; /* chance of each host operation to fail */
+	/* from this action on, counted from 1, power is lost at every host operation; 0: no such thing */
+	uint64_t sweep;
 	struct cow_limits limits;
 };
 

@@ -83,6 +83,7 @@ struct sim_world {
 	struct sim_faults faults;
 	void (*on_power_off)(struct sim_world *world);
 	void (*on_step)(struct sim_world *world);
+	void (*on_event)(struct sim_world *world); /* a host operation is about to take effect */
 	bool trace;
 };
 

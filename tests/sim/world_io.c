@@ -298,6 +298,8 @@ void sim_execute(struct sim_world *world, struct sim_pending *p)
 	}
 	if (now && !world->powered_off)
 		sim_world_power_off(world); /* catches p in flight with the others */
+	if (world->on_event && !world->powered_off)
+		world->on_event(world);
 	p->result = outcome(world, p);
 	p->executed = true;
 }
