@@ -39,6 +39,7 @@ enum {
 	OPT_DEPTH = 'd',
 	OPT_ID = 'n',
 	OPT_BACKING_ROOT = 0x100,
+	OPT_BLOCK_SIZE,
 	OPT_FOREGROUND,
 	OPT_QUEUES,
 	OPT_CACHE_SIZE,
@@ -71,6 +72,8 @@ static const struct argp_option options[] = {
 	  "Metadata cache, like 16M (default: by the image, up to 32M)", 0 },
 	{ "detect-zeroes", OPT_DETECT_ZEROES, "off|on|unmap", 0,
 	  "Store written zeros as zero clusters (on) or free the space (unmap) (default: off)", 0 },
+	{ "block-size", OPT_BLOCK_SIZE, "512|4096", 0,
+	  "Logical block size of the device: that of the disk in the image (default: 512)", 0 },
 	{ "no-discard", OPT_NO_DISCARD, NULL, 0, "Give no space back to the host", 0 },
 	{ "no-partition-scan", OPT_NO_PARTITION_SCAN, NULL, 0, "Do not look for partitions", 0 },
 	{ "affinity", OPT_AFFINITY, "POLICY", 0,
@@ -185,6 +188,11 @@ static error_t parse_policy(int key, char *arg, struct argp_state *state,
 			argp_error(state, "--cache-size %s: not a size like 16M", arg);
 		check_memory(bytes, arg, state);
 		config->open.cache_bytes = bytes;
+		return 0;
+	case OPT_BLOCK_SIZE:
+		if (cow_cmd_parse_size(arg, &bytes) || (bytes != 512 && bytes != 4096))
+			argp_error(state, "--block-size %s: must be 512 or 4096", arg);
+		config->block_bytes = (uint32_t)bytes;
 		return 0;
 	case OPT_DETECT_ZEROES:
 		config->open.detect_zeroes = parse_detect_zeroes(state, arg);
@@ -403,6 +411,7 @@ static void set_defaults(struct attach *attach)
 	config->id = UB_ANY_ID;
 	config->queues = cpus < 1 ? 1 : cpus > COW_MAX_QUEUES ? COW_MAX_QUEUES : (unsigned)cpus;
 	config->depth = DEFAULT_DEPTH;
+	config->block_bytes = 512;
 	config->partition_scan = true;
 	config->affinity.policy = COW_AFFINITY_OTHER;
 	config->transfer = &cow_transfer_copy;

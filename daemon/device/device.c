@@ -170,7 +170,15 @@ static int set_params(struct cow_device *dev, const struct cow_device_config *co
 		      struct cow_error *err)
 {
 	struct ub_params params;
-	cow_params_fill(&params, &dev->geometry, dev->buffer_bytes, !config->open.no_discard);
+	if (dev->geometry.size_bytes % config->block_bytes)
+		return cow_error_set(err, -EINVAL,
+				     "%s: its size, %llu, is no multiple of the block size %u: "
+				     "leave out --block-size",
+				     config->image_path,
+				     (unsigned long long)dev->geometry.size_bytes,
+				     config->block_bytes);
+	cow_params_fill(&params, &dev->geometry, config->block_bytes, dev->buffer_bytes,
+			!config->open.no_discard);
 	int ret = cow_ctrl_set_params(&dev->ctrl, dev->id, &params);
 	if (ret)
 		return cow_error_set(err, ret,
@@ -306,6 +314,11 @@ static void arrange_partitions(struct cow_device *dev, bool wanted)
 		ret = cow_partitions_scan(dev->path);
 	else if (!wanted && !left_to_us)
 		ret = cow_partitions_remove(dev->disk);
+	if (wanted && cow_partitions_lie_at_4096(dev->path))
+		cow_log(COW_LOG_WARNING,
+			"%s: its partition table is for 4096-byte sectors: attach with "
+			"--block-size 4096",
+			dev->path);
 	if (ret)
 		cow_log(COW_LOG_WARNING, "%s: partitions: %s", dev->path, strerror(-ret));
 }

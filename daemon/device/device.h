@@ -54,7 +54,8 @@ struct cow_device_config {
 	uint32_t id;		/* UB_ANY_ID: the kernel chooses */
 	unsigned queues, depth; /* the kernel may give fewer queues */
 	bool partition_scan;
-	bool temporary; /* write to an overlay that is thrown away */
+	uint32_t block_bytes; /* logical block: 512 or 4096 */
+	bool temporary;	      /* write to an overlay that is thrown away */
 	struct cow_affinity affinity;
 	const struct cow_transfer_ops *transfer;
 	struct cow_keeper_hooks hooks;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Block sizes: the user sees 512-byte logical blocks whatever the host wants. Physical block and
- * minimum I/O size are 4096
- * (a cluster, if that is less): smaller writes are correct but dearer. Optimal I/O size is a cluster.
+ * Block sizes: the user sees 512-byte logical blocks whatever the host wants, or those he asked for
+ * (an image of a disk with 4096-byte sectors). Physical block and minimum I/O size are 4096
+ * (a cluster, if that is less, but no less than a logical block): smaller writes are correct but dearer. Optimal I/O size is a cluster.
  * Discard granularity is the cluster, since nothing less gives space back. A discard that is no
  * whole cluster is taken all the same: the engine rounds.
  */
@@ -15,6 +15,11 @@
 static uint8_t log2_of(uint32_t v)
 {
 	return (uint8_t)(31 - __builtin_clz(v));
+}
+
+static uint32_t max_u32(uint32_t a, uint32_t b)
+{
+	return a > b ? a : b;
 }
 
 static uint32_t min_u32(uint32_t a, uint32_t b)
@@ -32,16 +37,16 @@ uint32_t cow_params_buffer_bytes(unsigned queues, unsigned depth)
 }
 
 static void fill_basic(struct ub_param_basic *basic, const struct cow_image_geometry *geometry,
-		       uint32_t buffer_bytes)
+		       uint32_t logical_bytes, uint32_t buffer_bytes)
 {
-	uint32_t block_bytes = min_u32(geometry->cluster_bytes, 4096);
+	uint32_t block_bytes = max_u32(logical_bytes, min_u32(geometry->cluster_bytes, 4096));
 	basic->attrs = UB_ATTR_VOLATILE_CACHE | UB_ATTR_FUA;
 	if (!geometry->writable)
 		basic->attrs |= UB_ATTR_READ_ONLY;
-	basic->logical_bs_shift = SECTOR_SHIFT;
+	basic->logical_bs_shift = log2_of(logical_bytes);
 	basic->physical_bs_shift = log2_of(block_bytes);
 	basic->io_min_shift = log2_of(block_bytes);
-	basic->io_opt_shift = log2_of(geometry->cluster_bytes);
+	basic->io_opt_shift = log2_of(max_u32(logical_bytes, geometry->cluster_bytes));
 	basic->max_sectors = buffer_bytes >> SECTOR_SHIFT;
 	basic->dev_sectors = geometry->size_bytes >> SECTOR_SHIFT;
 }
@@ -56,19 +61,19 @@ static uint32_t discard_sectors(uint32_t cluster_bytes)
 }
 
 void cow_params_fill(struct ub_params *params, const struct cow_image_geometry *geometry,
-		     uint32_t buffer_bytes, bool discard)
+		     uint32_t logical_bytes, uint32_t buffer_bytes, bool discard)
 {
 	memset(params, 0, sizeof(*params));
 	params->len = sizeof(*params);
 	params->types = UB_PARAM_TYPE_BASIC;
-	fill_basic(&params->basic, geometry, buffer_bytes);
+	fill_basic(&params->basic, geometry, logical_bytes, buffer_bytes);
 	if (!geometry->writable)
 		return;
 	/*
 	 * WRITE_ZEROES is metadata work for us, so it is offered even where discard is not wanted.
 	 */
 	params->types |= UB_PARAM_TYPE_DISCARD;
-	params->discard.discard_granularity = geometry->cluster_bytes;
+	params->discard.discard_granularity = max_u32(logical_bytes, geometry->cluster_bytes);
 	params->discard.max_discard_sectors =
 		discard ? discard_sectors(geometry->cluster_bytes) : 0;
 	params->discard.max_write_zeroes_sectors = discard_sectors(geometry->cluster_bytes);

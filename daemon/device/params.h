@@ -23,6 +23,6 @@
 uint32_t cow_params_buffer_bytes(unsigned queues, unsigned depth);
 
 void cow_params_fill(struct ub_params *params, const struct cow_image_geometry *geometry,
-		     uint32_t buffer_bytes, bool discard);
+		     uint32_t logical_bytes, uint32_t buffer_bytes, bool discard);
 
 #endif

@@ -41,6 +41,26 @@ int cow_partitions_scan(const char *path)
 	return ret;
 }
 
+/* A GPT's header is the second block. */
+static bool has_gpt(int fd, off_t block_bytes)
+{
+	static const char magic[] = "EFI PART";
+	char buf[sizeof(magic) - 1];
+	return pread(fd, buf, sizeof(buf), block_bytes) == (ssize_t)sizeof(buf) &&
+	       !memcmp(buf, magic, sizeof(buf));
+}
+
+bool cow_partitions_lie_at_4096(const char *path)
+{
+	int block_bytes, fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return false;
+	bool there = !ioctl(fd, BLKSSZGET, &block_bytes) && block_bytes == 512 &&
+		     !has_gpt(fd, 512) && has_gpt(fd, 4096);
+	close(fd);
+	return there;
+}
+
 static int remove_one(int fd, int number)
 {
 	struct blkpg_partition part = { .pno = number };

@@ -34,6 +34,24 @@ sys=/sys/block/${b#/dev/}/queue
 check_clean a.qcow2
 check_clean b.qcow2
 
+# A disk of 4096-byte sectors: its partition table is found with that block size, and hinted at without.
+attach a a.qcow2 --block-size 4096
+sys=/sys/block/${a#/dev/}/queue
+[ "$(cat "$sys/logical_block_size")" = 4096 ] || fail "--block-size 4096: $(cat "$sys/logical_block_size")"
+printf 'EFI PART' | dd of="$a" bs=4096 seek=1 conv=notrunc,fsync status=none
+must_fail "attached as $a: detach it first" "$cowblk" check a.qcow2
+must_fail "attached as $a: detach it first" "$cowblk" check "$a"
+must_fail "attached as $a: detach it first" "$cowblk" create --force a.qcow2 1M
+[ "$("$cowblk" info --output=json "$a" | grep -c virtual-size)" = 1 ] || fail "info $a"
+detach "$a"
+(ulimit -n 16; "$cowblk" attach --id 5 -f qcow2 -q a.qcow2) >printed 2>said || fail "ulimit -n 16: $(cat said)"
+devices+=(/dev/ublkb5)
+[ ! -s printed ] || fail "attach -q prints $(cat printed)"
+grep -q 'attach with --block-size 4096' said || fail "no hint at a GPT of 4096-byte sectors: $(cat said)"
+detach /dev/ublkb5
+qemu-img create -q -f qcow2 odd.qcow2 1049088
+must_fail 'no multiple of the block size' "$cowblk" attach --block-size 4096 odd.qcow2
+
 "$cowblk" attach --foreground --id 7 a.qcow2 > foreground.log 2>&1 &
 pid=$!
 devices+=(/dev/ublkb7)
@@ -66,7 +84,7 @@ mount -t tmpfs tmpfs locked-away
 mounts+=(locked-away)
 cp a.qcow2 locked-away
 mount -o remount,ro locked-away
-must_fail 'Read-only file system: attach it --read-only' "$cowblk" attach locked-away/a.qcow2
+must_fail 'Read-only file system: it can only be read' "$cowblk" attach locked-away/a.qcow2
 attach a locked-away/a.qcow2 --read-only
 detach "$a"
 must_fail '.' "$cowblk" detach /dev/ublkb9
@@ -80,7 +98,7 @@ must_fail . "$cowblk" snapshot create 'ublkb 0' x
 must_fail . "$cowblk" bitmap add /dev/ublkb4294967296 x
 for number in '' ' 7' +7 -7 7x 07 0x7 4294967303 18446744073709551623; do
 	! "$cowblk" attach --id "$number" b.qcow2 2>said || fail "attach --id '$number' was accepted"
-	grep -q 'not a number from 0 to' said || fail "attach --id '$number': $(cat said)"
+	grep -qE 'not a number from 0 to|value is empty' said || fail "attach --id '$number': $(cat said)"
 done
 [ -b "$a" ] || fail "a name that is none detached $a"
 detach "$a"

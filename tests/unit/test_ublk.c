@@ -88,7 +88,7 @@ static struct ub_params params_of(uint32_t cluster_bytes, bool writable, bool di
 					.cluster_bytes = cluster_bytes,
 					.writable = writable };
 	struct ub_params p;
-	cow_params_fill(&p, &g, 1 << 20, discard);
+	cow_params_fill(&p, &g, 512, 1 << 20, discard);
 	return p;
 }
 
@@ -104,6 +104,24 @@ static void block_sizes_follow_the_cluster(void **state)
 		assert_true(discard >= 1u << bits && discard <= COW_MAX_DISCARD_BYTES);
 		assert_true(discard >> bits <= COW_MAX_DISCARD_CLUSTERS);
 		assert_int_equal(discard & ((1u << bits) - 1), 0);
+	}
+}
+
+static void logical_blocks_of_4096_bound_the_others(void **state)
+{
+	for (uint32_t bits = 9; bits <= 21; bits++) {
+		struct cow_image_geometry g = { .size_bytes = 1 << 30,
+						.cluster_bytes = 1u << bits,
+						.writable = true };
+		struct ub_params p;
+		unsigned least = bits < 12 ? 12 : bits;
+		cow_params_fill(&p, &g, 4096, 1 << 20, true);
+		assert_int_equal(p.basic.logical_bs_shift, 12);
+		assert_int_equal(p.basic.physical_bs_shift, 12);
+		assert_int_equal(p.basic.io_opt_shift, least);
+		assert_int_equal(p.discard.discard_granularity, 1u << least);
+		assert_int_equal(p.discard.max_discard_sectors % 8, 0);
+		assert_int_equal(p.basic.dev_sectors, (1 << 30) / 512);
 	}
 }
 
@@ -206,6 +224,7 @@ int main(void)
 		cmocka_unit_test(what_was_not_offered_is_refused),
 		cmocka_unit_test(answers_are_bytes_or_a_status_the_kernel_knows),
 		cmocka_unit_test(block_sizes_follow_the_cluster),
+		cmocka_unit_test(logical_blocks_of_4096_bound_the_others),
 		cmocka_unit_test(attributes_and_limits),
 		cmocka_unit_test(buffers_fit_their_budget),
 		cmocka_unit_test(lists_of_cpus),
