@@ -69,7 +69,7 @@ static const struct argp_option options[] = {
 	{ "backing-root", OPT_BACKING_ROOT, "DIR", 0,
 	  "Backing files may lie below DIR, besides the image's own directory (repeatable)", 0 },
 	{ "cache-size", OPT_CACHE_SIZE, "SIZE", 0,
-	  "Metadata cache, like 16M (default: by the image, up to 32M)", 0 },
+	  "Metadata cache of the whole chain, like 16M (default: by the images, up to 32M)", 0 },
 	{ "detect-zeroes", OPT_DETECT_ZEROES, "off|on|unmap", 0,
 	  "Store written zeros as zero clusters (on) or free the space (unmap) (default: off)", 0 },
 	{ "block-size", OPT_BLOCK_SIZE, "512|4096", 0,

@@ -27,6 +27,7 @@ struct cow_chain {
 	struct cow_file *below;
 	const struct cow_file *named; /* the image that was named */
 	unsigned depth;
+	uint64_t cache_left; /* of the metadata cache, for the images not opened yet */
 	struct {
 		uint64_t dev, ino;
 	} seen[COW_MAX_BACKING_DEPTH];

@@ -39,7 +39,8 @@ struct cow_open_options {
 	bool buffered;	 /* never O_DIRECT */
 	bool compress;	 /* store new full clusters compressed where that saves space */
 	enum cow_detect_zeroes detect_zeroes;
-	uint64_t cache_bytes;	/* metadata cache; 0: sized by the image, at most 32 MiB */
+	uint64_t
+		cache_bytes; /* metadata cache of the whole chain; 0: by the images, at most 32 MiB */
 	uint64_t reserve_bytes; /* a queue's largest reservation of host clusters; 0: 16 MiB */
 	const struct cow_limits *limits; /* for tests and the simulator; NULL: the defaults */
 	/* the external data file, instead of the name in the image; allowed anywhere */

@@ -100,8 +100,9 @@ int cow_live_do_blocks(struct cow_live *x)
 	uint64_t blocks[COW_LIVE_BATCH];
 	unsigned nr = 0;
 	int ret = 0;
+	/* The refcount table has grown far, or the entry is broken: not to be judged here. */
 	if (x->outside && x->frozen)
-		return cow_live_corrupt(x, 0, "an entry leads to where no cluster can be");
+		return -EAGAIN;
 	for (uint64_t b = 0; b < x->max_blocks && !ret; b++) {
 		bool todo;
 		ret = look(x, b, &todo);

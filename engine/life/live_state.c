@@ -21,8 +21,8 @@ int cow_live_corrupt(struct cow_live *x, uint64_t off, const char *rule)
 
 int cow_live_trouble(struct cow_live *x, int ret)
 {
-	if (ret == -EOVERFLOW)
-		return cow_live_corrupt(x, 0, "an entry leads to where no cluster can be");
+	if (ret == -EOVERFLOW) /* half written, or broken: to be judged under the freeze */
+		return -EAGAIN;
 	if (ret && ret != -ENOSPC)
 		cow_error_set(x->err, ret, "%s", strerror(-ret));
 	return ret;

@@ -19,7 +19,7 @@
 #include "engine/snapshot/snapshot_select.h"
 
 #define CACHE_MAX_BYTES (32ull << 20)
-#define CACHE_MIN_BYTES (1ull << 20)
+#define CACHE_MIN_BYTES (256ull << 10)
 
 /* ---- the sticky failure ---- */
 
@@ -214,15 +214,26 @@ static int load_table(struct cow_image *image, struct cow_chain *chain, struct c
 }
 
 /*
- * By default the L2 cache holds the whole mapping, up to a limit; refcounts need a quarter of that.
+ * The chain has one budget. An image takes room for its whole mapping, up to what is left, or half
+ * of that if there are images below it. The last ones of a long chain get a little all the same.
  */
-static int init_caches(struct cow_image *image, const struct cow_open_options *options)
+static uint64_t take_cache_bytes(struct cow_image *image, struct cow_chain *chain)
 {
 	const struct cow_geometry *g = &image->g;
 	uint64_t all = (g->size_bytes >> g->cluster_bits) * 8 + g->slice_bytes * 64ull;
-	uint64_t bytes = options->cache_bytes;
-	if (!bytes)
-		bytes = cow_min(cow_max(all, CACHE_MIN_BYTES), CACHE_MAX_BYTES);
+	uint64_t left = chain->cache_left, asked = chain->options->cache_bytes;
+	uint64_t most = image->header.backing_name_off ? left / 2 : left;
+	uint64_t least = asked ? cow_min(asked, CACHE_MIN_BYTES) : CACHE_MIN_BYTES;
+	uint64_t bytes = cow_max(cow_min(all, most), least);
+	chain->cache_left -= cow_min(left, bytes);
+	return bytes;
+}
+
+/* Refcounts need a quarter. */
+static int init_caches(struct cow_image *image, struct cow_chain *chain)
+{
+	const struct cow_geometry *g = &image->g;
+	uint64_t bytes = take_cache_bytes(image, chain);
 	int ret = cow_cache_init(&image->l2, image->file, g->slice_bytes, bytes, &image->limits,
 				 COW_RANK_L2_SHARD, need_writeback, image);
 	if (!ret && image->writable)
@@ -389,7 +400,7 @@ static int open_qcow2(struct cow_image *image, struct cow_chain *chain, const ch
 	if (!ret)
 		ret = mark_tables_past_end(image, err);
 	if (!ret)
-		ret = init_caches(image, chain->options);
+		ret = init_caches(image, chain);
 	if (!ret && image->writable)
 		ret = init_writing(image, chain, err);
 	publish_geometry(image);
@@ -504,6 +515,7 @@ int cow_image_open(struct cow_host *host, struct cow_loop *loop, const char *pat
 		   struct cow_error *err)
 {
 	struct cow_chain chain = { .host = host, .loop = loop, .options = options };
+	chain.cache_left = options->cache_bytes ? options->cache_bytes : CACHE_MAX_BYTES;
 	int ret = cow_chain_init(&chain, err);
 	if (!ret)
 		ret = open_top(&chain, path, out, err);

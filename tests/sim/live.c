@@ -87,6 +87,8 @@ static void leave_if_idle(struct sim_run *run, unsigned queue)
 void sim_live_step(struct sim_run *run)
 {
 	unsigned next = run->action_idx + 1;
+	if (run->frozen && run->may_give_up && sim_chance(&run->random, 1))
+		atomic_store(&run->gave_up, true);
 	if (!run->frozen || run->world.powered_off || next >= run->script->nr ||
 	    !sim_chance(&run->random, 5))
 		return;
@@ -124,6 +126,7 @@ static int change(struct sim_run *run)
 		.key = { .text = c->name, .by = COW_SNAPSHOT_BY_NAME },
 		.moment = moment,
 		.ctx = run,
+		.cancel = &run->gave_up,
 	};
 	int ret = cow_image_change_snapshot(run->image, &run->visitor->base, &s, &c->err);
 	run->stats.all_frozen += s.all_frozen;
@@ -147,7 +150,8 @@ static void judge_error(struct sim_run *run)
 {
 	struct sim_command *c = &run->live;
 	bool failed = cow_image_failure(run->image);
-	if (!sim_guest_excused(run) && !sim_snapshot_may_refuse(run, c))
+	bool gave_up = c->result == -ECANCELED && atomic_load(&run->gave_up);
+	if (!gave_up && !sim_guest_excused(run) && !sim_snapshot_may_refuse(run, c))
 		sim_fail("live snapshot command %u: %s", c->what, c->err.text);
 	if (!failed && took_effect(run))
 		sim_fail("live snapshot command %u failed (%s), but took effect", c->what,
@@ -181,6 +185,8 @@ void sim_live_command(struct sim_run *run, const struct sim_action *a)
 	bool armed = arm(&run->world, a);
 	c->begun = sim_model_tick(&run->model);
 	c->in_doubt = true; /* until it returns with the power on */
+	run->may_give_up = sim_chance(&run->random, 10);
+	atomic_store(&run->gave_up, false);
 	run->frozen = true;
 	sim_loop_come(run->visitor);
 	c->result = change(run);

@@ -6,6 +6,8 @@
 #ifndef SIM_RUN_H
 #define SIM_RUN_H
 
+#include <stdatomic.h>
+
 #include "engine/life/image.h"
 #include "tests/sim/bitmap.h"
 #include "tests/sim/model.h"
@@ -82,6 +84,8 @@ struct sim_run {
 	unsigned nr_taken;
 	struct sim_command live; /* the last command under a freeze */
 	bool frozen;		 /* it runs */
+	bool may_give_up;	 /* who asked for it may go */
+	atomic_bool gave_up;
 	struct sim_bitmap bitmap;
 	struct cow_secret *secret; /* opens whatever of the chain is encrypted */
 	unsigned action_idx;

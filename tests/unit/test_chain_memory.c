@@ -1,0 +1,95 @@
+/* SPDX-License-Identifier: MIT */
+/* A backing chain has one budget for its metadata caches, however long it is. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "engine/create/create.h"
+#include "engine/host/system.h"
+#include "engine/life/image.h"
+
+#define LEVELS 32
+#define TIB (1ull << 40)
+
+static char directory[] = "/tmp/cowblk-chain.XXXXXX";
+
+static char *path_of(unsigned level, char path[64])
+{
+	snprintf(path, 64, "%s/%u.qcow2", directory, level);
+	return path;
+}
+
+static void make(struct cow_loop *loop, unsigned level)
+{
+	char path[64], backing[16];
+	struct cow_error err = { 0 };
+	snprintf(backing, sizeof(backing), "%u.qcow2", level - 1);
+	const struct cow_create_options o = {
+		.size_bytes = TIB,
+		.has_size = true,
+		.backing_file = level ? backing : NULL,
+		.backing_format = level ? "qcow2" : NULL,
+	};
+	int ret = cow_create(cow_host_system(), loop, path_of(level, path), &o, &err);
+	if (ret)
+		fail_msg("%s", err.text);
+}
+
+static long resident_mib(void)
+{
+	long pages = 0;
+	FILE *f = fopen("/proc/self/statm", "r");
+	assert_non_null(f);
+	assert_int_equal(fscanf(f, "%*d %ld", &pages), 1);
+	fclose(f);
+	return pages * sysconf(_SC_PAGESIZE) >> 20;
+}
+
+static long grown_mib(struct cow_loop *loop, uint64_t cache_bytes)
+{
+	const struct cow_open_options options = { .cache_bytes = cache_bytes };
+	struct cow_error err = { 0 };
+	struct cow_image *image;
+	char path[64];
+	long before = resident_mib();
+	if (cow_image_open(cow_host_system(), loop, path_of(LEVELS - 1, path), &options, &image,
+			   &err))
+		fail_msg("%s", err.text);
+	long grown = resident_mib() - before;
+	assert_int_equal(cow_image_close(image, loop, &err), 0);
+	return grown;
+}
+
+static void whole_chain_has_one_budget(void **state)
+{
+	struct cow_loop *loop;
+	char path[64];
+	assert_int_equal(cow_loop_sync_new(&loop), 0);
+	assert_non_null(mkdtemp(directory));
+	for (unsigned i = 0; i < LEVELS; i++)
+		make(loop, i);
+	/* 32 MiB, a least for each level, and what is not cache */
+	long grown = grown_mib(loop, 0);
+	if (grown > 64)
+		fail_msg("%d images of 1 TiB take %ld MiB", LEVELS, grown);
+	grown = grown_mib(loop, 4 << 20);
+	if (grown > 36)
+		fail_msg("with 4 MiB of cache they take %ld MiB", grown);
+	for (unsigned i = 0; i < LEVELS; i++)
+		unlink(path_of(i, path));
+	rmdir(directory);
+	cow_loop_free(loop);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = { cmocka_unit_test(whole_chain_has_one_budget) };
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
