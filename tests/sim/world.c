@@ -111,13 +111,15 @@ static void deliver_some(struct sim_loop *loop)
 static int loop_drain(struct cow_loop *base, bool wait)
 {
 	struct sim_loop *loop = sim_of(base);
-	cow_assert(!loop->running);
+	bool outer = loop->running; /* a blocking call waits on it, further out */
+	cow_assert(!outer || !wait);
 	loop->running = true;
-	while (wait && !has_event(loop))
+	loop->ran_within = outer;
+	while (wait && !loop->ran_within && !has_event(loop))
 		/* on_step may have run the others, and so brought what we wait for */
-		if (!sim_world_step(loop->world) && !has_event(loop))
+		if (!sim_world_step(loop->world) && !loop->ran_within && !has_event(loop))
 			sim_fail("a blocking call waits for something that will never happen");
-	loop->running = false;
+	loop->running = outer;
 	loop->woken = false;
 	deliver_some(loop);
 	return 0;
@@ -212,13 +214,18 @@ static struct sim_pending *pick_operation(struct sim_world *world, bool held)
 	return choice;
 }
 
+/*
+ * Blocking calls lie on one stack here, but not in a process: what runs on the loop of one further
+ * out goes on while one further in waits, perhaps for just that. That call itself has to wait for
+ * the inner one's end.
+ */
 static struct sim_loop *pick_loop(struct sim_world *world)
 {
 	struct sim_loop *choice = NULL;
 	unsigned seen = 0;
 	for (unsigned l = 0; l < world->nr_loops; l++) {
 		struct sim_loop *loop = world->loops[l];
-		if (loop->running || !has_event(loop))
+		if (!has_event(loop))
 			continue;
 		if (l == world->lazy_loop && seen && !sim_chance(&world->random, 5))
 			continue;

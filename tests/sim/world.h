@@ -35,8 +35,9 @@ struct sim_loop {
 	struct sim_pending **pending;
 	unsigned nr_pending, max_pending;
 	bool woken;
-	bool running; /* inside its drain: not to be entered again */
-	bool gone;    /* its thread has ended: nobody may want anything of it */
+	bool running;	 /* a blocking call waits on it */
+	bool ran_within; /* it was run while another one, further in, waited: to be looked at again */
+	bool gone;	 /* its thread has ended: nobody may want anything of it */
 };
 
 enum sim_full {

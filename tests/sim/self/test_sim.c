@@ -6,6 +6,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -13,6 +14,18 @@
 
 #include "tests/sim/disk.h"
 #include "tests/sim/model.h"
+#include "tests/sim/world.h"
+
+_Noreturn void sim_fail(const char *fmt, ...)
+{
+	char text[200];
+	va_list ap;
+	va_start(ap, fmt);
+	vsnprintf(text, sizeof(text), fmt, ap);
+	va_end(ap);
+	fail_msg("%s", text);
+	abort();
+}
 
 static uint8_t at(struct sim_file *f, uint64_t offset)
 {
@@ -213,13 +226,80 @@ static void test_model_crash(void **state)
 	sim_model_fini(&m);
 }
 
+/* ---- blocking calls within each other ---- */
+
+/*
+ * Two threads. One waits for `last`, the other for what the first one's loop is to tell it when
+ * `first` is through.
+ */
+struct scene {
+	struct sim_world world;
+	struct sim_loop *outer, *inner;
+	struct cow_io first, last;
+	struct cow_msg tell;
+	bool told, over, within;
+};
+
+static struct scene *scene;
+
+static void told(struct cow_msg *msg)
+{
+	scene->told = true;
+}
+
+static void first_done(struct cow_io *io)
+{
+	scene->tell.fn = told;
+	cow_loop_post(&scene->inner->base, &scene->tell);
+}
+
+static void last_done(struct cow_io *io)
+{
+	scene->over = true;
+}
+
+/* The second thread comes while the first one waits, as a queue that leaves under a live command. */
+static void other_waits(struct sim_world *world)
+{
+	if (scene->within)
+		return;
+	scene->within = true;
+	assert_int_equal(cow_loop_run_until(&scene->inner->base, &scene->told), 0);
+}
+
+static void test_blocking_calls(void **state)
+{
+	for (unsigned seed = 1; seed <= 100; seed++) {
+		struct cow_file *file;
+		struct cow_error err = { 0 };
+		scene = calloc(1, sizeof(*scene));
+		sim_world_init(&scene->world, seed);
+		scene->world.on_step = other_waits;
+		scene->outer = sim_loop_new(&scene->world);
+		scene->inner = sim_loop_new(&scene->world);
+		assert_int_equal(sim_host_ops.open(&scene->world.host, "/sim/f", COW_OPEN_CREATE,
+						   &file, &err),
+				 0);
+		cow_io_prep(&scene->first, COW_IO_RESIZE, file, 4096, 0, first_done);
+		cow_io_prep(&scene->last, COW_IO_RESIZE, file, 8192, 0, last_done);
+		cow_loop_submit(&scene->outer->base, &scene->first);
+		cow_loop_submit(&scene->outer->base, &scene->last);
+		assert_int_equal(cow_loop_run_until(&scene->outer->base, &scene->over), 0);
+		assert_true(scene->told);
+		sim_host_ops.close(file);
+		while (sim_world_step(&scene->world))
+			;
+		sim_world_fini(&scene->world);
+		free(scene);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_crash),
-		cmocka_unit_test(test_torn),
-		cmocka_unit_test(test_model_reads),
-		cmocka_unit_test(test_model_crash),
+		cmocka_unit_test(test_crash),	       cmocka_unit_test(test_torn),
+		cmocka_unit_test(test_model_reads),    cmocka_unit_test(test_model_crash),
+		cmocka_unit_test(test_blocking_calls),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
