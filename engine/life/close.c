@@ -150,8 +150,9 @@ static int return_extents(struct cow_image *image, struct cow_loop *loop,
 	for (unsigned i = 0; i < nr && !ret; i++) {
 		if (!extents[i].nr)
 			continue;
+		/* nothing is released any more when the image has failed: what is left is leaked */
 		while (!ret && !cow_quarantine_reserve(q, 1, 1))
-			ret = release_all(image, loop);
+			ret = cow_image_is_failed(image) ? -EIO : release_all(image, loop);
 		if (ret)
 			break;
 		cow_quarantine_add(q, extents[i].cluster, extents[i].nr);

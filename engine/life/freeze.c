@@ -176,6 +176,12 @@ static int run_frozen(struct cow_image *image, struct cow_loop *loop, cow_frozen
 	if (ret == -ENOTRECOVERABLE)
 		cow_image_fail(image, loop,
 			       "a change of the whole image may have reached the disk in part");
+	/*
+	 * A change by the allocator that failed has changed nothing that memory does not know, and
+	 * may leave metadata dirty that a failed pass could not write.
+	 */
+	if (ret && space == SPACE_BY_ALLOCATOR)
+		return ret;
 	int again = load_anew(image, loop, err);
 	if (space == SPACE_BEHIND_OUR_BACK)
 		cow_alloc_restart(image, image->file->size_bytes);

@@ -271,8 +271,11 @@ static int change(struct cow_live *x)
 	if (!ret)
 		ret = cow_freeze_switch(x->image, x->loop, switch_over, x, &x->s->pause_ns, x->err);
 	cow_writeback_watch(&x->image->commit, NULL);
-	if (x->switched && !cow_image_is_failed(x->image))
-		free_old(x);
+	if (x->switched && !cow_image_is_failed(x->image) && free_old(x))
+		cow_log(COW_LOG_WARNING,
+			"%s: what the snapshot freed is leaked: cowblk check "
+			"--repair leaks gives it back",
+			x->image->path);
 	if (x->switched && !ret && x->s->what == COW_LIVE_CREATE)
 		x->s->id = strdup(x->snapshots[x->header.nr_snapshots - 1].id);
 	x->s->peak_bytes += x->delta.bytes;

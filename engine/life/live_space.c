@@ -13,6 +13,8 @@
 /* Reserved at a time; also what is at hand when the freeze begins. */
 #define AHEAD_CLUSTERS 256u
 #define SPARE_CLUSTERS 64u
+/* How often a full host may stop the release before what is to be freed is given up. */
+#define FULL_TRIES 3u
 
 void cow_live_space_init(struct cow_live_space *space, struct cow_image *image,
 			 struct cow_loop *loop)
@@ -164,9 +166,12 @@ int cow_live_space_prepare(struct cow_live_space *space)
 int cow_live_space_free(struct cow_live_space *space, uint64_t cluster, uint64_t nr)
 {
 	struct cow_quarantine *q = &space->image->quarantine;
+	unsigned full = atomic_load(&q->nr_full);
 	while (!cow_quarantine_reserve(q, 1, 1)) {
 		if (cow_image_is_failed(space->image))
 			return -EIO;
+		if (atomic_load(&q->nr_full) - full > FULL_TRIES)
+			return -ENOSPC;
 		atomic_store(&q->hurry, true);
 		cow_quarantine_kick(q, space->loop);
 		int ret = cow_freeze_nap(space->loop);

@@ -36,7 +36,10 @@ int cow_live_space_take(struct cow_live_space *space, uint64_t *off);
 int cow_live_space_take_run(struct cow_live_space *space, uint32_t nr, uint64_t *off);
 /* Have some at hand for the freeze. */
 int cow_live_space_prepare(struct cow_live_space *space);
-/* One reference less on nr clusters; waits for room in the quarantine. -EIO: the image has failed. */
+/*
+ * One reference less on nr clusters; waits for room in the quarantine. -EIO: the image has failed.
+ * -ENOSPC: a full host lets nothing be released; the clusters are leaked.
+ */
 int cow_live_space_free(struct cow_live_space *space, uint64_t cluster, uint64_t nr);
 /* What was not given out (or all, given out or not) goes back to the image. */
 void cow_live_space_fini(struct cow_live_space *space, bool all);

@@ -178,6 +178,7 @@ static void try_again(struct cow_io *io)
 		io->pausing = true;
 		io->paused_kind = io->kind;
 		io->paused_offset = io->offset;
+		io->paused_progress = io->progress_bytes; /* a body's timer may use it */
 		io->kind = COW_IO_TIMER;
 		io->offset = pause < PAUSE_MAX_NS ? pause : PAUSE_MAX_NS;
 	}
@@ -189,6 +190,7 @@ static void end_pause(struct cow_io *io)
 	io->pausing = false;
 	io->kind = io->paused_kind;
 	io->offset = io->paused_offset;
+	io->progress_bytes = io->paused_progress;
 	io->loop->ops->start(io->loop, io);
 }
 

@@ -65,7 +65,7 @@ struct cow_io {
 	unsigned nr_again; /* EAGAIN since the last progress */
 	bool pausing;	   /* it is a timer now, instead of this: */
 	enum cow_io_kind paused_kind;
-	uint64_t paused_offset;
+	uint64_t paused_offset, paused_progress;
 	uint64_t known_bytes;		  /* the file's size_bytes when the I/O began */
 	struct cow_completion completion; /* loop_uring.c */
 	int64_t timespec[2]; /* loop_uring.c: TIMER as the kernel's seconds, nanoseconds */

@@ -565,5 +565,6 @@ void cow_refill_start(struct cow_reserve *reserve, struct cow_loop *loop)
 {
 	reserve->nr_fresh = 0;
 	reserve->fresh_clusters = 0;
+	reserve->io.result = 0; /* of the refill before: see cannot_grow() */
 	cow_task_post(&reserve->task, loop, &step_baton);
 }

@@ -519,6 +519,37 @@ static void test_short(void **state)
 	assert_int_equal(play(&buffered, COW_IO_WRITE, buf, failed, 2), -EIO);
 }
 
+static void timer_start(struct cow_loop *loop, struct cow_io *io)
+{
+	script_start(loop, io);
+	if (io->kind == COW_IO_TIMER)
+		io->progress_bytes =
+			UINT64_MAX; /* as loop_plain.c does: a body's timer may use it */
+}
+
+/* After a pause the I/O goes on where it was, whatever the body used for its timer. */
+static void test_paused(void **state)
+{
+	static const struct cow_loop_ops ops = { .start = timer_start };
+	struct script s = { 0 };
+	struct cow_file file = { .size_bytes = 8192 };
+	struct cow_io io;
+	char buf[2048];
+	cow_loop_init(&s.base, &ops);
+	cow_io_prep_rw(&io, COW_IO_READ, &file, 4096, buf, sizeof(buf), short_done);
+	cow_loop_submit(&s.base, &io);
+	cow_io_raw_done(&io, 512);
+	cow_io_raw_done(&io, -EAGAIN);
+	cow_io_raw_done(&io, -EAGAIN);
+	assert_int_equal(io.kind, COW_IO_TIMER);
+	cow_io_raw_done(&io, 0);
+	assert_int_equal(io.kind, COW_IO_READ);
+	assert_int_equal(io.offset, 4096);
+	assert_int_equal(io.progress_bytes, 512);
+	cow_io_raw_done(&io, 1536);
+	assert_int_equal(io.result, 0);
+}
+
 /* ---- host files ---- */
 
 static int try_open(const char *path, unsigned flags, struct cow_error *err)
@@ -588,6 +619,7 @@ int main(void)
 		BOTH(test_defer),
 		cmocka_unit_test_setup_teardown(test_foreign_sqe, setup_uring, teardown),
 		cmocka_unit_test(test_short),
+		cmocka_unit_test(test_paused),
 		cmocka_unit_test(test_cut),
 		BOTH(test_known_length),
 		cmocka_unit_test_setup_teardown(test_open_refusals, setup_sync, teardown),
