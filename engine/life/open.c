@@ -257,8 +257,8 @@ static int mark_tables_past_end(struct cow_image *image, struct cow_error *err)
 			return cow_error_set(
 				err, -EINVAL,
 				"L1 entry at offset %llu: its L2 table lies past the end of the "
-				"file: repair it with cowblk check --repair all, or use it "
-				"read-only",
+				"file: repair it with cowblk check --repair all, or attach it "
+				"--read-only",
 				(unsigned long long)(image->l1.off + i * 8));
 		atomic_store(&image->l1.entries[i], entry | COW_L1_PAST_END);
 	}
