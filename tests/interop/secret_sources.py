@@ -13,7 +13,7 @@ import time
 
 COWBLK, DECRYPT = sys.argv[1:3]
 PASSPHRASE = open("right", "rb").read()
-CREATE = [COWBLK, "create", "-f", "--encrypt", "luks", "-o", "encrypt.iter-time=10"]
+CREATE = [COWBLK, "create", "--force", "--encrypt", "luks", "-o", "encrypt.iter-time=10"]
 FAILURES = []
 
 
