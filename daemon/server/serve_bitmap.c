@@ -123,16 +123,10 @@ static void answer(struct cow_image *image, struct cow_loop *loop, struct json_o
 		reply->line = cow_control_error("not a request about bitmaps");
 }
 
-void cow_serve_bitmap(struct cow_image *image, struct cow_job *job)
+void cow_serve_bitmap(struct cow_image *image, struct cow_loop *loop, struct cow_job *job)
 {
 	struct reply reply = { 0 };
-	struct cow_loop *loop;
-	if (cow_loop_sync_new(&loop)) {
-		job->reply = cow_control_error("out of memory");
-		return;
-	}
 	answer(image, loop, job->request, &reply);
-	cow_loop_free(loop);
 	json_object_object_add(reply.line, "bytes", json_object_new_uint64(reply.nr_bytes));
 	job->reply = reply.line;
 	job->bytes = reply.bytes;

@@ -19,7 +19,7 @@
 #include "engine/life/image.h"
 
 /* The daemon's side, a job of the device thread: the answer to job->request. */
-void cow_serve_bitmap(struct cow_image *image, struct cow_job *job);
+void cow_serve_bitmap(struct cow_image *image, struct cow_loop *loop, struct cow_job *job);
 
 #define COW_BITMAP_MAX_SOURCES 64u /* of a merge, in one request */
 

@@ -11,10 +11,7 @@
 #include "daemon/control/talk.h"
 #include "engine/base/log.h"
 #include "engine/life/live.h"
-#include "engine/loop/loop_uring.h"
 
-/* I/Os in flight at once: two for each table of a batch. */
-#define LOOP_DEPTH 64
 /* For the client to freeze; it gives up earlier. */
 #define GO_LIMIT_MS 60000
 #define GO_POLL_MS 200
@@ -40,12 +37,6 @@ static bool parse_change(struct json_object *request, struct cow_live_snapshot *
 	       (create || !strcmp(action, "delete"));
 }
 
-/* A ring of our own: the requests' I/O goes on beside ours. */
-static int new_loop(struct cow_loop **loop)
-{
-	return cow_loop_uring_new(LOOP_DEPTH, loop) ? cow_loop_sync_new(loop) : 0;
-}
-
 static void tell(const struct cow_live_snapshot *s)
 {
 	double ms = (double)s->pause_ns / 1e6;
@@ -54,17 +45,14 @@ static void tell(const struct cow_live_snapshot *s)
 		s->all_frozen ? ", since there was no room to prepare it beside them" : "");
 }
 
-static struct json_object *change(struct cow_image *image, struct cow_job *job)
+static struct json_object *change(struct cow_image *image, struct cow_loop *loop,
+				  struct cow_job *job)
 {
 	struct cow_live_snapshot s = { .moment = moment, .cancel = &job->given_up };
 	struct cow_error err = { 0 };
-	struct cow_loop *loop;
 	if (!parse_change(job->request, &s))
 		return cow_control_error("not a request about snapshots");
-	if (new_loop(&loop))
-		return cow_control_error("out of memory");
 	int ret = cow_image_change_snapshot(image, loop, &s, &err);
-	cow_loop_free(loop);
 	struct json_object *reply =
 		ret ? cow_control_error(err.text[0] ? err.text : strerror(-ret)) : cow_control_ok();
 	if (!ret)
@@ -98,11 +86,11 @@ static int wait_frozen(struct cow_job *job)
 	return go ? 0 : ret ? ret : -ECANCELED;
 }
 
-void cow_serve_snapshot(struct cow_image *image, struct cow_job *job)
+void cow_serve_snapshot(struct cow_image *image, struct cow_loop *loop, struct cow_job *job)
 {
 	if (cow_control_number(job->request, "freeze") && wait_frozen(job)) {
 		job->reply = cow_control_error("nothing was frozen in time: no snapshot is made");
 		return;
 	}
-	job->reply = change(image, job);
+	job->reply = change(image, loop, job);
 }

@@ -144,10 +144,10 @@ static void run_job(struct server *server, struct cow_job *job)
 			stop_for_client(server, job);
 		break;
 	case COW_JOB_SNAPSHOT:
-		cow_serve_snapshot(server->device.image, job);
+		cow_serve_snapshot(server->device.image, server->device.loop, job);
 		break;
 	case COW_JOB_BITMAP:
-		cow_serve_bitmap(server->device.image, job);
+		cow_serve_bitmap(server->device.image, server->device.loop, job);
 		break;
 	case COW_JOB_CLOSE:
 		close_device(server, job);

@@ -33,6 +33,17 @@ done
 	fail "list does not say what is given up: $("$cowblk" list --json)"
 say "the daemon: user $uid, $(field "$pid" Threads) threads, no capability, an empty root"
 
+# What changes the whole image goes through the ring that was made before: its first one, the device thread's.
+ring=$(find "/proc/$pid/fd" -lname '*io_uring*' -printf '%f\n' | sort -n | head -n 1)
+completions() { sed -n 's/^CqTail:[[:space:]]*//p' "/proc/$pid/fdinfo/$ring"; }
+dd if=/dev/urandom of="$a" bs=1M count=8 conv=fsync status=none
+before=$(completions)
+"$cowblk" snapshot create "$a" ring >/dev/null || fail "snapshot create"
+nr=$(($(completions) - before))
+[ "$nr" -ge 8 ] || fail "a snapshot beside the requests: $nr I/Os through the ring"
+"$cowblk" snapshot delete "$a" ring || fail "snapshot delete"
+say "a snapshot of a confined daemon: $nr I/Os through its ring"
+
 # ---- and all works
 mkfs.ext4 -q "$a"
 mount_on "$a" m
