@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -28,6 +29,8 @@
 #define OPENER_WAIT_MS 2000
 /* For the last of the kernel to let go, so that the id can be used again. */
 #define DELETE_WAIT_MS 2000
+/* For all of the machine's file systems, where the device's cannot be found. */
+#define SYNC_LIMIT_S 30u
 
 const char *cow_device_state_name(enum cow_device_state state)
 {
@@ -407,9 +410,10 @@ static int busy_error(struct cow_device *dev, struct cow_error *err)
 
 static int cannot_stop(const struct cow_device *dev, int ret, struct cow_error *err)
 {
-	const char *why = ret == -EPIPE
-				  ? "its keeper has died: `cowblk detach --force` does without"
-				  : strerror(-ret);
+	const char *why =
+		ret == -EPIPE
+			? "its keeper has died or is stopped: `cowblk detach --force` does without"
+			: strerror(-ret);
 	return cow_error_set(err, ret, "%s: cannot stop: %s", dev->path, why);
 }
 
@@ -496,9 +500,43 @@ int cow_device_stop(struct cow_device *dev, bool force, const atomic_bool *given
 	return ret;
 }
 
+static void *sync_all(void *arg)
+{
+	sync();
+	return NULL;
+}
+
+/* All that a confined process can do: every file system of the machine, one of which may be stuck. */
+static int write_back_all(struct cow_error *err)
+{
+	pthread_t thread;
+	struct timespec until;
+	int ret = -pthread_create(&thread, NULL, sync_all, NULL);
+	if (ret)
+		return cow_error_set(err, ret, "cannot start a thread: %s", strerror(-ret));
+	clock_gettime(CLOCK_MONOTONIC, &until);
+	until.tv_sec += SYNC_LIMIT_S;
+	if (!pthread_clockjoin_np(thread, NULL, CLOCK_MONOTONIC, &until))
+		return 0;
+	pthread_detach(thread);
+	return cow_error_set(err, -ETIMEDOUT, "not within %u s", SYNC_LIMIT_S);
+}
+
 int cow_device_write_back(struct cow_device *dev, struct cow_error *err)
 {
-	return cow_keeper_write_back(&dev->keeper, err);
+	int ret = cow_keeper_write_back(&dev->keeper, err);
+	if (ret != -EPIPE)
+		return ret;
+	*err = (struct cow_error){ 0 };
+	return write_back_all(err);
+}
+
+void cow_device_abandon(struct cow_device *dev)
+{
+	cow_assert(dev->state == COW_DEVICE_LIVE);
+	for (unsigned i = 0; i < dev->nr_queues; i++)
+		cow_uqueue_abandon(&dev->queues[i]);
+	enter_state(dev, COW_DEVICE_STOPPED);
 }
 
 bool cow_device_drained(const struct cow_device *dev)
@@ -522,7 +560,12 @@ int cow_device_close(struct cow_device *dev, struct cow_error *err)
 	int ret = close_image(dev, err);
 	close(dev->char_fd);
 	int deleted = cow_keeper_delete(&dev->keeper, dev->unused ? DELETE_WAIT_MS : 0);
-	if (deleted && deleted != -ENODEV)
+	if (deleted == -EPIPE)
+		cow_log(COW_LOG_WARNING,
+			"%s: its keeper is gone: the kernel takes the device away, `cowblk detach` "
+			"what is left",
+			dev->path);
+	else if (deleted && deleted != -ENODEV)
 		cow_log(COW_LOG_WARNING, "%s: cannot delete the device: %s", dev->path,
 			strerror(-deleted));
 	cow_keeper_end(&dev->keeper);

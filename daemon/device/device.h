@@ -110,6 +110,12 @@ int cow_device_stop(struct cow_device *dev, bool force, const atomic_bool *given
  */
 int cow_device_write_back(struct cow_device *dev, struct cow_error *err);
 
+/*
+ * LIVE -> STOPPED, where the keeper is gone and nobody else stops the device: requests get no answer
+ * any more. The kernel fails them, and stops the device, with cow_device_close().
+ */
+void cow_device_abandon(struct cow_device *dev);
+
 /* True when the kernel has stopped the device: our doing or not. From any thread, until the close. */
 bool cow_device_drained(const struct cow_device *dev);
 

@@ -4,24 +4,32 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/capability.h>
+#include <poll.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "daemon/device/ctrl.h"
 #include "daemon/device/harden.h"
 #include "daemon/holders/busy.h"
 #include "daemon/holders/fsfreeze.h"
+#include "engine/base/log.h"
 
 enum request_kind { SERVE, STOP, TRY_STOP, DELETE, OPEN_EXCLUSIVELY, FIND_USER, WRITE_BACK };
 
 /* systemd gives a service 90 s to end. */
 #define WRITE_BACK_LIMIT_MS 30000
+/* A keeper at work says so; one that says nothing for that long is stopped, or worse. */
+#define BEAT_MS 1000
+#define SILENCE_LIMIT_MS 10000
 
 struct request {
 	enum request_kind kind;
@@ -31,6 +39,7 @@ struct request {
 };
 
 struct answer {
+	bool beat; /* not the answer yet */
 	int ret;
 	char text[512];
 };
@@ -88,7 +97,7 @@ static int receive_answer(int socket, struct answer *answer, int *fd)
 struct duty {
 	struct cow_keeper_hooks hooks;
 	struct cow_ctrl ctrl;
-	bool has_ctrl, serves;
+	bool serves;
 	uint32_t id;
 	uint64_t cookie;
 };
@@ -96,16 +105,9 @@ struct duty {
 /* The id may be another's by now, after somebody has deleted our device. */
 static int prepare(struct duty *duty)
 {
-	struct cow_error err = { 0 };
 	struct ub_dev_info info;
 	if (!duty->serves)
 		return -EINVAL;
-	if (!duty->has_ctrl) {
-		int ret = cow_ctrl_open(&duty->ctrl, &err);
-		if (ret)
-			return ret;
-		duty->has_ctrl = true;
-	}
 	int ret = cow_ctrl_get_info(&duty->ctrl, duty->id, &info);
 	if (ret)
 		return ret;
@@ -156,10 +158,15 @@ static int write_back(const struct duty *duty, char *text, size_t len)
 	return ret == -ENOENT ? 0 : ret;
 }
 
+/* The ring now: it may be forbidden by the time it is needed. */
 static int serve(struct duty *duty, const struct request *request)
 {
+	struct cow_error err = { 0 };
 	if (duty->serves)
 		return -EINVAL;
+	int ret = cow_ctrl_open(&duty->ctrl, &err);
+	if (ret)
+		return ret;
 	duty->serves = true;
 	duty->id = request->id;
 	duty->cookie = request->cookie;
@@ -215,35 +222,100 @@ static int let_go(int socket)
 	return chdir("/");
 }
 
+/* Signals are for the daemon, a terminal's too. */
+static void ignore_signals(void)
+{
+	static const int signals[] = { SIGTERM, SIGINT,	 SIGHUP,  SIGQUIT, SIGPIPE,
+				       SIGCHLD, SIGTSTP, SIGTTIN, SIGTTOU };
+	setsid();
+	for (size_t i = 0; i < sizeof(signals) / sizeof(signals[0]); i++)
+		signal(signals[i], SIG_IGN);
+}
+
+/*
+ * As the daemon: it may have to stop the very disk that its program lies on, so all of that is in
+ * memory before.
+ */
+static void harden(void)
+{
+	mlockall(MCL_CURRENT);
+	cow_harden_memory();
+}
+
+/* ---- beats: a request may take as long as the host does ---- */
+
+static struct {
+	pthread_mutex_t lock;
+	pthread_cond_t changed;
+	bool working;
+} beats = { .lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER };
+
+static void *beat(void *arg)
+{
+	const struct answer answer = { .beat = true };
+	for (;;) {
+		pthread_mutex_lock(&beats.lock);
+		while (!beats.working)
+			pthread_cond_wait(&beats.changed, &beats.lock);
+		send(STDERR_FILENO + 1, &answer, sizeof(answer), MSG_NOSIGNAL | MSG_DONTWAIT);
+		pthread_mutex_unlock(&beats.lock);
+		nanosleep(&(struct timespec){ .tv_sec = BEAT_MS / 1000 }, NULL);
+	}
+	return NULL;
+}
+
+/* None comes after the answer. */
+static void set_working(bool working)
+{
+	pthread_mutex_lock(&beats.lock);
+	beats.working = working;
+	pthread_cond_signal(&beats.changed);
+	pthread_mutex_unlock(&beats.lock);
+}
+
+/* Whoever asked may have given up waiting for us. */
+static bool is_heard(int socket)
+{
+	struct pollfd p = { .fd = socket };
+	return poll(&p, 1, 0) == 0;
+}
+
+static void serve_requests(struct duty *duty)
+{
+	struct request request;
+	int socket = STDERR_FILENO + 1;
+	while (recv(socket, &request, sizeof(request), 0) == sizeof(request) && is_heard(socket)) {
+		struct answer answer = { 0 };
+		int fd = -1;
+		set_working(true);
+		carry_out(duty, &request, &answer, &fd);
+		set_working(false);
+		if (send_answer(socket, &answer, fd))
+			return;
+		if (fd >= 0)
+			close(fd);
+	}
+}
+
 static void keep(int socket, const struct cow_keeper_hooks *hooks)
 {
 	struct duty duty = { .hooks = *hooks };
-	struct request request;
+	pthread_t thread;
 	/* Of stop, device nodes, and other processes' files, mounts and mount namespaces. */
 	const uint64_t caps = 1ull << CAP_SYS_ADMIN | 1ull << CAP_SYS_CHROOT |
 			      1ull << CAP_DAC_OVERRIDE | 1ull << CAP_DAC_READ_SEARCH |
 			      1ull << CAP_SYS_PTRACE;
 	prctl(PR_SET_NAME, "cowblk-keeper");
-	signal(SIGTERM, SIG_IGN);
-	signal(SIGINT, SIG_IGN);
-	signal(SIGHUP, SIG_IGN);
-	signal(SIGQUIT, SIG_IGN);
-	signal(SIGPIPE, SIG_IGN);
-	signal(SIGCHLD, SIG_IGN);
+	ignore_signals();
 	if (hooks->started)
 		hooks->started(hooks->ctx);
+	harden();
 	if (let_go(socket))
 		return;
 	cow_harden_keep_capabilities(caps);
-	while (recv(STDERR_FILENO + 1, &request, sizeof(request), 0) == sizeof(request)) {
-		struct answer answer = { 0 };
-		int fd = -1;
-		carry_out(&duty, &request, &answer, &fd);
-		if (send_answer(STDERR_FILENO + 1, &answer, fd))
-			return;
-		if (fd >= 0)
-			close(fd);
-	}
+	if (pthread_create(&thread, NULL, beat, NULL))
+		return;
+	serve_requests(&duty);
 }
 
 /* ---- in the daemon ---- */
@@ -273,13 +345,28 @@ void cow_keeper_end(struct cow_keeper *keeper)
 	close(keeper->fd);
 }
 
+/* The end of it, for the keeper too: what it has not begun it leaves. */
+static int give_up(struct cow_keeper *keeper)
+{
+	shutdown(keeper->fd, SHUT_RDWR);
+	return -EPIPE;
+}
+
 static int ask(struct cow_keeper *keeper, const struct request *request, struct answer *answer,
 	       int *fd)
 {
+	struct pollfd p = { .fd = keeper->fd, .events = POLLIN };
 	ssize_t n = send(keeper->fd, request, sizeof(*request), MSG_NOSIGNAL);
 	if (n != sizeof(*request))
 		return -EPIPE;
-	return receive_answer(keeper->fd, answer, fd);
+	do {
+		int ready = poll(&p, 1, SILENCE_LIMIT_MS);
+		if (!ready)
+			cow_log(COW_LOG_ERR, "its keeper does not answer: going on without");
+		if (ready <= 0 || receive_answer(keeper->fd, answer, fd))
+			return give_up(keeper);
+	} while (answer->beat);
+	return 0;
 }
 
 static int ask_plain(struct cow_keeper *keeper, const struct request *request)

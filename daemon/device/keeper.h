@@ -8,8 +8,8 @@
  * its own device.
  *
  * It ends with the daemon, whatever ends that; signals are for the daemon. Calls are from one thread
- * at a time and return -EPIPE when the keeper has died: the device can still be stopped from
- * outside (`cowblk detach --force`).
+ * at a time and return -EPIPE when the keeper has died, or says nothing for 10 s (stopped): it is
+ * not asked again then. The device can still be stopped from outside (`cowblk detach --force`).
  */
 #ifndef COW_KEEPER_H
 #define COW_KEEPER_H
@@ -28,7 +28,7 @@ struct cow_keeper_hooks {
 };
 
 struct cow_keeper {
-	int fd;
+	int fd; /* hangs up when the keeper is gone, or given up */
 };
 
 /* Before any thread exists and anything is open that the keeper must not hold on to. */

@@ -33,6 +33,7 @@ static const int calls[] = {
 	CALL(pwritev2),
 	CALL(fsync),
 	CALL(fdatasync),
+	CALL(sync),
 	CALL(sync_file_range),
 	CALL(fallocate),
 	CALL(ftruncate),

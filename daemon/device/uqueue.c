@@ -53,12 +53,24 @@ static void commit(struct cow_tag *tag, int result)
 	send_command(tag, UB_IO_COMMIT_AND_FETCH_REQ, cow_request_answer(result, tag->data_bytes));
 }
 
+static void set_drained(struct cow_uqueue *queue)
+{
+	queue->drained = true;
+	uint64_t one = 1;
+	ssize_t n = write(queue->config.event_fd, &one, sizeof(one));
+	cow_assert(n == sizeof(one) || errno == EAGAIN);
+}
+
 static void engine_done(void *ctx, int result)
 {
 	struct cow_tag *tag = ctx;
+	struct cow_uqueue *queue = tag->queue;
 	if (!result && tag->is_read)
-		result = tag->queue->config.transfer->read_end(tag, tag->data_bytes);
+		result = queue->config.transfer->read_end(tag, tag->data_bytes);
 	commit(tag, result);
+	queue->nr_busy--;
+	if (queue->abandoned && !queue->nr_busy)
+		set_drained(queue);
 }
 
 static void begin_request(struct cow_tag *tag)
@@ -78,6 +90,7 @@ static void begin_request(struct cow_tag *tag)
 		commit(tag, ret);
 		return;
 	}
+	queue->nr_busy++;
 	cow_queue_submit(queue->engine, tag->idx, request.kind, request.flags, request.offset,
 			 request.length, tag->buf, engine_done, tag);
 }
@@ -99,18 +112,16 @@ static void bury(struct cow_tag *tag, int res)
 				queue->config.idx, tag->idx, strerror(-res));
 		note_error(queue, res);
 	}
-	if (--queue->nr_alive)
-		return;
-	queue->drained = true;
-	uint64_t one = 1;
-	ssize_t n = write(queue->config.event_fd, &one, sizeof(one));
-	cow_assert(n == sizeof(one) || errno == EAGAIN);
+	if (!--queue->nr_alive)
+		set_drained(queue);
 }
 
 static void fetched(struct cow_completion *completion, int res, unsigned flags)
 {
 	struct cow_tag *tag =
 		(struct cow_tag *)((char *)completion - offsetof(struct cow_tag, completion));
+	if (res == UB_IO_RES_OK && tag->queue->abandoned)
+		return; /* the kernel's to fail */
 	if (res == UB_IO_RES_OK)
 		begin_request(tag);
 	else
@@ -189,6 +200,15 @@ static void quit_posted(struct cow_msg *msg)
 	queue->quit = true;
 }
 
+static void abandon_posted(struct cow_msg *msg)
+{
+	struct cow_uqueue *queue =
+		(struct cow_uqueue *)((char *)msg - offsetof(struct cow_uqueue, abandon_msg));
+	queue->abandoned = true;
+	if (!queue->nr_busy)
+		set_drained(queue);
+}
+
 /* ---- memory ---- */
 
 /* True to the kernel: a multiple of the page size, whatever that is. */
@@ -252,6 +272,7 @@ static void take_config(struct cow_uqueue *queue, const struct cow_uqueue_config
 	memset(queue, 0, sizeof(*queue));
 	queue->config = *config;
 	queue->quit_msg.fn = quit_posted;
+	queue->abandon_msg.fn = abandon_posted;
 	pthread_mutex_init(&queue->lock, NULL);
 	pthread_cond_init(&queue->changed, NULL);
 }
@@ -316,4 +337,9 @@ void cow_uqueue_stop(struct cow_uqueue *queue)
 {
 	cow_loop_post(queue->loop, &queue->quit_msg);
 	pthread_join(queue->thread, NULL);
+}
+
+void cow_uqueue_abandon(struct cow_uqueue *queue)
+{
+	cow_loop_post(queue->loop, &queue->abandon_msg);
 }

@@ -57,8 +57,9 @@ struct cow_uqueue {
 	/* the queue thread's */
 	struct cow_queue *engine;
 	unsigned nr_alive; /* tags that are not dead */
-	bool quit;
-	struct cow_msg quit_msg;
+	unsigned nr_busy;  /* requests that the engine has */
+	bool quit, abandoned;
+	struct cow_msg quit_msg, abandon_msg;
 
 	/* thread -> starter */
 	pthread_mutex_t lock;
@@ -75,7 +76,13 @@ struct cow_uqueue {
 int cow_uqueue_start(struct cow_uqueue *queue, const struct cow_uqueue_config *config);
 
 /*
- * Ends the thread. The device must be stopped, or never started: then fetch commands are still with
+ * Once. Begins no request any more: drained when the engine has none. What comes is left to the
+ * kernel, which fails it when /dev/ublkcN is closed.
+ */
+void cow_uqueue_abandon(struct cow_uqueue *queue);
+
+/*
+ * Ends the thread. The device must be stopped, abandoned, or never started: then fetch commands are still with
  * the kernel until cow_uqueue_free().
  */
 void cow_uqueue_stop(struct cow_uqueue *queue);

@@ -36,6 +36,7 @@ struct cow_dispatch {
 	uint64_t nr_tickets;
 	int signo; /* to be served; 0: none */
 	bool busy;
+	bool keeper_lost;
 	struct cow_job job;
 	struct cow_client *asker; /* of the job; NULL: none, or gone */
 	struct cow_client clients[MAX_CLIENTS];
@@ -74,6 +75,16 @@ static void handle_queues(struct cow_dispatch *d)
 	d->state = STOPPED;
 }
 
+/* Also when the device thread has given it up. */
+static void lose_keeper(struct cow_dispatch *d)
+{
+	d->keeper_lost = true;
+	cow_log(COW_LOG_ERR,
+		"%s: its keeper is gone: SIGTERM closes the image, `cowblk detach --force` "
+		"detaches",
+		d->config.device->path);
+}
+
 /* ---- clients ---- */
 
 static const char *kind_text(enum cow_job_kind kind)
@@ -109,6 +120,7 @@ static struct json_object *status_reply(const struct cow_dispatch *d)
 	json_object_object_add(reply, "transfer", json_object_new_string(d->config.transfer));
 	json_object_object_add(reply, "given-up",
 			       json_object_new_string(d->config.device->sandbox.text));
+	json_object_object_add(reply, "keeper", json_object_new_boolean(!d->keeper_lost));
 	if (at)
 		json_object_object_add(reply, "doing", json_object_new_string(at));
 	return reply;
@@ -308,7 +320,7 @@ static void job_over(struct cow_dispatch *d)
 
 /* ---- the loop ---- */
 
-enum { POLL_SIGNALS, POLL_JOB, POLL_LISTEN, POLL_QUEUES, POLL_CLIENTS };
+enum { POLL_SIGNALS, POLL_JOB, POLL_LISTEN, POLL_QUEUES, POLL_KEEPER, POLL_CLIENTS };
 
 static int timeout_ms(const struct cow_dispatch *d)
 {
@@ -334,6 +346,8 @@ static void wait_events(struct cow_dispatch *d, struct pollfd *fds)
 	fds[POLL_QUEUES] =
 		(struct pollfd){ .fd = watches_queues(d) ? d->config.device->event_fd : -1,
 				 .events = POLLIN };
+	bool has_keeper = d->state == LIVE && !d->keeper_lost;
+	fds[POLL_KEEPER] = (struct pollfd){ .fd = has_keeper ? d->config.device->keeper.fd : -1 };
 	for (unsigned i = 0; i < MAX_CLIENTS; i++)
 		fds[POLL_CLIENTS + i] = (struct pollfd){
 			.fd = d->clients[i].state == COW_CLIENT_FREE ? -1 : d->clients[i].fd,
@@ -388,6 +402,8 @@ static void *run(void *arg)
 			handle_signals(d);
 		if (fds[POLL_QUEUES].revents)
 			handle_queues(d);
+		if (fds[POLL_KEEPER].revents)
+			lose_keeper(d);
 		if (fds[POLL_JOB].revents)
 			job_over(d);
 		serve_clients(d, fds);

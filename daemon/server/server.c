@@ -120,7 +120,11 @@ static int stop_for_signal(struct server *server, int signo)
 	ret = cow_device_stop(&server->device, true, NULL, &err);
 	if (ret)
 		cow_log(COW_LOG_ERR, "%s", err.text);
-	return ret;
+	if (ret != -EPIPE)
+		return ret;
+	cow_log(COW_LOG_WARNING, "%s: closing the image without", server->device.path);
+	cow_device_abandon(&server->device);
+	return 0;
 }
 
 /* When those who asked hear of it, everything is gone but this process. */

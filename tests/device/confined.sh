@@ -100,6 +100,40 @@ wait_for test ! -d "/proc/$pid" || fail "the daemon is still there"
 [ "$(ls /run/cowblk)" = lock ] && [ ! -b "$a" ] || fail "left behind without a keeper: $(ls /run/cowblk)"
 check_clean a.qcow2
 
+# SIGTERM without a keeper closes the image, with what a mounted file system had in memory.
+attach a a.qcow2
+pid=$(pid_of "$a")
+keeper=$(keeper_of "$pid")
+[ "$(cat "/proc/$keeper/oom_score_adj")" = -900 ] || fail "the keeper's oom_score_adj: $(cat "/proc/$keeper/oom_score_adj")"
+[ "$(cut -d ' ' -f 6 "/proc/$keeper/stat")" = "$keeper" ] || fail "the keeper is of its caller's session"
+[ "$(sed -n 's/^VmLck:[[:space:]]*\([0-9]*\).*/\1/p' "/proc/$keeper/status")" -gt 0 ] || fail "the keeper's memory is not locked"
+mount_on "$a" m
+echo late >m/late
+kill -KILL "$keeper"
+wait_for grep -q 'keeper is gone' "/run/cowblk/${a#/dev/}.log" || fail "nobody noticed that the keeper died"
+"$cowblk" list --json | grep -q '"keeper": *false' || fail "list --json does not say that the keeper is gone"
+kill -TERM "$pid"
+wait_for test ! -d "/proc/$pid/fd" || fail "SIGTERM does nothing without a keeper"
+umount m
+check_clean a.qcow2
+"$cowblk" detach "$a" 2>/dev/null || fail "detach of what SIGTERM without a keeper left"
+attach a a.qcow2
+mount_on "$a" m
+[ "$(cat m/late)" = late ] || fail "SIGTERM without a keeper lost a file"
+umount m
+
+# A keeper that is stopped is not waited for.
+pid=$(pid_of "$a")
+keeper=$(keeper_of "$pid")
+kill -STOP "$keeper"
+timeout 40 "$cowblk" detach "$a" 2>said && fail "detach with a stopped keeper succeeded"
+grep -q 'keeper has died or is stopped.*--force' said || fail "detach with a stopped keeper: status $?: $(cat said)"
+kill -CONT "$keeper"
+wait_for test ! -d "/proc/$keeper/fd" || fail "a keeper that was given up stays"
+[ -b "$a" ] || fail "a keeper that was given up stopped the device"
+"$cowblk" detach --force "$a" || fail "detach --force without an answering keeper"
+check_clean a.qcow2
+
 # ---- nothing of the caller's
 exec 9>lock
 flock 9
