@@ -168,7 +168,8 @@ static int detach_id(uint32_t id, bool force)
 	if (ret)
 		return no_record(id, ret);
 	if (cow_control_is_dead(id))
-		status = cow_leftover_clear(&record);
+		status = force && cow_force_is_alive(&record) ? cow_force_detach(&record)
+							      : cow_leftover_clear(&record);
 	else if (force)
 		status = force_out(&record);
 	else if (is_in_use(id, who, sizeof(who)))

@@ -150,7 +150,7 @@ static int finish(struct cow_ctrl *ctrl, const struct cow_record *record, bool k
 		ret = cow_ctrl_delete(ctrl, record->id, DELETE_WAIT_MS);
 	if (ret && ret != -ENODEV)
 		return cow_cmd_fail("/dev/ublkb%u: cannot delete: %s", record->id, strerror(-ret));
-	cow_record_remove(record->id);
+	cow_record_remove(record->id, record->cookie);
 	if (killed)
 		fprintf(stderr,
 			"cowblk: /dev/ublkb%u: detached: what was not flushed is lost: run "
@@ -182,6 +182,19 @@ static int take_away(struct cow_ctrl *ctrl, const struct cow_record *record, int
 				    "waits for its host",
 				    record->id, (int)record->pid);
 	return finish(ctrl, record, killed);
+}
+
+bool cow_force_is_alive(const struct cow_record *record)
+{
+	struct cow_ctrl ctrl;
+	struct cow_error err = { 0 };
+	struct ub_dev_info info;
+	if (cow_ctrl_open(&ctrl, &err))
+		return false;
+	bool alive = is_its_daemon(&ctrl, record) && !cow_ctrl_get_info(&ctrl, record->id, &info) &&
+		     info.state == UB_S_DEV_LIVE;
+	cow_ctrl_close(&ctrl);
+	return alive;
 }
 
 int cow_force_detach(const struct cow_record *record)
@@ -235,6 +248,6 @@ int cow_force_stop(const struct cow_record *record)
 		return cow_cmd_fail("/dev/ublkb%u: stopped, but its daemon (process %d) is still "
 				    "closing the image: detach again later",
 				    id, (int)record->pid);
-	cow_record_remove(id);
+	cow_record_remove(id, record->cookie);
 	return 0;
 }

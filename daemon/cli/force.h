@@ -3,7 +3,12 @@
 #ifndef COW_FORCE_H
 #define COW_FORCE_H
 
+#include <stdbool.h>
+
 #include "daemon/control/record.h"
+
+/* The record's process has the device, which is live, whatever has become of its socket. */
+bool cow_force_is_alive(const struct cow_record *record);
 
 /*
  * Stops the device in the kernel, wakes a daemon that somebody stopped (SIGCONT), and kills it when it does

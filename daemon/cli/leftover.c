@@ -3,13 +3,16 @@
 
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "daemon/cli/cmd.h"
+#include "daemon/cli/force.h"
 #include "daemon/control/control.h"
 #include "daemon/control/target.h"
 #include "daemon/holders/busy.h"
@@ -24,6 +27,10 @@
 /* For an attach that is under way. */
 #define LOCK_WAIT_MS 1000
 #define POLL_MS 20
+/* For an attach in another container, until it has opened its device. */
+#define SETTLE_MS 1000
+/* An empty folder is somebody's root to be for a moment only. */
+#define EMPTY_LIMIT_S 60
 
 static void sleep_poll(void)
 {
@@ -57,6 +64,13 @@ static int clear(struct cow_record *record)
 	if (cow_record_read(id, record))
 		return 0;
 
+	if (cow_force_is_alive(record))
+		return cow_cmd_fail(
+			"/dev/ublkb%u: its daemon (process %d) lives, but its socket is "
+			"gone: left alone: end it with SIGTERM, or take the device away "
+			"with `cowblk detach --force`",
+			id, (int)record->pid);
+
 	struct cow_ctrl ctrl;
 	struct cow_error err = { 0 };
 	int ret = 0;
@@ -71,7 +85,7 @@ static int clear(struct cow_record *record)
 	}
 	if (ret && ret != -ENODEV)
 		return cow_cmd_fail("/dev/ublkb%u: cannot delete: %s", record->id, strerror(-ret));
-	cow_record_remove(record->id);
+	cow_record_remove(record->id, record->cookie);
 	fprintf(stderr,
 		"cowblk: /dev/ublkb%u: its daemon (process %d) had died: what was not flushed is "
 		"lost: run `cowblk check %s`\n",
@@ -100,25 +114,40 @@ static bool has_record(uint32_t id, uint64_t cookie)
 	return same;
 }
 
-/* With the lock of all attaches held: none of them is about to write the record. */
-static bool is_leftover(struct cow_ctrl *ctrl, uint32_t id)
+static bool is_held(uint32_t id)
+{
+	char path[32];
+	snprintf(path, sizeof(path), "/dev/ublkc%u", id);
+	int fd = open(path, O_RDWR | O_CLOEXEC | O_NONBLOCK);
+	bool held = fd < 0 && errno == EBUSY;
+	if (fd >= 0)
+		close(fd);
+	return held;
+}
+
+/*
+ * With the lock of all attaches held: none of them is about to write the record. But those of a
+ * container with another /run take another lock. Of theirs /dev/ublkcN is open soon after the
+ * device is there, which is DEAD until it starts: who removes it looks again after settle_ms.
+ */
+static bool is_leftover(struct cow_ctrl *ctrl, uint32_t id, unsigned settle_ms)
 {
 	struct ub_dev_info info;
 	for (unsigned ms = 0;; ms += POLL_MS) {
 		if (cow_ctrl_get_info(ctrl, id, &info) ||
 		    !cow_device_is_cookie(info.ublksrv_flags) || has_record(id, info.ublksrv_flags))
 			return false;
-		if (info.state == UB_S_DEV_DEAD)
-			return true;
+		if (info.state == UB_S_DEV_DEAD && ms >= settle_ms)
+			return !settle_ms || !is_held(id);
 		/* Alive: of a container with another /run. Or the kernel has not noticed yet. */
 		bool gone = info.ublksrv_pid <= 0 || (kill(info.ublksrv_pid, 0) && errno == ESRCH);
-		if (!gone || ms >= STOP_WAIT_MS)
+		if (info.state != UB_S_DEV_DEAD && (!gone || ms >= STOP_WAIT_MS))
 			return false;
 		sleep_poll();
 	}
 }
 
-static int find(struct cow_ctrl *ctrl, uint32_t *ids, int max)
+static int find_settled(struct cow_ctrl *ctrl, uint32_t *ids, int max, unsigned settle_ms)
 {
 	DIR *d = opendir("/sys/class/ublk-char");
 	struct dirent *e;
@@ -129,10 +158,15 @@ static int find(struct cow_ctrl *ctrl, uint32_t *ids, int max)
 	while (nr < max && (e = readdir(d)))
 		if (!strncmp(e->d_name, "ublkc", 5) &&
 		    cow_number_parse(e->d_name + 5, COW_MAX_DEVICE_ID, &id) &&
-		    is_leftover(ctrl, (uint32_t)id))
+		    is_leftover(ctrl, (uint32_t)id, settle_ms))
 			ids[nr++] = (uint32_t)id;
 	closedir(d);
 	return nr;
+}
+
+static int find(struct cow_ctrl *ctrl, uint32_t *ids, int max)
+{
+	return find_settled(ctrl, ids, max, 0);
 }
 
 /* Calls use() with a control device while no attach is under way; -errno if that cannot be had. */
@@ -166,7 +200,7 @@ static void remove_one(struct cow_ctrl *ctrl, uint32_t id)
 		cow_cmd_fail("/dev/ublkb%u: cannot delete: %s", id, strerror(-ret));
 		return;
 	}
-	cow_record_remove(id);
+	cow_record_clear(id); /* with the lock of all attaches held */
 	fprintf(stderr,
 		"cowblk: /dev/ublkb%u: its daemon had died while attaching: removed what it "
 		"left\n",
@@ -175,7 +209,7 @@ static void remove_one(struct cow_ctrl *ctrl, uint32_t id)
 
 static int remove_it(struct cow_ctrl *ctrl, uint32_t *id, int max)
 {
-	if (!is_leftover(ctrl, *id))
+	if (!is_leftover(ctrl, *id, SETTLE_MS))
 		return 0;
 	remove_one(ctrl, *id);
 	return 1;
@@ -188,13 +222,29 @@ bool cow_leftover_remove(uint32_t id)
 
 static int remove_all(struct cow_ctrl *ctrl, uint32_t *ids, int max)
 {
-	int nr = find(ctrl, ids, max);
+	int nr = find_settled(ctrl, ids, max, SETTLE_MS);
 	for (int i = 0; i < nr; i++)
 		remove_one(ctrl, ids[i]);
 	return nr;
 }
 
 /* ---- before an attach ---- */
+
+/* Of a daemon that was killed between making one and leaving it nameless (sandbox.c). */
+static void remove_empty_roots(void)
+{
+	DIR *d = opendir(COW_RUN_DIR);
+	struct dirent *e;
+	struct stat st;
+	if (!d)
+		return;
+	while ((e = readdir(d)))
+		if (!strncmp(e->d_name, "empty-", 6) &&
+		    !fstatat(dirfd(d), e->d_name, &st, AT_SYMLINK_NOFOLLOW) &&
+		    time(NULL) - st.st_mtime > EMPTY_LIMIT_S)
+			unlinkat(dirfd(d), e->d_name, AT_REMOVEDIR);
+	closedir(d);
+}
 
 static void clear_dead(uint32_t id)
 {
@@ -232,6 +282,7 @@ int cow_leftover_make_way(const char *image, uint32_t id)
 	static uint32_t ids[COW_MAX_DEVICES];
 	if (geteuid())
 		return 0;
+	remove_empty_roots();
 	with_lock(LOCK_WAIT_MS, remove_all, ids, COW_MAX_DEVICES);
 	int nr = cow_target_image(image, ids, COW_MAX_DEVICES);
 	for (int i = 0; i < nr; i++)

@@ -178,7 +178,7 @@ void cow_record_fini(struct cow_record *record)
 	record->image = record->snapshot = NULL;
 }
 
-void cow_record_remove(uint32_t id)
+void cow_record_clear(uint32_t id)
 {
 	static const char *const suffixes[] = { "json", "sock", "log", "new" };
 	char path[64];
@@ -186,6 +186,17 @@ void cow_record_remove(uint32_t id)
 		cow_record_path(id, suffixes[i], path, sizeof(path));
 		unlink(path);
 	}
+}
+
+void cow_record_remove(uint32_t id, uint64_t cookie)
+{
+	struct cow_record record;
+	if (cow_record_read(id, &record))
+		return;
+	bool theirs = record.cookie == cookie;
+	cow_record_fini(&record);
+	if (theirs)
+		cow_record_clear(id);
 }
 
 static int compare_ids(const void *a, const void *b)

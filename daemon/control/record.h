@@ -50,8 +50,10 @@ int cow_record_write(const struct cow_record *record);
 /* 0 or -errno; -EINVAL for a file that is no record. */
 int cow_record_read(uint32_t id, struct cow_record *record);
 void cow_record_fini(struct cow_record *record);
-/* The record and what lies beside it. */
-void cow_record_remove(uint32_t id);
+/* The record of this device and what lies beside it: by now the id may be another's. */
+void cow_record_remove(uint32_t id, uint64_t cookie);
+/* Whatever lies there, for who has the id or keeps others from getting it. */
+void cow_record_clear(uint32_t id);
 
 /* Ids with a record, ascending, at most max; the number of them or -errno. No directory: none. */
 int cow_record_list(uint32_t *ids, unsigned max);

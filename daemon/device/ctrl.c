@@ -122,13 +122,23 @@ int cow_ctrl_add(struct cow_ctrl *ctrl, struct ub_dev_info *info)
 	return run_with_buffer(ctrl, UB_CMD_ADD_DEV, info->dev_id, info, sizeof(*info));
 }
 
+/* The next one may have its id before we look again. */
+static bool is_there(struct cow_ctrl *ctrl, uint32_t id, uint64_t cookie)
+{
+	struct ub_dev_info info;
+	return !cow_ctrl_get_info(ctrl, id, &info) && info.ublksrv_flags == cookie;
+}
+
 int cow_ctrl_delete(struct cow_ctrl *ctrl, uint32_t id, unsigned wait_ms)
 {
 	struct ub_dev_info info;
-	int ret = run_plain(ctrl, UB_CMD_DEL_DEV_ASYNC, id, 0);
+	int ret = cow_ctrl_get_info(ctrl, id, &info);
+	if (ret)
+		return ret;
+	ret = run_plain(ctrl, UB_CMD_DEL_DEV_ASYNC, id, 0);
 	if (ret == -EOPNOTSUPP)
 		return run_plain(ctrl, UB_CMD_DEL_DEV, id, 0);
-	for (unsigned ms = 0; !ret && ms < wait_ms && !cow_ctrl_get_info(ctrl, id, &info); ms++)
+	for (unsigned ms = 0; !ret && ms < wait_ms && is_there(ctrl, id, info.ublksrv_flags); ms++)
 		nanosleep(&(struct timespec){ .tv_nsec = 1000000 }, NULL);
 	return ret;
 }

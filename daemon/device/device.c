@@ -190,7 +190,10 @@ static int set_params(struct cow_device *dev, const struct cow_device_config *co
 	return 0;
 }
 
-/* The node is made by the kernel, but its permissions may be udev's. */
+/*
+ * The node is made by the kernel, but its permissions may be udev's. Who looks for leftovers opens it
+ * for a moment.
+ */
 static int open_char(struct cow_device *dev, struct cow_error *err)
 {
 	char path[32];
@@ -199,7 +202,7 @@ static int open_char(struct cow_device *dev, struct cow_error *err)
 		dev->char_fd = open(path, O_RDWR | O_CLOEXEC);
 		if (dev->char_fd >= 0)
 			return 0;
-		if (errno != ENOENT || ms >= NODE_WAIT_MS)
+		if ((errno != ENOENT && errno != EBUSY) || ms >= NODE_WAIT_MS)
 			break;
 		sleep_ms(POLL_MS);
 	}

@@ -114,14 +114,13 @@ static int prepare(struct duty *duty)
 	return info.ublksrv_flags == duty->cookie ? 0 : -ESTALE;
 }
 
+/* The record first: from the delete on the id may be another's. */
 static int delete_device(struct duty *duty, unsigned wait_ms)
 {
 	int ret = prepare(duty);
-	if (!ret)
-		ret = cow_ctrl_delete(&duty->ctrl, duty->id, wait_ms);
-	if (ret != -ESTALE && duty->serves && duty->hooks.deleted)
-		duty->hooks.deleted(duty->id);
-	return ret;
+	if (duty->serves && duty->hooks.deleted)
+		duty->hooks.deleted(duty->id, duty->cookie);
+	return ret ? ret : cow_ctrl_delete(&duty->ctrl, duty->id, wait_ms);
 }
 
 static int open_exclusively(const struct duty *duty)

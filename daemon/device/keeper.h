@@ -22,8 +22,9 @@
 
 /* Both run in the keeper. */
 struct cow_keeper_hooks {
-	void (*started)(void *ctx);   /* forget what the daemon has in memory: passphrases */
-	void (*deleted)(uint32_t id); /* the device is gone: remove what tells of it */
+	void (*started)(void *ctx); /* forget what the daemon has in memory: passphrases */
+	/* the device goes: remove what tells of it, and of no other with its id */
+	void (*deleted)(uint32_t id, uint64_t cookie);
 	void *ctx;
 };
 
@@ -39,7 +40,7 @@ void cow_keeper_end(struct cow_keeper *keeper);
 /* Once. cookie: ublksrv_flags of the device, else -ESTALE with each request. */
 int cow_keeper_serve(struct cow_keeper *keeper, uint32_t id, uint64_t cookie);
 
-/* As cow_ctrl_stop(), _try_stop() and _delete(); the last also runs hooks->deleted. */
+/* As cow_ctrl_stop(), _try_stop() and _delete(); the last runs hooks->deleted before. */
 int cow_keeper_stop(struct cow_keeper *keeper);
 int cow_keeper_try_stop(struct cow_keeper *keeper);
 int cow_keeper_delete(struct cow_keeper *keeper, unsigned wait_ms);

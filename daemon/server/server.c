@@ -72,17 +72,21 @@ static void fill_record(struct server *server)
 	cow_image_identity(dev->image, &server->record.file_dev, &server->record.file_ino);
 }
 
-/* Socket first: a record without somebody listening means a dead daemon. */
+/*
+ * Socket first: a record without somebody listening means a dead daemon. What lies there of the id's
+ * last device goes before, so that who still cleans up after that takes nothing of ours for it.
+ */
 static int publish(struct server *server, struct cow_error *err)
 {
 	int ret = cow_record_make_dir();
 	if (!ret) {
+		cow_record_clear(server->device.id);
 		ret = server->listen_fd = cow_control_listen(server->device.id);
 		if (ret >= 0)
 			ret = cow_record_write(&server->record);
 	}
 	if (ret < 0)
-		cow_record_remove(server->device.id);
+		cow_record_clear(server->device.id);
 	return ret < 0 ? cow_error_set(err, ret, COW_RUN_DIR ": %s", strerror(-ret)) : 0;
 }
 

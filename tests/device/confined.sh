@@ -129,7 +129,8 @@ kill -STOP "$keeper"
 timeout 40 "$cowblk" detach "$a" 2>said && fail "detach with a stopped keeper succeeded"
 grep -q 'keeper has died or is stopped.*--force' said || fail "detach with a stopped keeper: status $?: $(cat said)"
 kill -CONT "$keeper"
-wait_for test ! -d "/proc/$keeper/fd" || fail "a keeper that was given up stays"
+ended() { ! readlink "/proc/$1/exe" >/dev/null; }
+wait_for ended "$keeper" || fail "a keeper that was given up stays"
 [ -b "$a" ] || fail "a keeper that was given up stopped the device"
 "$cowblk" detach --force "$a" || fail "detach --force without an answering keeper"
 check_clean a.qcow2
@@ -138,7 +139,10 @@ check_clean a.qcow2
 exec 9>lock
 flock 9
 
+mkdir -p /run/cowblk/empty-killed
+touch -d '1 hour ago' /run/cowblk/empty-killed
 attach a a.qcow2 9>&9
+[ ! -e /run/cowblk/empty-killed ] || fail "the root of a daemon that was killed stays"
 exec 9>&-
 flock -n lock true || fail "the caller's lock is held by the daemon"
 pid=$(pid_of "$a")

@@ -101,6 +101,25 @@ grep -q 'left alone' said || fail "it said: $(cat said)"
 kill -0 $bystander || fail "detach --force killed a bystander"
 kill -CONT "$pid"
 within 20 "$cowblk" detach "$a"
+
+# A daemon that lives is not taken for dead when somebody has removed its socket.
+attach a a.qcow2
+pid=$(pid_of "$a")
+rm "/run/cowblk/${a#/dev/}.sock"
+must_fail "process $pid.* lives" "$cowblk" detach "$a"
+"$cowblk" attach a.qcow2 2>/dev/null && fail "attached twice"
+[ -b "$a" ] && [ -e "/run/cowblk/${a#/dev/}.json" ] || fail "a living device was taken away"
+timeout 60 "$cowblk" detach --force "$a" 2>said || fail "detach --force without a socket: $(cat said)"
+wait_for test ! -d "/proc/$pid" || fail "detach --force left the daemon"
+check_clean a.qcow2
+
+# Only its own record goes with a device: the id may be another's by then.
+attach a a.qcow2
+record=/run/cowblk/${a#/dev/}.json
+sed -i 's/"cookie": *[0-9]*/"cookie":1/' "$record"
+detach "$a"
+[ -e "$record" ] && [ -e "${record%.json}.sock" ] || fail "a detach removed the record of the id's next device"
+rm "${record%.json}".*
 detach "$b"
 check_clean b.qcow2
 say "stopped daemons, silent, dripping, slow and impatient clients: nobody waits for them"
