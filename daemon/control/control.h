@@ -48,4 +48,7 @@ const char *cow_control_reply_error(struct json_object *reply);
 /* CLOCK_MONOTONIC. */
 uint64_t cow_control_now_ms(void);
 
+/* Progress of a daemon that closes its image: the device has stopped, nothing can hurry it. */
+#define COW_CONTROL_CLOSING "closing the image"
+
 #endif

@@ -177,6 +177,8 @@ struct json_object *cow_talk_receive(struct cow_talk *talk, int *error)
 		const char *progress = cow_control_text(line, "progress", NULL);
 		if (!progress)
 			return line;
+		if (!strcmp(progress, COW_CONTROL_CLOSING))
+			talk->end_ms = UINT64_MAX; /* killed now, it would lose what it writes */
 		say_word(talk, cow_control_now_ms(), progress);
 		json_object_put(line);
 	}

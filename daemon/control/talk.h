@@ -18,8 +18,11 @@
 struct cow_talk {
 	int fd; /* non-blocking; -1: none */
 	uint64_t begun_ms, deadline_ms;
-	uint64_t
-		end_ms; /* UINT64_MAX: none; of all calls together, whatever their own limits are */
+	/*
+	 * UINT64_MAX: none; of all calls together, whatever their own limits are, until the daemon
+	 * says that it closes its image
+	 */
+	uint64_t end_ms;
 	unsigned limit_ms;
 	/* whom the user hears that we wait for, and when next; "": nobody is told */
 	char whom[96];

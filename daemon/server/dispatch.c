@@ -93,7 +93,7 @@ static const char *kind_text(enum cow_job_kind kind)
 		[COW_JOB_STOP] = "stopping the device",
 		[COW_JOB_SNAPSHOT] = "changing snapshots",
 		[COW_JOB_BITMAP] = "working on dirty bitmaps",
-		[COW_JOB_CLOSE] = "closing the image",
+		[COW_JOB_CLOSE] = COW_CONTROL_CLOSING,
 	};
 	return texts[kind];
 }
@@ -300,6 +300,12 @@ static void job_over(struct cow_dispatch *d)
 	json_object_put(job->request);
 	d->busy = false;
 	d->asker = NULL;
+	if (asker && job->kind == COW_JOB_STOP && job->ret == -ECANCELED && d->signo) {
+		/* The signal stops it first: then this client hears how that went. */
+		asker->state = COW_CLIENT_WAITING;
+		json_object_put(job->reply);
+		return;
+	}
 	if (job->kind == COW_JOB_CLOSE) {
 		d->state = CLOSED;
 		d->tell_ms = d->now_ms + TELL_LIMIT_MS;

@@ -18,7 +18,10 @@ void cow_report_init(void);
  */
 void cow_report_leave_terminal(uint32_t id);
 
-/* Tell systemd, if that is who started us: "READY=1", "STOPPING=1", ... */
+/*
+ * Tell systemd, if that is who started us: "READY=1", "STOPPING=1", ... The first word before the
+ * daemon is confined, one thread at a time.
+ */
 void cow_report_systemd(const char *state);
 
 #endif
