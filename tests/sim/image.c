@@ -64,7 +64,6 @@ static void check_left_behind(struct sim_run *run);
 
 void sim_image_keys(const struct sim_run *run, struct cow_open_options *options)
 {
-	static const char *const root = "/"; /* what the image names may be written to */
 	static const char *const roots[] = { "/sim" };
 	options->backing_roots = roots; /* a block device has none of its own */
 	options->nr_backing_roots = 1;
@@ -73,8 +72,6 @@ void sim_image_keys(const struct sim_run *run, struct cow_open_options *options)
 	options->secrets = (const struct cow_secret *const *)&run->secret;
 	options->nr_secrets = 1;
 	options->write_legacy_aes = true;
-	options->data_roots = &root;
-	options->nr_data_roots = 1;
 	options->data_is_raw = true;
 }
 
