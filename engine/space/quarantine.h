@@ -97,7 +97,8 @@ unsigned cow_quarantine_reserve(struct cow_quarantine *q, unsigned least, unsign
 unsigned cow_quarantine_reserve_many(struct cow_quarantine *q, unsigned most);
 void cow_quarantine_unreserve(struct cow_quarantine *q, unsigned nr);
 /*
- * Park the task until room for `least` may have come (or fail it with -EIO when none will);
+ * Park the task until room for `least` may have come (or fail it: -ENOSPC if the host is too
+ * full for a release, -EIO if the image has failed);
  * hurries the release. No locks held.
  */
 void cow_quarantine_wait(struct cow_quarantine *q, unsigned least, struct cow_task *task);

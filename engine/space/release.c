@@ -320,6 +320,17 @@ static enum cow_next more(struct cow_task *task)
 	return cow_task_goto(task, !left || full_batch ? &step_take : &step_delay);
 }
 
+/* Those who wait for room in the ring. */
+static void wake_full(struct cow_quarantine *q, int error)
+{
+	struct cow_waitlist wake;
+	cow_waitlist_init(&wake);
+	cow_mutex_lock(&q->lock);
+	cow_waitlist_take(&q->full, &wake);
+	cow_mutex_unlock(&q->lock);
+	cow_waitlist_wake(&wake, error);
+}
+
 static enum cow_next unwind(struct cow_task *task)
 {
 	struct cow_quarantine *q = of(task);
@@ -337,17 +348,13 @@ static enum cow_next unwind(struct cow_task *task)
 		task->error = 0;
 		q->waiting_since = 0;
 		atomic_store(&q->hurry, false);
+		wake_full(q, -ENOSPC); /* nobody knows when the host will have room */
 		return cow_task_goto(task, &step_delay);
 	}
 	if (!cow_image_is_failed(q->image))
 		cow_image_fail(q->image, task->loop, "cannot update refcounts: %s",
 			       strerror(-task->error));
-	struct cow_waitlist wake;
-	cow_waitlist_init(&wake);
-	cow_mutex_lock(&q->lock);
-	cow_waitlist_take(&q->full, &wake);
-	cow_mutex_unlock(&q->lock);
-	cow_waitlist_wake(&wake, -EIO);
+	wake_full(q, -EIO);
 	return COW_END;
 }
 
