@@ -38,7 +38,7 @@ cmp "$old" content || fail "the snapshot changed"
 must_fail 'attached|in use|lock' "$cowblk" snapshot delete disk.qcow2 before
 umount mnt
 detach "$live"
-must_fail 'is attached' "$cowblk" snapshot delete disk.qcow2 before
+must_fail 'attached as' "$cowblk" snapshot delete disk.qcow2 before
 "$cowblk" snapshot create disk.qcow2 now >/dev/null || fail "create beside the snapshot's reader"
 attach another disk.qcow2
 "$cowblk" snapshot create disk.qcow2 third >/dev/null || fail "create through the live device, which is not the only one"
