@@ -80,6 +80,18 @@ mount_on "$a" m
 umount m
 detach "$a"
 
+# systemd hears of the start and, from a confined daemon, of the end.
+"$COW_TOOLS/clients" notify "$PWD/notify" 60 >notified &
+notify=$!
+wait_for test -S notify || fail "no notify socket"
+NOTIFY_SOCKET=$PWD/notify "$cowblk" attach --foreground a.qcow2 2>daemon.log &
+pid=$!
+wait_for grep -q READY=1 notified || fail "systemd does not hear READY=1: $(cat daemon.log)"
+kill -TERM "$pid"
+wait "$pid" || fail "attach --foreground ended by SIGTERM: status $?"
+wait_for grep -q STOPPING=1 notified || fail "systemd does not hear STOPPING=1"
+kill "$notify"
+
 # ---- the keeper: goes with the daemon; without it the device can still be taken away
 attach a a.qcow2
 pid=$(pid_of "$a")

@@ -120,6 +120,17 @@ sed -i 's/"cookie": *[0-9]*/"cookie":1/' "$record"
 detach "$a"
 [ -e "$record" ] && [ -e "${record%.json}.sock" ] || fail "a detach removed the record of the id's next device"
 rm "${record%.json}".*
-detach "$b"
+
+# A detach that SIGTERM cuts short while it waits for somebody who looks: the device goes, and that is what it hears.
+pid=$(pid_of "$b")
+exec 7<"$b"
+timeout 30 "$clients" ask "/run/cowblk/${b#/dev/}.sock" '{"cmd":"detach"}' >said &
+asking=$!
+sleep 0.7
+kill -TERM "$pid"
+wait $asking || fail "a detach cut short by SIGTERM: no answer"
+exec 7<&-
+grep -q '"ok": *true' said || fail "a detach cut short by SIGTERM heard: $(cat said)"
+wait_for test ! -d "/proc/$pid" || fail "SIGTERM did not end it"
 check_clean b.qcow2
 say "stopped daemons, silent, dripping, slow and impatient clients: nobody waits for them"
