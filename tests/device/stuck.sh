@@ -4,7 +4,16 @@
 clients=$COW_TOOLS/clients
 helpers=()
 end_helpers() { [ ${#helpers[@]} = 0 ] || kill "${helpers[@]}" 2>/dev/null || true; }
-trap 'end_helpers; clean_up' EXIT
+# Before clean_up (lib.sh), which ends the case with the status that it finds.
+end()
+{
+	local status=$?
+	set +e
+	end_helpers
+	(exit "$status")
+	clean_up
+}
+trap end EXIT
 
 pid_of() { "$cowblk" list --json | tr -d ' ",' | awk -F: -v dev="$1" '$1 == "device" { d = $2 } $1 == "pid" && d == dev { print $2 }'; }
 # within SECONDS COMMAND...: it succeeds in that time.
