@@ -3,6 +3,7 @@
 #include "daemon/server/dispatch.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
@@ -209,7 +210,8 @@ static void post(struct cow_dispatch *d, enum cow_job_kind kind, struct cow_clie
 	d->job = (struct cow_job){
 		.kind = kind,
 		.request = asker ? asker->request : NULL,
-		.client_fd = asker ? asker->fd : -1,
+		/* its own: the client may go while the job talks to it */
+		.client_fd = asker ? fcntl(asker->fd, F_DUPFD_CLOEXEC, 0) : -1,
 	};
 	d->asker = asker;
 	d->busy = true;
@@ -297,6 +299,8 @@ static void job_over(struct cow_dispatch *d)
 	if (!job)
 		return;
 	struct cow_client *asker = d->asker;
+	if (job->client_fd >= 0)
+		close(job->client_fd);
 	json_object_put(job->request);
 	d->busy = false;
 	d->asker = NULL;

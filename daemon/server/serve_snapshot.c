@@ -45,31 +45,13 @@ static void tell(const struct cow_live_snapshot *s)
 		s->all_frozen ? ", since there was no room to prepare it beside them" : "");
 }
 
-static struct json_object *change(struct cow_image *image, struct cow_loop *loop,
-				  struct cow_job *job)
-{
-	struct cow_live_snapshot s = { .moment = moment, .cancel = &job->given_up };
-	struct cow_error err = { 0 };
-	if (!parse_change(job->request, &s))
-		return cow_control_error("not a request about snapshots");
-	int ret = cow_image_change_snapshot(image, loop, &s, &err);
-	struct json_object *reply =
-		ret ? cow_control_error(err.text[0] ? err.text : strerror(-ret)) : cow_control_ok();
-	if (!ret)
-		tell(&s);
-	if (s.id)
-		json_object_object_add(reply, "id", json_object_new_string(s.id));
-	json_object_object_add(reply, "pause_ms", json_object_new_double((double)s.pause_ns / 1e6));
-	free(s.id);
-	return reply;
-}
-
 /*
- * The client freezes file systems when we are ready, and not before: it is told so, and says when it
- * has.
+ * The client freezes file systems when all is prepared, and not before: it is told so, and says when
+ * it has.
  */
-static int wait_frozen(struct cow_job *job)
+static int wait_frozen(void *ctx)
 {
+	struct cow_job *job = ctx;
 	struct cow_talk talk;
 	struct json_object *go = NULL, *ready = cow_control_ok();
 	json_object_object_add(ready, "ready", json_object_new_int(1));
@@ -81,16 +63,36 @@ static int wait_frozen(struct cow_job *job)
 	for (unsigned ms = 0; ret == -ETIMEDOUT && ms < GO_LIMIT_MS && !job->given_up;
 	     ms += GO_POLL_MS)
 		go = cow_talk_receive(&talk, &ret);
+	bool frozen = go && cow_control_number(go, "go");
 	json_object_put(go);
 	job->doing = NULL;
-	return go ? 0 : ret ? ret : -ECANCELED;
+	return frozen ? 0 : -ECANCELED;
+}
+
+static struct json_object *change(struct cow_image *image, struct cow_loop *loop,
+				  struct cow_job *job)
+{
+	struct cow_live_snapshot s = { .moment = moment, .ctx = job, .cancel = &job->given_up };
+	struct cow_error err = { 0 };
+	if (!parse_change(job->request, &s))
+		return cow_control_error("not a request about snapshots");
+	if (cow_control_number(job->request, "freeze"))
+		s.ready = wait_frozen;
+	int ret = cow_image_change_snapshot(image, loop, &s, &err);
+	if (ret == -ECANCELED && s.was_ready)
+		return cow_control_error("nothing was frozen in time: no snapshot is made");
+	struct json_object *reply =
+		ret ? cow_control_error(err.text[0] ? err.text : strerror(-ret)) : cow_control_ok();
+	if (!ret)
+		tell(&s);
+	if (s.id)
+		json_object_object_add(reply, "id", json_object_new_string(s.id));
+	json_object_object_add(reply, "pause_ms", json_object_new_double((double)s.pause_ns / 1e6));
+	free(s.id);
+	return reply;
 }
 
 void cow_serve_snapshot(struct cow_image *image, struct cow_loop *loop, struct cow_job *job)
 {
-	if (cow_control_number(job->request, "freeze") && wait_frozen(job)) {
-		job->reply = cow_control_error("nothing was frozen in time: no snapshot is made");
-		return;
-	}
 	job->reply = change(image, loop, job);
 }

@@ -265,9 +265,22 @@ static int switch_over(void *ctx, struct cow_loop *loop, struct cow_file *file,
 	return cow_live_switch(ctx);
 }
 
+static int say_ready(struct cow_live_snapshot *s)
+{
+	if (!s->ready || s->was_ready)
+		return 0;
+	s->was_ready = true;
+	return s->ready(s->ctx);
+}
+
 static int change(struct cow_live *x)
 {
 	int ret = prepare(x);
+	if (!ret && x->s->ready) {
+		ret = say_ready(x->s);
+		if (!ret) /* what was written in the meantime */
+			ret = all_rounds(x);
+	}
 	if (!ret)
 		ret = cow_freeze_switch(x->image, x->loop, switch_over, x, &x->s->pause_ns, x->err);
 	cow_writeback_watch(&x->image->commit, NULL);
@@ -332,7 +345,9 @@ int cow_image_change_snapshot(struct cow_image *image, struct cow_loop *loop,
 	if ((ret == -ENOSPC || ret == -EAGAIN) && !cow_image_is_failed(image)) {
 		s->all_frozen = true;
 		*err = (struct cow_error){ 0 };
-		ret = cow_freeze_rewrite(image, loop, change_closed, s, &s->pause_ns, err);
+		ret = say_ready(s);
+		if (!ret)
+			ret = cow_freeze_rewrite(image, loop, change_closed, s, &s->pause_ns, err);
 	}
 	cow_freeze_leave_loop(image, loop);
 	cow_freeze_end(image);

@@ -57,12 +57,19 @@ struct cow_live_snapshot {
 	 */
 	void (*moment)(void *ctx, struct cow_snapshot_date *date);
 	void *ctx;
+	/*
+	 * May be NULL. Called once, when all that can be done beside the requests is done: the
+	 * requests are held soon. It may take long (file systems are frozen), and what is written
+	 * meanwhile is caught up with. Not 0: nothing is changed, and that is returned.
+	 */
+	int (*ready)(void *ctx);
 	const atomic_bool *cancel; /* may be NULL; looked at until the freeze: -ECANCELED */
 	/* results */
 	char *id;	     /* CREATE: the new snapshot's; free() it */
 	uint64_t pause_ns;   /* how long requests were held */
 	uint64_t peak_bytes; /* of memory, about */
 	bool all_frozen;     /* it was done as on a closed image */
+	bool was_ready;	     /* ready was called */
 };
 
 /*
