@@ -14,6 +14,7 @@ from table import COWBLK, digest, run
 
 # Stay corrupt, status 2, as with qemu-img: a mapping is lost or a cluster has two owners, and only the data's owner knows what is right.
 BEYOND_REPAIR = {
+    "data file without a name",
     "L1 table past the end",
     "L1 table far past the end",
     "L1 table over the refcount table",

@@ -22,7 +22,7 @@ def limit():
 
 
 def check(path):
-    p = subprocess.run([COWBLK, "check", "-q", path], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, preexec_fn=limit)
+    p = subprocess.run([COWBLK, "check", path], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, preexec_fn=limit)
     return p.returncode, p.stdout.decode(errors="replace")
 
 
