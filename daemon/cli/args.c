@@ -85,6 +85,7 @@ static const struct {
 
 struct parse {
 	struct cow_args *args;
+	unsigned take;
 	void *input;
 };
 
@@ -112,7 +113,7 @@ static error_t parse_common(int key, char *arg, struct argp_state *state)
 		state->child_inputs[0] = parse->input;
 		return 0;
 	case ARGP_KEY_ARG:
-		if (!*arg)
+		if (!*arg && !(parse->take & COW_ARGS_EMPTY))
 			argp_error(state, "an argument is empty: a name or a size belongs there");
 		return ARGP_ERR_UNKNOWN;
 	case 'q':
@@ -280,7 +281,7 @@ void cow_args_parse(const struct argp *argp, unsigned take, int argc, char **arg
 			    .args_doc = argp->args_doc,
 			    .doc = argp->doc,
 			    .children = children };
-	struct parse parse = { .args = args, .input = input };
+	struct parse parse = { .args = args, .take = take, .input = input };
 	struct known known = { .nr = 0 };
 	size_t nr = 0;
 	for (size_t i = 0; i < sizeof(common) / sizeof(common[0]); i++)

@@ -20,6 +20,7 @@ enum {
 	COW_ARGS_FORMAT = 4,	/* -f FORMAT, -O FORMAT: of an image, which is always qcow2 */
 	COW_ARGS_SHARE = 8,	/* -U: the image may be in use, as it may anyway */
 	COW_ARGS_PROGRESS = 16, /* -p */
+	COW_ARGS_EMPTY = 32,	/* an argument may be empty: there are snapshots without a name */
 };
 
 struct cow_args {

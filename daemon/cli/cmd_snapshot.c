@@ -283,7 +283,9 @@ int cow_cmd_snapshot(int argc, char **argv)
 	struct arguments a = { 0 };
 	struct cow_error err = { 0 };
 	struct cow_loop *loop;
-	cow_args_parse(&argp, COW_ARGS_QUIET | COW_ARGS_OUTPUT | COW_ARGS_FORMAT | COW_ARGS_SHARE,
+	cow_args_parse(&argp,
+		       COW_ARGS_QUIET | COW_ARGS_OUTPUT | COW_ARGS_FORMAT | COW_ARGS_SHARE |
+			       COW_ARGS_EMPTY,
 		       argc, argv, &a.common, &a);
 	uint32_t id;
 	if (cow_target_is_ambiguous(a.image))

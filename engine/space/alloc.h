@@ -107,7 +107,7 @@ struct cow_alloc {
 	 */
 	struct cow_reserved spare[COW_RESERVE_EXTENTS];
 	unsigned nr_spare;
-	uint64_t file_bytes; /* length of the host file */
+	_Atomic uint64_t file_bytes; /* length of the host file; the baton's, but all may read it */
 	/*
 	 * Clusters from here on were not looked at, and are free as a rule: where the file ended at
 	 * open, or the last refill of new ones. On a block device: behind the last refcount block.

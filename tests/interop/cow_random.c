@@ -243,7 +243,6 @@ static void worker_close(struct worker *worker)
 	/* no loop goes while another's queue may still post to it */
 	pthread_barrier_wait(&run.closed);
 	cow_loop_enter(NULL);
-	cow_loop_free(worker->loop);
 	for (unsigned i = 0; i < opt.depth; i++)
 		free(worker->slots[i].buf);
 	free(worker->slots);
@@ -322,6 +321,9 @@ static void work(struct rng *rng)
 	join_workers();
 	if ((opt.live_snapshots || opt.live_bitmaps) && live_stop() < 0)
 		fail("live changes", -EIO);
+	/* only now: who changes the image live may have been waking somebody on it */
+	for (unsigned i = 0; i < opt.queues; i++)
+		cow_loop_free(run.workers[i].loop);
 	pthread_barrier_destroy(&run.opened);
 	pthread_barrier_destroy(&run.closed);
 	free(run.workers);
