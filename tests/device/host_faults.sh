@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The host fails under an image in use: the guest gets errors and no hang, sound data can be read, the log says once what happened,
 # the device can be detached, and once the host is well again the image has no errors and works.
-# needs: dmsetup dm-flakey? dm-dust?
+# needs: dmsetup dm-mod dm-flakey? dm-dust?
 . "$(dirname "$0")/lib.sh"
 need dmsetup
 disk=${COW_DISKS:-}
