@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # snapshot create --freeze: every file system on the device is frozen, through whatever lies between, and never another; always thawed.
-# needs: dmsetup unshare debugfs wipefs dm-mod dm-crypt? xts? ecb? aes_generic?
+# needs: dmsetup unshare debugfs wipefs btrfs dm-mod dm-crypt? xts? ecb? aes_generic?
 . "$(dirname "$0")/lib.sh"
 need dmsetup
 need unshare
