@@ -32,6 +32,7 @@ static struct {
 	uint32_t cluster_bytes;
 	unsigned threads;
 	bool vague_discard; /* a discard need not make zeros (version 2) */
+	bool encrypted;
 } opt = { .seed = 1, .ops = 400, .cluster_bytes = 65536, .threads = 8 };
 
 struct worker {
@@ -223,10 +224,15 @@ static const uint8_t *load_shadow(int fd, uint64_t size)
 }
 
 static const struct option long_options[] = {
-	{ "device", required_argument, NULL, 'd' },  { "shadow", required_argument, NULL, 's' },
-	{ "seed", required_argument, NULL, 'S' },    { "ops", required_argument, NULL, 'n' },
-	{ "cluster", required_argument, NULL, 'c' }, { "threads", required_argument, NULL, 't' },
-	{ "vague-discard", no_argument, NULL, 'v' }, { NULL, 0, NULL, 0 },
+	{ "device", required_argument, NULL, 'd' },
+	{ "shadow", required_argument, NULL, 's' },
+	{ "seed", required_argument, NULL, 'S' },
+	{ "ops", required_argument, NULL, 'n' },
+	{ "cluster", required_argument, NULL, 'c' },
+	{ "threads", required_argument, NULL, 't' },
+	{ "vague-discard", no_argument, NULL, 'v' },
+	{ "encrypted", no_argument, NULL, 'e' },
+	{ NULL, 0, NULL, 0 },
 };
 
 static void parse_options(int argc, char **argv)
@@ -255,6 +261,9 @@ static void parse_options(int argc, char **argv)
 		case 'v':
 			opt.vague_discard = true;
 			break;
+		case 'e':
+			opt.encrypted = true;
+			break;
 		default:
 			exit(2);
 		}
@@ -262,7 +271,8 @@ static void parse_options(int argc, char **argv)
 	if (!opt.device || !opt.shadow || !opt.threads || opt.threads > MODEL_MAX_READERS ||
 	    optind != argc || !opt.cluster_bytes || opt.cluster_bytes & (opt.cluster_bytes - 1))
 		die("usage", "disk_random --device DEV --shadow RAW [--seed N] [--ops N] "
-			     "[--cluster BYTES] [--threads N]");
+			     "[--cluster BYTES] [--threads N] [--vague-discard] "
+			     "[--encrypted]");
 }
 
 int main(int argc, char **argv)
@@ -275,6 +285,8 @@ int main(int argc, char **argv)
 	struct cow_image_geometry geometry = { .size_bytes = size,
 					       .cluster_bytes = opt.cluster_bytes };
 	run.model = model_new(size, initial, false);
+	if (opt.encrypted)
+		model_set_encrypted(run.model);
 	workload_init(&run.load, &geometry, &rng);
 	work(&rng);
 	sweep(shadow, size);

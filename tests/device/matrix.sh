@@ -13,15 +13,16 @@ quietly() { "$@" >log 2>&1 || fail "$row: '$*': $(tail -3 log)"; }
 
 try()
 {
-	local number=$1 row dev vague=()
+	local number=$1 row dev judge=()
 	row=$(cat "$COW_PREPARED/$number/row")
 	rm -f image data shadow
 	cp --sparse=always "$COW_PREPARED/$number"/* .
 	row_load "$row"
-	[ "$compat" != 0.10 ] || vague=(--vague-discard)
+	[ "$compat" != 0.10 ] || judge=(--vague-discard)
+	[ "$encryption" = none ] || judge+=(--encrypted)
 	attach dev image ${given[@]+"${given[@]}"}
 	quietly "$COW_DISK_RANDOM" --device "$dev" --shadow shadow --seed "$number" --ops "$ops" --cluster "$cluster" \
-		${vague[@]+"${vague[@]}"}
+		${judge[@]+"${judge[@]}"}
 	[ "$number" != 1 ] || must_fail 'detach it first' "$cowblk" amend -o compat=1.1 image
 	detach "$dev"
 	quietly qemu-img check ${secret[@]+"${secret[@]}"} --image-opts "$target"

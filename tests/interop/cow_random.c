@@ -474,6 +474,8 @@ int main(int argc, char **argv)
 	run.nr_issued = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	if (!opt.no_verify)
 		run.model = model_new(geometry.size_bytes, initial, opt.kill);
+	if (run.model && opt.open.nr_secrets)
+		model_set_encrypted(run.model);
 	/* Version 2 cannot say "zeros" over a backing file, so a discard may do nothing there. */
 	run.discard_is_definite = geometry.version >= 3;
 	opt.full_sweep = geometry.size_bytes <= 1ull << 30;

@@ -11,6 +11,7 @@
 #define SECTOR 512u
 #define WORDS (SECTOR / 8)
 #define NEVER UINT64_MAX
+#define CIPHER_WORDS 2 /* an AES block */
 #define MAX_PRINTED 8
 #define ARENA_BYTES (8ull << 30) /* address space, not memory */
 
@@ -32,7 +33,7 @@ struct model {
 	uint64_t now;
 	uint64_t nr_sectors;
 	const uint8_t *initial;
-	bool crash;
+	bool crash, encrypted;
 	uint64_t flushed;		     /* begin of the newest completed flush */
 	bool after_crash;		     /* reads are judged by `flushed` */
 	uint64_t reading[MODEL_MAX_READERS]; /* begin of each running read, or 0 */
@@ -70,6 +71,11 @@ struct model *model_new(uint64_t size_bytes, const uint8_t *initial, bool crash)
 	m->arena = map_shared(ARENA_BYTES);
 	m->arena_end = m->arena + ARENA_BYTES;
 	return m;
+}
+
+void model_set_encrypted(struct model *m)
+{
+	m->encrypted = true;
 }
 
 static struct entry *entry_new(struct model *m)
@@ -330,6 +336,24 @@ static bool racing(const struct sector *s, uint64_t when)
 	return false;
 }
 
+/*
+ * Several candidates side by side. Of an encrypted sector at most two cipher blocks in a row are
+ * nobody's, between two that are somebody's (or at the sector's ends).
+ */
+static bool is_torn(const struct model *m, const struct sector *s, uint64_t sector,
+		    const uint64_t *words, uint64_t replaced)
+{
+	unsigned nobodys = 0;
+	for (unsigned i = 0; i < WORDS; i += CIPHER_WORDS) {
+		bool known = word_matches(m, s, sector, i, words[i], replaced) &&
+			     word_matches(m, s, sector, i + 1, words[i + 1], replaced);
+		nobodys = known ? 0 : nobodys + 1;
+		if (nobodys > (m->encrypted ? 2 : 0))
+			return false;
+	}
+	return true;
+}
+
 static bool settled(const struct model *m, const struct sector *s, uint64_t horizon)
 {
 	for (const struct entry *e = s->list; e; e = e->next)
@@ -356,10 +380,7 @@ static bool sector_read(struct model *m, uint64_t sector, const uint64_t *words,
 	}
 	if (!racing(s, when))
 		return false;
-	for (unsigned i = 0; i < WORDS; i++)
-		if (!word_matches(m, s, sector, i, words[i], replaced))
-			return false;
-	return true;
+	return is_torn(m, s, sector, words, replaced);
 }
 
 static void describe(const struct model *m, uint64_t sector, const uint64_t *words, uint64_t when)

@@ -6,7 +6,8 @@
  * A write W is out of the question for a read R when a later write replaced it for certain: some W'
  * began after W had ended, and ended before R began. What remains is a candidate. A sector that no
  * write touches while it is read must be one candidate whole; else each 8-byte word must be some
- * candidate's (the host may tear a racing read).
+ * candidate's (the host may tear a racing read). On an encrypted disk it is the ciphertext that
+ * tears: the cipher block where two versions meet, and with CBC the next one, are nobody's then.
  *
  * After a crash the same rule holds with "before R began" replaced by "before the last completed
  * FLUSH began", and a FUA write counts as flushed when it ends.
@@ -31,6 +32,9 @@ struct model;
 
 /* initial: size_bytes of mapped memory. crash: remember what is not flushed yet. */
 struct model *model_new(uint64_t size_bytes, const uint8_t *initial, bool crash);
+
+/* The disk is encrypted: see above. To be called before anything runs. */
+void model_set_encrypted(struct model *m);
 
 /* A write of `version` begins: its time, the key for model_write_end(). */
 uint64_t model_write_begin(struct model *m, uint64_t offset, uint64_t length, uint64_t version);
