@@ -200,12 +200,7 @@ enum cow_next cow_op_begin_write(struct cow_op *op)
 
 /* ---- start and end ---- */
 
-static enum cow_next drain(struct cow_task *task)
-{
-	return task->pending ? cow_task_wait_io(task) : COW_END;
-}
-
-static const struct cow_step step_unwind = { "drain after error", drain };
+static const struct cow_step step_unwind, step_again;
 
 static void give_back_hosts(struct cow_op *op)
 {
@@ -222,17 +217,50 @@ static void give_back_hosts(struct cow_op *op)
 	cow_packer_put(op);
 }
 
-static void end(struct cow_task *task)
+/* All that the op holds. Nothing of it is in flight. */
+static void let_go(struct cow_op *op)
 {
-	struct cow_op *op = cow_op_of(task);
-	if (task->error == -EIO)
-		cow_image_note_cut(cow_op_image(op), task->loop);
 	give_back_hosts(op);
 	cow_op_put_room(op);
 	cow_op_put_bounce(op);
 	cow_op_end_read(op, &op->reader);
 	cow_inflight_drop(&cow_op_image(op)->inflight, &op->claim);
 	leave_epoch(op);
+}
+
+/*
+ * A full host: clusters that the guest has freed may be on their way back. The op lets go of
+ * everything, so that the release cannot wait for it, and begins again when some are there.
+ */
+static bool waits_for_freed(struct cow_op *op)
+{
+	if (op->task.error != -ENOSPC || op->kind == COW_OP_READ || op->kind == COW_OP_FLUSH)
+		return false;
+	if (op->waits_for_freed) /* and the release met the full host too */
+		return false;
+	let_go(op);
+	op->task.error = 0;
+	op->task.step = &step_again;
+	op->waits_for_freed = true;
+	if (cow_quarantine_wait_freed(&cow_op_image(op)->quarantine, &op->freed_until, &op->task))
+		return true;
+	op->task.error = -ENOSPC;
+	return false;
+}
+
+static enum cow_next unwind(struct cow_task *task)
+{
+	if (task->pending)
+		return cow_task_wait_io(task);
+	return waits_for_freed(cow_op_of(task)) ? COW_WAIT : COW_END;
+}
+
+static void end(struct cow_task *task)
+{
+	struct cow_op *op = cow_op_of(task);
+	if (task->error == -EIO)
+		cow_image_note_cut(cow_op_image(op), task->loop);
+	let_go(op);
 	op->active = false;
 	atomic_fetch_sub(&op->queue->running, 1);
 	op->done(op->ctx, task->error);
@@ -279,6 +307,21 @@ static const struct cow_step *first_step(enum cow_op_kind kind)
 	}
 }
 
+static void start_over(struct cow_op *op)
+{
+	op->cursor = op->off;
+	op->limit = op->end;
+	op->reader = (struct cow_reader){ .pos = op->off, .end = op->end, .buf = op->buf };
+	op->copy.holds_host = false;
+	op->table.holds_host = false;
+	op->prepared = false;
+	op->holds_packing = false;
+	op->packing.plain_until = 0;
+	op->punch_failed = false;
+	op->no_punch = false;
+	op->explicit_zeros = false;
+}
+
 /*
  * In while the image is not frozen. The count first, then the look: the freeze sets its flag first,
  * then looks at the count.
@@ -303,6 +346,18 @@ static enum cow_next admit(struct cow_task *task)
 	return park ? COW_WAIT : COW_AGAIN;
 }
 
+/* As after the freeze: what the op found out before may be no longer true. */
+static enum cow_next again(struct cow_task *task)
+{
+	struct cow_op *op = cow_op_of(task);
+	op->waits_for_freed = false;
+	start_over(op);
+	cow_op_enter_epoch(op);
+	return cow_task_goto(task, first_step(op->kind));
+}
+
+static const struct cow_step step_unwind = { "drain after error", unwind };
+static const struct cow_step step_again = { "begin again", again };
 static const struct cow_step step_admit = { "admit", admit };
 
 static bool valid(const struct cow_op *op, uint64_t length)
@@ -329,16 +384,8 @@ void cow_op_start(struct cow_op *op, uint64_t length)
 		return;
 	}
 	detect_zeroes(op);
-	op->cursor = op->off;
-	op->limit = op->end;
-	op->reader = (struct cow_reader){ .pos = op->off, .end = op->end, .buf = op->buf };
-	op->copy.holds_host = false;
-	op->table.holds_host = false;
-	op->prepared = false;
-	op->holds_packing = false;
-	op->packing.plain_until = 0;
-	op->punch_failed = false;
-	op->no_punch = false;
-	op->explicit_zeros = false;
+	op->freed_until = 0;
+	op->waits_for_freed = false;
+	start_over(op);
 	cow_task_start(&op->task, op->queue->loop, &step_admit);
 }

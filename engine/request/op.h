@@ -100,6 +100,9 @@ struct cow_op {
 	bool prepared;	     /* cow_image_prepare_write() was called */
 	struct cow_claim claim;
 	unsigned room; /* extents reserved in the quarantine */
+	/* the host was full: the last freed extent that may help, and the op waits for it */
+	uint64_t freed_until;
+	bool waits_for_freed;
 	uint8_t *bounce;
 	struct cow_reader reader;
 	struct cow_copy copy;

@@ -19,6 +19,7 @@ int cow_quarantine_init(struct cow_quarantine *q, struct cow_image *image)
 	q->limits = &image->limits;
 	cow_mutex_init(&q->lock, COW_RANK_QUARANTINE);
 	cow_waitlist_init(&q->full);
+	cow_waitlist_init(&q->freed);
 	cow_waitlist_init(&q->epoch_waiter);
 	q->ring = calloc(q->limits->ring, sizeof(*q->ring));
 	q->blocked = calloc(q->limits->release_batch, sizeof(*q->blocked));
@@ -116,6 +117,23 @@ void cow_quarantine_wait_many(struct cow_quarantine *q, struct cow_task *task)
 	cow_quarantine_wait(q, kept_from_many(q) + 1, task);
 }
 
+bool cow_quarantine_wait_freed(struct cow_quarantine *q, uint64_t *until, struct cow_task *task)
+{
+	struct cow_loop *loop = task->loop;
+	cow_mutex_lock(&q->lock);
+	if (!*until)
+		*until = q->tail;
+	bool park = q->head < *until && !cow_image_is_failed(q->image);
+	if (park)
+		cow_waitlist_park(&q->freed, task);
+	cow_mutex_unlock(&q->lock);
+	if (!park)
+		return false;
+	atomic_store(&q->hurry, true);
+	cow_quarantine_kick(q, loop);
+	return true;
+}
+
 static struct cow_freed *at(struct cow_quarantine *q, uint64_t i)
 {
 	return &q->ring[i % q->limits->ring];
@@ -149,8 +167,10 @@ void cow_quarantine_kick(struct cow_quarantine *q, struct cow_loop *loop)
 		q->running = true;
 		q->loop = loop;
 	}
-	if (failed && !q->running) /* whoever parked just before it failed: no room will come */
+	if (failed && !q->running) { /* whoever parked just before it failed: no room will come */
 		cow_waitlist_take(&q->full, &wake);
+		cow_waitlist_take(&q->freed, &wake);
+	}
 	cow_mutex_unlock(&q->lock);
 	cow_waitlist_wake(&wake, -EIO);
 	if (start)

@@ -51,6 +51,7 @@ struct cow_quarantine {
 	uint64_t head, durable, captured, tail; /* ever growing; index is modulo the ring's size */
 	unsigned reserved;			/* room set aside by ops */
 	struct cow_waitlist full;		/* waiting for room in the ring */
+	struct cow_waitlist freed;		/* waiting for clusters to be released */
 	bool running;				/* the release task is started */
 	bool held;				/* it may not be: a change of the whole image */
 	struct cow_loop *loop;			/* where it runs */
@@ -103,6 +104,12 @@ void cow_quarantine_unreserve(struct cow_quarantine *q, unsigned nr);
  */
 void cow_quarantine_wait(struct cow_quarantine *q, unsigned least, struct cow_task *task);
 void cow_quarantine_wait_many(struct cow_quarantine *q, struct cow_task *task);
+/*
+ * For who met a full host. What stood in the ring at the first call (*until: 0) may still give him
+ * room: park the task until some of that is released (woken with the release's error if the host is
+ * too full for it), and hurry. False: nothing of it is left. No locks held, outside of any epoch.
+ */
+bool cow_quarantine_wait_freed(struct cow_quarantine *q, uint64_t *until, struct cow_task *task);
 /*
  * One reference less on each of nr host clusters, unlinked in memory just now under the slice's
  * lock. Ops have reserved the room; the engine's own few extents always fit.

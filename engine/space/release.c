@@ -300,6 +300,7 @@ static enum cow_next punched(struct cow_task *task)
 	q->batch_ring = 0;
 	q->nr_blocked = 0;
 	cow_waitlist_take(&q->full, &wake);
+	cow_waitlist_take(&q->freed, &wake);
 	cow_mutex_unlock(&q->lock);
 	cow_alloc_freed(&q->image->alloc, q->batch, q->nr_batch);
 	cow_waitlist_wake(&wake, 0);
@@ -320,13 +321,14 @@ static enum cow_next more(struct cow_task *task)
 	return cow_task_goto(task, !left || full_batch ? &step_take : &step_delay);
 }
 
-/* Those who wait for room in the ring. */
-static void wake_full(struct cow_quarantine *q, int error)
+/* Those who wait for room in the ring, or for clusters. */
+static void wake_waiters(struct cow_quarantine *q, int error)
 {
 	struct cow_waitlist wake;
 	cow_waitlist_init(&wake);
 	cow_mutex_lock(&q->lock);
 	cow_waitlist_take(&q->full, &wake);
+	cow_waitlist_take(&q->freed, &wake);
 	cow_mutex_unlock(&q->lock);
 	cow_waitlist_wake(&wake, error);
 }
@@ -348,13 +350,13 @@ static enum cow_next unwind(struct cow_task *task)
 		task->error = 0;
 		q->waiting_since = 0;
 		atomic_store(&q->hurry, false);
-		wake_full(q, -ENOSPC); /* nobody knows when the host will have room */
+		wake_waiters(q, -ENOSPC); /* nobody knows when the host will have room */
 		return cow_task_goto(task, &step_delay);
 	}
 	if (!cow_image_is_failed(q->image))
 		cow_image_fail(q->image, task->loop, "cannot update refcounts: %s",
 			       strerror(-task->error));
-	wake_full(q, -EIO);
+	wake_waiters(q, -EIO);
 	return COW_END;
 }
 
