@@ -56,6 +56,7 @@ enum {
 	OPT_DATA_FILE,
 	OPT_DATA_ROOT,
 	OPT_DATA_FORMAT,
+	OPT_KEEP_MEMORY,
 };
 
 static const struct argp_option options[] = {
@@ -70,6 +71,8 @@ static const struct argp_option options[] = {
 	  "Backing files may lie below DIR, besides the image's own directory (repeatable)", 0 },
 	{ "cache-size", OPT_CACHE_SIZE, "SIZE", 0,
 	  "Metadata cache of the whole chain, like 16M (default: by the images, up to 32M)", 0 },
+	{ "keep-memory", OPT_KEEP_MEMORY, NULL, 0,
+	  "Take all memory that the device can ever need now, and keep it: for swap", 0 },
 	{ "detect-zeroes", OPT_DETECT_ZEROES, "off|on|unmap", 0,
 	  "Store written zeros as zero clusters (on) or free the space (unmap) (default: off)", 0 },
 	{ "block-size", OPT_BLOCK_SIZE, "512|4096", 0,
@@ -237,6 +240,9 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
 		return 0;
 	case OPT_NO_PARTITION_SCAN:
 		config->partition_scan = false;
+		return 0;
+	case OPT_KEEP_MEMORY:
+		config->open.keep_memory = true;
 		return 0;
 	case OPT_BUFFERED:
 		config->open.buffered = true;

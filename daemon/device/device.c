@@ -60,20 +60,28 @@ static void sleep_ms(unsigned ms)
 static int open_image(struct cow_device *dev, const struct cow_device_config *config,
 		      struct cow_error *err)
 {
-	int ret = cow_loop_uring_new(CONTROL_LOOP_DEPTH, &dev->loop);
+	struct cow_open_options open = config->open;
+	int ret = cow_memory_init(&dev->memory);
 	if (ret)
+		return cow_error_set(err, ret, "eventfd: %s", strerror(-ret));
+	open.want_memory = cow_memory_want;
+	open.want_memory_ctx = &dev->memory;
+	ret = cow_loop_uring_new(CONTROL_LOOP_DEPTH, &dev->loop);
+	if (ret) {
+		cow_memory_fini(&dev->memory);
 		return cow_error_set(err, ret, "io_uring: %s", strerror(-ret));
+	}
 	cow_loop_enter(dev->loop);
 	dev->temporary = config->temporary;
 	if (config->temporary)
-		ret = cow_temporary_open(dev->loop, config->image_path, &config->open, &dev->image,
-					 err);
+		ret = cow_temporary_open(dev->loop, config->image_path, &open, &dev->image, err);
 	else
-		ret = cow_image_open(cow_host_system(), dev->loop, config->image_path,
-				     &config->open, &dev->image, err);
+		ret = cow_image_open(cow_host_system(), dev->loop, config->image_path, &open,
+				     &dev->image, err);
 	if (ret) {
 		cow_error_set(err, ret, "%s: %s", config->image_path, strerror(-ret));
 		cow_loop_free(dev->loop);
+		cow_memory_fini(&dev->memory);
 		return ret;
 	}
 	dev->geometry = *cow_image_geometry(dev->image);
@@ -87,6 +95,7 @@ static int close_image(struct cow_device *dev, struct cow_error *err)
 		cow_error_set(err, ret, "closing the image: %s: run `cowblk check` on it",
 			      strerror(-ret));
 	cow_loop_free(dev->loop);
+	cow_memory_fini(&dev->memory);
 	return ret;
 }
 
@@ -241,6 +250,7 @@ static int start_queues(struct cow_device *dev, const struct cow_device_config *
 		.event_fd = dev->event_fd,
 		.depth = dev->depth,
 		.buffer_bytes = dev->buffer_bytes,
+		.keep_memory = config->open.keep_memory,
 		.sandbox = &dev->sandbox,
 	};
 	for (unsigned i = 0; i < dev->nr_queues; i++) {
@@ -269,6 +279,11 @@ static int serve(struct cow_device *dev, const struct cow_device_config *config,
 	ret = start_queues(dev, config, err);
 	if (ret)
 		goto free_queues;
+	ret = cow_memory_start(&dev->memory, dev->image, &dev->sandbox);
+	if (ret) {
+		stop_queues(dev, dev->nr_queues);
+		goto free_queues;
+	}
 	enter_state(dev, COW_DEVICE_SERVING);
 	return 0;
 
@@ -281,6 +296,7 @@ close_event:
 
 static void end_service(struct cow_device *dev)
 {
+	cow_memory_stop(&dev->memory);
 	stop_queues(dev, dev->nr_queues);
 	free(dev->queues);
 	close(dev->event_fd);

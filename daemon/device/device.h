@@ -21,6 +21,7 @@
 #include "daemon/device/affinity.h"
 #include "daemon/device/ctrl.h"
 #include "daemon/device/keeper.h"
+#include "daemon/device/memory.h"
 #include "daemon/device/sandbox.h"
 #include "daemon/device/transfer.h"
 #include "daemon/device/uqueue.h"
@@ -69,6 +70,7 @@ struct cow_device {
 	bool confined;
 	struct cow_loop *loop; /* for open and close, of the same thread */
 	struct cow_image *image;
+	struct cow_memory memory;
 	struct cow_image_geometry geometry;
 	bool temporary; /* what is written is thrown away: a failed flush loses nothing */
 	uint32_t id;

@@ -20,10 +20,18 @@
 #include "daemon/device/request.h"
 #include "engine/base/assert.h"
 #include "engine/base/log.h"
+#include "engine/base/pages.h"
 #include "engine/loop/loop_uring.h"
 
-/* Of each buffer; what most requests use. The rest is locked when it is first touched. */
+/*
+ * Of each buffer; what most requests use, always kept. The rest is locked when it is touched, and
+ * given back when it was not for a while.
+ */
 #define PREFAULT_BYTES (16u << 10)
+#define TICK_NS (5ull * 1000 * 1000 * 1000)
+/* Giving back costs the queue's thread time: so many buffers at once, then requests, and so on. */
+#define REST_TAGS 32u
+#define REST_AGAIN_NS (20ull * 1000 * 1000)
 /* Engine I/Os at once for each request: a hint for the ring's size. */
 #define IOS_PER_TAG 2u
 
@@ -46,6 +54,7 @@ static void send_command(struct cow_tag *tag, uint32_t op, int32_t result)
 		.addr = queue->config.transfer->fetch_addr(tag),
 	};
 	memcpy(sqe->cmd, &cmd, sizeof(cmd));
+	tag->place = cow_uring_place(queue->loop);
 }
 
 static void commit(struct cow_tag *tag, int result)
@@ -67,11 +76,85 @@ static void engine_done(void *ctx, int result)
 	struct cow_uqueue *queue = tag->queue;
 	if (!result && tag->is_read)
 		result = queue->config.transfer->read_end(tag, tag->data_bytes);
+	tag->busy = false;
 	commit(tag, result);
 	queue->nr_busy--;
 	if (queue->abandoned && !queue->nr_busy)
 		set_drained(queue);
 }
+
+/* ---- memory that a burst has taken ---- */
+
+static void tick_done(struct cow_io *io)
+{
+	struct cow_uqueue *queue =
+		(struct cow_uqueue *)((char *)io - offsetof(struct cow_uqueue, tick));
+	queue->ticking = false;
+	queue->rest_due = true;
+}
+
+static void start_tick(struct cow_uqueue *queue, uint64_t ns)
+{
+	if (queue->ticking || queue->config.keep_memory)
+		return;
+	queue->ticking = true;
+	cow_io_prep(&queue->tick, COW_IO_TIMER, NULL, ns, 0, tick_done);
+	cow_loop_submit(queue->loop, &queue->tick);
+}
+
+static void note_use(struct cow_tag *tag)
+{
+	if (tag->data_bytes > PREFAULT_BYTES)
+		tag->grown = tag->used = true;
+	start_tick(tag->queue, TICK_NS);
+}
+
+/*
+ * A buffer belongs to the kernel from the moment it takes the command that names it, and it fills it
+ * before we see the request: but only while we are in the loop, and then a completion tells.
+ * One whose command it has not taken may hold the data of a read.
+ */
+static bool holds_nothing(const struct cow_tag *tag)
+{
+	return !tag->busy && cow_uring_is_submitted(tag->queue->loop, tag->place);
+}
+
+/* True: its memory was given back. */
+static bool rest_tag(struct cow_tag *tag)
+{
+	bool used = tag->used;
+	tag->used = false;
+	if (!tag->grown || used || !holds_nothing(tag))
+		return false;
+	cow_pages_give_back((char *)tag->buf + PREFAULT_BYTES,
+			    tag->queue->config.buffer_bytes - PREFAULT_BYTES);
+	tag->grown = false;
+	return true;
+}
+
+static void rest(struct cow_uqueue *queue)
+{
+	unsigned given = 0;
+	if (!cow_uring_is_quiet(queue->loop))
+		return; /* after the next round */
+	queue->rest_due = false;
+	while (queue->rested < queue->config.depth && given < REST_TAGS) {
+		struct cow_tag *tag = &queue->tags[queue->rested++];
+		given += rest_tag(tag);
+		queue->rest_left |= tag->grown;
+	}
+	if (queue->rested < queue->config.depth) {
+		start_tick(queue, REST_AGAIN_NS);
+		return;
+	}
+	cow_queue_rest(queue->engine);
+	if (queue->rest_left)
+		start_tick(queue, TICK_NS);
+	queue->rested = 0;
+	queue->rest_left = false;
+}
+
+/* ---- requests ---- */
 
 static void begin_request(struct cow_tag *tag)
 {
@@ -91,6 +174,8 @@ static void begin_request(struct cow_tag *tag)
 		return;
 	}
 	queue->nr_busy++;
+	tag->busy = true;
+	note_use(tag);
 	cow_queue_submit(queue->engine, tag->idx, request.kind, request.flags, request.offset,
 			 request.length, tag->buf, engine_done, tag);
 }
@@ -168,6 +253,8 @@ static void run_loop(struct cow_uqueue *queue)
 			cow_log(COW_LOG_ERR, "queue %u: io_uring: %s", queue->config.idx,
 				strerror(-ret));
 		cow_assert(ret == 0);
+		if (queue->rest_due)
+			rest(queue);
 	}
 }
 
@@ -239,12 +326,8 @@ static size_t buffers_bytes(const struct cow_uqueue *queue)
 
 static int map_buffers(struct cow_uqueue *queue)
 {
-	void *p = mmap(NULL, buffers_bytes(queue), PROT_READ | PROT_WRITE,
-		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	if (p == MAP_FAILED)
-		return -errno;
-	queue->buffers = p;
-	return 0;
+	queue->buffers = cow_pages_reserve(buffers_bytes(queue));
+	return queue->buffers ? 0 : -ENOMEM;
 }
 
 static int make_tags(struct cow_uqueue *queue)
@@ -258,8 +341,7 @@ static int make_tags(struct cow_uqueue *queue)
 		tag->queue = queue;
 		tag->idx = (uint16_t)i;
 		tag->buf = queue->buffers + (size_t)i * queue->config.buffer_bytes;
-		memset(tag->buf, 0,
-		       queue->config.buffer_bytes < PREFAULT_BYTES ? queue->config.buffer_bytes
+		cow_pages_take(tag->buf, queue->config.keep_memory ? queue->config.buffer_bytes
 								   : PREFAULT_BYTES);
 	}
 	return 0;
@@ -281,8 +363,7 @@ void cow_uqueue_free(struct cow_uqueue *queue)
 {
 	cow_loop_free(queue->loop);
 	free(queue->tags);
-	if (queue->buffers)
-		munmap(queue->buffers, buffers_bytes(queue));
+	cow_pages_free(queue->buffers, buffers_bytes(queue));
 	if (queue->descs)
 		munmap((void *)(uintptr_t)queue->descs, queue->descs_bytes);
 	pthread_cond_destroy(&queue->changed);

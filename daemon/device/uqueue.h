@@ -30,6 +30,11 @@ struct cow_tag {
 	uint16_t idx;
 	uint32_t data_bytes; /* READ, WRITE: what a success answers; else 0 */
 	bool is_read;
+	/* the buffer's memory: see rest() */
+	bool busy;	/* the engine has the request */
+	bool grown;	/* more than what is always kept */
+	bool used;	/* grown, and used so since the last tick */
+	unsigned place; /* of its last command among the SQEs */
 };
 
 struct cow_uqueue_config {
@@ -41,6 +46,7 @@ struct cow_uqueue_config {
 	uint32_t buffer_bytes; /* of each tag */
 	cpu_set_t cpus;	       /* the thread's affinity, if pinned */
 	bool pinned;
+	bool keep_memory;		   /* all of it, from the start on */
 	const struct cow_sandbox *sandbox; /* what the thread gives up when it serves */
 };
 
@@ -59,6 +65,10 @@ struct cow_uqueue {
 	unsigned nr_alive; /* tags that are not dead */
 	unsigned nr_busy;  /* requests that the engine has */
 	bool quit, abandoned;
+	struct cow_io tick; /* armed after a request: memory is given back some time later */
+	bool ticking, rest_due;
+	unsigned rested; /* tags that this tick has looked at */
+	bool rest_left;	 /* some of them have more memory than is always kept */
 	struct cow_msg quit_msg, abandon_msg;
 
 	/* thread -> starter */

@@ -3,7 +3,7 @@
 
 #include <stdlib.h>
 
-#include "engine/base/buf.h"
+#include "engine/base/pages.h"
 #include "engine/loop/loop.h"
 
 static unsigned slots_for(uint32_t cluster_bytes, const struct cow_limits *limits)
@@ -19,9 +19,10 @@ struct cow_inflated *cow_inflated_new(uint32_t cluster_bytes, const struct cow_l
 	if (!cache)
 		return NULL;
 	cow_mutex_init(&cache->lock, COW_RANK_INFLATED);
+	cache->cluster_bytes = cluster_bytes;
 	cache->nr_slots = slots_for(cluster_bytes, limits);
 	for (unsigned i = 0; i < cache->nr_slots; i++) {
-		cache->slots[i].data = cow_buf_alloc(cluster_bytes);
+		cache->slots[i].data = cow_pages_reserve(cluster_bytes);
 		if (!cache->slots[i].data) {
 			cow_inflated_free(cache);
 			return NULL;
@@ -30,12 +31,18 @@ struct cow_inflated *cow_inflated_new(uint32_t cluster_bytes, const struct cow_l
 	return cache;
 }
 
+void cow_inflated_take(struct cow_inflated *cache)
+{
+	for (unsigned i = 0; i < cache->nr_slots; i++)
+		cow_pages_take(cache->slots[i].data, cache->cluster_bytes);
+}
+
 void cow_inflated_free(struct cow_inflated *cache)
 {
 	if (!cache)
 		return;
 	for (unsigned i = 0; i < cache->nr_slots; i++)
-		free(cache->slots[i].data);
+		cow_pages_free(cache->slots[i].data, cache->cluster_bytes);
 	cow_mutex_fini(&cache->lock);
 	free(cache);
 }

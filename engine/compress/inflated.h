@@ -47,6 +47,7 @@ struct cow_inflating {
 struct cow_inflated {
 	struct cow_mutex lock;
 	unsigned nr_slots;
+	uint32_t cluster_bytes; /* constant */
 	uint64_t clock;
 	uint64_t nr_inflated; /* clusters, since the start */
 	struct cow_inflating *running;
@@ -62,6 +63,8 @@ enum cow_inflated_answer {
 
 /* NULL: out of memory. cluster_bytes: the largest of the chain. */
 struct cow_inflated *cow_inflated_new(uint32_t cluster_bytes, const struct cow_limits *limits);
+/* Takes the memory of all slots now: else each is taken when it is first used. */
+void cow_inflated_take(struct cow_inflated *cache);
 void cow_inflated_free(struct cow_inflated *cache);
 
 enum cow_inflated_answer cow_inflated_ask(struct cow_inflated *cache, const struct cow_image *image,
@@ -70,7 +73,7 @@ enum cow_inflated_answer cow_inflated_ask(struct cow_inflated *cache, const stru
 void cow_inflated_put(struct cow_inflated *cache, struct cow_inflated_slot *slot);
 
 /*
- * The cluster is in *buf, which becomes another buffer of the same size. buf NULL: it could not be
+ * The cluster is in *buf, of cow_pages_reserve(), which becomes another buffer of the same size. buf NULL: it could not be
  * inflated; who waits tries himself.
  */
 void cow_inflated_done(struct cow_inflated *cache, struct cow_inflating *mine, uint8_t **buf);

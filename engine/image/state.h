@@ -35,7 +35,8 @@ struct cow_image {
 	bool raw;     /* a raw file in a backing chain: file offset = guest offset */
 	bool writable;
 	bool no_discard;
-	bool compress; /* new full clusters are written compressed */
+	bool keep_memory; /* queues take all their buffers at once, and keep them */
+	bool compress;	  /* new full clusters are written compressed */
 	struct cow_limits limits;
 	uint64_t reserve_bytes; /* a queue's largest reservation; 0: the default */
 	enum cow_detect_zeroes detect_zeroes;

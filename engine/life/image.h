@@ -43,6 +43,14 @@ struct cow_open_options {
 		cache_bytes; /* metadata cache of the whole chain; 0: by the images, at most 32 MiB */
 	uint64_t reserve_bytes; /* a queue's largest reservation of host clusters; 0: 16 MiB */
 	const struct cow_limits *limits; /* for tests and the simulator; NULL: the defaults */
+	/*
+	 * Caches are small until they would be of use: then any thread calls this, without locks,
+	 * to have another call cow_image_grow() (memory.h). NULL: they have all their room at
+	 * once, and take memory as it is touched.
+	 */
+	void (*want_memory)(void *ctx);
+	void *want_memory_ctx;
+	bool keep_memory; /* all of it is taken now and kept: nothing has to grow later */
 	/* the external data file, instead of the name in the image; allowed anywhere */
 	const char *data_file;
 	bool data_is_raw; /* write to the data file even if it begins as an image of its own */
@@ -123,6 +131,11 @@ void cow_image_health(const struct cow_image *image, struct cow_image_health *ou
  */
 int cow_queue_new(struct cow_image *image, struct cow_loop *loop, unsigned nr_ops,
 		  struct cow_queue **out);
+/*
+ * Owner thread, now and then after a burst: gives back the memory of buffers that are not in use, but
+ * for one of each kind.
+ */
+void cow_queue_rest(struct cow_queue *queue);
 /* All its ops are finished. Keeps the queue's reservation in the image until close. */
 void cow_queue_free(struct cow_queue *queue);
 

@@ -15,6 +15,7 @@
 #include "engine/core/load.h"
 #include "engine/compress/inflated.h"
 #include "engine/format/map.h"
+#include "engine/life/memory.h"
 #include "engine/loop/blocking.h"
 #include "engine/snapshot/snapshot_select.h"
 
@@ -441,6 +442,7 @@ static struct cow_image *new_image(struct cow_chain *chain, struct cow_file *fil
 	cow_limits_init(&image->limits, options->limits);
 	image->reserve_bytes = options->reserve_bytes;
 	image->compress = image->writable && options->compress;
+	image->keep_memory = options->keep_memory;
 	image->detect_zeroes = options->detect_zeroes;
 	return image;
 }
@@ -522,7 +524,11 @@ int cow_image_open(struct cow_host *host, struct cow_loop *loop, const char *pat
 	else if (options->overlay)
 		host->ops->close(options->overlay);
 	cow_chain_fini(&chain);
-	return ret ? ret : init_inflated(out, err);
+	if (!ret)
+		ret = init_inflated(out, err);
+	if (!ret)
+		cow_image_start_memory(*out, options);
+	return ret;
 }
 
 /* ---- after a change of the file under a freeze ---- */

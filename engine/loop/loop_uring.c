@@ -103,6 +103,23 @@ struct io_uring *cow_uring_ring(struct cow_loop *loop)
 	return &uring_of(loop)->ring;
 }
 
+bool cow_uring_is_quiet(struct cow_loop *loop)
+{
+	struct io_uring *ring = cow_uring_ring(loop);
+	return (ring->flags & IORING_SETUP_DEFER_TASKRUN) && !io_uring_cq_ready(ring) &&
+	       !(IO_URING_READ_ONCE(*ring->sq.kflags) & IORING_SQ_CQ_OVERFLOW);
+}
+
+unsigned cow_uring_place(struct cow_loop *loop)
+{
+	return cow_uring_ring(loop)->sq.sqe_tail;
+}
+
+bool cow_uring_is_submitted(struct cow_loop *loop, unsigned place)
+{
+	return (int)(IO_URING_READ_ONCE(*cow_uring_ring(loop)->sq.khead) - place) >= 0;
+}
+
 bool cow_uring_has_op(const struct cow_loop *loop, unsigned opcode)
 {
 	return opcode < 256 && uring_of(loop)->has_op[opcode];

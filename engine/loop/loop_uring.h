@@ -26,6 +26,18 @@ struct io_uring_sqe *cow_uring_sqe(struct cow_loop *loop, struct cow_completion 
  */
 struct io_uring *cow_uring_ring(struct cow_loop *loop);
 
+/*
+ * Outside of cow_loop_run(): no completion waits to be handled, and none comes before the next
+ * cow_loop_run(): what the kernel does for them, it does in there. False also where the kernel
+ * promises no such thing (before 6.1).
+ */
+bool cow_uring_is_quiet(struct cow_loop *loop);
+
+/* A place in the queue of SQEs: behind the one that cow_uring_sqe() gave out last. */
+unsigned cow_uring_place(struct cow_loop *loop);
+/* Has the kernel taken all SQEs before that place? */
+bool cow_uring_is_submitted(struct cow_loop *loop, unsigned place);
+
 /* Whether the kernel knows the opcode (IORING_OP_*). */
 bool cow_uring_has_op(const struct cow_loop *loop, unsigned opcode);
 

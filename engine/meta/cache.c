@@ -4,9 +4,9 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 
-#include "engine/base/buf.h"
+#include "engine/base/math.h"
+#include "engine/base/pages.h"
 
 #define SHARDS_MAX 16
 #define SLOTS_PER_SHARD_MIN 8
@@ -18,6 +18,7 @@ static int shard_init(struct cow_cache *cache, struct cow_shard *shard, unsigned
 {
 	cow_mutex_init(&shard->lock, rank);
 	shard->cache = cache;
+	shard->data = data;
 	shard->nr_slots = nr_slots;
 	shard->hand = 0;
 	shard->nr_dirty = 0;
@@ -26,15 +27,10 @@ static int shard_init(struct cow_cache *cache, struct cow_shard *shard, unsigned
 	while (buckets < nr_slots * 2)
 		buckets *= 2;
 	shard->hash_mask = buckets - 1;
-	shard->hash = calloc(buckets, sizeof(*shard->hash));
-	shard->slots = calloc(nr_slots, sizeof(*shard->slots));
+	shard->hash = cow_pages_reserve(buckets * sizeof(*shard->hash));
+	shard->slots = cow_pages_reserve(nr_slots * sizeof(*shard->slots));
 	if (!shard->hash || !shard->slots)
 		return -ENOMEM;
-	for (unsigned i = 0; i < nr_slots; i++) {
-		shard->slots[i].shard = shard;
-		shard->slots[i].data = data + (size_t)i * cache->slice_bytes;
-		cow_waitlist_init(&shard->slots[i].waiters);
-	}
 	return 0;
 }
 
@@ -54,16 +50,16 @@ int cow_cache_init(struct cow_cache *cache, struct cow_file *file, uint32_t slic
 	cache->file = file;
 	cache->slice_bytes = slice_bytes;
 	cache->nr_shards = shards;
-	cache->nr_slots = per_shard * shards;
-	cache->max_dirty = cache->nr_slots / 2 < limits->dirty_slots ? cache->nr_slots / 2
-								     : limits->dirty_slots;
+	cache->per_shard = per_shard;
+	cache->max_dirty = (unsigned)cow_min(per_shard * shards / 2, limits->dirty_slots);
+	atomic_init(&cache->dirty_room, cache->max_dirty);
 	cache->need_writeback = need_writeback;
 	cache->ctx = ctx;
 	cow_mutex_init(&cache->limit_lock, COW_RANK_CACHE_LIMIT);
 	cow_waitlist_init(&cache->limited);
 	cow_waitlist_init(&cache->warned);
 	cache->shards = calloc(shards, sizeof(*cache->shards));
-	cache->memory = cow_buf_alloc((size_t)cache->nr_slots * slice_bytes);
+	cache->memory = cow_pages_reserve((size_t)per_shard * shards * slice_bytes);
 	if (!cache->shards || !cache->memory) {
 		cow_cache_fini(cache);
 		return -ENOMEM;
@@ -82,13 +78,83 @@ int cow_cache_init(struct cow_cache *cache, struct cow_file *file, uint32_t slic
 void cow_cache_fini(struct cow_cache *cache)
 {
 	for (unsigned i = 0; cache->shards && i < cache->nr_shards; i++) {
-		free(cache->shards[i].hash);
-		free(cache->shards[i].slots);
+		struct cow_shard *shard = &cache->shards[i];
+		cow_pages_free(shard->hash, (shard->hash_mask + 1ull) * sizeof(*shard->hash));
+		cow_pages_free(shard->slots, cache->per_shard * sizeof(*shard->slots));
 	}
 	free(cache->shards);
-	free(cache->memory);
+	cow_pages_free(cache->memory,
+		       (size_t)cache->per_shard * cache->nr_shards * cache->slice_bytes);
 	cache->shards = NULL;
 	cache->memory = NULL;
+}
+
+/* ---- memory ---- */
+
+static void want_more(struct cow_cache *cache)
+{
+	if (cache->want && !atomic_exchange(&cache->wanted, true))
+		cache->want(cache->want_ctx);
+}
+
+/* What writeback copies must have its memory as well (life/memory.c). */
+static unsigned dirty_room_of(const struct cow_cache *cache, unsigned per_shard)
+{
+	return (unsigned)cow_min(per_shard * cache->nr_shards / 2, cache->max_dirty);
+}
+
+static void take_slots(struct cow_shard *shard, unsigned from, unsigned to)
+{
+	uint32_t bytes = shard->cache->slice_bytes;
+	cow_pages_take(shard->data + (size_t)from * bytes, (size_t)(to - from) * bytes);
+	cow_pages_take(&shard->slots[from], (to - from) * sizeof(*shard->slots));
+}
+
+static void set_slots(struct cow_shard *shard, unsigned nr)
+{
+	cow_mutex_lock(&shard->lock);
+	shard->nr_slots = nr;
+	cow_mutex_unlock(&shard->lock);
+}
+
+void cow_cache_start_small(struct cow_cache *cache, uint64_t bytes, void (*want)(void *), void *ctx)
+{
+	uint64_t slots = bytes / cache->slice_bytes / cache->nr_shards;
+	cache->least = (unsigned)cow_min(cow_max(slots, SLOTS_PER_SHARD_MIN), cache->per_shard);
+	cache->want = want;
+	cache->want_ctx = ctx;
+	atomic_store(&cache->dirty_room, dirty_room_of(cache, cache->least));
+	for (unsigned i = 0; i < cache->nr_shards; i++) {
+		struct cow_shard *shard = &cache->shards[i];
+		take_slots(shard, 0, cache->least);
+		set_slots(shard, cache->least);
+		cow_pages_take(shard->hash, (shard->hash_mask + 1ull) * sizeof(*shard->hash));
+	}
+}
+
+unsigned cow_cache_next_slots(struct cow_cache *cache)
+{
+	if (!cache->least || !atomic_load(&cache->wanted))
+		return 0;
+	unsigned now = cache->shards[0].nr_slots;
+	return (unsigned)cow_min(now * 2ull, cache->per_shard) * cache->nr_shards;
+}
+
+void cow_cache_grow(struct cow_cache *cache)
+{
+	unsigned from = cache->shards[0].nr_slots;
+	unsigned to = (unsigned)cow_min(from * 2ull, cache->per_shard);
+	for (unsigned i = 0; i < cache->nr_shards; i++) {
+		take_slots(&cache->shards[i], from, to);
+		set_slots(&cache->shards[i], to);
+	}
+	atomic_store(&cache->dirty_room, dirty_room_of(cache, to));
+	atomic_store(&cache->wanted, false);
+}
+
+static bool is_busy(const struct cow_slot *slot)
+{
+	return slot->state == COW_SLOT_LOADING || slot->dirty || slot->writing;
 }
 
 /* ---- look-up ---- */
@@ -126,14 +192,17 @@ static void unhash_locked(struct cow_shard *shard, struct cow_slot *slot)
 }
 
 /* Clock: an empty slot, or a clean one not used since the hand last passed. */
-static struct cow_slot *victim_locked(struct cow_shard *shard)
+static struct cow_slot *victim_locked(struct cow_shard *shard, bool *evicts)
 {
+	*evicts = true;
 	for (unsigned n = 0; n < 2 * shard->nr_slots; n++) {
 		struct cow_slot *slot = &shard->slots[shard->hand];
 		shard->hand = (shard->hand + 1) % shard->nr_slots;
-		if (slot->state == COW_SLOT_EMPTY)
+		if (slot->state == COW_SLOT_EMPTY) {
+			*evicts = false;
 			return slot;
-		if (slot->state == COW_SLOT_LOADING || slot->dirty || slot->writing)
+		}
+		if (is_busy(slot))
 			continue;
 		if (slot->referenced) {
 			slot->referenced = false;
@@ -168,6 +237,10 @@ static void load_done(struct cow_io *io)
 static void load_locked(struct cow_shard *shard, struct cow_slot *slot, uint64_t key,
 			struct cow_task *task)
 {
+	/* Here, so that a slot takes no memory before its first use. */
+	slot->shard = shard;
+	slot->data = shard->data + (size_t)(slot - shard->slots) * shard->cache->slice_bytes;
+	cow_waitlist_init(&slot->waiters);
 	slot->key = key;
 	slot->state = COW_SLOT_LOADING;
 	slot->referenced = true;
@@ -181,8 +254,10 @@ struct cow_slot *cow_cache_get(struct cow_cache *cache, uint64_t key, struct cow
 {
 	struct cow_shard *shard = shard_of(cache, key);
 	struct cow_loop *loop = task->loop;
+	bool evicts;
 	cow_assert(key % cache->slice_bytes == 0);
 	cow_mutex_lock(&shard->lock);
+	shard->touched = true;
 	struct cow_slot *slot = find_locked(shard, key);
 	if (slot && slot->state == COW_SLOT_READY) {
 		slot->referenced = true;
@@ -193,18 +268,21 @@ struct cow_slot *cow_cache_get(struct cow_cache *cache, uint64_t key, struct cow
 		cow_mutex_unlock(&shard->lock);
 		return NULL;
 	}
-	slot = victim_locked(shard);
+	slot = victim_locked(shard, &evicts);
+	bool more = evicts && shard->nr_slots < cache->per_shard;
 	/*
 	 * part of the shard is never dirty: some of it is loading, and the first load to end wakes
 	 * us
 	 */
-	if (!slot) {
+	if (slot)
+		load_locked(shard, slot, key, task);
+	else
 		cow_waitlist_park(&shard->starved, task);
-		cow_mutex_unlock(&shard->lock);
-		return NULL;
-	}
-	load_locked(shard, slot, key, task);
 	cow_mutex_unlock(&shard->lock);
+	if (more)
+		want_more(cache);
+	if (!slot)
+		return NULL;
 	cow_io_prep_rw(&slot->io, COW_IO_READ, cache->file, key, slot->data, cache->slice_bytes,
 		       load_done);
 	cow_loop_submit(loop, &slot->io);
@@ -221,7 +299,7 @@ void cow_cache_put(struct cow_slot *slot)
 static bool reserve_dirty(struct cow_cache *cache)
 {
 	unsigned n = atomic_load(&cache->nr_dirty);
-	while (n < cache->max_dirty)
+	while (n < atomic_load(&cache->dirty_room))
 		if (atomic_compare_exchange_weak(&cache->nr_dirty, &n, n + 1))
 			return true;
 	return false;
@@ -251,11 +329,15 @@ bool cow_cache_may_dirty(struct cow_slot *slot, struct cow_task *task)
 	 * us.
 	 */
 	cow_mutex_lock(&cache->limit_lock);
-	bool room = shard_has_room(shard) && atomic_load(&cache->nr_dirty) < cache->max_dirty;
+	bool room = shard_has_room(shard) &&
+		    atomic_load(&cache->nr_dirty) < atomic_load(&cache->dirty_room);
+	bool more = shard->nr_slots < cache->per_shard;
 	if (!room)
 		cow_waitlist_park(&cache->limited, task);
 	cow_mutex_unlock(&cache->limit_lock);
 	cow_cache_put(slot);
+	if (more)
+		want_more(cache);
 	if (room)
 		cow_task_yield(task);
 	else
@@ -276,7 +358,7 @@ bool cow_cache_drop(struct cow_cache *cache, uint64_t off, uint64_t bytes)
 		struct cow_shard *shard = shard_of(cache, key);
 		cow_mutex_lock(&shard->lock);
 		struct cow_slot *slot = find_locked(shard, key);
-		if (slot && (slot->state != COW_SLOT_READY || slot->dirty || slot->writing))
+		if (slot && is_busy(slot))
 			ok = false;
 		else if (slot)
 			unhash_locked(shard, slot);
@@ -292,13 +374,73 @@ void cow_cache_drop_all(struct cow_cache *cache)
 		cow_mutex_lock(&shard->lock);
 		for (unsigned j = 0; j < shard->nr_slots; j++) {
 			struct cow_slot *slot = &shard->slots[j];
-			cow_assert(slot->state != COW_SLOT_LOADING && !slot->dirty &&
-				   !slot->writing);
+			cow_assert(!is_busy(slot));
 			if (slot->state == COW_SLOT_READY)
 				unhash_locked(shard, slot);
 		}
 		cow_mutex_unlock(&shard->lock);
 	}
+}
+
+/* ---- rest ---- */
+
+static bool was_touched(struct cow_cache *cache)
+{
+	bool touched = false;
+	for (unsigned i = 0; i < cache->nr_shards; i++) {
+		struct cow_shard *shard = &cache->shards[i];
+		cow_mutex_lock(&shard->lock);
+		touched |= shard->touched;
+		shard->touched = false;
+		cow_mutex_unlock(&shard->lock);
+	}
+	return touched;
+}
+
+/* False: somebody has begun to use them again. */
+static bool shrink_locked(struct cow_shard *shard, unsigned least)
+{
+	for (unsigned i = least; i < shard->nr_slots; i++)
+		if (is_busy(&shard->slots[i]))
+			return false;
+	for (unsigned i = least; i < shard->nr_slots; i++)
+		if (shard->slots[i].state == COW_SLOT_READY)
+			unhash_locked(shard, &shard->slots[i]);
+	shard->nr_slots = least;
+	shard->hand = 0;
+	return true;
+}
+
+/* All shards have as many slots: those that were shrunk before one could not be take them again. */
+static void shrink(struct cow_cache *cache)
+{
+	unsigned from = cache->shards[0].nr_slots, least = cache->least, done = 0;
+	bool ok = true;
+	for (; done < cache->nr_shards && ok; done++) {
+		struct cow_shard *shard = &cache->shards[done];
+		cow_mutex_lock(&shard->lock);
+		ok = shrink_locked(shard, least);
+		cow_mutex_unlock(&shard->lock);
+	}
+	for (unsigned i = 0; i < done - !ok; i++) {
+		if (!ok)
+			set_slots(&cache->shards[i], from);
+		else
+			cow_pages_give_back(cache->shards[i].data +
+						    (size_t)least * cache->slice_bytes,
+					    (size_t)(from - least) * cache->slice_bytes);
+	}
+	if (ok)
+		atomic_store(&cache->dirty_room, dirty_room_of(cache, least));
+}
+
+bool cow_cache_rest(struct cow_cache *cache)
+{
+	if (!cache->least)
+		return true;
+	if (!was_touched(cache) && cache->shards[0].nr_slots > cache->least)
+		shrink(cache);
+	return cache->shards[0].nr_slots == cache->least;
 }
 
 /* ---- writeback ---- */

@@ -19,6 +19,11 @@
  * slot too many parks until a pass is through. A quarter of each shard is never dirty, so that who
  * only reads gets on even while nothing can be written.
  *
+ * Memory: all slots may be used at once, and take memory when they are. Or, after
+ * cow_cache_start_small(), a few of them, whose memory is taken then, and `want` is called when more
+ * would be of use: some thread that may wait for memory calls cow_cache_grow(). Until it is there
+ * the cache does with what it has, so no request ever waits for memory here.
+ *
  * Locks: shard->lock guards its slots. Load I/O is submitted after it is dropped.
  */
 #ifndef COW_CACHE_H
@@ -37,7 +42,7 @@ struct cow_shard;
 enum cow_slot_state { COW_SLOT_EMPTY, COW_SLOT_LOADING, COW_SLOT_READY };
 
 struct cow_slot {
-	/* constant */
+	/* constant once it is used */
 	struct cow_shard *shard;
 	uint8_t *data;
 	/* shard->lock */
@@ -54,8 +59,10 @@ struct cow_shard {
 	struct cow_mutex lock;
 	struct cow_cache *cache;
 	struct cow_slot *slots;
-	unsigned nr_slots, hand;
-	unsigned nr_dirty; /* of the cache's nr_dirty */
+	uint8_t *data;		 /* of all its slots */
+	unsigned nr_slots, hand; /* nr_slots: in use; grows and shrinks */
+	unsigned nr_dirty;	 /* of the cache's nr_dirty */
+	bool touched;		 /* since cow_cache_rest() looked */
 	struct cow_slot **hash;
 	unsigned hash_mask;
 	struct cow_waitlist starved; /* every slot is loading, dirty or being written */
@@ -65,15 +72,21 @@ struct cow_cache {
 	/* constant */
 	struct cow_file *file;
 	uint32_t slice_bytes;
-	unsigned nr_shards, nr_slots;
+	unsigned nr_shards;
+	unsigned per_shard, least; /* slots of a shard: at most; while small (0: always all) */
 	unsigned max_dirty;
 	struct cow_shard *shards;
 	uint8_t *memory;
+	/* called without locks, once for each cow_cache_grow(); NULL: all slots are in use */
+	void (*want)(void *ctx);
+	void *want_ctx;
 	/* called without locks to have dirty slots written soon */
 	void (*need_writeback)(void *ctx, struct cow_loop *loop);
 	void *ctx;
 	/* any thread */
-	atomic_uint nr_dirty; /* slots dirty or writing */
+	atomic_uint nr_dirty;	/* slots dirty or writing */
+	atomic_uint dirty_room; /* the most of them now: max_dirty, or less while small */
+	atomic_bool wanted;
 	/* limit_lock */
 	struct cow_mutex limit_lock;
 	/*
@@ -91,6 +104,22 @@ int cow_cache_init(struct cow_cache *cache, struct cow_file *file, uint32_t slic
 		   uint64_t bytes, const struct cow_limits *limits, enum cow_lock_rank rank,
 		   void (*need_writeback)(void *, struct cow_loop *), void *ctx);
 void cow_cache_fini(struct cow_cache *cache);
+
+/*
+ * Before the cache is used: with so few bytes, all taken. want(ctx) may be called by any thread,
+ * without locks.
+ */
+void cow_cache_start_small(struct cow_cache *cache, uint64_t bytes, void (*want)(void *),
+			   void *ctx);
+/* For the one thread that grows: slots as after the next cow_cache_grow(); 0: nobody wants more. */
+unsigned cow_cache_next_slots(struct cow_cache *cache);
+/* Takes memory for twice the slots. May sleep for memory. */
+void cow_cache_grow(struct cow_cache *cache);
+/*
+ * The same thread, now and then: gives back what was grown if nobody has asked for a slice since the
+ * last call. True: it is small.
+ */
+bool cow_cache_rest(struct cow_cache *cache);
 
 /*
  * key: host offset, multiple of slice_bytes. NULL: the task is parked, or failed at once

@@ -4,10 +4,10 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 
 #include "engine/base/be.h"
 #include "engine/base/math.h"
+#include "engine/base/pages.h"
 #include "engine/format/geometry.h"
 
 enum { TABLE_DIRTY = 1, TABLE_WRITING = 2 };
@@ -15,14 +15,6 @@ enum { TABLE_DIRTY = 1, TABLE_WRITING = 2 };
 static uint64_t blocks_of(uint64_t entries)
 {
 	return (entries + COW_TABLE_BLOCK_ENTRIES - 1) / COW_TABLE_BLOCK_ENTRIES;
-}
-
-/* Memory that is only touched where the table is: the capacity costs address space, not pages. */
-static void *reserve_memory(size_t bytes)
-{
-	void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
-		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	return p == MAP_FAILED ? NULL : p;
 }
 
 int cow_table_init(struct cow_table *table, uint64_t off, uint64_t nr, uint64_t capacity,
@@ -33,8 +25,9 @@ int cow_table_init(struct cow_table *table, uint64_t off, uint64_t nr, uint64_t 
 	cow_waitlist_init(&table->limited);
 	cow_waitlist_init(&table->warned);
 	table->capacity = blocks_of(cow_max(capacity, nr) + 1) * COW_TABLE_BLOCK_ENTRIES;
-	table->entries = reserve_memory(table->capacity * sizeof(uint64_t));
-	table->state = reserve_memory(blocks_of(table->capacity));
+	/* Only touched where the table is. */
+	table->entries = cow_pages_reserve(table->capacity * sizeof(uint64_t));
+	table->state = cow_pages_reserve(blocks_of(table->capacity));
 	table->off = off;
 	table->nr = nr;
 	table->max_dirty = max_dirty;
@@ -45,10 +38,8 @@ int cow_table_init(struct cow_table *table, uint64_t off, uint64_t nr, uint64_t 
 
 void cow_table_fini(struct cow_table *table)
 {
-	if (table->entries)
-		munmap((void *)table->entries, table->capacity * sizeof(uint64_t));
-	if (table->state)
-		munmap(table->state, blocks_of(table->capacity));
+	cow_pages_free((void *)table->entries, table->capacity * sizeof(uint64_t));
+	cow_pages_free(table->state, blocks_of(table->capacity));
 	table->entries = NULL;
 	table->state = NULL;
 }

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "engine/base/buf.h"
+#include "engine/base/pages.h"
 #include "engine/image/state.h"
 
 static const struct cow_step step_capture, step_phase, step_write, step_barrier, step_last_sync,
@@ -415,19 +416,24 @@ static const struct cow_step step_unwind = { "writeback: unwind", unwind };
 
 /* ---- set-up ---- */
 
+static size_t table_blocks(const struct cow_commit *commit)
+{
+	return commit->image->limits.dirty_blocks + COW_TABLE_SLACK;
+}
+
 static bool alloc_buffers(struct cow_commit *commit)
 {
 	struct cow_image *image = commit->image;
 	size_t slice = image->g.slice_bytes;
-	size_t blocks = image->limits.dirty_blocks + COW_TABLE_SLACK;
+	size_t blocks = table_blocks(commit);
 	commit->refs = calloc(image->refs.max_dirty, sizeof(*commit->refs));
 	commit->l2 = calloc(image->l2.max_dirty, sizeof(*commit->l2));
 	commit->l1 = calloc(blocks, sizeof(*commit->l1));
 	commit->reftable = calloc(blocks, sizeof(*commit->reftable));
-	commit->refs_buf = cow_buf_alloc(image->refs.max_dirty * slice);
-	commit->l2_buf = cow_buf_alloc(image->l2.max_dirty * slice);
-	commit->l1_buf = cow_buf_alloc(blocks * COW_TABLE_BLOCK_BYTES);
-	commit->reftable_buf = cow_buf_alloc(blocks * COW_TABLE_BLOCK_BYTES);
+	commit->refs_buf = cow_pages_reserve(image->refs.max_dirty * slice);
+	commit->l2_buf = cow_pages_reserve(image->l2.max_dirty * slice);
+	commit->l1_buf = cow_pages_reserve(blocks * COW_TABLE_BLOCK_BYTES);
+	commit->reftable_buf = cow_pages_reserve(blocks * COW_TABLE_BLOCK_BYTES);
 	commit->header_buf = cow_buf_alloc(512);
 	size_t writes = image->refs.max_dirty + image->l2.max_dirty + blocks + 1;
 	commit->writes = calloc(writes, sizeof(*commit->writes));
@@ -449,16 +455,36 @@ int cow_writeback_init(struct cow_commit *commit, struct cow_image *image)
 	return alloc_buffers(commit) ? 0 : -ENOMEM;
 }
 
+/* A pass that runs uses what it has captured. */
+void cow_writeback_rest(struct cow_commit *commit)
+{
+	struct cow_image *image = commit->image;
+	size_t slice = image->g.slice_bytes;
+	cow_mutex_lock(&commit->lock);
+	if (!commit->running) {
+		unsigned refs = atomic_load(&image->refs.dirty_room);
+		unsigned l2 = atomic_load(&image->l2.dirty_room);
+		cow_pages_give_back(commit->refs_buf + refs * slice,
+				    (image->refs.max_dirty - refs) * slice);
+		cow_pages_give_back(commit->l2_buf + l2 * slice,
+				    (image->l2.max_dirty - l2) * slice);
+	}
+	cow_mutex_unlock(&commit->lock);
+}
+
 void cow_writeback_fini(struct cow_commit *commit)
 {
 	free(commit->refs);
 	free(commit->l2);
 	free(commit->l1);
 	free(commit->reftable);
-	free(commit->refs_buf);
-	free(commit->l2_buf);
-	free(commit->l1_buf);
-	free(commit->reftable_buf);
+	if (commit->image) {
+		size_t slice = commit->image->g.slice_bytes, blocks = table_blocks(commit);
+		cow_pages_free(commit->refs_buf, commit->image->refs.max_dirty * slice);
+		cow_pages_free(commit->l2_buf, commit->image->l2.max_dirty * slice);
+		cow_pages_free(commit->l1_buf, blocks * COW_TABLE_BLOCK_BYTES);
+		cow_pages_free(commit->reftable_buf, blocks * COW_TABLE_BLOCK_BYTES);
+	}
 	free(commit->header_buf);
 	free(commit->writes);
 	memset(commit, 0, sizeof(*commit));

@@ -104,6 +104,8 @@ void cow_writeback_watch(struct cow_commit *commit, struct cow_written *written)
 /* Have a pass soon; nobody waits. */
 void cow_writeback_kick(struct cow_commit *commit, struct cow_loop *loop);
 bool cow_writeback_idle(struct cow_commit *commit);
+/* Gives back what passes have copied into beyond what the caches may have dirty, unless one runs. */
+void cow_writeback_rest(struct cow_commit *commit);
 /*
  * A change of the whole image: from now on no pass starts; who joins or kicks waits for the end of
  * it. False: one runs.

@@ -124,16 +124,18 @@ struct cow_queue {
 	struct cow_reserve reserve;
 	/* bounce buffers */
 	uint8_t *bounce_memory;
-	uint8_t *bounces[COW_QUEUE_BOUNCES];
-	unsigned nr_bounces;
+	uint8_t *bounces[COW_QUEUE_BOUNCES]; /* those that nobody uses */
+	unsigned nr_bounces, all_bounces;
 	struct cow_waitlist bounce_waiters;
 	/* ciphers of the encrypted images of the chain, by their depth in it */
 	struct cow_crypt *crypts[COW_MAX_BACKING_DEPTH];
 	/* inflating: several clusters may be on their way from the host */
 	struct cow_inflate *inflate;
 	uint8_t *packed_memory;
+	size_t packed_bytes; /* of each */
 	uint8_t *packed[COW_QUEUE_PACKED];
-	unsigned nr_packed;
+	unsigned nr_packed, all_packed;
+	size_t unpacked_bytes;
 	uint8_t *unpacked; /* one cluster; changes places with those of image->inflated */
 	struct cow_waitlist packed_waiters;
 	/* compressing, with attach --compress */

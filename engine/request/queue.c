@@ -4,46 +4,74 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "engine/base/buf.h"
 #include "engine/base/math.h"
+#include "engine/base/pages.h"
 #include "engine/request/op.h"
 #include "engine/request/queue.h"
 
 /* Of compressed clusters on their way, where a cluster is not larger than that. */
 #define PACKED_BYTES (640u << 10)
 
+static void take_all(struct cow_queue *queue)
+{
+	cow_pages_take(queue->bounce_memory, queue->all_bounces * (size_t)COW_BOUNCE_BYTES);
+	cow_pages_take(queue->packed_memory, queue->all_packed * queue->packed_bytes);
+	cow_pages_take(queue->unpacked, queue->unpacked_bytes);
+}
+
+/*
+ * A few buffers serve most loads, and one is enough to get on: only that one's memory is taken now.
+ */
 static int alloc_buffers(struct cow_queue *queue)
 {
 	uint32_t cluster = cow_chain_cluster_bytes(queue->image);
-	queue->nr_bounces = queue->image->limits.bounces;
-	queue->bounce_memory = cow_buf_alloc(queue->nr_bounces * (size_t)COW_BOUNCE_BYTES);
 	/*
 	 * A compressed cluster's length field reaches to twice the cluster; it starts anywhere in a
 	 * sector.
 	 */
-	size_t packed = 2 * (size_t)cluster + 1024;
-	queue->nr_packed = packed > PACKED_BYTES ? 1
-						 : (unsigned)cow_min(PACKED_BYTES / packed,
-								     queue->image->limits.packed);
-	queue->packed_memory = cow_buf_alloc(queue->nr_packed * packed);
-	queue->unpacked = cow_buf_alloc(cluster);
+	queue->packed_bytes = 2 * (size_t)cluster + 1024;
+	queue->all_bounces = queue->image->limits.bounces;
+	queue->all_packed = queue->packed_bytes > PACKED_BYTES
+				    ? 1
+				    : (unsigned)cow_min(PACKED_BYTES / queue->packed_bytes,
+							queue->image->limits.packed);
+	queue->bounce_memory = cow_pages_reserve(queue->all_bounces * (size_t)COW_BOUNCE_BYTES);
+	queue->packed_memory = cow_pages_reserve(queue->all_packed * queue->packed_bytes);
+	queue->unpacked_bytes = cluster;
+	queue->unpacked = cow_pages_reserve(cluster);
 	queue->inflate = cow_inflate_new();
 	queue->ops = calloc(queue->nr_ops + 1, sizeof(*queue->ops));
 	if (!queue->bounce_memory || !queue->packed_memory || !queue->unpacked || !queue->inflate ||
 	    !queue->ops)
 		return -ENOMEM;
-	for (unsigned i = 0; i < queue->nr_packed; i++)
-		queue->packed[i] = queue->packed_memory + i * packed;
-	for (unsigned i = 0; i < queue->nr_bounces; i++)
+	for (unsigned i = 0; i < queue->all_packed; i++)
+		queue->packed[i] = queue->packed_memory + i * queue->packed_bytes;
+	for (unsigned i = 0; i < queue->all_bounces; i++)
 		queue->bounces[i] = queue->bounce_memory + (size_t)i * COW_BOUNCE_BYTES;
+	queue->nr_packed = queue->all_packed;
+	queue->nr_bounces = queue->all_bounces;
+	cow_pages_take(queue->bounces[queue->nr_bounces - 1], COW_BOUNCE_BYTES);
+	if (queue->image->keep_memory)
+		take_all(queue);
 	return 0;
+}
+
+/* Both are stacks: what is used seldom lies at the bottom. */
+void cow_queue_rest(struct cow_queue *queue)
+{
+	if (queue->image->keep_memory)
+		return;
+	for (unsigned i = 0; i + 1 < queue->nr_bounces; i++)
+		cow_pages_give_back(queue->bounces[i], COW_BOUNCE_BYTES);
+	for (unsigned i = 0; i + 1 < queue->nr_packed; i++)
+		cow_pages_give_back(queue->packed[i], queue->packed_bytes);
 }
 
 static void free_buffers(struct cow_queue *queue)
 {
-	free(queue->bounce_memory);
-	free(queue->packed_memory);
-	free(queue->unpacked);
+	cow_pages_free(queue->bounce_memory, queue->all_bounces * (size_t)COW_BOUNCE_BYTES);
+	cow_pages_free(queue->packed_memory, queue->all_packed * queue->packed_bytes);
+	cow_pages_free(queue->unpacked, queue->unpacked_bytes);
 	free(queue->ops);
 	cow_inflate_free(queue->inflate);
 	cow_packer_fini(queue);

@@ -4,9 +4,9 @@
 
 #include <errno.h>
 #include <string.h>
-#include <sys/mman.h>
 
 #include "engine/base/math.h"
+#include "engine/base/pages.h"
 
 enum { UNKNOWN, LOOKED_AT, INDEX };
 
@@ -15,23 +15,20 @@ int cow_freemap_init(struct cow_freemap *map, uint64_t capacity, uint64_t per_bl
 	memset(map, 0, sizeof(*map));
 	map->capacity = capacity;
 	map->per_block = per_block;
-	/* Only touched where the refcount table is: the rest costs address space. */
-	void *p = mmap(NULL, capacity * sizeof(*map->first), PROT_READ | PROT_WRITE,
-		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	map->first = p == MAP_FAILED ? NULL : p;
+	/* Only touched where the refcount table is. */
+	map->first = cow_pages_reserve(capacity * sizeof(*map->first));
 	return map->first ? 0 : -ENOMEM;
 }
 
 void cow_freemap_fini(struct cow_freemap *map)
 {
-	if (map->first)
-		munmap(map->first, map->capacity * sizeof(*map->first));
+	cow_pages_free(map->first, map->capacity * sizeof(*map->first));
 	map->first = NULL;
 }
 
 void cow_freemap_forget(struct cow_freemap *map)
 {
-	madvise(map->first, map->capacity * sizeof(*map->first), MADV_DONTNEED);
+	cow_pages_clear(map->first, map->capacity * sizeof(*map->first));
 	map->free_from = 0;
 	map->known_upto = 0;
 }

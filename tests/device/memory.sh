@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Memory is short: writers in a cgroup that must write back to the device before they get another page, then everybody on a machine
+# A burst's memory is given back; and memory is short: writers in a cgroup that must write back to the device before they get another page, then everybody on a machine
 # that is nearly out of memory, the daemon included. It must come to an end, and no task may hang in the kernel.
 # Taking the memory is the slow part on User-Mode Linux (a minute a GiB), so the machine is small.
 # memory: 640M
@@ -23,6 +23,21 @@ mkfs.ext4 -q -F "$disk"
 mount_on "$disk" host
 "$cowblk" create host/disk.qcow2 1G
 attach dev host/disk.qcow2
+
+# A burst of the largest requests takes memory, which is given back when it is over.
+rss_kib() { awk '$1 == "Rss:" { print $2 }' "/proc/$daemon/smaps_rollup"; }
+rested() { [ "$(rss_kib)" -lt $((small + 2048)) ]; }
+daemon=$("$cowblk" list --json | sed -n 's/.*"pid": *\([0-9]*\).*/\1/p')
+small=$(rss_kib)
+[ "$small" -lt 24576 ] || fail "at rest the daemon has $small KiB"
+fio --name=burst --filename="$dev" --direct=1 --ioengine=io_uring --iodepth=48 --rw=read --bs=1M --size=192M --output=fio.log >/dev/null ||
+	fail "fio: $(head -3 fio.log)"
+large=$(rss_kib)
+[ "$large" -gt $((small + 24576)) ] || fail "no burst: from $small to $large KiB: the test proved nothing"
+sleep 4
+wait_for rested || fail "of $large KiB the daemon still has $(rss_kib), $small before the burst"
+say "memory of the daemon: $small KiB, in a burst $large KiB, then $(rss_kib) KiB"
+
 mkfs.ext4 -q "$dev"
 mount_on "$dev" mnt
 

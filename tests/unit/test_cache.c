@@ -312,7 +312,7 @@ static void test_reads_beside_dirty(void **state)
 	cache_open(f, 256, kicked);
 	struct visit *v = calloc(FILE_SLICES, sizeof(*v));
 	for (uint64_t i = 0; i < FILE_SLICES; i++) {
-		f->cache.max_dirty = UINT32_MAX; /* the shards' own limit */
+		atomic_store(&f->cache.dirty_room, UINT32_MAX); /* the shards' own limit */
 		visit_start(&v[i], f, i, 1);
 	}
 	settle(f);
@@ -355,6 +355,86 @@ static void test_load_error(void **state)
 	visit_now(f, 1, 0);
 }
 
+/* ---- memory ---- */
+
+static void wanted(void *ctx)
+{
+	atomic_fetch_add((atomic_uint *)ctx, 1);
+}
+
+static unsigned slots_of(const struct fixture *f)
+{
+	unsigned nr = 0;
+	for (unsigned i = 0; i < f->cache.nr_shards; i++)
+		nr += f->cache.shards[i].nr_slots;
+	return nr;
+}
+
+static void read_all(struct fixture *f)
+{
+	for (uint64_t i = 0; i < FILE_SLICES; i++)
+		visit_now(f, i, 0);
+}
+
+/* What fits is kept small; what does not asks for more, once, and gets on without. */
+static void test_grows_when_wanted(void **state)
+{
+	struct fixture *f = *state;
+	atomic_uint nr_wanted = 0;
+	cache_open(f, FILE_SLICES, kicked);
+	unsigned all = slots_of(f);
+	cow_cache_start_small(&f->cache, 16 * SLICE, wanted, &nr_wanted);
+	unsigned least = slots_of(f);
+	assert_in_range(least, 16, all / 2);
+	visit_now(f, 1, 1);
+	assert_int_equal(nr_wanted, 0);
+	read_all(f);
+	read_all(f);
+	assert_int_equal(nr_wanted, 1);
+	assert_int_equal(slots_of(f), least);
+	while (cow_cache_next_slots(&f->cache)) {
+		unsigned next = cow_cache_next_slots(&f->cache);
+		cow_cache_grow(&f->cache);
+		assert_int_equal(slots_of(f), next);
+		read_all(f);
+	}
+	assert_int_equal(slots_of(f), all);
+	assert_int_equal(atomic_load(&f->cache.dirty_room), f->cache.max_dirty);
+	assert_int_equal(write_back(f), 1);
+}
+
+/* A cache that nobody has used for two looks is small again; what is dirty stays where it is. */
+static void test_rests(void **state)
+{
+	struct fixture *f = *state;
+	atomic_uint nr_wanted = 0;
+	cache_open(f, FILE_SLICES, kicked);
+	cow_cache_start_small(&f->cache, 16 * SLICE, wanted, &nr_wanted);
+	unsigned least = slots_of(f);
+	read_all(f);
+	cow_cache_grow(&f->cache);
+	read_all(f);
+	cow_cache_grow(&f->cache);
+	unsigned grown = slots_of(f);
+	assert_false(cow_cache_rest(&f->cache)); /* was used */
+	for (uint64_t i = 0; i < FILE_SLICES; i += 4)
+		visit_now(f, i, 1);
+	assert_false(cow_cache_rest(&f->cache));
+	assert_false(cow_cache_rest(&f->cache)); /* dirty slices in the way */
+	assert_int_equal(slots_of(f), grown);
+	read_all(f);
+	assert_int_equal(write_back(f), FILE_SLICES / 4);
+	assert_false(cow_cache_rest(&f->cache));
+	assert_true(cow_cache_rest(&f->cache));
+	assert_int_equal(slots_of(f), least);
+	for (uint64_t i = 0; i < FILE_SLICES; i++) {
+		visit_now(f, i, 1);
+		write_back(f);
+	}
+	for (uint64_t i = 0; i < FILE_SLICES; i++)
+		assert_int_equal(counter_on_disk(f, i), 1 + !(i % 4));
+}
+
 /* ---- many threads, one writer ---- */
 
 #define THREADS 3
@@ -394,7 +474,9 @@ static void *worker_main(void *arg)
 static void test_threads(void **state)
 {
 	struct fixture *f = *state;
-	cache_open(f, 32, ignore_kick);
+	atomic_uint nr_wanted = 0;
+	cache_open(f, 64, ignore_kick);
+	cow_cache_start_small(&f->cache, 16 * SLICE, wanted, &nr_wanted);
 	struct worker workers[THREADS] = { 0 };
 	pthread_t threads[THREADS];
 	atomic_store(&nr_running, THREADS);
@@ -404,8 +486,12 @@ static void test_threads(void **state)
 		assert_int_equal(cow_loop_sync_new(&workers[i].loop), 0);
 		pthread_create(&threads[i], NULL, worker_main, &workers[i]);
 	}
-	while (atomic_load(&nr_running))
+	while (atomic_load(&nr_running)) {
 		write_back(f);
+		while (cow_cache_next_slots(&f->cache))
+			cow_cache_grow(&f->cache);
+		cow_cache_rest(&f->cache);
+	}
 	uint64_t added = 0, stored = 0;
 	for (unsigned i = 0; i < THREADS; i++) {
 		pthread_join(threads[i], NULL);
@@ -431,6 +517,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_reads_beside_dirty, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_drop, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_load_error, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_grows_when_wanted, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_rests, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_threads, setup, teardown),
 	};
 	return cmocka_run_group_tests_name("cache", tests, NULL, NULL);

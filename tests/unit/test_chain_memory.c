@@ -58,9 +58,18 @@ static long resident_mib(void)
 	return pages * sysconf(_SC_PAGESIZE) >> 20;
 }
 
-static long grown_mib(struct cow_loop *loop, uint64_t cache_bytes)
+static void nobody_grows(void *ctx)
 {
-	const struct cow_open_options options = { .cache_bytes = cache_bytes };
+}
+
+static long grown_mib(struct cow_loop *loop, uint64_t cache_bytes, bool keep)
+{
+	const struct cow_open_options options = {
+		.cache_bytes = cache_bytes,
+		.keep_memory = keep,
+		.want_memory = nobody_grows,
+		.writable = true,
+	};
 	struct cow_error err = { 0 };
 	struct cow_image *image;
 	char path[64];
@@ -81,13 +90,17 @@ static void whole_chain_has_one_budget(void **state)
 	assert_non_null(mkdtemp(directory));
 	for (unsigned i = 0; i < LEVELS; i++)
 		make(loop, i);
-	/* 32 MiB, a least for each level, and what is not cache */
-	long grown = grown_mib(loop, 0);
-	if (grown > 64 * COST)
+	/* a least for each level, and what is not cache */
+	long grown = grown_mib(loop, 0, false);
+	if (grown > 24 * COST)
 		fail_msg("%d images of 1 TiB take %ld MiB", LEVELS, grown);
-	grown = grown_mib(loop, 4 << 20);
-	if (grown > 36 * COST)
-		fail_msg("with 4 MiB of cache they take %ld MiB", grown);
+	grown = grown_mib(loop, 1 << 30, false);
+	if (grown > 28 * COST)
+		fail_msg("with room for 1 GiB of cache, not used yet, they take %ld MiB", grown);
+	/* 32 MiB, a quarter for refcounts, copies for writeback */
+	grown = grown_mib(loop, 0, true);
+	if (grown > 80 * COST || grown < 40)
+		fail_msg("with all memory taken they take %ld MiB", grown);
 	for (unsigned i = 0; i < LEVELS; i++)
 		unlink(path_of(i, path));
 	rmdir(directory);

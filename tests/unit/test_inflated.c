@@ -12,6 +12,7 @@
 #include <cmocka.h>
 
 #include "engine/base/buf.h"
+#include "engine/base/pages.h"
 #include "engine/create/create.h"
 #include "engine/image/state.h"
 #include "engine/request/op.h"
@@ -70,7 +71,7 @@ static void test_keeps_the_last(void **state)
 	struct cow_limits limits;
 	cow_limits_init(&limits, NULL);
 	struct cow_inflated *c = cow_inflated_new(CLUSTER, &limits);
-	uint8_t *buf = cow_buf_alloc(CLUSTER);
+	uint8_t *buf = cow_pages_reserve(CLUSTER);
 	unsigned nr = c->nr_slots;
 	assert_int_equal(nr, COW_INFLATED_BYTES / CLUSTER);
 	for (unsigned i = 0; i < nr; i++)
@@ -89,7 +90,7 @@ static void test_keeps_the_last(void **state)
 	assert_int_equal(pinned->data[0], 2); /* whoever copies from it keeps it */
 	cow_inflated_put(c, pinned);
 	assert_int_equal(c->nr_inflated, 2 * nr + 1);
-	free(buf);
+	cow_pages_free(buf, CLUSTER);
 	cow_inflated_free(c);
 }
 
@@ -98,7 +99,7 @@ static void test_drop(void **state)
 	struct cow_limits limits;
 	cow_limits_init(&limits, NULL);
 	struct cow_inflated *c = cow_inflated_new(CLUSTER, &limits);
-	uint8_t *buf = cow_buf_alloc(CLUSTER);
+	uint8_t *buf = cow_pages_reserve(CLUSTER);
 	struct cow_inflating mine;
 	add(c, one, 1, 1, &buf);
 	add(c, two, 1, 2, &buf);
@@ -115,7 +116,7 @@ static void test_drop(void **state)
 	cow_inflated_drop_all(c);
 	cow_inflated_done(c, &mine, &buf);
 	assert_false(has(c, one, 1, 3) || has(c, two, 1, 2) || has(c, one, 9, 0));
-	free(buf);
+	cow_pages_free(buf, CLUSTER);
 	cow_inflated_free(c);
 }
 

@@ -1,0 +1,70 @@
+/* SPDX-License-Identifier: MIT */
+#include "engine/life/memory.h"
+
+#include "engine/base/math.h"
+#include "engine/base/pages.h"
+#include "engine/compress/inflated.h"
+#include "engine/image/state.h"
+
+/* Of each image: what it has from the start on, and keeps. */
+#define L2_LEAST_BYTES (512u << 10)
+#define REFS_LEAST_BYTES (256u << 10)
+
+/* Copies first: once the slots are there, a pass may capture half of them. */
+static void grow_cache(struct cow_image *image, struct cow_cache *cache, uint8_t *copies)
+{
+	unsigned slots;
+	while ((slots = cow_cache_next_slots(cache))) {
+		if (copies)
+			cow_pages_take(copies,
+				       cow_min(slots / 2, cache->max_dirty) * cache->slice_bytes);
+		cow_cache_grow(cache);
+	}
+}
+
+static void start_cache(struct cow_image *image, struct cow_cache *cache, uint64_t bytes,
+			uint8_t *copies, const struct cow_open_options *o)
+{
+	cow_cache_start_small(cache, bytes, o->want_memory, o->want_memory_ctx);
+	if (copies)
+		cow_pages_take(copies,
+			       atomic_load(&cache->dirty_room) * (size_t)cache->slice_bytes);
+}
+
+void cow_image_start_memory(struct cow_image *image, const struct cow_open_options *options)
+{
+	bool keep = options->keep_memory;
+	if (!keep && !options->want_memory)
+		return;
+	if (keep)
+		cow_inflated_take(image->inflated);
+	for (; image && !image->raw; image = image->backing) {
+		start_cache(image, &image->l2, keep ? UINT64_MAX : L2_LEAST_BYTES,
+			    image->commit.l2_buf, options);
+		if (image->writable)
+			start_cache(image, &image->refs, keep ? UINT64_MAX : REFS_LEAST_BYTES,
+				    image->commit.refs_buf, options);
+	}
+}
+
+void cow_image_grow(struct cow_image *image)
+{
+	for (; image && !image->raw; image = image->backing) {
+		grow_cache(image, &image->l2, image->commit.l2_buf);
+		if (image->writable)
+			grow_cache(image, &image->refs, image->commit.refs_buf);
+	}
+}
+
+bool cow_image_rest(struct cow_image *image)
+{
+	bool small = true;
+	for (; image && !image->raw; image = image->backing) {
+		small &= cow_cache_rest(&image->l2);
+		if (!image->writable)
+			continue;
+		small &= cow_cache_rest(&image->refs);
+		cow_writeback_rest(&image->commit);
+	}
+	return small;
+}
