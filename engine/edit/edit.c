@@ -11,6 +11,7 @@
 #include "engine/base/log.h"
 #include "engine/check/check.h"
 #include "engine/core/load.h"
+#include "engine/core/switch.h"
 #include "engine/loop/blocking.h"
 
 /*
@@ -320,9 +321,10 @@ int cow_edit_write_snapshots(struct cow_edit *e)
 static int switch_header(struct cow_edit *e)
 {
 	cow_header_encode(&e->header, e->sector, sizeof(e->sector));
-	e->committed = true;
-	int ret = cow_loop_write(e->loop, e->file, 0, e->sector, sizeof(e->sector));
-	return ret ? ret : cow_loop_sync(e->loop, e->file);
+	int ret = cow_switch_header(e->loop, e->file, e->sector, &e->committed);
+	if (ret)
+		cannot_write(e, ret == -ENOTRECOVERABLE ? -EIO : ret);
+	return ret;
 }
 
 int cow_edit_commit(struct cow_edit *e)
@@ -330,12 +332,10 @@ int cow_edit_commit(struct cow_edit *e)
 	int ret = cow_edit_write_refcounts(e);
 	if (ret)
 		return ret;
-	ret = cow_loop_sync(e->loop, e->file);
-	if (!ret)
-		ret = switch_header(e);
-	if (ret) { /* a failed fdatasync may have thrown away what it was to write */
-		cannot_write(e, ret);
-		return -ENOTRECOVERABLE;
+	ret = switch_header(e);
+	if (ret) {
+		e->committed = e->committed && ret == -ENOTRECOVERABLE;
+		return ret;
 	}
 	ret = e->file->can_punch ? cow_edit_punch_freed(e) : 0;
 	if (ret && ret != -EOPNOTSUPP && ret != -ENOTSUP)

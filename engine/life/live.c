@@ -46,6 +46,7 @@ static int alloc_memory(struct cow_live *x)
 	x->batch = (uint32_t)cow_min(cow_max(BUF_BYTES >> g->cluster_bits, 1), COW_LIVE_BATCH);
 	x->nr_tables = x->image->l1.nr;
 	x->max_blocks = cow_min(x->image->reftable.nr * 2 + 64, x->image->reftable.capacity);
+	x->delta.nr_clusters = x->max_blocks * g->refs_per_block;
 	x->tables = calloc(x->nr_tables + 1, sizeof(*x->tables));
 	x->blocks = calloc(x->max_blocks, sizeof(*x->blocks));
 	x->bufs = cow_buf_alloc((size_t)x->batch << g->cluster_bits);
@@ -342,7 +343,9 @@ int cow_image_change_snapshot(struct cow_image *image, struct cow_loop *loop,
 	if (ret)
 		return ret;
 	ret = change_beside(image, loop, s, err);
-	if ((ret == -ENOSPC || ret == -EAGAIN) && !cow_image_is_failed(image)) {
+	/* -EOVERFLOW: an entry that leads nowhere; the other way says which. */
+	if ((ret == -ENOSPC || ret == -EAGAIN || ret == -EOVERFLOW) &&
+	    !cow_image_is_failed(image)) {
 		s->all_frozen = true;
 		*err = (struct cow_error){ 0 };
 		ret = say_ready(s);

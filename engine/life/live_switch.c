@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "engine/base/be.h"
+#include "engine/core/switch.h"
 #include "engine/life/freeze.h"
 #include "engine/life/live_state.h"
 #include "engine/snapshot/snapshot_list.h"
@@ -134,17 +135,13 @@ static int write_header(struct cow_live *x)
 	h.snapshots_off = x->snapshots_off;
 	memcpy(sector, image->header_sector, 512);
 	cow_header_encode(&h, sector, 512);
-	int ret = cow_loop_sync(x->loop, image->file);
-	if (!ret)
-		ret = cow_loop_write(x->loop, image->file, 0, sector, 512);
-	if (!ret)
-		ret = cow_loop_sync(x->loop, image->file);
+	bool begun;
+	int ret = cow_switch_header(x->loop, image->file, sector, &begun);
 	free(sector);
 	x->switched = !ret;
-	if (!ret)
-		return 0;
-	cow_error_set(x->err, ret, "cannot write: %s", strerror(-ret));
-	return -ENOTRECOVERABLE;
+	return ret ? cow_error_set(x->err, ret, "cannot write the header: %s",
+				   strerror(ret == -ENOTRECOVERABLE ? EIO : -ret))
+		   : 0;
 }
 
 static int do_rest(struct cow_live *x)

@@ -204,7 +204,8 @@ void cow_io_raw_done(struct cow_io *io, int64_t result)
 		io->loop->ops->start(io->loop, io);
 		return;
 	}
-	if (result == -EAGAIN) {
+	/* A sync that failed is not tried again: the host may have dropped what it was to write. */
+	if (result == -EAGAIN && io->kind != COW_IO_SYNC) {
 		try_again(io);
 		return;
 	}

@@ -31,7 +31,7 @@ void cow_delta_fini(struct cow_delta *d)
 static int need_group(struct cow_delta *d, uint64_t cluster, struct cow_delta_group **out)
 {
 	uint64_t idx = cluster / COW_DELTA_GROUP;
-	if (idx >= MAX_GROUPS)
+	if (idx >= MAX_GROUPS || (d->nr_clusters && cluster >= d->nr_clusters))
 		return -EOVERFLOW;
 	if (idx >= d->nr) {
 		uint64_t nr = idx + 1 + idx / 8;

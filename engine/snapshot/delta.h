@@ -23,7 +23,8 @@ struct cow_delta_group {
 
 struct cow_delta {
 	struct cow_delta_group *groups;
-	uint64_t nr; /* groups */
+	uint64_t nr;	      /* groups */
+	uint64_t nr_clusters; /* there are no more: set by the owner; 0: no limit but memory's */
 	/* told of each cluster whose number changes; may be NULL */
 	void (*changed)(void *ctx, uint64_t cluster);
 	void *ctx;
@@ -32,7 +33,7 @@ struct cow_delta {
 
 void cow_delta_init(struct cow_delta *d);
 void cow_delta_fini(struct cow_delta *d);
-/* 0, -ENOMEM, -EOVERFLOW past what any refcount may need. */
+/* 0, -ENOMEM, -EOVERFLOW past what any refcount may need, or past the last cluster. */
 int cow_delta_add(struct cow_delta *d, uint64_t cluster, int by);
 int64_t cow_delta_get(const struct cow_delta *d, uint64_t cluster);
 /* 0 or -ENOMEM. */

@@ -272,7 +272,7 @@ static int64_t outcome(struct sim_world *world, struct sim_pending *p)
 	if (world->powered_off)
 		return -EIO;
 	if (sim_chance(&world->random, world->faults.again_percent))
-		return sim_chance(&world->random, 50) ? -EINTR : -EAGAIN;
+		return io->kind == COW_IO_SYNC || sim_chance(&world->random, 50) ? -EINTR : -EAGAIN;
 	if (should_fail(world, io))
 		return fail_io(world, p);
 	if (io->kind == COW_IO_RESIZE && sim_file_of(io->file)->fixed)

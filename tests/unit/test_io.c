@@ -107,6 +107,8 @@ static void test_short(void **state)
 	static const int64_t resumed[] = { -EINTR, 512, -EAGAIN, 1024, 512 };
 	assert_int_equal(play(&written, COW_IO_WRITE, buf, resumed, 5), 0);
 	assert_int_equal(written.size_bytes, 2048);
+	static const int64_t refused[] = { -EAGAIN };
+	assert_int_equal(play(&written, COW_IO_SYNC, buf, refused, 1), -EAGAIN);
 	static const int64_t odd[] = { 5, 2043 };
 	assert_int_equal(play(&buffered, COW_IO_READ, buf, odd, 2), 0);
 	static const int64_t again[] = { 1025, 1024 };

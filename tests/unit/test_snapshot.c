@@ -392,6 +392,31 @@ static void test_failures(void **state)
 	fail_all(f, DELETE, 1, "b");
 }
 
+/* A full host that refuses to overwrite the header too has changed nothing, and that is known. */
+static void test_full_host(void **state)
+{
+	struct fixture *f = *state;
+	struct cow_error err = { 0 };
+	populate(f, 4096, 16);
+	uint64_t size = f->m->size;
+	uint8_t *before = malloc(size);
+	memcpy(before, f->m->bytes, size);
+	for (unsigned nth = 0;; nth++) {
+		f->m->fail_error = -ENOSPC;
+		f->m->fail_kind = COW_IO_WRITE;
+		f->m->fail_skip = nth;
+		int ret = command(f, CREATE, "c", &err);
+		if (f->m->fail_error)
+			break;
+		assert_int_equal(ret, -ENOSPC);
+		assert_int_equal(f->m->size, size);
+		assert_memory_equal(f->m->bytes, before, 512);
+		assert_all(f);
+	}
+	f->m->fail_error = 0;
+	free(before);
+}
+
 static void test_overflow(void **state)
 {
 	struct fixture *f = *state;
@@ -453,6 +478,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_sharing_ends, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_never_in_place, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_failures, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_full_host, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_overflow, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_table_grows, setup, teardown),
 		cmocka_unit_test(test_find),
