@@ -3,6 +3,7 @@
 #include <argp.h>
 #include <errno.h>
 #include <inttypes.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,15 +12,52 @@
 #include "daemon/cli/args.h"
 #include "daemon/cli/cmd.h"
 #include "daemon/cli/leftover.h"
+#include "daemon/cli/list_requests.h"
 #include "daemon/control/record.h"
 #include "daemon/control/show.h"
 #include "daemon/control/survey.h"
 #include "daemon/control/target.h"
 
-#define MAX_DEVICES 4096
 #define STATUS_TIMEOUT_MS 2000
 
+struct arguments {
+	bool requests;
+	const char *target;
+};
+
+enum { KEY_REQUESTS = 256 };
+
+static const struct argp_option options[] = {
+	{ "requests", KEY_REQUESTS, NULL, 0,
+	  "List the requests in flight instead, oldest first: what each is at and waits for", 0 },
+	{ 0 },
+};
+
+static error_t parse_option(int key, char *arg, struct argp_state *state)
+{
+	struct arguments *a = state->input;
+	switch (key) {
+	case KEY_REQUESTS:
+		a->requests = true;
+		return 0;
+	case ARGP_KEY_ARG:
+		if (a->target)
+			argp_error(state, "one DEVICE or IMAGE, please");
+		a->target = arg;
+		return 0;
+	case ARGP_KEY_END:
+		if (a->target && !a->requests)
+			argp_error(state, "a DEVICE or IMAGE goes with --requests");
+		return 0;
+	default:
+		return ARGP_ERR_UNKNOWN;
+	}
+}
+
 static const struct argp argp = {
+	.options = options,
+	.parser = parse_option,
+	.args_doc = "\n--requests [DEVICE|IMAGE]",
 	.doc = "List attached images.\vStates: live; failed (the image takes no more writes); "
 	       "detaching; does not answer (the daemon is stuck: `cowblk detach --force`; "
 	       "\"unresponsive\" in JSON); dead (the daemon is gone: `cowblk detach` cleans "
@@ -199,8 +237,8 @@ static void survey(struct json_object *all, const uint32_t *ids, unsigned nr)
 /* Nothing else is known of them. */
 static void add_leftovers(struct json_object *all)
 {
-	static uint32_t ids[MAX_DEVICES];
-	int nr = cow_leftover_find(ids, MAX_DEVICES);
+	static uint32_t ids[COW_MAX_DEVICES];
+	int nr = cow_leftover_find(ids, COW_MAX_DEVICES);
 	for (int i = 0; i < nr; i++) {
 		struct json_object *o = json_object_new_object();
 		char device[24];
@@ -232,10 +270,13 @@ static void escape_names(struct json_object *all)
 
 int cow_cmd_list(int argc, char **argv)
 {
-	static uint32_t ids[MAX_DEVICES];
+	static uint32_t ids[COW_MAX_DEVICES];
 	struct cow_args args = { 0 };
-	cow_args_parse(&argp, COW_ARGS_OUTPUT, argc, argv, &args, NULL);
-	int nr = cow_record_list(ids, MAX_DEVICES);
+	struct arguments own = { 0 };
+	cow_args_parse(&argp, COW_ARGS_OUTPUT, argc, argv, &args, &own);
+	if (own.requests)
+		return cow_list_requests(own.target, args.json);
+	int nr = cow_record_list(ids, COW_MAX_DEVICES);
 	if (nr < 0)
 		return cow_cmd_fail(COW_RUN_DIR ": %s", strerror(-nr));
 	struct json_object *all = json_object_new_array();

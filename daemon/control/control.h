@@ -4,6 +4,7 @@
  * of the connection.
  *
  *   {"cmd":"status"}                 {"ok":true,"state":"live",...}
+ *   {"cmd":"requests"}               see serve_requests.h; bytes follow the line of the answer
  *   {"cmd":"snapshot",...}           see serve_snapshot.h
  *   {"cmd":"bitmap",...}             see serve_bitmap.h; bytes may follow the line of the answer
  *   {"cmd":"detach","force":false}   {"ok":true} when the image is closed, or {"ok":false,"error":"..."}; the connection

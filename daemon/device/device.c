@@ -3,7 +3,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,6 +16,7 @@
 #include "daemon/device/harden.h"
 #include "daemon/device/params.h"
 #include "daemon/device/partitions.h"
+#include "daemon/device/sync_all.h"
 #include "daemon/device/temporary.h"
 #include "engine/base/assert.h"
 #include "engine/base/log.h"
@@ -248,6 +248,7 @@ static int start_queues(struct cow_device *dev, const struct cow_device_config *
 		.transfer = config->transfer,
 		.char_fd = dev->char_fd,
 		.event_fd = dev->event_fd,
+		.answer_fd = dev->answer_fd,
 		.depth = dev->depth,
 		.buffer_bytes = dev->buffer_bytes,
 		.keep_memory = config->open.keep_memory,
@@ -272,10 +273,13 @@ static int serve(struct cow_device *dev, const struct cow_device_config *config,
 	dev->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (dev->event_fd < 0)
 		return cow_error_set(err, -errno, "eventfd: %s", strerror(errno));
-	int ret = -ENOMEM;
+	dev->answer_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	int ret = dev->answer_fd < 0 ? -errno : -ENOMEM;
+	if (dev->answer_fd < 0)
+		goto close_event;
 	dev->queues = calloc(dev->nr_queues, sizeof(*dev->queues));
 	if (!dev->queues)
-		goto close_event;
+		goto close_answer;
 	ret = start_queues(dev, config, err);
 	if (ret)
 		goto free_queues;
@@ -289,9 +293,11 @@ static int serve(struct cow_device *dev, const struct cow_device_config *config,
 
 free_queues:
 	free(dev->queues);
+close_answer:
+	close(dev->answer_fd);
 close_event:
 	close(dev->event_fd);
-	return cow_error_set(err, ret, "out of memory");
+	return cow_error_set(err, ret, "the device's queues: %s", strerror(-ret));
 }
 
 static void end_service(struct cow_device *dev)
@@ -299,6 +305,7 @@ static void end_service(struct cow_device *dev)
 	cow_memory_stop(&dev->memory);
 	stop_queues(dev, dev->nr_queues);
 	free(dev->queues);
+	close(dev->answer_fd);
 	close(dev->event_fd);
 }
 
@@ -519,35 +526,13 @@ int cow_device_stop(struct cow_device *dev, bool force, const atomic_bool *given
 	return ret;
 }
 
-static void *sync_all(void *arg)
-{
-	sync();
-	return NULL;
-}
-
-/* All that a confined process can do: every file system of the machine, one of which may be stuck. */
-static int write_back_all(struct cow_error *err)
-{
-	pthread_t thread;
-	struct timespec until;
-	int ret = -pthread_create(&thread, NULL, sync_all, NULL);
-	if (ret)
-		return cow_error_set(err, ret, "cannot start a thread: %s", strerror(-ret));
-	clock_gettime(CLOCK_MONOTONIC, &until);
-	until.tv_sec += SYNC_LIMIT_S;
-	if (!pthread_clockjoin_np(thread, NULL, CLOCK_MONOTONIC, &until))
-		return 0;
-	pthread_detach(thread);
-	return cow_error_set(err, -ETIMEDOUT, "not within %u s", SYNC_LIMIT_S);
-}
-
 int cow_device_write_back(struct cow_device *dev, struct cow_error *err)
 {
 	int ret = cow_keeper_write_back(&dev->keeper, err);
 	if (ret != -EPIPE)
 		return ret;
 	*err = (struct cow_error){ 0 };
-	return write_back_all(err);
+	return cow_sync_all(SYNC_LIMIT_S, err);
 }
 
 void cow_device_abandon(struct cow_device *dev)

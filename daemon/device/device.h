@@ -83,7 +83,8 @@ struct cow_device {
 	uint32_t buffer_bytes;
 	bool unused; /* at the stop; else some user may hold on to the remains */
 	int char_fd;
-	int event_fd; /* readable when a queue has drained */
+	int event_fd;  /* readable when a queue has drained */
+	int answer_fd; /* readable when a queue has answered cow_uqueue_ask() */
 	struct cow_uqueue *queues;
 };
 

@@ -15,6 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "daemon/device/request.h"
@@ -62,12 +63,37 @@ static void commit(struct cow_tag *tag, int result)
 	send_command(tag, UB_IO_COMMIT_AND_FETCH_REQ, cow_request_answer(result, tag->data_bytes));
 }
 
+static void ring_bell(int event_fd)
+{
+	uint64_t one = 1;
+	ssize_t n = write(event_fd, &one, sizeof(one));
+	cow_assert(n == sizeof(one) || errno == EAGAIN);
+}
+
 static void set_drained(struct cow_uqueue *queue)
 {
 	queue->drained = true;
-	uint64_t one = 1;
-	ssize_t n = write(queue->config.event_fd, &one, sizeof(one));
-	cow_assert(n == sizeof(one) || errno == EAGAIN);
+	ring_bell(queue->config.event_fd);
+}
+
+/* Of the ages of requests: cheap, and good to a few milliseconds. */
+static uint64_t now_ns(void)
+{
+	struct timespec ts;
+	clock_gettime(CLOCK_MONOTONIC_COARSE, &ts);
+	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+}
+
+/*
+ * One look at the clock for all requests of a round. No two rounds have the same time: a tag's next
+ * request begins in a later round than its last one, and cow_uqueue_requests() tells them apart.
+ */
+static void note_begin(struct cow_tag *tag)
+{
+	struct cow_uqueue *queue = tag->queue;
+	if (!queue->round_ns)
+		queue->round_ns = now_ns() + queue->nr_rounds++ % 65536;
+	atomic_store_explicit(&tag->begun_ns, queue->round_ns, memory_order_relaxed);
 }
 
 static void engine_done(void *ctx, int result)
@@ -76,7 +102,7 @@ static void engine_done(void *ctx, int result)
 	struct cow_uqueue *queue = tag->queue;
 	if (!result && tag->is_read)
 		result = queue->config.transfer->read_end(tag, tag->data_bytes);
-	tag->busy = false;
+	atomic_store_explicit(&tag->begun_ns, 0, memory_order_relaxed);
 	commit(tag, result);
 	queue->nr_busy--;
 	if (queue->abandoned && !queue->nr_busy)
@@ -116,7 +142,7 @@ static void note_use(struct cow_tag *tag)
  */
 static bool holds_nothing(const struct cow_tag *tag)
 {
-	return !tag->busy && cow_uring_is_submitted(tag->queue->loop, tag->place);
+	return !tag->begun_ns && cow_uring_is_submitted(tag->queue->loop, tag->place);
 }
 
 /* True: its memory was given back. */
@@ -174,7 +200,7 @@ static void begin_request(struct cow_tag *tag)
 		return;
 	}
 	queue->nr_busy++;
-	tag->busy = true;
+	note_begin(tag);
 	note_use(tag);
 	cow_queue_submit(queue->engine, tag->idx, request.kind, request.flags, request.offset,
 			 request.length, tag->buf, engine_done, tag);
@@ -248,6 +274,7 @@ static void apply_affinity(const struct cow_uqueue *queue)
 static void run_loop(struct cow_uqueue *queue)
 {
 	while (!queue->quit) {
+		queue->round_ns = 0;
 		int ret = cow_loop_run(queue->loop, true);
 		if (ret)
 			cow_log(COW_LOG_ERR, "queue %u: io_uring: %s", queue->config.idx,
@@ -296,6 +323,92 @@ static void abandon_posted(struct cow_msg *msg)
 		set_drained(queue);
 }
 
+/* ---- what the requests are at ---- */
+
+static uint64_t age_ns(uint64_t begun_ns)
+{
+	uint64_t now = now_ns();
+	return begun_ns && now > begun_ns ? now - begun_ns : 0;
+}
+
+static void asked(struct cow_msg *msg)
+{
+	struct cow_uqueue *queue =
+		(struct cow_uqueue *)((char *)msg - offsetof(struct cow_uqueue, answer.msg));
+	struct cow_uqueue_answer *answer = &queue->answer;
+	for (unsigned i = 0; i < queue->config.depth; i++) {
+		struct cow_uqueue_request *out = &answer->requests[answer->nr];
+		if (!cow_inspect(queue->engine, i, &out->engine))
+			continue;
+		out->queue = queue->config.idx;
+		out->age_ns = age_ns(queue->tags[i].begun_ns);
+		answer->nr++;
+	}
+	atomic_store_explicit(&answer->asked, false, memory_order_release);
+	ring_bell(queue->config.answer_fd);
+}
+
+void cow_uqueue_ask(struct cow_uqueue *queue)
+{
+	struct cow_uqueue_answer *answer = &queue->answer;
+	if (atomic_load_explicit(&answer->asked, memory_order_acquire))
+		return;
+	answer->nr = 0;
+	atomic_store_explicit(&answer->asked, true, memory_order_relaxed);
+	cow_loop_post(queue->loop, &answer->msg);
+}
+
+bool cow_uqueue_has_answered(const struct cow_uqueue *queue)
+{
+	return !atomic_load_explicit(&queue->answer.asked, memory_order_acquire);
+}
+
+/*
+ * The kernel leaves a request's description alone from when it gives us the request until it has our
+ * answer: what was read is of this request if the tag still has the same one.
+ */
+static bool peek(const struct cow_uqueue *queue, const struct cow_tag *tag,
+		 struct cow_uqueue_request *out)
+{
+	struct cow_request request;
+	uint64_t begun = atomic_load_explicit(&tag->begun_ns, memory_order_acquire);
+	if (!begun)
+		return false;
+	struct ub_io_desc desc = *(const volatile struct ub_io_desc *)&queue->descs[tag->idx];
+	atomic_thread_fence(memory_order_acquire);
+	if (atomic_load_explicit(&tag->begun_ns, memory_order_relaxed) != begun ||
+	    cow_request_decode(&desc, queue->config.buffer_bytes, &request))
+		return false;
+	*out = (struct cow_uqueue_request){
+		.queue = queue->config.idx,
+		.peeked = true,
+		.age_ns = age_ns(begun),
+		.engine = {
+			.idx = tag->idx,
+			.kind = request.kind,
+			.flags = request.flags,
+			.off = request.offset,
+			.end = request.offset + request.length,
+		},
+	};
+	return true;
+}
+
+unsigned cow_uqueue_requests(const struct cow_uqueue *queue, struct cow_uqueue_request *out,
+			     unsigned max)
+{
+	const struct cow_uqueue_answer *answer = &queue->answer;
+	unsigned nr = 0;
+	if (!cow_uqueue_has_answered(queue)) {
+		for (unsigned i = 0; i < queue->config.depth && nr < max; i++)
+			nr += peek(queue, &queue->tags[i], &out[nr]);
+		return nr;
+	}
+	nr = answer->nr < max ? answer->nr : max;
+	memcpy(out, answer->requests, nr * sizeof(*out));
+	return nr;
+}
+
 /* ---- memory ---- */
 
 /* True to the kernel: a multiple of the page size, whatever that is. */
@@ -333,7 +446,8 @@ static int map_buffers(struct cow_uqueue *queue)
 static int make_tags(struct cow_uqueue *queue)
 {
 	queue->tags = calloc(queue->config.depth, sizeof(*queue->tags));
-	if (!queue->tags)
+	queue->answer.requests = calloc(queue->config.depth, sizeof(*queue->answer.requests));
+	if (!queue->tags || !queue->answer.requests)
 		return -ENOMEM;
 	for (unsigned i = 0; i < queue->config.depth; i++) {
 		struct cow_tag *tag = &queue->tags[i];
@@ -355,6 +469,7 @@ static void take_config(struct cow_uqueue *queue, const struct cow_uqueue_config
 	queue->config = *config;
 	queue->quit_msg.fn = quit_posted;
 	queue->abandon_msg.fn = abandon_posted;
+	queue->answer.msg.fn = asked;
 	pthread_mutex_init(&queue->lock, NULL);
 	pthread_cond_init(&queue->changed, NULL);
 }
@@ -364,6 +479,7 @@ void cow_uqueue_free(struct cow_uqueue *queue)
 	cow_loop_free(queue->loop);
 	free(queue->tags);
 	cow_pages_free(queue->buffers, buffers_bytes(queue));
+	free(queue->answer.requests);
 	if (queue->descs)
 		munmap((void *)(uintptr_t)queue->descs, queue->descs_bytes);
 	pthread_cond_destroy(&queue->changed);

@@ -19,6 +19,7 @@
 #include "daemon/device/transfer.h"
 #include "engine/life/image.h"
 #include "engine/loop/loop.h"
+#include "engine/request/inspect.h"
 #include "uapi/ublk.h"
 
 struct cow_uqueue;
@@ -28,10 +29,11 @@ struct cow_tag {
 	struct cow_uqueue *queue;
 	void *buf;
 	uint16_t idx;
+	/* monotonic, when the engine got the request; 0: it has none. Written by the queue's thread. */
+	_Atomic uint64_t begun_ns;
 	uint32_t data_bytes; /* READ, WRITE: what a success answers; else 0 */
 	bool is_read;
 	/* the buffer's memory: see rest() */
-	bool busy;	/* the engine has the request */
 	bool grown;	/* more than what is always kept */
 	bool used;	/* grown, and used so since the last tick */
 	unsigned place; /* of its last command among the SQEs */
@@ -41,13 +43,30 @@ struct cow_uqueue_config {
 	struct cow_image *image;
 	const struct cow_transfer_ops *transfer;
 	int char_fd;
-	int event_fd; /* eventfd, written when the queue has drained */
+	int event_fd;  /* eventfd, written when the queue has drained */
+	int answer_fd; /* eventfd, written when the queue has said what its requests are at */
 	unsigned idx, depth;
 	uint32_t buffer_bytes; /* of each tag */
 	cpu_set_t cpus;	       /* the thread's affinity, if pinned */
 	bool pinned;
 	bool keep_memory;		   /* all of it, from the start on */
 	const struct cow_sandbox *sandbox; /* what the thread gives up when it serves */
+};
+
+/* A request in flight, as it was at some moment. */
+struct cow_uqueue_request {
+	unsigned queue;
+	bool peeked; /* its thread did not answer: nothing but idx, kind, off and end is known */
+	uint64_t age_ns;
+	struct cow_inspected engine;
+};
+
+/* What a queue says when it is asked; the asker's while `asked` is false, else the queue thread's. */
+struct cow_uqueue_answer {
+	struct cow_msg msg;
+	_Atomic bool asked;
+	unsigned nr;
+	struct cow_uqueue_request *requests; /* as many as the queue has tags */
 };
 
 struct cow_uqueue {
@@ -69,6 +88,8 @@ struct cow_uqueue {
 	bool ticking, rest_due;
 	unsigned rested; /* tags that this tick has looked at */
 	bool rest_left;	 /* some of them have more memory than is always kept */
+	unsigned nr_rounds;
+	uint64_t round_ns; /* when this round of the loop began its first request; 0: not yet */
 	struct cow_msg quit_msg, abandon_msg;
 
 	/* thread -> starter */
@@ -77,6 +98,8 @@ struct cow_uqueue {
 	bool reported; /* lock */
 	int error;     /* lock: why it could not begin to serve */
 	_Atomic bool drained;
+
+	struct cow_uqueue_answer answer;
 };
 
 /*
@@ -102,6 +125,20 @@ void cow_uqueue_stop(struct cow_uqueue *queue);
  * other until then.
  */
 void cow_uqueue_free(struct cow_uqueue *queue);
+
+/*
+ * What the requests in flight are at. From one thread, as long as the queue's thread runs: ask, then
+ * look again and again whether it has answered (answer_fd), which it does between two rounds of its
+ * loop. A question that it has not answered yet stands. Never waits.
+ */
+void cow_uqueue_ask(struct cow_uqueue *queue);
+bool cow_uqueue_has_answered(const struct cow_uqueue *queue);
+/*
+ * At most max requests. Of a queue that has not answered: what can be seen from outside, each of them
+ * whole, or left out when it ends this very moment.
+ */
+unsigned cow_uqueue_requests(const struct cow_uqueue *queue, struct cow_uqueue_request *out,
+			     unsigned max);
 
 static inline bool cow_uqueue_drained(const struct cow_uqueue *queue)
 {

@@ -19,8 +19,8 @@
 
 static bool waits(const struct cow_client *client)
 {
-	return client->state == COW_CLIENT_WAITING || client->state == COW_CLIENT_RUNNING ||
-	       client->state == COW_CLIENT_STOPPED;
+	return client->state == COW_CLIENT_WAITING || client->state == COW_CLIENT_ASKING ||
+	       client->state == COW_CLIENT_RUNNING || client->state == COW_CLIENT_STOPPED;
 }
 
 void cow_client_open(struct cow_client *client, int fd, uint64_t ticket, uint64_t now_ms)

@@ -6,6 +6,7 @@
  * FREE     no connection
  * READING  the request is not complete                              its line, or the deadline
  * WAITING  the request is there, its job is not started             the control thread, which starts the job or answers
+ * ASKING   the request is there, the queues are asked for it        the control thread, when they have answered
  * RUNNING  its job runs                                             the job's end
  * STOPPED  its detach has stopped the device, which is closed now   the close
  * SENDING  the answer is not all sent                               the last byte, or the deadline
@@ -27,6 +28,7 @@ enum cow_client_state {
 	COW_CLIENT_FREE,
 	COW_CLIENT_READING,
 	COW_CLIENT_WAITING,
+	COW_CLIENT_ASKING,
 	COW_CLIENT_RUNNING,
 	COW_CLIENT_STOPPED,
 	COW_CLIENT_SENDING,
@@ -41,6 +43,7 @@ struct cow_client {
 	uint64_t beat_ms;	     /* WAITING to STOPPED: when the next progress line is due */
 	struct json_object *request; /* owned */
 	bool wants_progress;
+	bool asked; /* ASKING: before the queues were asked, so that their answer is for it */
 	bool stays; /* to be TOLD: it hears the end of the process too */
 	size_t nr_in, nr_line, nr_bytes, nr_sent;
 	char in[COW_CONTROL_LINE_BYTES];

@@ -17,6 +17,7 @@
 #include "daemon/server/client.h"
 #include "daemon/server/health.h"
 #include "daemon/server/report.h"
+#include "daemon/server/serve_requests.h"
 #include "engine/base/assert.h"
 #include "engine/base/log.h"
 
@@ -38,6 +39,8 @@ struct cow_dispatch {
 	int signo; /* to be served; 0: none */
 	bool busy;
 	bool keeper_lost;
+	struct cow_requests requests;
+	bool log_requests, log_asked; /* for the log: wanted; under way */
 	struct cow_job job;
 	struct cow_client *asker; /* of the job; NULL: none, or gone */
 	struct cow_client clients[MAX_CLIENTS];
@@ -49,7 +52,9 @@ static void handle_signals(struct cow_dispatch *d)
 {
 	struct signalfd_siginfo info;
 	while (read(d->config.signal_fd, &info, sizeof(info)) == sizeof(info)) {
-		if (info.ssi_signo == SIGHUP || d->state != LIVE)
+		if (info.ssi_signo == SIGUSR1)
+			d->log_requests = true;
+		if (info.ssi_signo == SIGUSR1 || info.ssi_signo == SIGHUP || d->state != LIVE)
 			continue;
 		cow_report_systemd("STOPPING=1");
 		/* SIGTERM means it, SIGINT can be refused: the stronger one stays. */
@@ -137,6 +142,15 @@ static const char *command_of(const struct cow_client *client)
 	return cow_control_text(client->request, "cmd", "");
 }
 
+/* The queues run until CLOSE is posted. */
+static void want_requests(struct cow_dispatch *d, struct cow_client *client)
+{
+	if (d->state == LIVE || d->state == STOPPED)
+		client->state = COW_CLIENT_ASKING;
+	else
+		answer(d, client, cow_control_error("is being detached"));
+}
+
 /*
  * What needs no job is answered at once. What is in a temporary overlay, snapshots and bitmaps too,
  * ends with the device: it would look kept.
@@ -146,6 +160,8 @@ static void answer_at_once(struct cow_dispatch *d, struct cow_client *client)
 	const char *cmd = command_of(client);
 	if (!strcmp(cmd, "status"))
 		answer(d, client, status_reply(d));
+	else if (!strcmp(cmd, "requests"))
+		want_requests(d, client);
 	else if (strcmp(cmd, "detach") && strcmp(cmd, "snapshot") && strcmp(cmd, "bitmap"))
 		answer(d, client, cow_control_error("unknown request"));
 	else if (d->config.record->temporary && strcmp(cmd, "detach"))
@@ -201,6 +217,59 @@ static void accept_clients(struct cow_dispatch *d)
 		}
 		cow_client_open(client, fd, d->nr_tickets++, d->now_ms);
 	}
+}
+
+/* ---- requests in flight ---- */
+
+static void end_asking(struct cow_dispatch *d)
+{
+	if (!d->requests.asking)
+		return;
+	d->requests.asking = false;
+	if (d->log_asked)
+		cow_requests_log(&d->requests);
+	d->log_asked = false;
+	for (unsigned i = 0; i < MAX_CLIENTS; i++) {
+		struct cow_client *client = &d->clients[i];
+		void *bytes;
+		size_t nr_bytes;
+		if (client->state != COW_CLIENT_ASKING || !client->asked)
+			continue;
+		struct json_object *reply = cow_requests_show(&d->requests, &bytes, &nr_bytes);
+		cow_client_answer(client, reply, bytes, nr_bytes, d->now_ms);
+	}
+}
+
+/* Who comes while the queues are asked gets the next answer: this one may be of before. */
+static void begin_asking(struct cow_dispatch *d)
+{
+	bool wanted = d->log_requests;
+	for (unsigned i = 0; i < MAX_CLIENTS; i++)
+		if (d->clients[i].state == COW_CLIENT_ASKING)
+			wanted = d->clients[i].asked = true;
+	d->log_asked = d->log_requests;
+	d->log_requests = false;
+	if (wanted)
+		cow_requests_ask(&d->requests, d->now_ms);
+}
+
+static void ask_queues(struct cow_dispatch *d)
+{
+	if (d->state != LIVE && d->state != STOPPED)
+		return;
+	if (d->requests.asking && cow_requests_are_in(&d->requests, d->now_ms))
+		end_asking(d);
+	if (!d->requests.asking)
+		begin_asking(d);
+}
+
+/* Before the queues go: with what they have said so far. */
+static void give_up_asking(struct cow_dispatch *d)
+{
+	end_asking(d);
+	for (unsigned i = 0; i < MAX_CLIENTS; i++)
+		if (d->clients[i].state == COW_CLIENT_ASKING)
+			answer(d, &d->clients[i], cow_control_error("is being detached"));
 }
 
 /* ---- jobs ---- */
@@ -261,6 +330,7 @@ static void start_job(struct cow_dispatch *d)
 	if (d->busy)
 		return;
 	if (d->state == STOPPED) {
+		give_up_asking(d);
 		post(d, COW_JOB_CLOSE, NULL);
 		d->state = CLOSING;
 	} else if (d->state == LIVE && d->signo) {
@@ -330,7 +400,7 @@ static void job_over(struct cow_dispatch *d)
 
 /* ---- the loop ---- */
 
-enum { POLL_SIGNALS, POLL_JOB, POLL_LISTEN, POLL_QUEUES, POLL_KEEPER, POLL_CLIENTS };
+enum { POLL_SIGNALS, POLL_JOB, POLL_LISTEN, POLL_QUEUES, POLL_ANSWERS, POLL_KEEPER, POLL_CLIENTS };
 
 static int timeout_ms(const struct cow_dispatch *d)
 {
@@ -341,6 +411,8 @@ static int timeout_ms(const struct cow_dispatch *d)
 	}
 	if (d->accept_ms > d->now_ms && d->accept_ms < due)
 		due = d->accept_ms;
+	if (d->requests.asking && d->requests.deadline_ms < due)
+		due = d->requests.deadline_ms;
 	if (due == UINT64_MAX)
 		return -1;
 	return due > d->now_ms ? (int)(due - d->now_ms) : 0;
@@ -355,6 +427,9 @@ static void wait_events(struct cow_dispatch *d, struct pollfd *fds)
 		(struct pollfd){ .fd = accepting ? d->config.listen_fd : -1, .events = POLLIN };
 	fds[POLL_QUEUES] =
 		(struct pollfd){ .fd = watches_queues(d) ? d->config.device->event_fd : -1,
+				 .events = POLLIN };
+	fds[POLL_ANSWERS] =
+		(struct pollfd){ .fd = d->requests.asking ? d->config.device->answer_fd : -1,
 				 .events = POLLIN };
 	bool has_keeper = d->state == LIVE && !d->keeper_lost;
 	fds[POLL_KEEPER] = (struct pollfd){ .fd = has_keeper ? d->config.device->keeper.fd : -1 };
@@ -420,6 +495,7 @@ static void *run(void *arg)
 		nr_tickets = d->nr_tickets;
 		if (d->now_ms >= d->accept_ms)
 			accept_clients(d);
+		ask_queues(d);
 		start_job(d);
 	} while (!is_over(d, nr_tickets));
 	return NULL;
@@ -431,6 +507,7 @@ int cow_dispatch_start(struct cow_dispatch **out, const struct cow_dispatch_conf
 	if (!d)
 		return -ENOMEM;
 	d->config = *config;
+	d->requests.device = config->device;
 	d->state = config->stopped ? STOPPED : LIVE;
 	d->now_ms = cow_control_now_ms();
 	int ret = -pthread_create(&d->thread, NULL, run, d);

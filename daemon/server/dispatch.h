@@ -22,7 +22,7 @@
 
 /* Constant, and valid as long as the thread runs. */
 struct cow_dispatch_config {
-	int signal_fd; /* signalfd: SIGTERM, SIGINT, SIGHUP; blocked in all threads */
+	int signal_fd; /* signalfd: SIGTERM, SIGINT, SIGHUP, SIGUSR1; blocked in all threads */
 	int listen_fd; /* non-blocking */
 	const struct cow_device *device;
 	const struct cow_record *record;

@@ -47,6 +47,7 @@ static int open_signals(struct server *server, struct cow_error *err)
 	sigaddset(&set, SIGTERM);
 	sigaddset(&set, SIGINT);
 	sigaddset(&set, SIGHUP);
+	sigaddset(&set, SIGUSR1);	    /* the log tells the requests in flight */
 	sigprocmask(SIG_BLOCK, &set, NULL); /* for the queue threads too */
 	signal(SIGPIPE, SIG_IGN);
 	server->signal_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);

@@ -163,8 +163,4 @@ void cow_queue_submit(struct cow_queue *queue, unsigned idx, enum cow_op_kind ki
 int cow_queue_do(struct cow_queue *queue, enum cow_op_kind kind, unsigned flags, uint64_t offset,
 		 uint64_t length, void *buf);
 
-/* Prints every request in flight with its step's name, one a line (debugging a stuck device). */
-void cow_queue_print(const struct cow_queue *queue, void (*line)(void *ctx, const char *text),
-		     void *ctx);
-
 #endif

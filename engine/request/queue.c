@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Queues: a thread's requests, its reservation of clusters and its buffers. */
 #include <errno.h>
-#include <stdio.h>
 #include <stdlib.h>
 
 #include "engine/base/math.h"
@@ -237,23 +236,4 @@ int cow_queue_do(struct cow_queue *queue, enum cow_op_kind kind, unsigned flags,
 	int ret = cow_loop_run_until(queue->loop, &w.done);
 	cow_assert(ret == 0);
 	return w.result;
-}
-
-void cow_queue_print(const struct cow_queue *queue, void (*line)(void *ctx, const char *text),
-		     void *ctx)
-{
-	static const char *const kinds[] = { "READ", "WRITE", "FLUSH", "DISCARD", "WRITE_ZEROES" };
-	for (unsigned i = 0; i <= queue->nr_ops; i++) {
-		const struct cow_op *op = &queue->ops[i];
-		if (!op->active)
-			continue;
-		char text[160];
-		snprintf(text, sizeof(text),
-			 "queue %u tag %u %s [%llu, %llu) at %llu: %s, %u host I/Os, error %d",
-			 queue->idx, i, kinds[op->kind], (unsigned long long)op->off,
-			 (unsigned long long)op->end, (unsigned long long)op->cursor,
-			 op->task.step ? op->task.step->name : "?", op->task.pending,
-			 op->task.error);
-		line(ctx, text);
-	}
 }

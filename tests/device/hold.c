@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* hold PID: stops a process with all its threads as a debugger does, prints "held" and keeps it so until killed. */
+/* hold PID [TID]: stops a process with all its threads, or the one thread, as a debugger does, prints "held", keeps it so until killed. */
 #include <dirent.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -10,13 +10,16 @@
 int main(int argc, char **argv)
 {
 	char path[64];
-	snprintf(path, sizeof(path), "/proc/%s/task", argc == 2 ? argv[1] : "");
+	snprintf(path, sizeof(path), "/proc/%s/task", argc >= 2 ? argv[1] : "");
+	pid_t only = argc == 3 ? atoi(argv[2]) : 0;
 	DIR *d = opendir(path);
 	struct dirent *e;
 	if (!d)
 		return 1;
 	while ((e = readdir(d))) {
 		pid_t tid = atoi(e->d_name);
+		if (only && tid != only)
+			continue;
 		if (tid > 0 && (ptrace(PTRACE_SEIZE, tid, NULL, NULL) ||
 				ptrace(PTRACE_INTERRUPT, tid, NULL, NULL)))
 			return 1;

@@ -28,6 +28,7 @@
 #include "engine/base/buf.h"
 #include "engine/host/system.h"
 #include "engine/life/image.h"
+#include "engine/request/inspect.h"
 #include "tests/interop/live.h"
 #include "tests/interop/model.h"
 #include "tests/interop/random_options.h"
@@ -285,7 +286,7 @@ static _Noreturn void stuck(void)
 	for (unsigned i = 0; i < opt.queues; i++) {
 		fprintf(stderr, " queue %u: %u in flight, %" PRIu64 " to go\n", i,
 			run.workers[i].nr_inflight, run.workers[i].nr_left);
-		cow_queue_print(run.workers[i].queue, print_line, NULL);
+		cow_inspect_print(run.workers[i].queue, print_line, NULL);
 	}
 	_exit(3);
 }

@@ -6,6 +6,7 @@
 
 #include "engine/base/assert.h"
 #include "engine/base/buf.h"
+#include "engine/request/inspect.h"
 #include "tests/sim/run.h"
 
 #define HANG_STEPS 1000000u
@@ -175,7 +176,7 @@ void sim_guest_check_hang(struct sim_run *run)
 		return;
 	for (unsigned q = 0; q < run->script->config.queues; q++)
 		if (run->queues[q])
-			cow_queue_print(run->queues[q], print_line, NULL);
+			cow_inspect_print(run->queues[q], print_line, NULL);
 	sim_fail("requests hang%s",
 		 run->world.powered_off ? " after the host failed for good" : "");
 }

@@ -1,0 +1,12 @@
+/* SPDX-License-Identifier: MIT */
+/* The client's side of daemon/server/serve_requests.h. */
+#ifndef COW_ASK_REQUESTS_H
+#define COW_ASK_REQUESTS_H
+
+#include <json-c/json.h>
+#include <stdint.h>
+
+/* The daemon of /dev/ublkb<id> is asked: *answer is the object it gave, to be put. An error is told; exit status. */
+int cow_ask_requests(uint32_t id, struct json_object **answer);
+
+#endif
