@@ -29,6 +29,15 @@ same_data 0 || fail "what was written in place is damaged"
 ! grep -q "no more writing" "$log" || fail "a full host stops all writing for good: $(cat "$log")"
 said=$(cat "$log")
 
+# What the guest gives back is room for its next write, though it is still on its way through the engine.
+blkdiscard -o $((1000 * 65536)) -l $((900 * 65536)) "$dev"
+write_data 7000 || fail "no room right after a discard"
+for round in 1 2 3 4; do
+	blkdiscard -o $(((7000 + (round - 1) * 256) * 65536)) -l $((256 * 65536)) "$dev"
+	write_data $((7000 + round * 256)) || fail "round $round: no room right after a discard"
+done
+same_data 8024 || fail "what was written after a discard is damaged"
+
 mount -o remount,size=200M host
 write_data 5000 || fail "there is room again, and writes still fail"
 same_data 5000 || fail "what was written afterwards is damaged"
