@@ -24,6 +24,8 @@ static const struct command commands[] = {
 	{ "info", cow_cmd_info, "cowblk info", "show what an image says of itself" },
 	{ "check", cow_cmd_check, "cowblk check",
 	  "check an image for corruption and leaks, or repair it" },
+	{ "compare", cow_cmd_compare, "cowblk compare", "compare what two images hold" },
+	{ "measure", cow_cmd_measure, "cowblk measure", "say how large an image would become" },
 	{ "amend", cow_cmd_amend, "cowblk amend",
 	  "change an image's version, or its lazy refcounts" },
 	{ "resize", cow_cmd_resize, "cowblk resize", "give an image's disk another size" },

@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A disk as the tools of closed images see it: a qcow2 image with its backing chain, or a raw file or
+ * block device. What it is the caller says; nothing is probed.
+ *
+ * Opened and closed on one thread. In between any thread reads and writes it through a lane of its
+ * own (lane.h).
+ */
+#ifndef COW_DISK_H
+#define COW_DISK_H
+
+#include "engine/life/image.h"
+
+enum cow_disk_format { COW_DISK_QCOW2, COW_DISK_RAW };
+
+struct cow_disk;
+
+struct cow_disk_spec {
+	const char *path;
+	enum cow_disk_format format;
+	/* writable, no_lock and buffered mean the same for a raw file; the rest is for qcow2 */
+	struct cow_open_options open;
+};
+
+/* 0 or -errno with a text that names the file. */
+int cow_disk_open(struct cow_loop *loop, const struct cow_disk_spec *spec, struct cow_disk **out,
+		  struct cow_error *err);
+/* No lane is open. Of a disk that was written to: 0 means that all of it is durable. NULL is fine. */
+int cow_disk_close(struct cow_disk *disk, struct cow_loop *loop, struct cow_error *err);
+
+/* A multiple of 512; what is behind the end of a raw file reads as zeros. */
+uint64_t cow_disk_bytes(const struct cow_disk *disk);
+/* The unit that a range is mapped by; 512 of a raw file. */
+uint32_t cow_disk_cluster_bytes(const struct cow_disk *disk);
+const char *cow_disk_path(const struct cow_disk *disk);
+
+#endif

@@ -1,0 +1,178 @@
+/* SPDX-License-Identifier: MIT */
+#include "engine/tool/walk.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "engine/base/math.h"
+#include "engine/loop/loop_uring.h"
+
+#define LOOP_DEPTH 32u
+#define SHOW_EVERY_NS 100000000
+
+unsigned cow_walk_threads(void)
+{
+	long cpus = sysconf(_SC_NPROCESSORS_ONLN);
+	return (unsigned)cow_min(cow_max(cpus > 0 ? (uint64_t)cpus * 2 : 1, 4),
+				 COW_WALK_MAX_THREADS);
+}
+
+/* ---- pieces ---- */
+
+static bool is_over(const struct cow_walk *walk)
+{
+	return walk->result || walk->cursor >= walk->stop;
+}
+
+static bool next_piece(struct cow_walk *walk, uint64_t *off, uint64_t *bytes)
+{
+	pthread_mutex_lock(&walk->lock);
+	if (!walk->result && walk->cancel && atomic_load(walk->cancel))
+		walk->result = -ECANCELED;
+	bool more = !is_over(walk);
+	*off = walk->cursor;
+	*bytes = more ? cow_min(walk->unit, walk->stop - walk->cursor) : 0;
+	walk->cursor += *bytes;
+	pthread_mutex_unlock(&walk->lock);
+	return more;
+}
+
+static void finish_piece(struct cow_walk *walk, uint64_t bytes, int ret)
+{
+	pthread_mutex_lock(&walk->lock);
+	walk->done += bytes;
+	if (!walk->result)
+		walk->result = ret;
+	pthread_mutex_unlock(&walk->lock);
+}
+
+bool cow_walk_take(struct cow_walker *walker, uint64_t upto, uint64_t *off, uint64_t *bytes)
+{
+	struct cow_walk *walk = walker->walk;
+	pthread_mutex_lock(&walk->lock);
+	uint64_t limit = cow_min(upto, walk->stop);
+	if (limit != walk->stop)
+		limit -= (limit - walk->begin) % walk->unit;
+	bool more = !is_over(walk) && limit > walk->cursor;
+	*off = walk->cursor;
+	*bytes = more ? limit - walk->cursor : 0;
+	walk->cursor += *bytes;
+	walk->done += *bytes;
+	pthread_mutex_unlock(&walk->lock);
+	return more;
+}
+
+void cow_walk_cut(struct cow_walker *walker, uint64_t off)
+{
+	struct cow_walk *walk = walker->walk;
+	pthread_mutex_lock(&walk->lock);
+	walk->stop = cow_min(walk->stop, off);
+	pthread_mutex_unlock(&walk->lock);
+}
+
+/* ---- threads ---- */
+
+static int new_loop(struct cow_loop **out)
+{
+	int ret = cow_loop_uring_new(LOOP_DEPTH, out);
+	return ret ? cow_loop_sync_new(out) : 0; /* where io_uring is forbidden */
+}
+
+static void work(struct cow_walker *walker)
+{
+	struct cow_walk *walk = walker->walk;
+	uint64_t off, bytes;
+	int ret = walk->enter(walker);
+	if (ret)
+		finish_piece(walk, 0, ret);
+	while (next_piece(walk, &off, &bytes))
+		finish_piece(walk, bytes, walk->visit(walker, off, bytes));
+	if (walk->leave)
+		walk->leave(walker);
+}
+
+static void *run_walker(void *arg)
+{
+	struct cow_walker *walker = arg;
+	struct cow_walk *walk = walker->walk;
+	int ret = new_loop(&walker->loop);
+	if (!ret) {
+		cow_loop_enter(walker->loop);
+		work(walker);
+		cow_loop_enter(NULL);
+		cow_loop_free(walker->loop);
+	} else {
+		finish_piece(walk, 0, ret);
+	}
+	pthread_mutex_lock(&walk->lock);
+	walk->nr_running--;
+	pthread_cond_signal(&walk->ended);
+	pthread_mutex_unlock(&walk->lock);
+	return NULL;
+}
+
+/* Signals are for the thread that waits. */
+static int start_threads(struct cow_walk *walk)
+{
+	sigset_t all, before;
+	int ret = 0;
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &before);
+	for (unsigned i = 0; i < walk->nr_threads && !ret; i++) {
+		struct cow_walker *w = &walk->walkers[i];
+		*w = (struct cow_walker){ .walk = walk };
+		pthread_mutex_lock(&walk->lock);
+		ret = -pthread_create(&w->thread, NULL, run_walker, w);
+		w->running = !ret;
+		walk->nr_running += !ret;
+		pthread_mutex_unlock(&walk->lock);
+	}
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	return walk->nr_running ? 0 : ret; /* some will do */
+}
+
+static void show(struct cow_walk *walk)
+{
+	uint64_t done = walk->done;
+	if (!walk->progress.show)
+		return;
+	pthread_mutex_unlock(&walk->lock);
+	walk->progress.show(walk->progress.ctx, done, walk->end - walk->begin);
+	pthread_mutex_lock(&walk->lock);
+}
+
+static void wait_for_threads(struct cow_walk *walk)
+{
+	pthread_mutex_lock(&walk->lock);
+	while (walk->nr_running) {
+		struct timespec until;
+		clock_gettime(CLOCK_REALTIME, &until);
+		until.tv_nsec += SHOW_EVERY_NS;
+		until.tv_sec += until.tv_nsec / 1000000000;
+		until.tv_nsec %= 1000000000;
+		pthread_cond_timedwait(&walk->ended, &walk->lock, &until);
+		show(walk);
+	}
+	pthread_mutex_unlock(&walk->lock);
+	for (unsigned i = 0; i < walk->nr_threads; i++)
+		if (walk->walkers[i].running)
+			pthread_join(walk->walkers[i].thread, NULL);
+}
+
+int cow_walk_run(struct cow_walk *walk)
+{
+	pthread_mutex_init(&walk->lock, NULL);
+	pthread_cond_init(&walk->ended, NULL);
+	walk->cursor = walk->begin;
+	walk->stop = walk->end;
+	walk->done = 0;
+	walk->result = 0;
+	walk->nr_running = 0;
+	int ret = start_threads(walk);
+	wait_for_threads(walk);
+	pthread_cond_destroy(&walk->ended);
+	pthread_mutex_destroy(&walk->lock);
+	return ret ? ret : walk->result;
+}
