@@ -7,7 +7,7 @@
 #include "daemon/control/control.h"
 #include "daemon/control/show.h"
 #include "engine/base/log.h"
-#include "engine/bitmap/tracking.h"
+#include "engine/life/live_bitmap.h"
 
 /* The answer under way. */
 struct reply {

@@ -11,21 +11,12 @@
 #include "engine/bitmap/bitmap_data.h"
 #include "engine/bitmap/bitmap_edit.h"
 #include "engine/core/load.h"
-#include "engine/image/state.h"
 #include "engine/loop/blocking.h"
 
 /* ---- start ---- */
 
-/* What the file says of bitmaps. */
-struct directory {
-	struct cow_header header;
-	struct cow_extensions ext;
-	struct cow_bitmap *list;
-	uint32_t nr;
-};
-
-static int load_directory(struct directory *dir, struct cow_loop *loop, struct cow_file *file,
-			  struct cow_error *err)
+int cow_tracking_load_directory(struct cow_tracking_directory *dir, struct cow_loop *loop,
+				struct cow_file *file, struct cow_error *err)
 {
 	uint8_t *cluster;
 	memset(dir, 0, sizeof(*dir));
@@ -45,7 +36,7 @@ static bool is_tracked(const struct cow_bitmap *b)
 	return (b->flags & COW_BITMAP_AUTO) && !(b->flags & COW_BITMAP_IN_USE);
 }
 
-static int check_limits(const struct directory *dir, struct cow_error *err)
+static int check_limits(const struct cow_tracking_directory *dir, struct cow_error *err)
 {
 	struct cow_dirty_budget budget = { 0 };
 	int ret = 0;
@@ -56,8 +47,9 @@ static int check_limits(const struct directory *dir, struct cow_error *err)
 	return ret;
 }
 
-static int load_one(struct cow_tracked *t, const struct directory *dir, const struct cow_bitmap *b,
-		    struct cow_loop *loop, struct cow_file *file, struct cow_error *err)
+static int load_one(struct cow_tracked *t, const struct cow_tracking_directory *dir,
+		    const struct cow_bitmap *b, struct cow_loop *loop, struct cow_file *file,
+		    struct cow_error *err)
 {
 	t->name = strdup(b->name);
 	t->flags = b->flags;
@@ -68,8 +60,8 @@ static int load_one(struct cow_tracked *t, const struct directory *dir, const st
 	return cow_bitmap_read(loop, file, &dir->header, b, &t->dirty, err);
 }
 
-static int load_all(struct cow_tracking *t, const struct directory *dir, struct cow_loop *loop,
-		    struct cow_file *file, struct cow_error *err)
+static int load_all(struct cow_tracking *t, const struct cow_tracking_directory *dir,
+		    struct cow_loop *loop, struct cow_file *file, struct cow_error *err)
 {
 	int ret = check_limits(dir, err);
 	t->list = ret ? NULL : calloc(dir->nr + 1ul, sizeof(*t->list));
@@ -96,10 +88,10 @@ static int write_flags(struct cow_tracking *t, struct cow_loop *loop, struct cow
 	return ret || !t->nr ? ret : cow_loop_sync(loop, file);
 }
 
-static int start(struct cow_tracking *t, struct directory *dir, struct cow_loop *loop,
+static int start(struct cow_tracking *t, struct cow_tracking_directory *dir, struct cow_loop *loop,
 		 struct cow_file *file, struct cow_error *err)
 {
-	int ret = load_directory(dir, loop, file, err);
+	int ret = cow_tracking_load_directory(dir, loop, file, err);
 	if (!ret)
 		ret = load_all(t, dir, loop, file, err);
 	if (ret)
@@ -108,13 +100,17 @@ static int start(struct cow_tracking *t, struct directory *dir, struct cow_loop 
 	return ret ? cow_error_set(err, ret, "cannot mark them as in use: %s", strerror(-ret)) : 0;
 }
 
-void cow_tracking_start(struct cow_tracking *t, struct cow_loop *loop, struct cow_file *file)
+void cow_tracking_start(struct cow_tracking *t, struct cow_loop *loop, struct cow_core *core)
 {
-	struct directory dir;
+	struct cow_file *file = core->file;
+	struct cow_tracking_directory dir;
 	struct cow_error own = { 0 };
 	memset(t, 0, sizeof(*t));
 	int ret = start(t, &dir, loop, file, &own);
 	t->kept = !ret && dir.nr;
+	core->kept_autoclear &= ~(uint64_t)QCOW2_AUTOCLEAR_BITMAPS;
+	if (t->kept)
+		core->kept_autoclear |= QCOW2_AUTOCLEAR_BITMAPS;
 	free(dir.list);
 	if (!ret)
 		return;
@@ -185,39 +181,40 @@ int cow_tracking_store(struct cow_tracking *t, struct cow_loop *loop, struct cow
 /* ---- store without room ---- */
 
 /* Part i of the content to its cluster; without one, all of the part is dirty if anything is. */
-static int put_part(struct cow_image *image, struct cow_loop *loop, const struct cow_dirty *d,
+static int put_part(struct cow_meta *meta, struct cow_loop *loop, const struct cow_dirty *d,
 		    uint32_t i, uint64_t *entry, uint8_t *buf)
 {
-	const struct cow_geometry *g = &image->g;
+	const struct cow_geometry *g = &meta->core->g;
 	bool any = cow_dirty_store(d, (uint64_t)i << g->cluster_bits, buf, g->cluster_bytes);
 	uint64_t off = *entry & COW_BITMAP_TABLE_OFFSET_MASK;
 	if (!off) {
 		*entry = any ? COW_BITMAP_TABLE_ALL_ONES : 0;
 		return 0;
 	}
-	return cow_overlap(image, off, g->cluster_bytes)
+	return cow_overlap(meta, off, g->cluster_bytes)
 		       ? -EINVAL
-		       : cow_loop_write(loop, image->file, off, buf, g->cluster_bytes);
+		       : cow_loop_write(loop, meta->core->file, off, buf, g->cluster_bytes);
 }
 
-static int put_parts(struct cow_image *image, struct cow_loop *loop, const struct cow_dirty *d,
+static int put_parts(struct cow_meta *meta, struct cow_loop *loop, const struct cow_dirty *d,
 		     const struct cow_bitmap *b, uint64_t *table)
 {
 	uint64_t bytes = (uint64_t)b->table_entries * 8;
-	uint8_t *buf = cow_buf_alloc(image->g.cluster_bytes);
-	int ret = !buf ? -ENOMEM : cow_overlap(image, b->table_off, bytes) ? -EINVAL : 0;
+	uint8_t *buf = cow_buf_alloc(meta->core->g.cluster_bytes);
+	int ret = !buf ? -ENOMEM : cow_overlap(meta, b->table_off, bytes) ? -EINVAL : 0;
 	for (uint32_t i = 0; i < b->table_entries && !ret; i++) {
-		ret = put_part(image, loop, d, i, &table[i], buf);
+		ret = put_part(meta, loop, d, i, &table[i], buf);
 		cow_store64_be(&table[i], table[i]);
 	}
 	if (!ret)
-		ret = cow_loop_write(loop, image->file, b->table_off, table, bytes);
+		ret = cow_loop_write(loop, meta->core->file, b->table_off, table, bytes);
 	free(buf);
 	return ret;
 }
 
-static int put_one(struct cow_image *image, struct cow_loop *loop, const struct directory *dir,
-		   const struct cow_tracked *t, struct cow_error *err)
+static int put_one(struct cow_meta *meta, struct cow_loop *loop,
+		   const struct cow_tracking_directory *dir, const struct cow_tracked *t,
+		   struct cow_error *err)
 {
 	uint64_t *table;
 	uint32_t i = 0;
@@ -225,93 +222,28 @@ static int put_one(struct cow_image *image, struct cow_loop *loop, const struct 
 		i++;
 	if (i == dir->nr)
 		return -EINVAL;
-	int ret =
-		cow_bitmap_read_table(loop, image->file, &dir->header, &dir->list[i], &table, err);
+	int ret = cow_bitmap_read_table(loop, meta->core->file, &dir->header, &dir->list[i], &table,
+					err);
 	if (ret)
 		return ret;
-	ret = put_parts(image, loop, &t->dirty, &dir->list[i], table);
+	ret = put_parts(meta, loop, &t->dirty, &dir->list[i], table);
 	free(table);
 	return ret;
 }
 
-int cow_tracking_store_in_place(struct cow_image *image, struct cow_loop *loop,
-				struct cow_error *err)
+int cow_tracking_store_in_place(struct cow_tracking *t, struct cow_meta *meta,
+				struct cow_loop *loop, struct cow_error *err)
 {
-	struct cow_tracking *t = &image->tracking;
-	struct directory dir;
-	int ret = load_directory(&dir, loop, image->file, err);
+	struct cow_tracking_directory dir;
+	int ret = cow_tracking_load_directory(&dir, loop, meta->core->file, err);
 	for (unsigned i = 0; i < t->nr && !ret; i++)
 		if (atomic_load(&t->list[i].dirty.changed))
-			ret = put_one(image, loop, &dir, &t->list[i], err);
+			ret = put_one(meta, loop, &dir, &t->list[i], err);
 	free(dir.list);
 	if (!ret)
-		ret = cow_loop_sync(loop, image->file);
+		ret = cow_loop_sync(loop, meta->core->file);
 	if (!ret)
-		ret = write_flags(t, loop, image->file, 0);
+		ret = write_flags(t, loop, meta->core->file, 0);
 	return ret ? cow_error_set(err, ret, "cannot store its dirty bitmaps: %s", strerror(-ret))
 		   : 0;
-}
-
-/* ---- on an opened image ---- */
-
-struct live_change {
-	struct cow_image *image;
-	const struct cow_bitmap_change *change;
-};
-
-/*
- * Frozen, all written back. Whatever becomes of it, the next write finds bitmaps marked as in use,
- * or not valid.
- */
-static int change_stored(void *ctx, struct cow_loop *loop, struct cow_file *file,
-			 struct cow_error *err)
-{
-	struct live_change *live = ctx;
-	struct cow_image *image = live->image;
-	int ret = cow_tracking_store(&image->tracking, loop, file, err);
-	if (ret)
-		return ret;
-	ret = cow_bitmap_run(loop, file, live->change, err);
-	cow_tracking_fini(&image->tracking);
-	cow_tracking_start(&image->tracking, loop, file);
-	if (!image->tracking.kept)
-		atomic_store(&image->ready_for_write, false);
-	return ret;
-}
-
-int cow_image_change_bitmaps(struct cow_image *image, struct cow_loop *loop,
-			     const struct cow_bitmap_change *change, uint64_t *pause_ns,
-			     struct cow_error *err)
-{
-	struct live_change live = { .image = image, .change = change };
-	return cow_image_change_frozen(image, loop, change_stored, &live, pause_ns, err);
-}
-
-int cow_image_dump_bitmap(struct cow_image *image, struct cow_loop *loop, const char *name,
-			  struct cow_dirty *d, struct cow_error *err)
-{
-	for (unsigned i = 0; i < image->tracking.nr; i++) {
-		const struct cow_dirty *from = &image->tracking.list[i].dirty;
-		if (strcmp(image->tracking.list[i].name, name))
-			continue;
-		if (cow_dirty_init(d, from->size_bytes, from->granularity_bits))
-			return cow_error_set(err, -ENOMEM, "out of memory");
-		cow_dirty_merge(d, from);
-		return 0;
-	}
-	return cow_bitmap_dump(loop, image->file, name, d, err);
-}
-
-int cow_image_list_bitmaps(struct cow_image *image, struct cow_loop *loop, struct cow_bitmap **list,
-			   uint32_t *nr, struct cow_error *err)
-{
-	struct directory dir;
-	int ret = load_directory(&dir, loop, image->file, err);
-	for (uint32_t i = 0; i < dir.nr; i++)
-		for (unsigned j = 0; j < image->tracking.nr; j++)
-			if (dir.list[i].entry_off == image->tracking.list[j].entry_off)
-				dir.list[i].flags &= ~COW_BITMAP_IN_USE;
-	*list = dir.list;
-	*nr = dir.nr;
-	return ret;
 }

@@ -18,7 +18,7 @@
 #define COW_TRACKING_H
 
 #include "engine/bitmap/bitmap.h"
-#include "engine/life/image.h"
+#include "engine/meta/meta.h"
 
 struct cow_tracked {
 	struct cow_dirty dirty;
@@ -34,8 +34,23 @@ struct cow_tracking {
 	struct cow_tracked *list;
 };
 
-/* Nothing here fails the image: what goes wrong is logged, and `kept` is false. */
-void cow_tracking_start(struct cow_tracking *t, struct cow_loop *loop, struct cow_file *file);
+/* What the file says of bitmaps. */
+struct cow_tracking_directory {
+	struct cow_header header;
+	struct cow_extensions ext;
+	struct cow_bitmap *list; /* owned */
+	uint32_t nr;
+};
+
+/* free(dir->list), also after an error. */
+int cow_tracking_load_directory(struct cow_tracking_directory *dir, struct cow_loop *loop,
+				struct cow_file *file, struct cow_error *err);
+
+/*
+ * Nothing here fails the image: what goes wrong is logged, and `kept` is false, as core's
+ * kept_autoclear says then.
+ */
+void cow_tracking_start(struct cow_tracking *t, struct cow_loop *loop, struct cow_core *core);
 /*
  * The file is as if the image were closed. After an error the bitmaps are inconsistent on disk;
  * -ENOTRECOVERABLE: or they are not, and the disk must not be changed any more.
@@ -47,8 +62,8 @@ int cow_tracking_store(struct cow_tracking *t, struct cow_loop *loop, struct cow
  * part of it that has none is dirty as a whole, which costs nothing. Coarse, but nothing is missed.
  * Only at the end: memory knows better.
  */
-int cow_tracking_store_in_place(struct cow_image *image, struct cow_loop *loop,
-				struct cow_error *err);
+int cow_tracking_store_in_place(struct cow_tracking *t, struct cow_meta *meta,
+				struct cow_loop *loop, struct cow_error *err);
 void cow_tracking_fini(struct cow_tracking *t);
 
 static inline void cow_tracking_mark(struct cow_tracking *t, uint64_t off, uint64_t bytes)
@@ -56,24 +71,5 @@ static inline void cow_tracking_mark(struct cow_tracking *t, uint64_t off, uint6
 	for (unsigned i = 0; i < t->nr; i++)
 		cow_dirty_set(&t->list[i].dirty, off, bytes);
 }
-
-/* ---- on an opened image, from its control thread; loop is the caller's own ---- */
-
-/*
- * Freezes it, stores its bitmaps, runs the change on the file, starts anew; see
- * cow_image_change_frozen().
- */
-int cow_image_change_bitmaps(struct cow_image *image, struct cow_loop *loop,
-			     const struct cow_bitmap_change *change, uint64_t *pause_ns,
-			     struct cow_error *err);
-
-/* What is dirty now, of an enabled one; else what the file says. *d is initialised here. */
-int cow_image_dump_bitmap(struct cow_image *image, struct cow_loop *loop, const char *name,
-			  struct cow_dirty *d, struct cow_error *err);
-/*
- * The directory; those that are kept up to date do not show as in use. *list: *nr entries (free).
- */
-int cow_image_list_bitmaps(struct cow_image *image, struct cow_loop *loop, struct cow_bitmap **list,
-			   uint32_t *nr, struct cow_error *err);
 
 #endif

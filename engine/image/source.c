@@ -9,7 +9,7 @@ enum look { LOOK_FOUND, LOOK_BELOW, LOOK_WAIT };
 
 static enum look bad(struct cow_image *image, uint64_t at, const char *rule, struct cow_task *task)
 {
-	cow_task_fail(task, cow_image_corrupt(image, task->loop, at, rule));
+	cow_task_fail(task, cow_core_corrupt(&image->core, task->loop, at, rule));
 	cow_task_yield(task);
 	return LOOK_WAIT;
 }
@@ -28,15 +28,16 @@ static enum look look_raw(struct cow_image *image, uint64_t off, struct cow_sour
  */
 static uint64_t end_of_clusters(const struct cow_image *image)
 {
-	if (image->data != image->file)
+	if (image->core.data != image->core.file)
 		return UINT64_MAX;
-	return cow_round_up(atomic_load(&image->file->size_bytes), image->g.cluster_bytes);
+	return cow_round_up(atomic_load(&image->core.file->size_bytes),
+			    image->core.g.cluster_bytes);
 }
 
 /* The rule that the entry breaks, in itself or by where it leads. */
 static const char *entry_fault(const struct cow_image *image, const struct cow_entry *e)
 {
-	const struct cow_geometry *g = &image->g;
+	const struct cow_geometry *g = &image->core.g;
 	if (e->kind == COW_BAD)
 		return cow_entry_fault(g, (struct cow_l2_entry){ e->raw, e->subs });
 	if (e->kind == COW_NORMAL && e->host.v >= end_of_clusters(image))
@@ -44,7 +45,7 @@ static const char *entry_fault(const struct cow_image *image, const struct cow_e
 	if (e->kind != COW_COMPRESSED)
 		return NULL;
 	uint64_t off = cow_compressed_decode(e->raw, g->cluster_bits).off;
-	if (off >= image->file->size_bytes)
+	if (off >= image->core.file->size_bytes)
 		return "L2 entry's compressed data lies past the end of the file";
 	return off < g->cluster_bytes ? "L2 entry's compressed data lies over the header" : NULL;
 }
@@ -53,7 +54,7 @@ static const char *entry_fault(const struct cow_image *image, const struct cow_e
 static enum look look_entry(struct cow_image *image, uint64_t off, const struct cow_run *run,
 			    uint64_t bytes, struct cow_source *s)
 {
-	const struct cow_geometry *g = &image->g;
+	const struct cow_geometry *g = &image->core.g;
 	uint64_t in_cluster = cow_in_cluster(g, off);
 	s->bytes = cow_min(bytes, run->bytes);
 	s->image = image;
@@ -79,13 +80,13 @@ static enum look look_entry(struct cow_image *image, uint64_t off, const struct 
 static enum look look_qcow2(struct cow_image *image, uint64_t off, uint64_t bytes,
 			    struct cow_source *s, struct cow_task *task)
 {
-	const struct cow_geometry *g = &image->g;
+	const struct cow_geometry *g = &image->core.g;
 	struct cow_goff goff = { off };
 	uint64_t l1_idx = cow_l1_idx(g, goff);
-	uint64_t l1 = cow_table_get(&image->l1, l1_idx);
+	uint64_t l1 = cow_table_get(&image->meta.l1, l1_idx);
 	const char *fault = cow_l1_fault(g, l1);
 	if (fault)
-		return bad(image, image->l1.off + l1_idx * 8, fault, task);
+		return bad(image, image->meta.l1.off + l1_idx * 8, fault, task);
 	uint64_t table = l1 & QCOW2_OFFSET_MASK;
 	if (!table) {
 		uint64_t span = cow_l1_span_bytes(g);
@@ -93,7 +94,7 @@ static enum look look_qcow2(struct cow_image *image, uint64_t off, uint64_t byte
 		return LOOK_BELOW;
 	}
 	uint64_t slice = table + cow_l2_slice_off(g, goff);
-	struct cow_slot *slot = cow_cache_get(&image->l2, slice, task);
+	struct cow_slot *slot = cow_cache_get(&image->meta.l2, slice, task);
 	if (!slot)
 		return LOOK_WAIT;
 	struct cow_run run = cow_map_run(g, slot->data, goff, bytes);
@@ -108,8 +109,8 @@ static enum look look_qcow2(struct cow_image *image, uint64_t off, uint64_t byte
 bool cow_source_find(struct cow_image *image, uint64_t off, uint64_t bytes, struct cow_source *s,
 		     struct cow_task *task)
 {
-	for (; image && off < image->g.size_bytes; image = image->backing) {
-		bytes = cow_min(bytes, image->g.size_bytes - off);
+	for (; image && off < image->core.g.size_bytes; image = image->backing) {
+		bytes = cow_min(bytes, image->core.g.size_bytes - off);
 		s->bytes = bytes;
 		enum look look = image->raw ? look_raw(image, off, s)
 					    : look_qcow2(image, off, bytes, s, task);

@@ -154,13 +154,13 @@ static int resolve(const struct wanted *w, struct cow_chain *chain, const char *
 		name += 5;
 	if (has_protocol(name))
 		return cow_error_set(err, -EPERM, "%s: %s \"%s\": only plain file names are opened",
-				     w->image->path, w->what, name);
-	char *path = join(w->image->path, name);
+				     w->image->core.path, w->what, name);
+	char *path = join(w->image->core.path, name);
 	if (!path)
 		return -ENOMEM;
 	int ret = chain->host->ops->realpath(chain->host, path, out);
 	if (ret)
-		cow_error_set(err, ret, "%s: %s %s: %s", w->image->path, w->what, path,
+		cow_error_set(err, ret, "%s: %s %s: %s", w->image->core.path, w->what, path,
 			      strerror(-ret));
 	free(path);
 	return ret;
@@ -173,11 +173,11 @@ static int refuse_outside(const struct wanted *w, struct cow_chain *chain, const
 		return cow_error_set(err, -EPERM,
 				     "%s: %s %s would be written to: allow that with --data-file "
 				     "FILE, or --data-root DIR for all below DIR",
-				     w->image->path, w->what, path);
+				     w->image->core.path, w->what, path);
 	return cow_error_set(err, -EPERM,
 			     "%s: %s %s lies outside the allowed directories%s: allow it with "
 			     "--backing-root DIR",
-			     w->image->path, w->what, path,
+			     w->image->core.path, w->what, path,
 			     chain->own ? "" : " (an image on a block device or in / has none)");
 }
 
@@ -201,12 +201,12 @@ static int check_own(const struct wanted *w, const struct cow_file *file, struct
 		return cow_error_set(err, -EPERM,
 				     "%s: %s %s is a block device: allow it with --backing-root "
 				     "DIR",
-				     w->image->path, w->what, file->path);
-	if (file->hidden_link && file->owner != w->image->file->owner)
+				     w->image->core.path, w->what, file->path);
+	if (file->hidden_link && file->owner != w->image->core.file->owner)
 		return cow_error_set(err, -EPERM,
 				     "%s: %s %s is a hard link to a file of user %u that not "
 				     "everybody may read: allow it with --backing-root DIR",
-				     w->image->path, w->what, file->path, file->owner);
+				     w->image->core.path, w->what, file->path, file->owner);
 	return 0;
 }
 
@@ -235,20 +235,20 @@ static int open_wanted(const struct wanted *w, struct cow_chain *chain, const ch
 static int format_is_raw(struct cow_image *image, const char *name, bool *raw,
 			 struct cow_error *err)
 {
-	const char *format = image->ext.backing_format;
-	if (!image->ext.has_backing_format)
+	const char *format = image->core.ext.backing_format;
+	if (!image->core.ext.has_backing_format)
 		return cow_error_set(
 			err, -EINVAL,
 			"%s: backing file \"%s\" has no format recorded and formats are not "
 			"guessed: set it with qemu-img rebase -u -F FORMAT -b \"%s\"",
-			image->path, name, name);
+			image->core.path, name, name);
 	*raw = !strcmp(format, "raw");
 	if (!*raw && strcmp(format, "qcow2"))
 		return cow_error_set(
 			err, -ENOTSUP,
 			"%s: backing file \"%s\" has format \"%s\": only raw and qcow2 are "
 			"supported",
-			image->path, name, format);
+			image->core.path, name, format);
 	return 0;
 }
 
@@ -269,7 +269,7 @@ int cow_backing_open(struct cow_image *image, struct cow_chain *chain, const uin
 	struct cow_file *file;
 	char name[1024];
 	bool raw;
-	int ret = cow_backing_name(cluster, &image->header, name, err);
+	int ret = cow_backing_name(cluster, &image->core.header, name, err);
 	if (ret || !name[0] || chain->options->no_backing)
 		return ret;
 	ret = format_is_raw(image, name, &raw, err);
@@ -278,7 +278,7 @@ int cow_backing_open(struct cow_image *image, struct cow_chain *chain, const uin
 	if (!ret)
 		ret = cow_image_open_in_chain(chain, file, raw, false, &image->backing, err);
 	if (!ret)
-		image->backing_bytes = image->backing->g.size_bytes;
+		image->backing_bytes = image->backing->core.g.size_bytes;
 	return ret;
 }
 
@@ -288,35 +288,35 @@ static int open_data_file(struct cow_image *image, struct cow_chain *chain, unsi
 			  struct cow_file **out, struct cow_error *err)
 {
 	const struct wanted w = { image, "data file", flags, true };
-	if (image->file == chain->named && chain->options->data_file)
+	if (image->core.file == chain->named && chain->options->data_file)
 		return chain->host->ops->open(chain->host, chain->options->data_file,
 					      cow_chain_unlocked(chain, flags), out, err);
-	if (!image->ext.has_data_file || !image->ext.data_file[0])
+	if (!image->core.ext.has_data_file || !image->core.ext.data_file[0])
 		return cow_error_set(
 			err, -EINVAL,
 			"%s: the image does not name its external data file: give it with "
 			"--data-file FILE",
-			image->path);
-	return open_wanted(&w, chain, image->ext.data_file, out, err);
+			image->core.path);
+	return open_wanted(&w, chain, image->core.ext.data_file, out, err);
 }
 
 /* Before it is locked: a stranger's file is none of our business. */
 static int check_data_owner(struct cow_image *image, const struct cow_file *file,
 			    struct cow_error *err)
 {
-	if (!image->writable || file->callers || file->owner == image->file->owner)
+	if (!image->core.writable || file->callers || file->owner == image->core.file->owner)
 		return 0;
 	return cow_error_set(err, -EPERM,
 			     "%s: data file %s belongs to user %u, neither to who owns the image "
 			     "nor to the caller: change its owner",
-			     image->path, file->path, file->owner);
+			     image->core.path, file->path, file->owner);
 }
 
 /* Another image would be destroyed by what is written to this one. */
 static int check_data_format(struct cow_image *image, struct cow_chain *chain,
 			     struct cow_file *file, struct cow_error *err)
 {
-	if (!image->writable || chain->options->data_is_raw)
+	if (!image->core.writable || chain->options->data_is_raw)
 		return 0;
 	uint8_t *head = cow_buf_alloc(4096);
 	if (!head)
@@ -325,37 +325,37 @@ static int check_data_format(struct cow_image *image, struct cow_chain *chain,
 	const char *is = ret ? NULL : cow_format_recognise(head, 4096);
 	free(head);
 	if (ret)
-		return cow_error_set(err, ret, "%s: data file %s: cannot read: %s", image->path,
-				     file->path, strerror(-ret));
+		return cow_error_set(err, ret, "%s: data file %s: cannot read: %s",
+				     image->core.path, file->path, strerror(-ret));
 	if (!is)
 		return 0;
 	return cow_error_set(err, -EPERM,
 			     "%s: data file %s begins as %s, which would be overwritten: if the "
 			     "disk itself holds that, add --data-format raw",
-			     image->path, file->path, is);
+			     image->core.path, file->path, is);
 }
 
 int cow_data_file_open(struct cow_image *image, struct cow_chain *chain, struct cow_error *err)
 {
 	const struct cow_open_options *options = chain->options;
-	image->data = image->file;
-	if (!(image->header.incompatible & QCOW2_INCOMPAT_DATA_FILE)) {
-		if (image->file != chain->named || !options->data_file)
+	image->core.data = image->core.file;
+	if (!(image->core.header.incompatible & QCOW2_INCOMPAT_DATA_FILE)) {
+		if (image->core.file != chain->named || !options->data_file)
 			return 0;
 		return cow_error_set(
 			err, -EINVAL,
 			"%s: the image has no external data file: leave out --data-file",
-			image->path);
+			image->core.path);
 	}
-	unsigned flags = (image->writable ? COW_OPEN_WRITE : 0) |
+	unsigned flags = (image->core.writable ? COW_OPEN_WRITE : 0) |
 			 (options->no_lock ? COW_OPEN_NO_LOCK : 0) |
 			 (options->buffered ? COW_OPEN_BUFFERED : 0);
 	struct cow_file *file;
 	int ret = open_data_file(image, chain, flags, &file, err);
 	if (ret)
 		return ret;
-	image->data = file;
-	image->raw_data_file = image->header.autoclear & QCOW2_AUTOCLEAR_DATA_FILE_RAW;
+	image->core.data = file;
+	image->core.raw_data_file = image->core.header.autoclear & QCOW2_AUTOCLEAR_DATA_FILE_RAW;
 	ret = check_data_owner(image, file, err);
 	if (!ret)
 		ret = cow_chain_enter(chain, file, flags, err);

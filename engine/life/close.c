@@ -31,7 +31,7 @@ static const struct cow_step step_joined = { "close: joined", joined };
 static enum cow_next join(struct cow_task *task)
 {
 	task->step = &step_joined;
-	cow_writeback_join(&((struct joiner *)task)->image->commit, task);
+	cow_commit_join(&((struct joiner *)task)->image->core.commit, task);
 	return COW_WAIT;
 }
 
@@ -59,7 +59,7 @@ static int release_all(struct cow_image *image, struct cow_loop *loop)
 {
 	struct cow_quarantine *q = &image->quarantine;
 	atomic_store(&q->closing, true);
-	while (!cow_quarantine_idle(q) || !cow_writeback_idle(&image->commit)) {
+	while (!cow_quarantine_idle(q) || !cow_commit_idle(&image->core.commit)) {
 		atomic_store(&q->hurry, true);
 		cow_quarantine_kick(q, loop);
 		int ret = cow_loop_run(loop, true);
@@ -75,17 +75,17 @@ static int release_all(struct cow_image *image, struct cow_loop *loop)
  */
 static int last_used(struct cow_image *image, struct cow_loop *loop, uint64_t *end)
 {
-	const struct cow_geometry *g = &image->g;
+	const struct cow_geometry *g = &image->core.g;
 	uint8_t *block = cow_buf_alloc(g->cluster_bytes);
 	if (!block)
 		return -ENOMEM;
 	int ret = 0;
 	*end = 0;
-	for (uint64_t b = image->reftable.nr; b-- > 0 && !*end && !ret;) {
-		uint64_t off = cow_table_get(&image->reftable, b);
+	for (uint64_t b = image->meta.reftable.nr; b-- > 0 && !*end && !ret;) {
+		uint64_t off = cow_table_get(&image->meta.reftable, b);
 		if (!off)
 			continue;
-		ret = cow_loop_read(loop, image->file, off, block, g->cluster_bytes);
+		ret = cow_loop_read(loop, image->core.file, off, block, g->cluster_bytes);
 		for (uint64_t i = g->refs_per_block; !ret && i-- > 0 && !*end;)
 			if (cow_refcount_get(block, g->refcount_order, i))
 				*end = b * g->refs_per_block + i + 1;
@@ -98,7 +98,7 @@ static int last_used(struct cow_image *image, struct cow_loop *loop, uint64_t *e
 static int cut_file(struct cow_image *image, struct cow_loop *loop)
 {
 	uint64_t end, opened = image->alloc.opened_bytes;
-	if (image->file->block_device)
+	if (image->core.file->block_device)
 		return 0;
 	if (image->alloc.file_bytes <= opened)
 		return 0;
@@ -107,13 +107,13 @@ static int cut_file(struct cow_image *image, struct cow_loop *loop)
 	 * Refcounts past the end (a broken image) are none of our clusters; nor may the shift
 	 * overflow.
 	 */
-	if (ret || end >= image->alloc.file_bytes >> image->g.cluster_bits)
+	if (ret || end >= image->alloc.file_bytes >> image->core.g.cluster_bits)
 		return ret;
-	uint64_t bytes = cow_max(end << image->g.cluster_bits, opened);
+	uint64_t bytes = cow_max(end << image->core.g.cluster_bits, opened);
 	if (bytes >= image->alloc.file_bytes)
 		return 0;
-	ret = cow_loop_resize(loop, image->file, bytes);
-	return ret ? ret : cow_loop_sync(loop, image->file);
+	ret = cow_loop_resize(loop, image->core.file, bytes);
+	return ret ? ret : cow_loop_sync(loop, image->core.file);
 }
 
 /*
@@ -123,21 +123,21 @@ static int cut_file(struct cow_image *image, struct cow_loop *loop)
 static int store_bitmaps(struct cow_image *image, struct cow_loop *loop, struct cow_error *err)
 {
 	struct cow_error own = { 0 };
-	int ret = cow_tracking_store(&image->tracking, loop, image->file, &own);
+	int ret = cow_tracking_store(&image->tracking, loop, image->core.file, &own);
 	if (ret == -ENOSPC) {
 		own = (struct cow_error){ 0 };
-		ret = cow_tracking_store_in_place(image, loop, &own);
+		ret = cow_tracking_store_in_place(&image->tracking, &image->meta, loop, &own);
 		if (!ret)
 			cow_log(COW_LOG_WARNING,
 				"%s: no room for its dirty bitmaps: they say more than what was "
 				"changed",
-				image->path);
+				image->core.path);
 	}
 	return ret ? cow_error_set(err, ret,
 				   "%s: the disk is whole, but its dirty bitmaps are inconsistent "
 				   "now: remove them, and make "
 				   "a full backup: %s",
-				   image->path, own.text)
+				   image->core.path, own.text)
 		   : 0;
 }
 
@@ -152,7 +152,7 @@ static int return_extents(struct cow_image *image, struct cow_loop *loop,
 			continue;
 		/* nothing is released any more when the image has failed: what is left is leaked */
 		while (!ret && !cow_quarantine_reserve(q, 1, 1))
-			ret = cow_image_is_failed(image) ? -EIO : release_all(image, loop);
+			ret = cow_core_is_failed(&image->core) ? -EIO : release_all(image, loop);
 		if (ret)
 			break;
 		cow_quarantine_add(q, extents[i].cluster, extents[i].nr);
@@ -174,7 +174,7 @@ static int return_reservations(struct cow_image *image, struct cow_loop *loop)
 
 static int finish(struct cow_image *image, struct cow_loop *loop, struct cow_error *err)
 {
-	if (cow_image_is_failed(image)) {
+	if (cow_core_is_failed(&image->core)) {
 		release_all(image, loop);
 		return -EIO;
 	}
@@ -187,9 +187,9 @@ static int finish(struct cow_image *image, struct cow_loop *loop, struct cow_err
 		ret = cow_image_write_back(image, loop);
 	if (!ret)
 		ret = cut_file(image, loop);
-	if (!ret && !cow_image_is_failed(image))
+	if (!ret && !cow_core_is_failed(&image->core))
 		ret = store_bitmaps(image, loop, err);
-	return cow_image_is_failed(image) ? -EIO : ret;
+	return cow_core_is_failed(&image->core) ? -EIO : ret;
 }
 
 int cow_image_close(struct cow_image *image, struct cow_loop *loop, struct cow_error *err)
@@ -197,11 +197,12 @@ int cow_image_close(struct cow_image *image, struct cow_loop *loop, struct cow_e
 	int ret = 0;
 	if (!image)
 		return 0;
-	if (image->writable) {
+	if (image->core.writable) {
 		ret = finish(image, loop, err);
 		if (ret)
-			cow_error_set(err, ret, "%s: %s", image->path,
-				      image->failure[0] ? image->failure : strerror(-ret));
+			cow_error_set(err, ret, "%s: %s", image->core.path,
+				      image->core.failure[0] ? image->core.failure
+							     : strerror(-ret));
 	}
 	cow_image_free(image);
 	return ret;

@@ -77,11 +77,11 @@ static int wait_for_release(struct cow_image *image, struct cow_loop *loop)
 	struct cow_quarantine *q = &image->quarantine;
 	unsigned full = atomic_load(&q->nr_full);
 	for (;;) {
-		if (cow_image_is_failed(image))
+		if (cow_core_is_failed(&image->core))
 			return -EIO;
 		if (atomic_load(&q->nr_full) - full > 3)
 			return -ENOSPC;
-		if (cow_writeback_idle(&image->commit) && cow_quarantine_hold(q))
+		if (cow_commit_idle(&image->core.commit) && cow_quarantine_hold(q))
 			return 0;
 		atomic_store(&q->hurry, true);
 		cow_quarantine_kick(q, loop);
@@ -94,7 +94,7 @@ static int wait_for_release(struct cow_image *image, struct cow_loop *loop)
 int cow_freeze_hold_passes(struct cow_image *image, struct cow_loop *loop)
 {
 	int ret = 0;
-	while (!ret && !cow_writeback_hold(&image->commit))
+	while (!ret && !cow_commit_hold(&image->core.commit))
 		ret = cow_freeze_nap(loop);
 	return ret;
 }
@@ -117,7 +117,7 @@ void cow_freeze_leave_loop(struct cow_image *image, struct cow_loop *loop)
 {
 	struct cow_quarantine *q = &image->quarantine;
 	atomic_store(&q->leaving[COW_MAX_QUEUES], loop);
-	while (cow_quarantine_runs_on(q, loop) || cow_writeback_runs_on(&image->commit, loop))
+	while (cow_quarantine_runs_on(q, loop) || cow_commit_runs_on(&image->core.commit, loop))
 		if (cow_freeze_nap(loop))
 			break;
 	atomic_store(&q->leaving[COW_MAX_QUEUES], NULL);
@@ -130,7 +130,7 @@ static void thaw(struct cow_image *image, struct cow_loop *loop)
 	struct cow_waitlist wake;
 	cow_waitlist_init(&wake);
 	cow_quarantine_resume(&image->quarantine);
-	cow_writeback_resume(&image->commit, loop);
+	cow_commit_resume(&image->core.commit, loop);
 	cow_mutex_lock(&f->lock);
 	atomic_store(&f->frozen, false);
 	cow_waitlist_take(&f->parked, &wake);
@@ -149,17 +149,18 @@ static int load_anew(struct cow_image *image, struct cow_loop *loop, struct cow_
 		struct cow_error own = { 0 };
 		ret = cow_image_reload(image, loop, &own);
 		if (ret)
-			cow_log(COW_LOG_WARNING, "%s: cannot be loaded anew: %s", image->path,
+			cow_log(COW_LOG_WARNING, "%s: cannot be loaded anew: %s", image->core.path,
 				own.code ? own.text : strerror(-ret));
 	}
 	if (!ret)
 		return 0;
-	atomic_store(&image->unreadable, true);
-	cow_image_fail(image, loop, "cannot be loaded anew after a change of the whole image");
+	atomic_store(&image->core.unreadable, true);
+	cow_core_fail(&image->core, loop,
+		      "cannot be loaded anew after a change of the whole image");
 	cow_log(COW_LOG_ERR, "%s: nothing can be read any more: detach it and attach it again",
-		image->path);
-	return cow_error_set(err, ret, "%s: changed, but cannot be loaded anew: %s", image->path,
-			     strerror(-ret));
+		image->core.path);
+	return cow_error_set(err, ret, "%s: changed, but cannot be loaded anew: %s",
+			     image->core.path, strerror(-ret));
 }
 
 /* How the change deals with space. */
@@ -170,12 +171,12 @@ static int run_frozen(struct cow_image *image, struct cow_loop *loop, cow_frozen
 {
 	int ret = settle(image, loop);
 	if (ret)
-		return cow_error_set(err, ret, "%s: cannot write everything back: %s", image->path,
-				     strerror(-ret));
-	ret = change(ctx, loop, image->file, err);
+		return cow_error_set(err, ret, "%s: cannot write everything back: %s",
+				     image->core.path, strerror(-ret));
+	ret = change(ctx, loop, image->core.file, err);
 	if (ret == -ENOTRECOVERABLE)
-		cow_image_fail(image, loop,
-			       "a change of the whole image may have reached the disk in part");
+		cow_core_fail(&image->core, loop,
+			      "a change of the whole image may have reached the disk in part");
 	/*
 	 * A change by the allocator that failed has changed nothing that memory does not know, and
 	 * may leave metadata dirty that a failed pass could not write.
@@ -184,7 +185,7 @@ static int run_frozen(struct cow_image *image, struct cow_loop *loop, cow_frozen
 		return ret;
 	int again = load_anew(image, loop, err);
 	if (space == SPACE_BEHIND_OUR_BACK)
-		cow_alloc_restart(image, image->file->size_bytes);
+		cow_alloc_restart(image, image->core.file->size_bytes);
 	return ret ? ret : again;
 }
 
@@ -205,12 +206,13 @@ static int freeze(struct cow_image *image, struct cow_loop *loop, cow_frozen_fn 
 
 int cow_freeze_begin(struct cow_image *image, struct cow_error *err)
 {
-	if (!image->writable || cow_image_is_failed(image))
-		return cow_error_set(err, -EROFS, "%s: the image is not writable", image->path);
+	if (!image->core.writable || cow_core_is_failed(&image->core))
+		return cow_error_set(err, -EROFS, "%s: the image is not writable",
+				     image->core.path);
 	if (atomic_exchange(&image->freeze.changing, true))
 		return cow_error_set(err, -EBUSY,
 				     "%s: another change of the whole image is under way",
-				     image->path);
+				     image->core.path);
 	return 0;
 }
 

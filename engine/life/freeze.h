@@ -50,7 +50,7 @@ int cow_freeze_rewrite(struct cow_image *image, struct cow_loop *loop, cow_froze
 		       void *ctx, uint64_t *pause_ns, struct cow_error *err);
 /* Does a queue fill its reservation just now? A freeze would wait for that. */
 bool cow_freeze_refills(struct cow_image *image);
-/* No pass runs from here to the thaw, unless cow_writeback_resume() lets them. */
+/* No pass runs from here to the thaw, unless cow_commit_resume() lets them. */
 int cow_freeze_hold_passes(struct cow_image *image, struct cow_loop *loop);
 /* A moment, in which others run. */
 int cow_freeze_nap(struct cow_loop *loop);

@@ -16,16 +16,16 @@ static void add_file(struct cow_file *file, struct cow_image_health *out)
 
 void cow_image_health(const struct cow_image *image, struct cow_image_health *out)
 {
-	bool in_place = image->data != image->file;
+	bool in_place = image->core.data != image->core.file;
 	*out = (struct cow_image_health){ 0 };
 	for (const struct cow_image *i = image; i; i = i->backing) {
-		add_file(i->file, out);
-		if (i->data != i->file)
-			add_file(i->data, out);
+		add_file(i->core.file, out);
+		if (i->core.data != i->core.file)
+			add_file(i->core.data, out);
 	}
-	if (!image->writable || image->no_discard)
+	if (!image->core.writable || image->core.no_discard)
 		return;
-	out->cannot_punch = atomic_load(&image->data->health.cannot_punch);
+	out->cannot_punch = atomic_load(&image->core.data->health.cannot_punch);
 	/* zero.c: the holes of an encrypted data file would not read as zeros */
 	out->gives_space_back = !out->cannot_punch && !(in_place && image->key);
 }

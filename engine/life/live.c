@@ -32,7 +32,7 @@
 static void count_changed(void *ctx, uint64_t cluster)
 {
 	struct cow_live *x = ctx;
-	uint64_t b = cluster / x->image->g.refs_per_block;
+	uint64_t b = cluster / x->image->core.g.refs_per_block;
 	if (b < x->max_blocks)
 		x->blocks[b].stale = true;
 	else
@@ -41,11 +41,12 @@ static void count_changed(void *ctx, uint64_t cluster)
 
 static int alloc_memory(struct cow_live *x)
 {
-	const struct cow_geometry *g = &x->image->g;
+	const struct cow_geometry *g = &x->image->core.g;
 	uint64_t clusters = x->image->alloc.file_bytes >> g->cluster_bits;
 	x->batch = (uint32_t)cow_min(cow_max(BUF_BYTES >> g->cluster_bits, 1), COW_LIVE_BATCH);
-	x->nr_tables = x->image->l1.nr;
-	x->max_blocks = cow_min(x->image->reftable.nr * 2 + 64, x->image->reftable.capacity);
+	x->nr_tables = x->image->meta.l1.nr;
+	x->max_blocks =
+		cow_min(x->image->meta.reftable.nr * 2 + 64, x->image->meta.reftable.capacity);
 	x->delta.nr_clusters = x->max_blocks * g->refs_per_block;
 	x->tables = calloc(x->nr_tables + 1, sizeof(*x->tables));
 	x->blocks = calloc(x->max_blocks, sizeof(*x->blocks));
@@ -62,7 +63,7 @@ static int alloc_memory(struct cow_live *x)
 
 static int choose_victim(struct cow_live *x)
 {
-	struct cow_file *file = x->image->file;
+	struct cow_file *file = x->image->core.file;
 	uint32_t idx;
 	int ret = cow_snapshot_find(x->snapshots, x->header.nr_snapshots, &x->s->key, &idx, x->err);
 	if (!ret)
@@ -86,7 +87,7 @@ static int load_victim(struct cow_live *x)
 	x->victim_l1 = raw ? malloc(bytes + 8) : NULL;
 	int ret = x->victim_l1 ? 0 : -ENOMEM;
 	if (!ret && bytes)
-		ret = cow_loop_read(x->loop, x->image->file, x->victim.l1_off, raw, bytes);
+		ret = cow_loop_read(x->loop, x->image->core.file, x->victim.l1_off, raw, bytes);
 	for (uint64_t i = 0; i < x->victim.l1_entries && !ret; i++)
 		x->victim_l1[i] = cow_load64_be(raw + i * 8);
 	free(raw);
@@ -96,12 +97,12 @@ static int load_victim(struct cow_live *x)
 static int choose(struct cow_live *x)
 {
 	const struct cow_snapshot_date later = { 0 };
-	x->header = x->image->header;
+	x->header = x->image->core.header;
 	if (x->header.incompatible & QCOW2_INCOMPAT_DATA_FILE)
 		return cow_error_set(
 			x->err, -ENOTSUP,
 			"images with an external data file cannot have internal snapshots");
-	int ret = cow_load_snapshots(x->loop, x->image->file, &x->header, &x->snapshots,
+	int ret = cow_load_snapshots(x->loop, x->image->core.file, &x->header, &x->snapshots,
 				     &x->old_snapshots_bytes, x->err);
 	if (ret)
 		return ret;
@@ -116,8 +117,8 @@ static int choose(struct cow_live *x)
 static void fini(struct cow_live *x)
 {
 	if (x->victim.id)
-		cow_snapshot_unlock(x->image->file, &x->victim);
-	cow_writeback_watch(&x->image->commit, NULL);
+		cow_snapshot_unlock(x->image->core.file, &x->victim);
+	cow_writeback_watch(&x->image->meta.writeback, NULL);
 	cow_written_fini(&x->written);
 	cow_delta_fini(&x->delta);
 	cow_snapshots_free(x->snapshots, x->header.nr_snapshots);
@@ -137,12 +138,12 @@ static void fini(struct cow_live *x)
 static int say_that_we_write(struct cow_live *x)
 {
 	struct cow_image *image = x->image;
-	if (atomic_load(&image->ready_for_write))
+	if (atomic_load(&image->core.ready_for_write))
 		return 0;
-	cow_image_note_writing(image);
+	cow_core_note_writing(&image->core);
 	int ret = cow_image_write_back(image, x->loop);
 	if (!ret)
-		atomic_store(&image->ready_for_write, true);
+		atomic_store(&image->core.ready_for_write, true);
 	return ret;
 }
 
@@ -191,7 +192,7 @@ static int all_rounds(struct cow_live *x)
 			return cow_live_trouble(x, ret);
 		ret = one_round(x);
 		cow_log(COW_LOG_DEBUG, "%s: snapshot: round %u beside the requests: %u tables",
-			x->image->path, i + 1, x->nr_done);
+			x->image->core.path, i + 1, x->nr_done);
 		if (i && (x->nr_done <= FEW_LEFT || x->nr_done > last - last / 8))
 			break;
 		last = x->nr_done;
@@ -202,7 +203,7 @@ static int all_rounds(struct cow_live *x)
 /* DELETE: which clusters will have one reference is known once refcount blocks are done. */
 static int prepare(struct cow_live *x)
 {
-	cow_writeback_watch(&x->image->commit, &x->written);
+	cow_writeback_watch(&x->image->meta.writeback, &x->written);
 	int ret = cow_live_trouble(x, say_that_we_write(x));
 	if (!ret)
 		ret = cow_live_find_places(x);
@@ -225,7 +226,8 @@ static int prepare(struct cow_live *x)
 static int free_piece(struct cow_live *x, uint64_t off, uint64_t bytes)
 {
 	uint32_t nr = cow_live_clusters(x, bytes);
-	return off && nr ? cow_live_space_free(&x->space, off >> x->image->g.cluster_bits, nr) : 0;
+	return off && nr ? cow_live_space_free(&x->space, off >> x->image->core.g.cluster_bits, nr)
+			 : 0;
 }
 
 static int free_tables(struct cow_live *x, const struct cow_live_table *list, uint64_t nr)
@@ -233,7 +235,7 @@ static int free_tables(struct cow_live *x, const struct cow_live_table *list, ui
 	int ret = 0;
 	for (uint64_t i = 0; i < nr && !ret; i++)
 		if (list[i].shadow && list[i].src)
-			ret = free_piece(x, list[i].src, x->image->g.cluster_bytes);
+			ret = free_piece(x, list[i].src, x->image->core.g.cluster_bytes);
 	return ret;
 }
 
@@ -284,12 +286,12 @@ static int change(struct cow_live *x)
 	}
 	if (!ret)
 		ret = cow_freeze_switch(x->image, x->loop, switch_over, x, &x->s->pause_ns, x->err);
-	cow_writeback_watch(&x->image->commit, NULL);
-	if (x->switched && !cow_image_is_failed(x->image) && free_old(x))
+	cow_writeback_watch(&x->image->meta.writeback, NULL);
+	if (x->switched && !cow_core_is_failed(&x->image->core) && free_old(x))
 		cow_log(COW_LOG_WARNING,
 			"%s: what the snapshot freed is leaked: cowblk check "
 			"--repair leaks gives it back",
-			x->image->path);
+			x->image->core.path);
 	if (x->switched && !ret && x->s->what == COW_LIVE_CREATE)
 		x->s->id = strdup(x->snapshots[x->header.nr_snapshots - 1].id);
 	x->s->peak_bytes += x->delta.bytes;
@@ -306,7 +308,7 @@ static int change_beside(struct cow_image *image, struct cow_loop *loop,
 	x->loop = loop;
 	x->s = s;
 	x->err = err;
-	cow_live_ios_init(&x->ios, loop, image->file);
+	cow_live_ios_init(&x->ios, loop, image->core.file);
 	cow_delta_init(&x->delta);
 	x->delta.changed = count_changed;
 	x->delta.ctx = x;
@@ -345,7 +347,7 @@ int cow_image_change_snapshot(struct cow_image *image, struct cow_loop *loop,
 	ret = change_beside(image, loop, s, err);
 	/* -EOVERFLOW: an entry that leads nowhere; the other way says which. */
 	if ((ret == -ENOSPC || ret == -EAGAIN || ret == -EOVERFLOW) &&
-	    !cow_image_is_failed(image)) {
+	    !cow_core_is_failed(&image->core)) {
 		s->all_frozen = true;
 		*err = (struct cow_error){ 0 };
 		ret = say_ready(s);
@@ -354,5 +356,5 @@ int cow_image_change_snapshot(struct cow_image *image, struct cow_loop *loop,
 	}
 	cow_freeze_leave_loop(image, loop);
 	cow_freeze_end(image);
-	return ret ? cow_error_set(err, ret, "%s: %s", image->path, strerror(-ret)) : 0;
+	return ret ? cow_error_set(err, ret, "%s: %s", image->core.path, strerror(-ret)) : 0;
 }

@@ -9,7 +9,7 @@
 
 static uint8_t *buf_of(const struct cow_live *x, unsigned k)
 {
-	return x->bufs + (size_t)k * x->image->g.cluster_bytes;
+	return x->bufs + (size_t)k * x->image->core.g.cluster_bytes;
 }
 
 static int too_many(struct cow_live *x, uint64_t cluster)
@@ -18,8 +18,8 @@ static int too_many(struct cow_live *x, uint64_t cluster)
 		x->err, -ERANGE,
 		"refcounts of %u bits cannot count another reference to the cluster at offset "
 		"%" PRIu64 ": %s",
-		1u << x->image->g.refcount_order, cluster << x->image->g.cluster_bits,
-		x->image->g.refcount_order
+		1u << x->image->core.g.refcount_order, cluster << x->image->core.g.cluster_bits,
+		x->image->core.g.refcount_order
 			? "delete snapshots first"
 			: "such an image cannot have snapshots, make one with more refcount bits");
 }
@@ -36,13 +36,13 @@ static int judge(struct cow_live *x, struct cow_live_table *t, enum cow_shadow_r
 	}
 	if (result == COW_SHADOW_HIGH)
 		return too_many(x, cluster);
-	return cow_live_corrupt(x, cluster << x->image->g.cluster_bits,
+	return cow_live_corrupt(x, cluster << x->image->core.g.cluster_bits,
 				"a cluster in use has a refcount too low");
 }
 
 static int do_one(struct cow_live *x, uint64_t b, unsigned k)
 {
-	const struct cow_geometry *g = &x->image->g;
+	const struct cow_geometry *g = &x->image->core.g;
 	struct cow_live_table *t = &x->blocks[b];
 	uint64_t cluster;
 	int ret = 0;
@@ -76,13 +76,14 @@ static int do_some(struct cow_live *x, const uint64_t *blocks, unsigned nr)
 static int look(struct cow_live *x, uint64_t b, bool *todo)
 {
 	struct cow_live_table *t = &x->blocks[b];
-	uint64_t src = b < x->image->reftable.nr ? cow_table_get(&x->image->reftable, b) : 0;
-	uint64_t cluster = src >> x->image->g.cluster_bits;
+	uint64_t src =
+		b < x->image->meta.reftable.nr ? cow_table_get(&x->image->meta.reftable, b) : 0;
+	uint64_t cluster = src >> x->image->core.g.cluster_bits;
 	*todo = false;
 	if (!src && t->stale && x->frozen)
-		return cow_live_corrupt(x,
-					b * x->image->g.refs_per_block << x->image->g.cluster_bits,
-					"a cluster in use has no refcount");
+		return cow_live_corrupt(
+			x, b * x->image->core.g.refs_per_block << x->image->core.g.cluster_bits,
+			"a cluster in use has no refcount");
 	if (!src)
 		return 0;
 	*todo = t->stale ||
@@ -109,7 +110,7 @@ int cow_live_do_blocks(struct cow_live *x)
 		if (ret || !todo)
 			continue;
 		cow_live_ios_add(&x->ios, COW_IO_READ, x->blocks[b].src, buf_of(x, nr),
-				 x->image->g.cluster_bytes);
+				 x->image->core.g.cluster_bytes);
 		blocks[nr++] = b;
 		if (nr == x->batch) {
 			ret = cow_live_cancelled(x) ? -ECANCELED : do_some(x, blocks, nr);
@@ -125,7 +126,7 @@ int cow_live_do_blocks(struct cow_live *x)
 /* Clusters of which the old block says that the last reference has gone. The new one counts 1. */
 static int free_in_block(struct cow_live *x, uint64_t b, const uint8_t *block)
 {
-	const struct cow_geometry *g = &x->image->g;
+	const struct cow_geometry *g = &x->image->core.g;
 	uint64_t first = b * g->refs_per_block, end = first + g->refs_per_block, start = 0, nr = 0;
 	int ret = 0;
 	for (uint64_t c = cow_delta_next(&x->delta, first, end); c < end && !ret;
@@ -153,7 +154,7 @@ int cow_live_free_victim(struct cow_live *x)
 		if (!x->blocks[b].shadow)
 			continue;
 		cow_live_ios_add(&x->ios, COW_IO_READ, x->blocks[b].src, x->bufs,
-				 x->image->g.cluster_bytes);
+				 x->image->core.g.cluster_bytes);
 		ret = cow_live_ios_wait(&x->ios);
 		if (!ret)
 			ret = free_in_block(x, b, x->bufs);

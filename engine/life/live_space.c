@@ -90,7 +90,7 @@ static int refill(struct cow_live_space *space)
 /* Under the freeze passes are held; a refill needs them, and what it changes is to be written. */
 static int refill_frozen(struct cow_live_space *space)
 {
-	cow_writeback_resume(&space->image->commit, space->loop);
+	cow_commit_resume(&space->image->core.commit, space->loop);
 	int ret = refill(space);
 	if (!ret)
 		ret = cow_image_write_back(space->image, space->loop);
@@ -119,7 +119,7 @@ static bool take_here(struct cow_live_run *run, uint32_t nr, unsigned bits, uint
 
 int cow_live_space_take(struct cow_live_space *space, uint64_t *off)
 {
-	unsigned bits = space->image->g.cluster_bits;
+	unsigned bits = space->image->core.g.cluster_bits;
 	for (;;) {
 		for (; space->at < space->nr; space->at++)
 			if (take_here(&space->runs[space->at], 1, bits, off))
@@ -133,7 +133,7 @@ int cow_live_space_take(struct cow_live_space *space, uint64_t *off)
 static bool find_run(struct cow_live_space *space, unsigned from, uint32_t nr, uint64_t *off)
 {
 	for (unsigned i = from; i < space->nr; i++)
-		if (take_here(&space->runs[i], nr, space->image->g.cluster_bits, off))
+		if (take_here(&space->runs[i], nr, space->image->core.g.cluster_bits, off))
 			return true;
 	return false;
 }
@@ -168,7 +168,7 @@ int cow_live_space_free(struct cow_live_space *space, uint64_t cluster, uint64_t
 	struct cow_quarantine *q = &space->image->quarantine;
 	unsigned full = atomic_load(&q->nr_full);
 	while (!cow_quarantine_reserve(q, 1, 1)) {
-		if (cow_image_is_failed(space->image))
+		if (cow_core_is_failed(&space->image->core))
 			return -EIO;
 		if (atomic_load(&q->nr_full) - full > FULL_TRIES)
 			return -ENOSPC;
@@ -186,7 +186,7 @@ int cow_live_space_free(struct cow_live_space *space, uint64_t cluster, uint64_t
 
 void cow_live_space_fini(struct cow_live_space *space, bool all)
 {
-	int ret = cow_image_is_failed(space->image) ? -EIO : 0;
+	int ret = cow_core_is_failed(&space->image->core) ? -EIO : 0;
 	for (unsigned i = 0; i < space->nr && !ret; i++) {
 		const struct cow_live_run *run = &space->runs[i];
 		uint32_t from = all ? 0 : run->used;

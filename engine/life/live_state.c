@@ -8,7 +8,8 @@
 
 uint32_t cow_live_clusters(const struct cow_live *x, uint64_t bytes)
 {
-	return (uint32_t)((bytes + x->image->g.cluster_bytes - 1) >> x->image->g.cluster_bits);
+	return (uint32_t)((bytes + x->image->core.g.cluster_bytes - 1) >>
+			  x->image->core.g.cluster_bits);
 }
 
 int cow_live_corrupt(struct cow_live *x, uint64_t off, const char *rule)

@@ -28,12 +28,12 @@ static int find_place(struct cow_live *x, uint64_t bytes, uint64_t *off)
 int cow_live_find_places(struct cow_live *x)
 {
 	uint64_t l1_bytes = x->header.l1_entries * 8ull;
-	x->reftable_clusters = x->image->header.reftable_clusters;
+	x->reftable_clusters = x->image->core.header.reftable_clusters;
 	int ret = find_place(x, l1_bytes, &x->l1_off);
 	if (!ret && x->s->what == COW_LIVE_CREATE)
 		ret = find_place(x, l1_bytes, &x->copy_off);
 	if (!ret)
-		ret = find_place(x, (uint64_t)x->reftable_clusters << x->image->g.cluster_bits,
+		ret = find_place(x, (uint64_t)x->reftable_clusters << x->image->core.g.cluster_bits,
 				 &x->reftable_off);
 	if (!ret)
 		ret = find_place(x, cow_snapshot_list_bytes(x->snapshots, x->header.nr_snapshots),
@@ -45,28 +45,30 @@ int cow_live_find_places(struct cow_live *x)
 
 static int write_piece(struct cow_live *x, uint64_t off, void *raw, uint64_t bytes)
 {
-	int ret = cow_loop_write(x->loop, x->image->file, off, raw,
-				 (uint64_t)cow_live_clusters(x, bytes) << x->image->g.cluster_bits);
+	int ret = cow_loop_write(x->loop, x->image->core.file, off, raw,
+				 (uint64_t)cow_live_clusters(x, bytes)
+					 << x->image->core.g.cluster_bits);
 	return ret ? cow_error_set(x->err, ret, "cannot write: %s", strerror(-ret)) : 0;
 }
 
 static uint8_t *piece(struct cow_live *x, uint64_t bytes)
 {
 	uint64_t clusters = cow_live_clusters(x, bytes);
-	return cow_buf_alloc(cow_max(clusters, 1) << x->image->g.cluster_bits);
+	return cow_buf_alloc(cow_max(clusters, 1) << x->image->core.g.cluster_bits);
 }
 
 /* CREATE: all is shared from now on. DELETE: a table that only the active L1 leads to is its own. */
 static uint64_t l1_entry(const struct cow_live *x, uint64_t idx)
 {
 	const struct cow_live_table *t = &x->tables[idx];
-	uint64_t entry = cow_table_get(&x->image->l1, idx), off = t->shadow ? t->shadow : t->src;
+	uint64_t entry = cow_table_get(&x->image->meta.l1, idx),
+		 off = t->shadow ? t->shadow : t->src;
 	if (!t->src)
 		return 0;
 	if (x->s->what == COW_LIVE_CREATE)
 		return off;
 	bool own = t->shadow || (entry & QCOW2_COPIED) ||
-		   cow_delta_is_one(&x->delta, t->src >> x->image->g.cluster_bits);
+		   cow_delta_is_one(&x->delta, t->src >> x->image->core.g.cluster_bits);
 	return off | (own ? QCOW2_COPIED : 0);
 }
 
@@ -88,13 +90,14 @@ static int write_l1(struct cow_live *x)
 static int write_reftable(struct cow_live *x)
 {
 	struct cow_image *image = x->image;
-	uint64_t bytes = (uint64_t)x->reftable_clusters << image->g.cluster_bits;
+	uint64_t bytes = (uint64_t)x->reftable_clusters << image->core.g.cluster_bits;
 	uint8_t *raw = piece(x, bytes);
 	if (!raw)
 		return cow_live_trouble(x, -ENOMEM);
-	for (uint64_t i = 0; i < image->reftable.nr && i < bytes / 8; i++) {
+	for (uint64_t i = 0; i < image->meta.reftable.nr && i < bytes / 8; i++) {
 		uint64_t shadow = i < x->max_blocks ? x->blocks[i].shadow : 0;
-		cow_store64_be(raw + i * 8, shadow ? shadow : cow_table_get(&image->reftable, i));
+		cow_store64_be(raw + i * 8,
+			       shadow ? shadow : cow_table_get(&image->meta.reftable, i));
 	}
 	int ret = write_piece(x, x->reftable_off, raw, bytes);
 	free(raw);
@@ -124,7 +127,7 @@ static int write_snapshots(struct cow_live *x)
 static int write_header(struct cow_live *x)
 {
 	struct cow_image *image = x->image;
-	struct cow_header h = image->header;
+	struct cow_header h = image->core.header;
 	uint8_t *sector = cow_buf_alloc(512);
 	if (!sector)
 		return cow_live_trouble(x, -ENOMEM);
@@ -133,10 +136,10 @@ static int write_header(struct cow_live *x)
 	h.reftable_off = x->reftable_off;
 	h.nr_snapshots = x->header.nr_snapshots;
 	h.snapshots_off = x->snapshots_off;
-	memcpy(sector, image->header_sector, 512);
+	memcpy(sector, image->core.header_sector, 512);
 	cow_header_encode(&h, sector, 512);
 	bool begun;
-	int ret = cow_switch_header(x->loop, image->file, sector, &begun);
+	int ret = cow_switch_header(x->loop, image->core.file, sector, &begun);
 	free(sector);
 	x->switched = !ret;
 	return ret ? cow_error_set(x->err, ret, "cannot write the header: %s",
@@ -177,7 +180,7 @@ int cow_live_switch(struct cow_live *x)
 		last->date_nsec = date.nsec;
 	}
 	int ret = last_rounds(x);
-	if (!ret && x->image->header.reftable_clusters != x->reftable_clusters)
+	if (!ret && x->image->core.header.reftable_clusters != x->reftable_clusters)
 		ret = -EAGAIN; /* it was outgrown meanwhile: there is no place for that */
 	if (!ret)
 		ret = write_l1(x);

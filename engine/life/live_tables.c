@@ -19,25 +19,25 @@ struct job {
 
 static uint8_t *buf_of(const struct cow_live *x, unsigned k)
 {
-	return x->bufs + (size_t)k * x->image->g.cluster_bytes;
+	return x->bufs + (size_t)k * x->image->core.g.cluster_bytes;
 }
 
 static uint8_t *old_of(const struct cow_live *x, unsigned k)
 {
-	return x->olds + (size_t)k * x->image->g.cluster_bytes;
+	return x->olds + (size_t)k * x->image->core.g.cluster_bytes;
 }
 
 static uint64_t cluster_of(const struct cow_live *x, uint64_t off)
 {
-	return off >> x->image->g.cluster_bits;
+	return off >> x->image->core.g.cluster_bits;
 }
 
 /* ---- which ---- */
 
 static int check_l1(struct cow_live *x, uint64_t off, uint64_t idx, uint64_t entry)
 {
-	const char *fault = cow_l1_fault(&x->image->g, entry);
-	if (!fault && (entry & QCOW2_OFFSET_MASK) >= x->image->file->size_bytes)
+	const char *fault = cow_l1_fault(&x->image->core.g, entry);
+	if (!fault && (entry & QCOW2_OFFSET_MASK) >= x->image->core.file->size_bytes)
 		fault = "L1 entry points past the end of the file";
 	return fault ? cow_live_corrupt(x, off + idx * 8, fault) : 0;
 }
@@ -45,16 +45,16 @@ static int check_l1(struct cow_live *x, uint64_t off, uint64_t idx, uint64_t ent
 /* Does table idx have to be done (again)? *job says how. */
 static int look(struct cow_live *x, uint64_t idx, bool *todo, struct job *job)
 {
-	uint64_t entry = cow_table_get(&x->image->l1, idx), src = entry & QCOW2_OFFSET_MASK;
+	uint64_t entry = cow_table_get(&x->image->meta.l1, idx), src = entry & QCOW2_OFFSET_MASK;
 	const struct cow_live_table *t = &x->tables[idx];
 	*todo = false;
 	if (!entry && !t->src)
 		return 0;
-	int ret = check_l1(x, x->image->l1.off, idx, entry);
+	int ret = check_l1(x, x->image->meta.l1.off, idx, entry);
 	if (ret)
 		return ret;
 	if (!src)
-		return cow_live_corrupt(x, x->image->l1.off + idx * 8, "an L2 table vanished");
+		return cow_live_corrupt(x, x->image->meta.l1.off + idx * 8, "an L2 table vanished");
 	*todo = src != t->src || cow_written_test(&x->written, cluster_of(x, src));
 	*job = (struct job){
 		.idx = idx,
@@ -69,7 +69,7 @@ static int look(struct cow_live *x, uint64_t idx, bool *todo, struct job *job)
 static void start_reading(struct cow_live *x, const struct job *job, unsigned k)
 {
 	const struct cow_live_table *t = &x->tables[job->idx];
-	uint32_t bytes = x->image->g.cluster_bytes;
+	uint32_t bytes = x->image->core.g.cluster_bytes;
 	cow_written_clear(&x->written, cluster_of(x, job->src));
 	cow_live_ios_add(&x->ios, COW_IO_READ, job->src, buf_of(x, k), bytes);
 	if (job->has_old)
@@ -82,9 +82,10 @@ static void start_reading(struct cow_live *x, const struct job *job, unsigned k)
 /* As the file has it: never more than it is for long. */
 static int table_refs(struct cow_live *x, uint64_t src, uint64_t *refs)
 {
-	const struct cow_geometry *g = &x->image->g;
+	const struct cow_geometry *g = &x->image->core.g;
 	uint64_t cluster = cluster_of(x, src), b = cluster / g->refs_per_block;
-	uint64_t block = b < x->image->reftable.nr ? cow_table_get(&x->image->reftable, b) : 0;
+	uint64_t block =
+		b < x->image->meta.reftable.nr ? cow_table_get(&x->image->meta.reftable, b) : 0;
 	uint64_t off = block + cluster % g->refs_per_block / g->refs_per_slice * g->slice_bytes;
 	*refs = 0;
 	if (!block)
@@ -110,7 +111,8 @@ static int write_shadow(struct cow_live *x, struct cow_live_table *t, unsigned k
 		if (ret)
 			return cow_live_trouble(x, ret);
 	}
-	cow_live_ios_add(&x->ios, COW_IO_WRITE, t->shadow, buf_of(x, k), x->image->g.cluster_bytes);
+	cow_live_ios_add(&x->ios, COW_IO_WRITE, t->shadow, buf_of(x, k),
+			 x->image->core.g.cluster_bytes);
 	return 0;
 }
 
@@ -128,7 +130,7 @@ static int move_ways(struct cow_live *x, uint64_t from, uint64_t to)
 
 static int create_one(struct cow_live *x, const struct job *job, unsigned k)
 {
-	const struct cow_geometry *g = &x->image->g;
+	const struct cow_geometry *g = &x->image->core.g;
 	struct cow_live_table *t = &x->tables[job->idx];
 	uint64_t refs = 0, was = t->shadow ? t->shadow : t->src;
 	bool own = t->shadow || job->copied || cow_shadow_has_copied(g, buf_of(x, k));
@@ -151,7 +153,7 @@ static int create_one(struct cow_live *x, const struct job *job, unsigned k)
 static int delete_one(struct cow_live *x, const struct job *job, unsigned k)
 {
 	struct cow_live_table *t = &x->tables[job->idx];
-	bool changed = cow_shadow_set_copied(&x->image->g, &x->delta, buf_of(x, k));
+	bool changed = cow_shadow_set_copied(&x->image->core.g, &x->delta, buf_of(x, k));
 	t->src = job->src;
 	return changed || t->shadow ? write_shadow(x, t, k) : 0;
 }
@@ -160,7 +162,7 @@ static int delete_one(struct cow_live *x, const struct job *job, unsigned k)
 static int do_one(struct cow_live *x, const struct job *job, unsigned k)
 {
 	uint32_t at;
-	const char *fault = cow_shadow_fault(&x->image->g, buf_of(x, k), &at);
+	const char *fault = cow_shadow_fault(&x->image->core.g, buf_of(x, k), &at);
 	if (fault && x->frozen)
 		return cow_live_corrupt(x, job->src + at, fault);
 	if (fault) {
@@ -217,12 +219,13 @@ static int count_some(struct cow_live *x, const uint64_t *tables, unsigned nr)
 		return cow_error_set(x->err, ret, "cannot read L2 tables: %s", strerror(-ret));
 	for (unsigned k = 0; k < nr && !ret; k++) {
 		uint32_t at;
-		const char *fault = cow_shadow_fault(&x->image->g, buf_of(x, k), &at);
+		const char *fault = cow_shadow_fault(&x->image->core.g, buf_of(x, k), &at);
 		if (fault)
 			return cow_live_corrupt(x, tables[k] + at, fault);
 		ret = cow_delta_add(&x->delta, cluster_of(x, tables[k]), -1);
 		if (!ret)
-			ret = cow_shadow_count(&x->delta, &x->image->g, NULL, buf_of(x, k), -1);
+			ret = cow_shadow_count(&x->delta, &x->image->core.g, NULL, buf_of(x, k),
+					       -1);
 	}
 	return cow_live_trouble(x, ret);
 }
@@ -240,7 +243,7 @@ int cow_live_count_victim(struct cow_live *x)
 			continue;
 		tables[nr] = table;
 		cow_live_ios_add(&x->ios, COW_IO_READ, table, buf_of(x, nr++),
-				 x->image->g.cluster_bytes);
+				 x->image->core.g.cluster_bytes);
 		if (nr == x->batch) {
 			ret = cow_live_cancelled(x) ? -ECANCELED : count_some(x, tables, nr);
 			nr = 0;

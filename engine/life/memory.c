@@ -39,20 +39,20 @@ void cow_image_start_memory(struct cow_image *image, const struct cow_open_optio
 	if (keep)
 		cow_inflated_take(image->inflated);
 	for (; image && !image->raw; image = image->backing) {
-		start_cache(image, &image->l2, keep ? UINT64_MAX : L2_LEAST_BYTES,
-			    image->commit.l2_buf, options);
-		if (image->writable)
-			start_cache(image, &image->refs, keep ? UINT64_MAX : REFS_LEAST_BYTES,
-				    image->commit.refs_buf, options);
+		start_cache(image, &image->meta.l2, keep ? UINT64_MAX : L2_LEAST_BYTES,
+			    image->meta.writeback.l2_buf, options);
+		if (image->core.writable)
+			start_cache(image, &image->meta.refs, keep ? UINT64_MAX : REFS_LEAST_BYTES,
+				    image->meta.writeback.refs_buf, options);
 	}
 }
 
 void cow_image_grow(struct cow_image *image)
 {
 	for (; image && !image->raw; image = image->backing) {
-		grow_cache(image, &image->l2, image->commit.l2_buf);
-		if (image->writable)
-			grow_cache(image, &image->refs, image->commit.refs_buf);
+		grow_cache(image, &image->meta.l2, image->meta.writeback.l2_buf);
+		if (image->core.writable)
+			grow_cache(image, &image->meta.refs, image->meta.writeback.refs_buf);
 	}
 }
 
@@ -60,11 +60,11 @@ bool cow_image_rest(struct cow_image *image)
 {
 	bool small = true;
 	for (; image && !image->raw; image = image->backing) {
-		small &= cow_cache_rest(&image->l2);
-		if (!image->writable)
+		small &= cow_cache_rest(&image->meta.l2);
+		if (!image->core.writable)
 			continue;
-		small &= cow_cache_rest(&image->refs);
-		cow_writeback_rest(&image->commit);
+		small &= cow_cache_rest(&image->meta.refs);
+		cow_writeback_rest(&image->meta.writeback);
 	}
 	return small;
 }

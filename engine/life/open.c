@@ -22,63 +22,11 @@
 #define CACHE_MAX_BYTES (32ull << 20)
 #define CACHE_MIN_BYTES (256ull << 10)
 
-/* ---- the sticky failure ---- */
-
-int cow_image_fail(struct cow_image *image, struct cow_loop *loop, const char *fmt, ...)
-{
-	va_list ap;
-	cow_mutex_lock(&image->fail_lock);
-	bool first = !atomic_load(&image->failed);
-	if (first) {
-		va_start(ap, fmt);
-		vsnprintf(image->failure, sizeof(image->failure), fmt, ap);
-		va_end(ap);
-		atomic_store(&image->failed, true);
-	}
-	cow_mutex_unlock(&image->fail_lock);
-	if (first)
-		cow_log(COW_LOG_ERR, "%s: %s; %s", image->path, image->failure,
-			image->writable ? "no more writing, reads go on"
-					: "reads of sound clusters go on");
-	return -EIO;
-}
-
-int cow_image_corrupt(struct cow_image *image, struct cow_loop *loop, uint64_t off,
-		      const char *rule)
-{
-	cow_image_fail(image, loop, "corrupt at offset %llu: %s", (unsigned long long)off, rule);
-	if (!image->writable || image->g.version < 3)
-		return -EIO;
-	cow_mutex_lock(&image->header_lock);
-	bool first = !image->mark_corrupt;
-	image->mark_corrupt = true;
-	image->header.incompatible |= QCOW2_INCOMPAT_CORRUPT;
-	cow_mutex_unlock(&image->header_lock);
-	if (first) {
-		atomic_store(&image->commit.header_dirty, true);
-		cow_writeback_kick(&image->commit, loop);
-	}
-	return -EIO;
-}
-
-void cow_image_note_cut(struct cow_image *image, struct cow_loop *loop)
-{
-	if (!image->writable || cow_image_is_failed(image))
-		return;
-	if (cow_file_is_cut(image->file) || cow_file_is_cut(image->data))
-		cow_image_fail(image, loop, "the host file was cut short under us");
-}
-
-bool cow_image_is_whole(struct cow_image *image, struct cow_loop *loop)
-{
-	bool whole = cow_file_is_whole(image->file) && cow_file_is_whole(image->data);
-	cow_image_note_cut(image, loop);
-	return whole;
-}
+/* ---- what an image tells ---- */
 
 const char *cow_image_failure(const struct cow_image *image)
 {
-	return atomic_load(&image->failed) ? image->failure : NULL;
+	return cow_core_failure(&image->core);
 }
 
 const struct cow_image_geometry *cow_image_geometry(const struct cow_image *image)
@@ -88,62 +36,34 @@ const struct cow_image_geometry *cow_image_geometry(const struct cow_image *imag
 
 const char *cow_image_path(const struct cow_image *image)
 {
-	return image->overlay ? image->backing->path : image->path;
+	return image->overlay ? image->backing->core.path : image->core.path;
 }
 
 void cow_image_identity(const struct cow_image *image, uint64_t *dev, uint64_t *ino)
 {
 	const struct cow_image *i = image->overlay ? image->backing : image;
-	*dev = i->file->dev;
-	*ino = i->file->ino;
+	*dev = i->core.file->dev;
+	*ino = i->core.file->ino;
 }
 
 /* ---- header ---- */
 
-void cow_image_header_encode(struct cow_image *image, uint8_t sector[512])
-{
-	cow_mutex_lock(&image->header_lock);
-	memcpy(sector, image->header_sector, 512);
-	cow_header_encode(&image->header, sector, 512);
-	cow_mutex_unlock(&image->header_lock);
-}
-
-static uint64_t kept_autoclear(const struct cow_image *image)
-{
-	return (image->g.data_file ? QCOW2_AUTOCLEAR_DATA_FILE_RAW : 0) |
-	       (image->tracking.kept ? QCOW2_AUTOCLEAR_BITMAPS : 0);
-}
-
-void cow_image_note_writing(struct cow_image *image)
-{
-	cow_mutex_lock(&image->header_lock);
-	image->header.autoclear &= kept_autoclear(image);
-	cow_mutex_unlock(&image->header_lock);
-	atomic_store(&image->commit.header_dirty, true);
-}
-
-/* Autoclear features that we do not keep true are switched off before anything is written. */
-void cow_image_prepare_write(struct cow_image *image, struct cow_task *task)
-{
-	cow_image_note_writing(image);
-	cow_writeback_join(&image->commit, task);
-}
-
 static int load_header(struct cow_image *image, struct cow_chain *chain, uint8_t **cluster,
 		       struct cow_error *err)
 {
-	int ret = cow_load_header(chain->loop, image->file, false, &image->header, cluster, err);
+	int ret = cow_load_header(chain->loop, image->core.file, false, &image->core.header,
+				  cluster, err);
 	if (ret)
 		return ret;
-	memcpy(image->header_sector, *cluster, 512);
-	return cow_extensions_decode(*cluster, &image->header, &image->ext, err);
+	memcpy(image->core.header_sector, *cluster, 512);
+	return cow_extensions_decode(*cluster, &image->core.header, &image->core.ext, err);
 }
 
 static int refuse_unsupported(struct cow_image *image, struct cow_chain *chain,
 			      struct cow_error *err)
 {
-	const struct cow_header *h = &image->header;
-	if (h->crypt_method == QCOW2_CRYPT_AES && image->writable &&
+	const struct cow_header *h = &image->core.header;
+	if (h->crypt_method == QCOW2_CRYPT_AES && image->core.writable &&
 	    !chain->options->write_legacy_aes)
 		return cow_error_set(
 			err, -EROFS,
@@ -155,7 +75,7 @@ static int refuse_unsupported(struct cow_image *image, struct cow_chain *chain,
 			err, -ENOTSUP,
 			"compressed clusters cannot be written to an image that is encrypted or "
 			"has an external data file: leave out --compress");
-	if ((h->incompatible & QCOW2_INCOMPAT_CORRUPT) && image->writable)
+	if ((h->incompatible & QCOW2_INCOMPAT_CORRUPT) && image->core.writable)
 		return cow_error_set(
 			err, -EROFS,
 			"the image is marked corrupt: repair it with cowblk check --repair all, "
@@ -168,51 +88,26 @@ static int refuse_unsupported(struct cow_image *image, struct cow_chain *chain,
 static int repair_dirty(struct cow_image *image, struct cow_chain *chain, uint8_t **cluster,
 			struct cow_error *err)
 {
-	if (!image->writable || !(image->header.incompatible & QCOW2_INCOMPAT_DIRTY))
+	if (!image->core.writable || !(image->core.header.incompatible & QCOW2_INCOMPAT_DIRTY))
 		return 0;
-	cow_log(COW_LOG_INFO, "%s: was not closed properly: rebuilding refcounts", image->path);
+	cow_log(COW_LOG_INFO, "%s: was not closed properly: rebuilding refcounts",
+		image->core.path);
 	struct cow_check_options options = { .repair = COW_REPAIR_ALL, .keep_snapshots = true };
 	struct cow_check_result result = { 0 };
-	int ret = cow_check_file(chain->loop, image->file, &options, &result, err);
+	int ret = cow_check_file(chain->loop, image->core.file, &options, &result, err);
 	if (ret)
 		return ret;
 	free(*cluster);
 	*cluster = NULL;
 	ret = load_header(image, chain, cluster, err);
-	if (!ret && (image->header.incompatible & QCOW2_INCOMPAT_DIRTY))
+	if (!ret && (image->core.header.incompatible & QCOW2_INCOMPAT_DIRTY))
 		ret = cow_error_set(
 			err, -EROFS,
 			"the image is dirty and could not be repaired: see cowblk check");
 	return ret;
 }
 
-/* ---- tables and caches ---- */
-
-/* Of a read-only image nothing is ever dirty: who waits for a slot waits for a load. */
-static void need_writeback(void *ctx, struct cow_loop *loop)
-{
-	struct cow_image *image = ctx;
-	if (image->writable)
-		cow_writeback_kick(&image->commit, loop);
-}
-
-static int load_table(struct cow_image *image, struct cow_chain *chain, struct cow_table *table,
-		      uint64_t off, uint64_t nr, uint64_t capacity, const char *what,
-		      struct cow_error *err)
-{
-	int ret = cow_table_init(table, off, nr, capacity, image->limits.dirty_blocks,
-				 need_writeback, image);
-	uint8_t *be = ret ? NULL : cow_buf_alloc(nr * 8);
-	if (ret || !be)
-		return cow_error_set(err, -ENOMEM, "out of memory for the %s", what);
-	ret = cow_loop_read(chain->loop, image->file, off, be, nr * 8);
-	if (!ret)
-		cow_table_load(table, be, nr);
-	else
-		cow_error_set(err, ret, "cannot read the %s: %s", what, strerror(-ret));
-	free(be);
-	return ret;
-}
+/* ---- what it needs ---- */
 
 /*
  * The chain has one budget. An image takes room for its whole mapping, up to what is left, or half
@@ -220,70 +115,25 @@ static int load_table(struct cow_image *image, struct cow_chain *chain, struct c
  */
 static uint64_t take_cache_bytes(struct cow_image *image, struct cow_chain *chain)
 {
-	const struct cow_geometry *g = &image->g;
+	const struct cow_geometry *g = &image->core.g;
 	uint64_t all = (g->size_bytes >> g->cluster_bits) * 8 + g->slice_bytes * 64ull;
 	uint64_t left = chain->cache_left, asked = chain->options->cache_bytes;
-	uint64_t most = image->header.backing_name_off ? left / 2 : left;
+	uint64_t most = image->core.header.backing_name_off ? left / 2 : left;
 	uint64_t least = asked ? cow_min(asked, CACHE_MIN_BYTES) : CACHE_MIN_BYTES;
 	uint64_t bytes = cow_max(cow_min(all, most), least);
 	chain->cache_left -= cow_min(left, bytes);
 	return bytes;
 }
 
-/* Refcounts need a quarter. */
-static int init_caches(struct cow_image *image, struct cow_chain *chain)
-{
-	const struct cow_geometry *g = &image->g;
-	uint64_t bytes = take_cache_bytes(image, chain);
-	int ret = cow_cache_init(&image->l2, image->file, g->slice_bytes, bytes, &image->limits,
-				 COW_RANK_L2_SHARD, need_writeback, image);
-	if (!ret && image->writable)
-		ret = cow_cache_init(&image->refs, image->file, g->slice_bytes, bytes / 4,
-				     &image->limits, COW_RANK_REF_SHARD, need_writeback, image);
-	return ret;
-}
-
-/*
- * A table past the end of the file would read as if nothing was allocated. Whoever only reads
- * learns of it when he gets there; nobody writes to such an image.
- */
-static int mark_tables_past_end(struct cow_image *image, struct cow_error *err)
-{
-	for (uint64_t i = 0; i < image->l1.nr; i++) {
-		uint64_t entry = cow_table_get(&image->l1, i);
-		if (!entry || cow_l1_fault(&image->g, entry) ||
-		    (entry & QCOW2_OFFSET_MASK) < image->file->size_bytes)
-			continue;
-		if (image->writable)
-			return cow_error_set(
-				err, -EINVAL,
-				"L1 entry at offset %llu: its L2 table lies past the end of the "
-				"file: repair it with cowblk check --repair all, or attach it "
-				"--read-only",
-				(unsigned long long)(image->l1.off + i * 8));
-		atomic_store(&image->l1.entries[i], entry | COW_L1_PAST_END);
-	}
-	return 0;
-}
-
 static int init_writing(struct cow_image *image, struct cow_chain *chain, struct cow_error *err)
 {
-	const struct cow_header *h = &image->header;
-	uint64_t nr = (uint64_t)h->reftable_clusters << h->cluster_bits >> 3;
-	int ret = load_table(image, chain, &image->reftable, h->reftable_off, nr,
-			     QCOW2_MAX_REFTABLE_BYTES / 8, "refcount table", err);
-	if (!ret)
-		ret = cow_overlap_init(image, err);
-	if (!ret)
-		ret = cow_writeback_init(&image->commit, image);
-	if (!ret)
-		ret = cow_alloc_init(image);
+	int ret = cow_alloc_init(image);
 	if (!ret)
 		ret = cow_alloc_prepare_file(image, chain->loop);
 	if (!ret)
 		ret = cow_quarantine_init(&image->quarantine, image);
-	image->zeros = cow_buf_alloc(image->g.cluster_bytes);
-	if (!ret && !image->zeros)
+	image->core.zeros = cow_buf_alloc(image->core.g.cluster_bytes);
+	if (!ret && !image->core.zeros)
 		ret = -ENOMEM;
 	return ret;
 }
@@ -294,31 +144,33 @@ static int init_writing(struct cow_image *image, struct cow_chain *chain, struct
  */
 static void start_tracking(struct cow_image *image, struct cow_loop *loop)
 {
-	const struct cow_extensions *ext = &image->ext;
+	const struct cow_extensions *ext = &image->core.ext;
 	const char *what = NULL;
 	if (ext->has_bitmaps)
-		what = cow_overlap(image, ext->bitmap_directory_off, ext->bitmap_directory_bytes);
+		what = cow_overlap(&image->meta, ext->bitmap_directory_off,
+				   ext->bitmap_directory_bytes);
 	if (what)
 		cow_log(COW_LOG_WARNING,
 			"%s: its dirty bitmaps cannot be kept: their directory overlaps %s: the "
 			"first write "
 			"makes them invalid",
-			image->path, what);
+			image->core.path, what);
 	else
-		cow_tracking_start(&image->tracking, loop, image->file);
-	atomic_store(&image->ready_for_write, !(image->header.autoclear & ~kept_autoclear(image)));
+		cow_tracking_start(&image->tracking, loop, &image->core);
+	atomic_store(&image->core.ready_for_write,
+		     !(image->core.header.autoclear & ~image->core.kept_autoclear));
 }
 
 /* Length of the snapshot table, so that nothing is written over it. */
 static int measure_snapshots(struct cow_image *image, struct cow_chain *chain,
 			     struct cow_error *err)
 {
-	const struct cow_header *h = &image->header;
+	const struct cow_header *h = &image->core.header;
 	struct cow_snapshot *snapshots = NULL;
 	if (!h->nr_snapshots)
 		return 0;
-	int ret = cow_load_snapshots(chain->loop, image->file, h, &snapshots,
-				     &image->snapshots_bytes, err);
+	int ret = cow_load_snapshots(chain->loop, image->core.file, h, &snapshots,
+				     &image->core.snapshots_bytes, err);
 	if (!ret)
 		cow_snapshots_free(snapshots, h->nr_snapshots);
 	return ret;
@@ -335,15 +187,15 @@ static int select_snapshot(struct cow_image *image, struct cow_chain *chain, con
 {
 	if (!snapshot)
 		return 0;
-	if (image->writable)
+	if (image->core.writable)
 		return cow_error_set(err, -EROFS, "a snapshot can only be opened read-only");
-	return cow_snapshot_select(chain->loop, image->file, snapshot, &image->header, err);
+	return cow_snapshot_select(chain->loop, image->core.file, snapshot, &image->core.header,
+				   err);
 }
 
 static void init_locks(struct cow_image *image)
 {
-	cow_mutex_init(&image->header_lock, COW_RANK_HEADER);
-	cow_mutex_init(&image->fail_lock, COW_RANK_FAIL);
+	cow_core_init(&image->core);
 	cow_mutex_init(&image->queues_lock, COW_RANK_QUEUES);
 	cow_epoch_init(&image->epoch);
 	cow_mutex_init(&image->freeze.lock, COW_RANK_FREEZE);
@@ -355,20 +207,20 @@ static void init_locks(struct cow_image *image)
 static void publish_geometry(struct cow_image *image)
 {
 	image->public_geometry = (struct cow_image_geometry){
-		.size_bytes = image->g.size_bytes,
-		.cluster_bytes = image->g.cluster_bytes,
-		.version = image->g.version,
-		.writable = image->writable,
+		.size_bytes = image->core.g.size_bytes,
+		.cluster_bytes = image->core.g.cluster_bytes,
+		.version = image->core.g.version,
+		.writable = image->core.writable,
 	};
 }
 
 static void open_raw(struct cow_image *image)
 {
 	image->raw = true;
-	image->data = image->file;
-	image->g.size_bytes = cow_round_up(image->file->size_bytes, 512);
-	image->g.cluster_bytes = 65536;
-	image->g.cluster_bits = 16;
+	image->core.data = image->core.file;
+	image->core.g.size_bytes = cow_round_up(image->core.file->size_bytes, 512);
+	image->core.g.cluster_bytes = 65536;
+	image->core.g.cluster_bits = 16;
 	publish_geometry(image);
 }
 
@@ -388,26 +240,22 @@ static int open_qcow2(struct cow_image *image, struct cow_chain *chain, const ch
 	if (!ret)
 		ret = cow_data_file_open(image, chain, err);
 	if (!ret)
-		ret = cow_crypt_open(chain->loop, image->file, &image->header, &image->ext,
-				     chain->options->secrets, chain->options->nr_secrets,
-				     &image->key, err);
+		ret = cow_crypt_open(chain->loop, image->core.file, &image->core.header,
+				     &image->core.ext, chain->options->secrets,
+				     chain->options->nr_secrets, &image->key, err);
 	if (ret)
 		goto out;
-	cow_geometry_init(&image->g, &image->header);
-	cow_inflight_init(&image->inflight, image->g.slice_entries);
-	ret = load_table(image, chain, &image->l1, image->header.l1_off, image->header.l1_entries,
-			 cow_l1_entries_for(&image->header, image->header.size_bytes), "L1 table",
-			 err);
-	if (!ret)
-		ret = mark_tables_past_end(image, err);
-	if (!ret)
-		ret = init_caches(image, chain);
-	if (!ret && image->writable)
+	cow_geometry_init(&image->core.g, &image->core.header);
+	image->core.kept_autoclear = image->core.g.data_file ? QCOW2_AUTOCLEAR_DATA_FILE_RAW : 0;
+	cow_inflight_init(&image->inflight, image->core.g.slice_entries);
+	ret = cow_meta_open(&image->meta, &image->core, chain->loop, take_cache_bytes(image, chain),
+			    err);
+	if (!ret && image->core.writable)
 		ret = init_writing(image, chain, err);
 	publish_geometry(image);
 	if (!ret)
 		ret = cow_backing_open(image, chain, cluster, err);
-	if (!ret && image->writable)
+	if (!ret && image->core.writable)
 		start_tracking(image, chain->loop);
 out:
 	free(cluster);
@@ -433,15 +281,15 @@ static struct cow_image *new_image(struct cow_chain *chain, struct cow_file *fil
 		return NULL;
 	}
 	init_locks(image);
-	image->host = chain->host;
-	image->path = path;
-	image->file = file;
+	image->core.host = chain->host;
+	image->core.path = path;
+	image->core.file = file;
 	image->depth = chain->depth;
-	image->writable = top && options->writable;
-	image->no_discard = options->no_discard;
-	cow_limits_init(&image->limits, options->limits);
+	image->core.writable = top && options->writable;
+	image->core.no_discard = options->no_discard;
+	cow_limits_init(&image->core.limits, options->limits);
 	image->reserve_bytes = options->reserve_bytes;
-	image->compress = image->writable && options->compress;
+	image->compress = image->core.writable && options->compress;
 	image->keep_memory = options->keep_memory;
 	image->detect_zeroes = options->detect_zeroes;
 	return image;
@@ -459,13 +307,13 @@ int cow_image_open_in_chain(struct cow_chain *chain, struct cow_file *file, bool
 	} else if (!ret) {
 		struct cow_error own = { 0 };
 		ret = open_qcow2(image, chain, snapshot_of(chain, top), &own);
-		if (own.code && strncmp(own.text, image->path, strlen(image->path)))
-			cow_error_prefix(&own, "%s", image->path);
+		if (own.code && strncmp(own.text, image->core.path, strlen(image->core.path)))
+			cow_error_prefix(&own, "%s", image->core.path);
 		if (own.code)
 			cow_error_set(err, own.code, "%s", own.text);
 	}
 	if (ret) {
-		cow_error_set(err, ret, "%s: %s", image->path, strerror(-ret));
+		cow_error_set(err, ret, "%s: %s", image->core.path, strerror(-ret));
 		cow_image_free(image);
 		return ret;
 	}
@@ -477,14 +325,15 @@ uint32_t cow_chain_cluster_bytes(const struct cow_image *image)
 {
 	uint32_t bytes = 0;
 	for (; image; image = image->backing)
-		if (!image->raw && image->g.cluster_bytes > bytes)
-			bytes = image->g.cluster_bytes;
+		if (!image->raw && image->core.g.cluster_bytes > bytes)
+			bytes = image->core.g.cluster_bytes;
 	return bytes;
 }
 
 static int init_inflated(struct cow_image **image, struct cow_error *err)
 {
-	(*image)->inflated = cow_inflated_new(cow_chain_cluster_bytes(*image), &(*image)->limits);
+	(*image)->inflated =
+		cow_inflated_new(cow_chain_cluster_bytes(*image), &(*image)->core.limits);
 	if ((*image)->inflated)
 		return 0;
 	cow_image_free(*image);
@@ -533,43 +382,18 @@ int cow_image_open(struct cow_host *host, struct cow_loop *loop, const char *pat
 
 /* ---- after a change of the file under a freeze ---- */
 
-static int reload_table(struct cow_image *image, struct cow_loop *loop, struct cow_table *table,
-			uint64_t off, uint64_t nr)
-{
-	uint8_t *be = nr <= table->capacity ? cow_buf_alloc(nr * 8) : NULL;
-	if (!be)
-		return -ENOMEM;
-	int ret = cow_loop_read(loop, image->file, off, be, nr * 8);
-	if (!ret) {
-		cow_table_load(table, be, nr);
-		cow_table_move(table, off, nr);
-	}
-	free(be);
-	return ret;
-}
-
 int cow_image_reload(struct cow_image *image, struct cow_loop *loop, struct cow_error *err)
 {
 	struct cow_chain chain = { .loop = loop };
-	const struct cow_header *h = &image->header;
 	uint8_t *cluster = NULL;
 	int ret = load_header(image, &chain, &cluster, err);
 	free(cluster);
-	image->snapshots_bytes = 0;
+	image->core.snapshots_bytes = 0;
 	if (!ret)
 		ret = measure_snapshots(image, &chain, err);
-	if (!ret)
-		ret = reload_table(image, loop, &image->l1, h->l1_off, h->l1_entries);
-	if (!ret)
-		ret = reload_table(image, loop, &image->reftable, h->reftable_off,
-				   (uint64_t)h->reftable_clusters << h->cluster_bits >> 3);
-	cow_cache_drop_all(&image->l2);
-	cow_cache_drop_all(&image->refs);
+	cow_meta_forget(&image->meta);
 	cow_inflated_drop_all(image->inflated);
-	cow_overlap_fini(image);
-	if (!ret)
-		ret = cow_overlap_init(image, err);
-	return ret;
+	return ret ? ret : cow_meta_reload(&image->meta, loop, err);
 }
 
 void cow_image_free(struct cow_image *image)
@@ -578,23 +402,18 @@ void cow_image_free(struct cow_image *image)
 		return;
 	if (image->backing)
 		cow_image_free(image->backing);
-	cow_cache_fini(&image->l2);
-	cow_cache_fini(&image->refs);
-	cow_table_fini(&image->l1);
-	cow_table_fini(&image->reftable);
-	cow_writeback_fini(&image->commit);
-	cow_overlap_fini(image);
+	cow_meta_fini(&image->meta);
 	cow_alloc_fini(image);
 	cow_quarantine_fini(&image->quarantine);
 	cow_tracking_fini(&image->tracking);
-	free(image->zeros);
+	free(image->core.zeros);
 	cow_inflated_free(image->inflated);
 	free(image->left);
 	cow_crypt_key_free(image->key);
-	if (image->data && image->data != image->file)
-		image->host->ops->close(image->data);
-	if (image->file)
-		image->host->ops->close(image->file);
-	free(image->path);
+	if (image->core.data && image->core.data != image->core.file)
+		image->core.host->ops->close(image->core.data);
+	if (image->core.file)
+		image->core.host->ops->close(image->core.file);
+	free(image->core.path);
 	free(image);
 }

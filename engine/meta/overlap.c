@@ -4,7 +4,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
-#include "engine/image/state.h"
+#include "engine/meta/meta.h"
 #include "engine/format/map.h"
 
 /* ---- the filter ---- */
@@ -15,19 +15,19 @@ static uint64_t bit_of(const struct cow_overlap_filter *f, uint64_t cluster, uns
 	return ((cluster + 1) * multipliers[hash] >> 20) & f->mask;
 }
 
-void cow_overlap_add(struct cow_image *image, uint64_t off)
+void cow_overlap_add(struct cow_meta *meta, uint64_t off)
 {
-	struct cow_overlap_filter *f = &image->overlap;
+	struct cow_overlap_filter *f = &meta->overlap;
 	for (unsigned h = 0; h < 2; h++) {
-		uint64_t bit = bit_of(f, off >> image->g.cluster_bits, h);
+		uint64_t bit = bit_of(f, off >> meta->core->g.cluster_bits, h);
 		atomic_fetch_or_explicit(&f->words[bit / 64], 1ull << (bit % 64),
 					 memory_order_relaxed);
 	}
 }
 
-static bool perhaps(struct cow_image *image, uint64_t cluster)
+static bool perhaps(struct cow_meta *meta, uint64_t cluster)
 {
-	struct cow_overlap_filter *f = &image->overlap;
+	struct cow_overlap_filter *f = &meta->overlap;
 	for (unsigned h = 0; h < 2; h++) {
 		uint64_t bit = bit_of(f, cluster, h);
 		uint64_t word = atomic_load_explicit(&f->words[bit / 64], memory_order_relaxed);
@@ -44,17 +44,17 @@ static bool meets(uint64_t a, uint64_t a_bytes, uint64_t b, uint64_t b_bytes)
 	return b_bytes && a < b + b_bytes && b < a + a_bytes;
 }
 
-static const char *fixed(struct cow_image *image, uint64_t off, uint64_t bytes)
+static const char *fixed(struct cow_meta *meta, uint64_t off, uint64_t bytes)
 {
-	if (off < image->g.cluster_bytes)
+	if (off < meta->core->g.cluster_bytes)
 		return "the header";
-	if (meets(off, bytes, image->l1.off, image->l1.nr * 8))
+	if (meets(off, bytes, meta->l1.off, meta->l1.nr * 8))
 		return "the active L1 table";
-	if (meets(off, bytes, image->reftable.off, image->reftable.nr * 8))
+	if (meets(off, bytes, meta->reftable.off, meta->reftable.nr * 8))
 		return "the refcount table";
-	if (meets(off, bytes, image->header.snapshots_off, image->snapshots_bytes))
+	if (meets(off, bytes, meta->core->header.snapshots_off, meta->core->snapshots_bytes))
 		return "the snapshot table";
-	if (meets(off, bytes, image->ext.crypto_off, image->ext.crypto_bytes))
+	if (meets(off, bytes, meta->core->ext.crypto_off, meta->core->ext.crypto_bytes))
 		return "the encryption header";
 	return NULL;
 }
@@ -70,17 +70,17 @@ static bool in_table(const struct cow_table *table, uint64_t off, uint32_t clust
 	return false;
 }
 
-const char *cow_overlap(struct cow_image *image, uint64_t off, uint64_t bytes)
+const char *cow_overlap(struct cow_meta *meta, uint64_t off, uint64_t bytes)
 {
-	const char *what = fixed(image, off, bytes);
-	unsigned bits = image->g.cluster_bits;
-	uint64_t end = (off + bytes + image->g.cluster_bytes - 1) >> bits;
+	const char *what = fixed(meta, off, bytes);
+	unsigned bits = meta->core->g.cluster_bits;
+	uint64_t end = (off + bytes + meta->core->g.cluster_bytes - 1) >> bits;
 	for (uint64_t cluster = off >> bits; !what && cluster < end; cluster++) {
-		if (!perhaps(image, cluster))
+		if (!perhaps(meta, cluster))
 			continue;
-		if (in_table(&image->l1, cluster << bits, image->g.cluster_bytes))
+		if (in_table(&meta->l1, cluster << bits, meta->core->g.cluster_bytes))
 			what = "an active L2 table";
-		else if (in_table(&image->reftable, cluster << bits, image->g.cluster_bytes))
+		else if (in_table(&meta->reftable, cluster << bits, meta->core->g.cluster_bytes))
 			what = "a refcount block";
 	}
 	return what;
@@ -95,29 +95,29 @@ static int u64_cmp(const void *a, const void *b)
 }
 
 /* Tables that we change in place: refcount blocks, and L2 tables with COPIED. */
-static uint64_t list_tables(struct cow_image *image, uint64_t *out)
+static uint64_t list_tables(struct cow_meta *meta, uint64_t *out)
 {
 	uint64_t nr = 0;
-	for (uint64_t i = 0; i < image->reftable.nr; i++) {
-		uint64_t entry = cow_table_get(&image->reftable, i);
+	for (uint64_t i = 0; i < meta->reftable.nr; i++) {
+		uint64_t entry = cow_table_get(&meta->reftable, i);
 		if (entry & QCOW2_OFFSET_MASK)
 			out[nr++] = entry & QCOW2_OFFSET_MASK;
 	}
-	for (uint64_t i = 0; i < image->l1.nr; i++) {
-		uint64_t entry = cow_table_get(&image->l1, i);
+	for (uint64_t i = 0; i < meta->l1.nr; i++) {
+		uint64_t entry = cow_table_get(&meta->l1, i);
 		if (entry & QCOW2_OFFSET_MASK)
-			cow_overlap_add(image, entry & QCOW2_OFFSET_MASK);
-		if ((entry & QCOW2_COPIED) && !cow_l1_fault(&image->g, entry))
+			cow_overlap_add(meta, entry & QCOW2_OFFSET_MASK);
+		if ((entry & QCOW2_COPIED) && !cow_l1_fault(&meta->core->g, entry))
 			out[nr++] = entry & QCOW2_OFFSET_MASK;
 	}
 	return nr;
 }
 
-static int verify(struct cow_image *image, uint64_t *tables, uint64_t nr, struct cow_error *err)
+static int verify(struct cow_meta *meta, uint64_t *tables, uint64_t nr, struct cow_error *err)
 {
 	qsort(tables, nr, sizeof(*tables), u64_cmp);
 	for (uint64_t i = 0; i < nr; i++) {
-		const char *what = fixed(image, tables[i], image->g.cluster_bytes);
+		const char *what = fixed(meta, tables[i], meta->core->g.cluster_bytes);
 		if (what)
 			return cow_error_set(
 				err, -EINVAL,
@@ -130,28 +130,28 @@ static int verify(struct cow_image *image, uint64_t *tables, uint64_t nr, struct
 				"two metadata tables share offset %llu: repair the image with "
 				"cowblk check --repair all, or attach it --read-only",
 				(unsigned long long)tables[i]);
-		cow_overlap_add(image, tables[i]);
+		cow_overlap_add(meta, tables[i]);
 	}
 	return 0;
 }
 
-int cow_overlap_init(struct cow_image *image, struct cow_error *err)
+int cow_overlap_init(struct cow_meta *meta, struct cow_error *err)
 {
-	uint64_t capacity = image->l1.nr + image->reftable.nr, bits = 1u << 16;
+	uint64_t capacity = meta->l1.nr + meta->reftable.nr, bits = 1u << 16;
 	while (bits < capacity * 16)
 		bits *= 2;
-	image->overlap.mask = bits - 1;
-	image->overlap.words = calloc(bits / 64, sizeof(uint64_t));
+	meta->overlap.mask = bits - 1;
+	meta->overlap.words = calloc(bits / 64, sizeof(uint64_t));
 	uint64_t *tables = calloc(capacity + 1, sizeof(*tables));
-	int ret = image->overlap.words && tables ? 0 : -ENOMEM;
+	int ret = meta->overlap.words && tables ? 0 : -ENOMEM;
 	if (!ret)
-		ret = verify(image, tables, list_tables(image, tables), err);
+		ret = verify(meta, tables, list_tables(meta, tables), err);
 	free(tables);
 	return ret;
 }
 
-void cow_overlap_fini(struct cow_image *image)
+void cow_overlap_fini(struct cow_meta *meta)
 {
-	free((void *)image->overlap.words);
-	image->overlap.words = NULL;
+	free((void *)meta->overlap.words);
+	meta->overlap.words = NULL;
 }

@@ -16,7 +16,7 @@
 
 #include "engine/base/error.h"
 
-struct cow_image;
+struct cow_meta;
 
 struct cow_overlap_filter {
 	_Atomic uint64_t *words;
@@ -27,12 +27,12 @@ struct cow_overlap_filter {
  * After L1 and refcount table are loaded; refuses an image whose metadata overlaps itself (-EINVAL
  * with rule and offset).
  */
-int cow_overlap_init(struct cow_image *image, struct cow_error *err);
-void cow_overlap_fini(struct cow_image *image);
+int cow_overlap_init(struct cow_meta *meta, struct cow_error *err);
+void cow_overlap_fini(struct cow_meta *meta);
 /* A host cluster becomes an L2 table or a refcount block. */
-void cow_overlap_add(struct cow_image *image, uint64_t off);
+void cow_overlap_add(struct cow_meta *meta, uint64_t off);
 
 /* What [off, off+bytes) of the host file overlaps, or NULL. */
-const char *cow_overlap(struct cow_image *image, uint64_t off, uint64_t bytes);
+const char *cow_overlap(struct cow_meta *meta, uint64_t off, uint64_t bytes);
 
 #endif

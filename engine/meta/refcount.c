@@ -1,36 +1,36 @@
 /* SPDX-License-Identifier: MIT */
 #include "engine/meta/refcount.h"
 
-#include "engine/image/state.h"
+#include "engine/meta/meta.h"
 
 /* A block past the end would read as if all its clusters were free. */
-static const char *entry_fault(const struct cow_image *image, uint64_t entry)
+static const char *entry_fault(const struct cow_meta *meta, uint64_t entry)
 {
-	if ((entry & QCOW2_REFTABLE_RESERVED) || (entry & (image->g.cluster_bytes - 1)))
+	if ((entry & QCOW2_REFTABLE_RESERVED) || (entry & (meta->core->g.cluster_bytes - 1)))
 		return "refcount table entry is not cluster-aligned";
-	if (entry >= image->file->size_bytes)
+	if (entry >= meta->core->file->size_bytes)
 		return "refcount table entry lies past the end of the file";
 	return NULL;
 }
 
-enum cow_refs_result cow_refs_get(struct cow_image *image, uint64_t cluster, struct cow_task *task,
+enum cow_refs_result cow_refs_get(struct cow_meta *meta, uint64_t cluster, struct cow_task *task,
 				  struct cow_slot **slot)
 {
-	const struct cow_geometry *g = &image->g;
+	const struct cow_geometry *g = &meta->core->g;
 	uint64_t block = cluster / g->refs_per_block;
-	if (block >= image->reftable.nr)
+	if (block >= meta->reftable.nr)
 		return COW_REFS_BEYOND;
-	uint64_t entry = cow_table_get(&image->reftable, block);
+	uint64_t entry = cow_table_get(&meta->reftable, block);
 	if (!entry)
 		return COW_REFS_NONE;
-	const char *fault = entry_fault(image, entry);
+	const char *fault = entry_fault(meta, entry);
 	if (fault) {
-		cow_task_fail(task, cow_image_corrupt(image, task->loop,
-						      image->reftable.off + block * 8, fault));
+		cow_task_fail(task, cow_core_corrupt(meta->core, task->loop,
+						     meta->reftable.off + block * 8, fault));
 		cow_task_yield(task);
 		return COW_REFS_PARKED;
 	}
 	uint64_t slice = cluster % g->refs_per_block / g->refs_per_slice;
-	*slot = cow_cache_get(&image->refs, entry + slice * g->slice_bytes, task);
+	*slot = cow_cache_get(&meta->refs, entry + slice * g->slice_bytes, task);
 	return *slot ? COW_REFS_READY : COW_REFS_PARKED;
 }

@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Refcounts of host clusters, reached through the refcount table (image->reftable) and the cache of
- * refcount block slices
- * (image->refs). Who may change them: the allocator (0 -> 1, holding its baton) and the release task (down); snapshots under a freeze.
+ * Refcounts of host clusters, reached through the refcount table (meta->reftable) and the cache of
+ * refcount block slices (meta->refs). Who may change them: the allocator (0 -> 1, holding its
+ * baton) and the release task (down); snapshots under a freeze.
  */
 #ifndef COW_REFCOUNT_H
 #define COW_REFCOUNT_H
 
 #include "engine/meta/cache.h"
 
-struct cow_image;
+struct cow_meta;
 
 enum cow_refs_result {
 	COW_REFS_READY,	 /* *slot is held */
@@ -19,7 +19,7 @@ enum cow_refs_result {
 };
 
 /* The slice that holds host cluster's refcount. */
-enum cow_refs_result cow_refs_get(struct cow_image *image, uint64_t cluster, struct cow_task *task,
+enum cow_refs_result cow_refs_get(struct cow_meta *meta, uint64_t cluster, struct cow_task *task,
 				  struct cow_slot **slot);
 
 #endif

@@ -6,97 +6,23 @@
 #include <string.h>
 
 #include "engine/base/buf.h"
+#include "engine/base/container.h"
 #include "engine/base/pages.h"
-#include "engine/image/state.h"
+#include "engine/meta/meta.h"
 
 static const struct cow_step step_capture, step_phase, step_write, step_barrier, step_last_sync,
 	step_unwind;
 
-static struct cow_commit *of(struct cow_task *task)
+static struct cow_writeback *of(struct cow_task *task)
 {
-	return (struct cow_commit *)((char *)task - offsetof(struct cow_commit, task));
+	return cow_container_of(task, struct cow_writeback, task);
 }
 
-/* ---- joining ---- */
-
-static void start_locked(struct cow_commit *commit, struct cow_loop *loop)
+void cow_writeback_watch(struct cow_writeback *wb, struct cow_written *written)
 {
-	commit->running = true;
-	commit->wanted = false;
-	commit->loop = loop;
-}
-
-void cow_writeback_join(struct cow_commit *commit, struct cow_task *task)
-{
-	struct cow_loop *loop = task->loop;
-	cow_mutex_lock(&commit->lock);
-	cow_waitlist_park(&commit->joining, task);
-	bool start = !commit->running && !commit->held;
-	if (start)
-		start_locked(commit, loop);
-	cow_mutex_unlock(&commit->lock);
-	if (start)
-		cow_task_post(&commit->task, loop, &step_capture);
-}
-
-void cow_writeback_kick(struct cow_commit *commit, struct cow_loop *loop)
-{
-	cow_mutex_lock(&commit->lock);
-	bool start = !commit->running && !commit->held;
-	if (start)
-		start_locked(commit, loop);
-	else
-		commit->wanted = true;
-	cow_mutex_unlock(&commit->lock);
-	if (start)
-		cow_task_post(&commit->task, loop, &step_capture);
-}
-
-bool cow_writeback_hold(struct cow_commit *commit)
-{
-	cow_mutex_lock(&commit->lock);
-	commit->held = !commit->running;
-	bool held = commit->held;
-	cow_mutex_unlock(&commit->lock);
-	return held;
-}
-
-void cow_writeback_resume(struct cow_commit *commit, struct cow_loop *loop)
-{
-	cow_mutex_lock(&commit->lock);
-	commit->held = false;
-	bool joined = !cow_waitlist_empty(&commit->joining);
-	bool start = !commit->running && (joined || commit->wanted);
-	if (joined)
-		loop = commit->joining.head->loop;
-	if (start)
-		start_locked(commit, loop);
-	cow_mutex_unlock(&commit->lock);
-	if (start)
-		cow_task_post(&commit->task, loop, &step_capture);
-}
-
-void cow_writeback_watch(struct cow_commit *commit, struct cow_written *written)
-{
-	cow_mutex_lock(&commit->lock);
-	commit->written = written;
-	cow_mutex_unlock(&commit->lock);
-}
-
-bool cow_writeback_idle(struct cow_commit *commit)
-{
-	cow_mutex_lock(&commit->lock);
-	bool idle = !commit->running;
-	cow_mutex_unlock(&commit->lock);
-	return idle;
-}
-
-bool cow_writeback_runs_on(struct cow_commit *commit, const struct cow_loop *loop)
-{
-	cow_mutex_lock(&commit->lock);
-	bool runs = commit->running && commit->loop == loop;
-	cow_mutex_unlock(&commit->lock);
-	return runs;
+	cow_mutex_lock(&wb->commit->lock);
+	wb->written = written;
+	cow_mutex_unlock(&wb->commit->lock);
 }
 
 /* ---- a pass ---- */
@@ -104,87 +30,82 @@ bool cow_writeback_runs_on(struct cow_commit *commit, const struct cow_loop *loo
 /* Most dependent first; see writeback.h. */
 static enum cow_next capture(struct cow_task *task)
 {
-	struct cow_commit *commit = of(task);
-	struct cow_image *image = commit->image;
-	cow_mutex_lock(&commit->lock);
-	cow_waitlist_take(&commit->joining, &commit->riding);
-	commit->wanted = false;
-	cow_mutex_unlock(&commit->lock);
+	struct cow_writeback *wb = of(task);
+	struct cow_meta *meta = wb->meta;
+	cow_commit_begin(wb->commit);
 
-	commit->nr_passes++;
-	cow_quarantine_capture(&image->quarantine);
-	commit->had_ordered = atomic_exchange(&commit->ordered_data, false);
-	commit->has_header = atomic_exchange(&commit->header_dirty, false);
-	if (commit->has_header)
-		cow_image_header_encode(image, commit->header_buf);
-	commit->nr_l1 = cow_table_capture(&image->l1, commit->l1_buf, commit->l1);
-	commit->nr_l2 = cow_cache_capture(&image->l2, commit->l2_buf, commit->l2);
+	wb->nr_passes++;
+	wb->commit->watch.captured(wb->commit->watch.ctx);
+	wb->had_ordered = atomic_exchange(&wb->commit->ordered_data, false);
+	wb->has_header = atomic_exchange(&wb->commit->header_dirty, false);
+	if (wb->has_header)
+		cow_core_header_encode(meta->core, wb->header_buf);
+	wb->nr_l1 = cow_table_capture(&meta->l1, wb->l1_buf, wb->l1);
+	wb->nr_l2 = cow_cache_capture(&meta->l2, wb->l2_buf, wb->l2);
 	/*
 	 * Data whose entries were published before L2 was captured: this is the last moment to
 	 * learn of it.
 	 */
-	if (atomic_exchange(&commit->ordered_data, false))
-		commit->had_ordered = true;
-	commit->nr_reftable =
-		cow_table_capture(&image->reftable, commit->reftable_buf, commit->reftable);
-	commit->nr_refs = cow_cache_capture(&image->refs, commit->refs_buf, commit->refs);
-	commit->need_barrier = false;
-	commit->phase = COW_PHASE_REFS;
-	if (!cow_image_is_whole(image, task->loop) || cow_image_is_failed(image)) {
+	if (atomic_exchange(&wb->commit->ordered_data, false))
+		wb->had_ordered = true;
+	wb->nr_reftable = cow_table_capture(&meta->reftable, wb->reftable_buf, wb->reftable);
+	wb->nr_refs = cow_cache_capture(&meta->refs, wb->refs_buf, wb->refs);
+	wb->need_barrier = false;
+	wb->phase = COW_PHASE_REFS;
+	if (!cow_core_is_whole(meta->core, task->loop) || cow_core_is_failed(meta->core)) {
 		/* all that may still be written: the corrupt bit */
-		commit->phase = COW_PHASE_HEADER;
-		commit->has_header = commit->has_header && image->mark_corrupt;
+		wb->phase = COW_PHASE_HEADER;
+		wb->has_header = wb->has_header && meta->core->mark_corrupt;
 	}
 	return cow_task_goto(task, &step_phase);
 }
 
-static void add_write(struct cow_commit *commit, uint64_t off, uint64_t bytes, uint8_t *data)
+static void add_write(struct cow_writeback *wb, uint64_t off, uint64_t bytes, uint8_t *data)
 {
-	struct cow_extent_write *last =
-		commit->nr_writes ? &commit->writes[commit->nr_writes - 1] : NULL;
+	struct cow_extent_write *last = wb->nr_writes ? &wb->writes[wb->nr_writes - 1] : NULL;
 	if (last && last->off + last->bytes == off && last->data + last->bytes == data) {
 		last->bytes += bytes;
 		return;
 	}
-	commit->writes[commit->nr_writes++] =
+	wb->writes[wb->nr_writes++] =
 		(struct cow_extent_write){ .off = off, .bytes = bytes, .data = data };
 }
 
-static void add_slices(struct cow_commit *commit, const struct cow_captured *list, unsigned nr)
+static void add_slices(struct cow_writeback *wb, const struct cow_captured *list, unsigned nr)
 {
-	uint32_t bytes = commit->image->g.slice_bytes;
+	uint32_t bytes = wb->meta->core->g.slice_bytes;
 	for (unsigned i = 0; i < nr; i++)
-		add_write(commit, list[i].off, bytes, list[i].copy);
+		add_write(wb, list[i].off, bytes, list[i].copy);
 }
 
-static void add_blocks(struct cow_commit *commit, const struct cow_table_block *list, unsigned nr,
+static void add_blocks(struct cow_writeback *wb, const struct cow_table_block *list, unsigned nr,
 		       uint8_t *buf)
 {
 	for (unsigned i = 0; i < nr; i++)
-		add_write(commit, list[i].off, COW_TABLE_BLOCK_BYTES,
+		add_write(wb, list[i].off, COW_TABLE_BLOCK_BYTES,
 			  buf + (size_t)i * COW_TABLE_BLOCK_BYTES);
 }
 
-static void list_writes(struct cow_commit *commit)
+static void list_writes(struct cow_writeback *wb)
 {
-	commit->nr_writes = 0;
-	commit->next_write = 0;
-	switch (commit->phase) {
+	wb->nr_writes = 0;
+	wb->next_write = 0;
+	switch (wb->phase) {
 	case COW_PHASE_REFS:
-		add_slices(commit, commit->refs, commit->nr_refs);
+		add_slices(wb, wb->refs, wb->nr_refs);
 		break;
 	case COW_PHASE_REFTABLE:
-		add_blocks(commit, commit->reftable, commit->nr_reftable, commit->reftable_buf);
+		add_blocks(wb, wb->reftable, wb->nr_reftable, wb->reftable_buf);
 		break;
 	case COW_PHASE_L2:
-		add_slices(commit, commit->l2, commit->nr_l2);
+		add_slices(wb, wb->l2, wb->nr_l2);
 		break;
 	case COW_PHASE_L1:
-		add_blocks(commit, commit->l1, commit->nr_l1, commit->l1_buf);
+		add_blocks(wb, wb->l1, wb->nr_l1, wb->l1_buf);
 		break;
 	case COW_PHASE_HEADER:
-		if (commit->has_header)
-			add_write(commit, 0, 512, commit->header_buf);
+		if (wb->has_header)
+			add_write(wb, 0, 512, wb->header_buf);
 		break;
 	case COW_NR_PHASES:
 		break;
@@ -196,13 +117,13 @@ static void list_writes(struct cow_commit *commit)
  * L2 waits for refcounts and ordered data of this pass, if any. The rest (rare) always waits: new
  * L2 tables and a new refcount table are written outside of passes.
  */
-static bool wants_barrier(const struct cow_commit *commit)
+static bool wants_barrier(const struct cow_writeback *wb)
 {
-	switch (commit->phase) {
+	switch (wb->phase) {
 	case COW_PHASE_REFS:
 		return false;
 	case COW_PHASE_L2:
-		return commit->need_barrier || commit->had_ordered;
+		return wb->need_barrier || wb->had_ordered;
 	default:
 		return true;
 	}
@@ -210,12 +131,11 @@ static bool wants_barrier(const struct cow_commit *commit)
 
 static enum cow_next phase(struct cow_task *task)
 {
-	struct cow_commit *commit = of(task);
-	for (; commit->phase < COW_NR_PHASES; commit->phase++) {
-		list_writes(commit);
-		if (commit->nr_writes)
-			return cow_task_goto(task,
-					     wants_barrier(commit) ? &step_barrier : &step_write);
+	struct cow_writeback *wb = of(task);
+	for (; wb->phase < COW_NR_PHASES; wb->phase++) {
+		list_writes(wb);
+		if (wb->nr_writes)
+			return cow_task_goto(task, wants_barrier(wb) ? &step_barrier : &step_write);
 	}
 	return cow_task_goto(task, &step_last_sync);
 }
@@ -224,39 +144,39 @@ static void io_done(struct cow_io *io)
 {
 	struct cow_writeback_io *w = (struct cow_writeback_io *)io;
 	w->busy = false;
-	cow_task_io_done(&w->commit->task, io->result);
+	cow_task_io_done(&w->wb->task, io->result);
 }
 
-static void submit_sync_of(struct cow_commit *commit, struct cow_writeback_io *w,
+static void submit_sync_of(struct cow_writeback *wb, struct cow_writeback_io *w,
 			   struct cow_file *file)
 {
 	cow_assert(!w->busy);
 	w->busy = true;
-	commit->nr_syncs++;
+	wb->nr_syncs++;
 	cow_io_prep(&w->io, COW_IO_SYNC, file, 0, 0, io_done);
-	commit->task.pending++;
-	cow_loop_submit(commit->task.loop, &w->io);
+	wb->task.pending++;
+	cow_loop_submit(wb->task.loop, &w->io);
 }
 
-static void submit_sync(struct cow_commit *commit)
+static void submit_sync(struct cow_writeback *wb)
 {
-	struct cow_image *image = commit->image;
-	submit_sync_of(commit, &commit->ios[0], image->file);
-	if (image->data != image->file)
-		submit_sync_of(commit, &commit->ios[1], image->data);
+	struct cow_meta *meta = wb->meta;
+	submit_sync_of(wb, &wb->ios[0], meta->core->file);
+	if (meta->core->data != meta->core->file)
+		submit_sync_of(wb, &wb->ios[1], meta->core->data);
 }
 
-static bool sync_broke(const struct cow_commit *commit)
+static bool sync_broke(const struct cow_writeback *wb)
 {
-	return (commit->ios[0].io.kind == COW_IO_SYNC && commit->ios[0].io.result) ||
-	       (commit->ios[1].io.kind == COW_IO_SYNC && commit->ios[1].io.result);
+	return (wb->ios[0].io.kind == COW_IO_SYNC && wb->ios[0].io.result) ||
+	       (wb->ios[1].io.kind == COW_IO_SYNC && wb->ios[1].io.result);
 }
 
 /* A failed fdatasync may have thrown away what it was to write: nothing can be trusted after it. */
-static int sync_failed(struct cow_commit *commit)
+static int sync_failed(struct cow_writeback *wb)
 {
-	return cow_image_fail(commit->image, commit->task.loop, "fdatasync failed: %s",
-			      strerror(-commit->task.error));
+	return cow_core_fail(wb->meta->core, wb->task.loop, "fdatasync failed: %s",
+			     strerror(-wb->task.error));
 }
 
 static const struct cow_step step_barrier_done, step_last_sync_done;
@@ -270,38 +190,37 @@ static enum cow_next barrier(struct cow_task *task)
 
 static enum cow_next barrier_done(struct cow_task *task)
 {
-	struct cow_commit *commit = of(task);
+	struct cow_writeback *wb = of(task);
 	if (task->pending)
 		return cow_task_wait_io(task);
-	commit->need_barrier = false;
-	commit->had_ordered = false;
+	wb->need_barrier = false;
+	wb->had_ordered = false;
 	return cow_task_goto(task, &step_write);
 }
 
-static void submit_write(struct cow_commit *commit, struct cow_writeback_io *w,
+static void submit_write(struct cow_writeback *wb, struct cow_writeback_io *w,
 			 struct cow_extent_write *x)
 {
 	w->busy = true;
-	cow_io_prep_rw(&w->io, COW_IO_WRITE, commit->image->file, x->off, x->data, x->bytes,
+	cow_io_prep_rw(&w->io, COW_IO_WRITE, wb->meta->core->file, x->off, x->data, x->bytes,
 		       io_done);
-	commit->task.pending++;
-	cow_loop_submit(commit->task.loop, &w->io);
+	wb->task.pending++;
+	cow_loop_submit(wb->task.loop, &w->io);
 }
 
 static enum cow_next write_phase(struct cow_task *task)
 {
-	struct cow_commit *commit = of(task);
+	struct cow_writeback *wb = of(task);
 	for (unsigned i = 0;
-	     i < commit->image->limits.pass_writes && commit->next_write < commit->nr_writes; i++)
-		if (!commit->ios[i].busy)
-			submit_write(commit, &commit->ios[i],
-				     &commit->writes[commit->next_write++]);
+	     i < wb->meta->core->limits.pass_writes && wb->next_write < wb->nr_writes; i++)
+		if (!wb->ios[i].busy)
+			submit_write(wb, &wb->ios[i], &wb->writes[wb->next_write++]);
 	if (task->pending)
 		return cow_task_wait_io(task);
-	if (commit->next_write < commit->nr_writes)
+	if (wb->next_write < wb->nr_writes)
 		return COW_AGAIN;
-	commit->need_barrier = true;
-	commit->phase++;
+	wb->need_barrier = true;
+	wb->phase++;
 	return cow_task_goto(task, &step_phase);
 }
 
@@ -312,97 +231,72 @@ static enum cow_next last_sync(struct cow_task *task)
 	return cow_task_wait_io(task);
 }
 
-static void note_written(struct cow_commit *commit, const struct cow_captured *list, unsigned nr)
+static void note_written(struct cow_writeback *wb, const struct cow_captured *list, unsigned nr)
 {
 	for (unsigned i = 0; i < nr; i++)
-		cow_written_note(commit->written, list[i].off >> commit->image->g.cluster_bits);
+		cow_written_note(wb->written, list[i].off >> wb->meta->core->g.cluster_bits);
 }
 
 /* After an error as well: any part of it may have been written. */
-static void tell_watcher(struct cow_commit *commit)
+static void tell_watcher(struct cow_writeback *wb)
 {
-	cow_mutex_lock(&commit->lock);
-	if (commit->written) {
-		note_written(commit, commit->refs, commit->nr_refs);
-		note_written(commit, commit->l2, commit->nr_l2);
+	cow_mutex_lock(&wb->commit->lock);
+	if (wb->written) {
+		note_written(wb, wb->refs, wb->nr_refs);
+		note_written(wb, wb->l2, wb->nr_l2);
 	}
-	cow_mutex_unlock(&commit->lock);
+	cow_mutex_unlock(&wb->commit->lock);
 }
 
 /* Give back what was captured, as written or as dirty again. */
-static void complete(struct cow_commit *commit, int error)
+static void complete(struct cow_writeback *wb, int error)
 {
-	struct cow_image *image = commit->image;
+	struct cow_meta *meta = wb->meta;
 	if (error) {
-		atomic_store(&commit->ordered_data, true);
-		if (commit->has_header)
-			atomic_store(&commit->header_dirty, true);
+		atomic_store(&wb->commit->ordered_data, true);
+		if (wb->has_header)
+			atomic_store(&wb->commit->header_dirty, true);
 	}
-	tell_watcher(commit);
-	cow_cache_complete(&image->refs, commit->refs, commit->nr_refs, error);
-	cow_table_complete(&image->reftable, commit->reftable, commit->nr_reftable, error);
-	cow_cache_complete(&image->l2, commit->l2, commit->nr_l2, error);
-	cow_table_complete(&image->l1, commit->l1, commit->nr_l1, error);
-	cow_quarantine_complete(&image->quarantine, !error);
+	tell_watcher(wb);
+	cow_cache_complete(&meta->refs, wb->refs, wb->nr_refs, error);
+	cow_table_complete(&meta->reftable, wb->reftable, wb->nr_reftable, error);
+	cow_cache_complete(&meta->l2, wb->l2, wb->nr_l2, error);
+	cow_table_complete(&meta->l1, wb->l1, wb->nr_l1, error);
+	wb->commit->watch.completed(wb->commit->watch.ctx, !error);
 }
 
 static enum cow_next last_sync_done(struct cow_task *task)
 {
-	struct cow_commit *commit = of(task);
+	struct cow_writeback *wb = of(task);
 	if (task->pending)
 		return cow_task_wait_io(task);
-	if (cow_image_is_failed(commit->image)) {
+	if (cow_core_is_failed(wb->meta->core)) {
 		cow_task_fail(task, -EIO);
 		return COW_AGAIN;
 	}
-	complete(commit, 0);
+	complete(wb, 0);
 	return COW_END;
 }
 
 static enum cow_next unwind(struct cow_task *task)
 {
-	struct cow_commit *commit = of(task);
-	struct cow_image *image = commit->image;
+	struct cow_writeback *wb = of(task);
+	struct cow_meta *meta = wb->meta;
 	if (task->pending)
 		return cow_task_wait_io(task);
-	if (sync_broke(commit) && !cow_image_is_failed(image))
-		sync_failed(commit);
-	else if (task->error != -ENOSPC && !cow_image_is_failed(image))
-		cow_image_fail(image, task->loop, "cannot write metadata: %s",
-			       strerror(-task->error));
-	complete(commit, task->error == -ENOSPC ? -ENOSPC : -EIO);
+	if (sync_broke(wb) && !cow_core_is_failed(meta->core))
+		sync_failed(wb);
+	else if (task->error != -ENOSPC && !cow_core_is_failed(meta->core))
+		cow_core_fail(meta->core, task->loop, "cannot write metadata: %s",
+			      strerror(-task->error));
+	complete(wb, task->error == -ENOSPC ? -ENOSPC : -EIO);
 	return COW_END;
 }
 
-/*
- * Wake the riders; go on at once if somebody joined meanwhile, on the loop of the first who did.
- * After `running` is false another thread may start the task: nothing is touched after that.
- */
 static void end(struct cow_task *task)
 {
-	struct cow_commit *commit = of(task);
 	int error = task->error;
-	if (error && error != -ENOSPC)
-		error = -EIO;
-	struct cow_waitlist wake;
-	cow_waitlist_init(&wake);
-	cow_mutex_lock(&commit->lock);
-	cow_waitlist_take(&commit->riding, &wake);
-	struct cow_loop *loop =
-		cow_waitlist_empty(&commit->joining) ? commit->loop : commit->joining.head->loop;
-	/*
-	 * After an error as well: who parked for room since complete() woke the others is told by
-	 * the next pass, not by this one.
-	 */
-	bool again = !cow_waitlist_empty(&commit->joining) || commit->wanted;
-	if (again)
-		start_locked(commit, loop);
-	else
-		commit->running = false;
-	cow_mutex_unlock(&commit->lock);
-	if (again)
-		cow_task_post(&commit->task, loop, &step_capture);
-	cow_waitlist_wake(&wake, error);
+	cow_commit_end(of(task)->commit, error && error != -ENOSPC ? -EIO : error);
 }
 
 static const struct cow_step step_capture = { "writeback: capture", capture };
@@ -416,76 +310,74 @@ static const struct cow_step step_unwind = { "writeback: unwind", unwind };
 
 /* ---- set-up ---- */
 
-static size_t table_blocks(const struct cow_commit *commit)
+static size_t table_blocks(const struct cow_writeback *wb)
 {
-	return commit->image->limits.dirty_blocks + COW_TABLE_SLACK;
+	return wb->meta->core->limits.dirty_blocks + COW_TABLE_SLACK;
 }
 
-static bool alloc_buffers(struct cow_commit *commit)
+static bool alloc_buffers(struct cow_writeback *wb)
 {
-	struct cow_image *image = commit->image;
-	size_t slice = image->g.slice_bytes;
-	size_t blocks = table_blocks(commit);
-	commit->refs = calloc(image->refs.max_dirty, sizeof(*commit->refs));
-	commit->l2 = calloc(image->l2.max_dirty, sizeof(*commit->l2));
-	commit->l1 = calloc(blocks, sizeof(*commit->l1));
-	commit->reftable = calloc(blocks, sizeof(*commit->reftable));
-	commit->refs_buf = cow_pages_reserve(image->refs.max_dirty * slice);
-	commit->l2_buf = cow_pages_reserve(image->l2.max_dirty * slice);
-	commit->l1_buf = cow_pages_reserve(blocks * COW_TABLE_BLOCK_BYTES);
-	commit->reftable_buf = cow_pages_reserve(blocks * COW_TABLE_BLOCK_BYTES);
-	commit->header_buf = cow_buf_alloc(512);
-	size_t writes = image->refs.max_dirty + image->l2.max_dirty + blocks + 1;
-	commit->writes = calloc(writes, sizeof(*commit->writes));
-	return commit->refs && commit->l2 && commit->l1 && commit->reftable && commit->refs_buf &&
-	       commit->l2_buf && commit->l1_buf && commit->reftable_buf && commit->header_buf &&
-	       commit->writes;
+	struct cow_meta *meta = wb->meta;
+	size_t slice = meta->core->g.slice_bytes;
+	size_t blocks = table_blocks(wb);
+	wb->refs = calloc(meta->refs.max_dirty, sizeof(*wb->refs));
+	wb->l2 = calloc(meta->l2.max_dirty, sizeof(*wb->l2));
+	wb->l1 = calloc(blocks, sizeof(*wb->l1));
+	wb->reftable = calloc(blocks, sizeof(*wb->reftable));
+	wb->refs_buf = cow_pages_reserve(meta->refs.max_dirty * slice);
+	wb->l2_buf = cow_pages_reserve(meta->l2.max_dirty * slice);
+	wb->l1_buf = cow_pages_reserve(blocks * COW_TABLE_BLOCK_BYTES);
+	wb->reftable_buf = cow_pages_reserve(blocks * COW_TABLE_BLOCK_BYTES);
+	wb->header_buf = cow_buf_alloc(512);
+	size_t writes = meta->refs.max_dirty + meta->l2.max_dirty + blocks + 1;
+	wb->writes = calloc(writes, sizeof(*wb->writes));
+	return wb->refs && wb->l2 && wb->l1 && wb->reftable && wb->refs_buf && wb->l2_buf &&
+	       wb->l1_buf && wb->reftable_buf && wb->header_buf && wb->writes;
 }
 
-int cow_writeback_init(struct cow_commit *commit, struct cow_image *image)
+int cow_writeback_init(struct cow_writeback *wb, struct cow_meta *meta)
 {
-	memset(commit, 0, sizeof(*commit));
-	commit->image = image;
-	cow_mutex_init(&commit->lock, COW_RANK_COMMIT);
-	cow_waitlist_init(&commit->joining);
-	cow_waitlist_init(&commit->riding);
-	cow_task_init(&commit->task, &step_unwind, end);
+	memset(wb, 0, sizeof(*wb));
+	wb->meta = meta;
+	wb->commit = &meta->core->commit;
+	cow_task_init(&wb->task, &step_unwind, end);
+	wb->commit->task = &wb->task;
+	wb->commit->first_step = &step_capture;
 	for (unsigned i = 0; i < COW_WRITEBACK_IOS; i++)
-		commit->ios[i].commit = commit;
-	return alloc_buffers(commit) ? 0 : -ENOMEM;
+		wb->ios[i].wb = wb;
+	return alloc_buffers(wb) ? 0 : -ENOMEM;
 }
 
 /* A pass that runs uses what it has captured. */
-void cow_writeback_rest(struct cow_commit *commit)
+void cow_writeback_rest(struct cow_writeback *wb)
 {
-	struct cow_image *image = commit->image;
-	size_t slice = image->g.slice_bytes;
-	cow_mutex_lock(&commit->lock);
-	if (!commit->running) {
-		unsigned refs = atomic_load(&image->refs.dirty_room);
-		unsigned l2 = atomic_load(&image->l2.dirty_room);
-		cow_pages_give_back(commit->refs_buf + refs * slice,
-				    (image->refs.max_dirty - refs) * slice);
-		cow_pages_give_back(commit->l2_buf + l2 * slice,
-				    (image->l2.max_dirty - l2) * slice);
+	struct cow_meta *meta = wb->meta;
+	size_t slice = meta->core->g.slice_bytes;
+	cow_mutex_lock(&wb->commit->lock);
+	if (!wb->commit->running) {
+		unsigned refs = atomic_load(&meta->refs.dirty_room);
+		unsigned l2 = atomic_load(&meta->l2.dirty_room);
+		cow_pages_give_back(wb->refs_buf + refs * slice,
+				    (meta->refs.max_dirty - refs) * slice);
+		cow_pages_give_back(wb->l2_buf + l2 * slice, (meta->l2.max_dirty - l2) * slice);
 	}
-	cow_mutex_unlock(&commit->lock);
+	cow_mutex_unlock(&wb->commit->lock);
 }
 
-void cow_writeback_fini(struct cow_commit *commit)
+void cow_writeback_fini(struct cow_writeback *wb)
 {
-	free(commit->refs);
-	free(commit->l2);
-	free(commit->l1);
-	free(commit->reftable);
-	if (commit->image) {
-		size_t slice = commit->image->g.slice_bytes, blocks = table_blocks(commit);
-		cow_pages_free(commit->refs_buf, commit->image->refs.max_dirty * slice);
-		cow_pages_free(commit->l2_buf, commit->image->l2.max_dirty * slice);
-		cow_pages_free(commit->l1_buf, blocks * COW_TABLE_BLOCK_BYTES);
-		cow_pages_free(commit->reftable_buf, blocks * COW_TABLE_BLOCK_BYTES);
+	free(wb->refs);
+	free(wb->l2);
+	free(wb->l1);
+	free(wb->reftable);
+	if (wb->meta) {
+		size_t slice = wb->meta->core->g.slice_bytes, blocks = table_blocks(wb);
+		cow_pages_free(wb->refs_buf, wb->meta->refs.max_dirty * slice);
+		cow_pages_free(wb->l2_buf, wb->meta->l2.max_dirty * slice);
+		cow_pages_free(wb->l1_buf, blocks * COW_TABLE_BLOCK_BYTES);
+		cow_pages_free(wb->reftable_buf, blocks * COW_TABLE_BLOCK_BYTES);
 	}
-	free(commit->header_buf);
-	free(commit->writes);
-	memset(commit, 0, sizeof(*commit));
+	free(wb->header_buf);
+	free(wb->writes);
+	memset(wb, 0, sizeof(*wb));
 }

@@ -7,9 +7,8 @@
  *   writes     refcounts | refcount table | L2 | L1 | header, with one fdatasync at each | that has something to order;
  *   ends       with an fdatasync, which also covers all guest data that was written before the capture.
  *
- * FLUSHes, FUA writes and the engine's own tasks join the next pass and are woken when it is
- * through (group commit). Nothing holds a lock while a pass writes; slots may be changed meanwhile
- * and belong to the next pass.
+ * Who waits for a pass: core/commit.h. Nothing holds a lock while a pass writes; slots may be
+ * changed meanwhile and belong to the next pass.
  *
  * Errors. ENOSPC while writing: what was captured becomes dirty again, who joined gets -ENOSPC, the
  * image stays good (any part of a phase may be on disk: that is what the order is for). Anything
@@ -22,13 +21,13 @@
 
 #include <stdatomic.h>
 
-#include "engine/base/mutex.h"
+#include "engine/core/commit.h"
 #include "engine/meta/cache.h"
 #include "engine/meta/table.h"
 #include "engine/meta/written.h"
 #include "engine/loop/task.h"
 
-struct cow_image;
+struct cow_meta;
 
 enum cow_phase {
 	COW_PHASE_REFS,
@@ -48,27 +47,15 @@ struct cow_extent_write {
 
 struct cow_writeback_io {
 	struct cow_io io;
-	struct cow_commit *commit;
+	struct cow_writeback *wb;
 	bool busy;
 };
 
-struct cow_commit {
-	struct cow_image *image;
-	struct cow_mutex lock;
-	/* lock */
-	struct cow_waitlist joining; /* for the next pass */
-	struct cow_waitlist riding;  /* on the running pass */
-	bool running, wanted;
-	bool held;		     /* none may start: a change of the whole image */
-	struct cow_loop *loop;	     /* where the running pass runs */
-	struct cow_written *written; /* told of L2 tables and refcount blocks; may be NULL */
-
-	/*
-	 * any thread: data was written that must be durable before the L2 entries that point to it
-	 */
-	atomic_bool ordered_data;
-	/* any thread: the header is to be written */
-	atomic_bool header_dirty;
+struct cow_writeback {
+	struct cow_meta *meta;
+	struct cow_commit *commit; /* meta's core's */
+	struct cow_written
+		*written; /* told of L2 tables and refcount blocks; may be NULL; commit->lock */
 
 	/* the pass's own */
 	struct cow_task task;
@@ -88,32 +75,17 @@ struct cow_commit {
 	uint64_t nr_passes, nr_syncs;
 };
 
-int cow_writeback_init(struct cow_commit *commit, struct cow_image *image);
-void cow_writeback_fini(struct cow_commit *commit);
+/* The pass that core's commit runs; after the tables and caches. 0 or -ENOMEM. */
+int cow_writeback_init(struct cow_writeback *wb, struct cow_meta *meta);
+/* Also of a zeroed one. */
+void cow_writeback_fini(struct cow_writeback *wb);
 
-/*
- * Park the task until a pass that begins after this call is through; then it runs its current step
- * again, or fails. So set the step to what follows before calling, and return COW_WAIT.
- */
-void cow_writeback_join(struct cow_commit *commit, struct cow_task *task);
 /*
  * From now on, or (NULL) no more: passes that end note what they have written. The one before may
  * be freed when this returns.
  */
-void cow_writeback_watch(struct cow_commit *commit, struct cow_written *written);
-/* Have a pass soon; nobody waits. */
-void cow_writeback_kick(struct cow_commit *commit, struct cow_loop *loop);
-bool cow_writeback_idle(struct cow_commit *commit);
+void cow_writeback_watch(struct cow_writeback *wb, struct cow_written *written);
 /* Gives back what passes have copied into beyond what the caches may have dirty, unless one runs. */
-void cow_writeback_rest(struct cow_commit *commit);
-/*
- * A change of the whole image: from now on no pass starts; who joins or kicks waits for the end of
- * it. False: one runs.
- */
-bool cow_writeback_hold(struct cow_commit *commit);
-/* Starts the pass that was wanted meanwhile, on the loop of who joined first, or on this one. */
-void cow_writeback_resume(struct cow_commit *commit, struct cow_loop *loop);
-/* Is a pass running on this loop? */
-bool cow_writeback_runs_on(struct cow_commit *commit, const struct cow_loop *loop);
+void cow_writeback_rest(struct cow_writeback *wb);
 
 #endif

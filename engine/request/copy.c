@@ -35,7 +35,7 @@ static enum cow_next claim(struct cow_task *task)
 {
 	struct cow_op *op = cow_op_of(task);
 	struct cow_image *image = cow_op_image(op);
-	unsigned bits = image->g.cluster_bits;
+	unsigned bits = image->core.g.cluster_bits;
 	/* whoever waits for a claim holds nothing that the claim's holder may need */
 	cow_op_put_bounce(op);
 	/*
@@ -66,7 +66,7 @@ static enum cow_next give_up(struct cow_op *op)
 static void plan_fill(struct cow_op *op, const struct cow_run *run, bool whole)
 {
 	struct cow_copy *copy = &op->copy;
-	uint32_t sub = cow_op_image(op)->g.sub_bytes;
+	uint32_t sub = cow_op_image(op)->core.g.sub_bytes;
 	copy->data_start = op->cursor;
 	copy->data_end = cow_min(op->limit, copy->end);
 	copy->fill_start = copy->start;
@@ -89,21 +89,21 @@ static enum cow_next find_host(struct cow_op *op, const struct cow_entry *e, uin
 	bool zero;
 	copy->allocated = !(e->has_host && e->copied);
 	copy->host = e->host;
-	if (image->g.data_file) { /* each guest cluster has its place */
+	if (image->core.g.data_file) { /* each guest cluster has its place */
 		copy->host.v = copy->start;
 	} else if (copy->allocated) {
 		nr = cow_alloc_take(&op->queue->reserve, nr, &copy->host, &zero, &op->task);
 		if (!nr)
 			return COW_WAIT;
 	} else {
-		const char *fault =
-			cow_data_misplaced(image, e->host.v, (uint64_t)nr << image->g.cluster_bits);
+		const char *fault = cow_data_misplaced(image, e->host.v,
+						       (uint64_t)nr << image->core.g.cluster_bits);
 		if (fault)
-			cow_task_fail(&op->task,
-				      cow_image_corrupt(image, op->task.loop, e->host.v, fault));
+			cow_task_fail(&op->task, cow_core_corrupt(&image->core, op->task.loop,
+								  e->host.v, fault));
 	}
-	copy->holds_host = copy->allocated && !image->g.data_file;
-	copy->end = copy->start + ((uint64_t)nr << image->g.cluster_bits);
+	copy->holds_host = copy->allocated && !image->core.g.data_file;
+	copy->end = copy->start + ((uint64_t)nr << image->core.g.cluster_bits);
 	return COW_AGAIN;
 }
 
@@ -114,7 +114,7 @@ static enum cow_next find_host(struct cow_op *op, const struct cow_entry *e, uin
 static uint32_t max_clusters(const struct cow_op *op, uint64_t run_bytes, bool replaces)
 {
 	const struct cow_image *image = op->queue->image;
-	const struct cow_geometry *g = &image->g;
+	const struct cow_geometry *g = &image->core.g;
 	uint64_t touched = op->cursor + run_bytes - op->copy.start;
 	uint64_t nr = (touched + g->cluster_bytes - 1) >> g->cluster_bits;
 	if (replaces)
@@ -130,7 +130,7 @@ static uint32_t max_clusters(const struct cow_op *op, uint64_t run_bytes, bool r
 static enum cow_next look(struct cow_task *task)
 {
 	struct cow_op *op = cow_op_of(task);
-	const struct cow_geometry *g = &cow_op_image(op)->g;
+	const struct cow_geometry *g = &cow_op_image(op)->core.g;
 	enum cow_next next;
 	uint64_t table = cow_op_writable_table(op, op->cursor, &next);
 	if (!table)
@@ -268,7 +268,7 @@ static enum cow_next write_merged(struct cow_task *task)
 			       op->bounce, copy->fill_end - copy->fill_start, false);
 		return COW_AGAIN;
 	}
-	cow_io_prep(&piece->io, COW_IO_WRITE, cow_op_image(op)->data,
+	cow_io_prep(&piece->io, COW_IO_WRITE, cow_op_image(op)->core.data,
 		    host_of(copy, copy->fill_start), copy->fill_end - copy->fill_start,
 		    cow_op_piece_done);
 	add_vec(&piece->io, op->bounce, head_bytes(copy));
@@ -346,12 +346,12 @@ static enum cow_next written(struct cow_task *task)
 
 void cow_free_entry(struct cow_image *image, const struct cow_entry *e)
 {
-	unsigned bits = image->g.cluster_bits;
+	unsigned bits = image->core.g.cluster_bits;
 	if (e->kind == COW_COMPRESSED) {
 		struct cow_compressed c = cow_compressed_decode(e->raw, bits);
 		uint64_t first = c.off >> bits, last = (c.off + c.bytes - 1) >> bits;
 		cow_quarantine_add(&image->quarantine, first, (uint32_t)(last - first + 1));
-	} else if (e->kind != COW_BAD && e->has_host && !image->g.data_file) {
+	} else if (e->kind != COW_BAD && e->has_host && !image->core.g.data_file) {
 		cow_quarantine_add(&image->quarantine, e->host.v >> bits, 1);
 	}
 }
@@ -372,7 +372,7 @@ static struct cow_l2_entry new_entry(const struct cow_geometry *g, const struct 
 static void switch_entries(struct cow_op *op, struct cow_slot *slot)
 {
 	struct cow_image *image = cow_op_image(op);
-	const struct cow_geometry *g = &image->g;
+	const struct cow_geometry *g = &image->core.g;
 	struct cow_copy *copy = &op->copy;
 	uint32_t idx = cow_l2_slice_idx(g, (struct cow_goff){ copy->start });
 	uint32_t nr = (uint32_t)((copy->end - copy->start) >> g->cluster_bits);
@@ -396,7 +396,7 @@ static enum cow_next publish(struct cow_task *task)
 	struct cow_slot *slot = cow_op_slot(op, table, copy->start);
 	if (!slot || !cow_cache_may_dirty(slot, task))
 		return COW_WAIT;
-	atomic_store(&image->commit.ordered_data, true); /* before the entry can be captured */
+	atomic_store(&image->core.commit.ordered_data, true); /* before the entry can be captured */
 	switch_entries(op, slot);
 	cow_cache_put_dirty(slot);
 	copy->holds_host = false;

@@ -11,12 +11,12 @@ static uint64_t crypt_off(const struct cow_image *image, uint64_t host_off, uint
 
 const char *cow_data_misplaced(struct cow_image *image, uint64_t host_off, uint64_t bytes)
 {
-	if (image->g.data_file)
+	if (image->core.g.data_file)
 		return NULL;
-	if (cow_overlap(image, host_off, bytes))
+	if (cow_overlap(&image->meta, host_off, bytes))
 		return "a data cluster lies in metadata";
 	if (host_off + bytes >
-	    cow_round_up(atomic_load(&image->file->size_bytes), image->g.cluster_bytes))
+	    cow_round_up(atomic_load(&image->core.file->size_bytes), image->core.g.cluster_bytes))
 		return "a data cluster lies past the end of the file";
 	return NULL;
 }
@@ -30,7 +30,7 @@ void cow_data_read(struct cow_op *op, struct cow_piece *piece, struct cow_image 
 		piece->crypt_buf = buf;
 		piece->crypt_bytes = bytes;
 	}
-	cow_op_submit_rw(op, piece, COW_IO_READ, image->data, host_off, buf, bytes);
+	cow_op_submit_rw(op, piece, COW_IO_READ, image->core.data, host_off, buf, bytes);
 }
 
 void cow_data_write(struct cow_op *op, struct cow_piece *piece, uint64_t host_off,
@@ -52,5 +52,5 @@ void cow_data_write(struct cow_op *op, struct cow_piece *piece, uint64_t host_of
 			op->bounce = NULL;
 		}
 	}
-	cow_op_submit_rw(op, piece, COW_IO_WRITE, image->data, host_off, buf, bytes);
+	cow_op_submit_rw(op, piece, COW_IO_WRITE, image->core.data, host_off, buf, bytes);
 }

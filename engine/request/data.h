@@ -39,7 +39,7 @@ static inline bool cow_data_is_encrypted(const struct cow_image *image)
 /* May a partial write rely on the rest of a fresh host cluster reading as zeros? */
 static inline bool cow_data_has_holes(const struct cow_image *image)
 {
-	return !image->key && !image->g.data_file;
+	return !image->key && !image->core.g.data_file;
 }
 
 /* Largest piece to be written at once. */

@@ -15,14 +15,14 @@ static enum cow_next flush(struct cow_task *task)
 {
 	struct cow_op *op = cow_op_of(task);
 	struct cow_image *image = cow_op_image(op);
-	if (!image->writable)
+	if (!image->core.writable)
 		return COW_END;
-	if (cow_image_is_failed(image)) {
+	if (cow_core_is_failed(&image->core)) {
 		cow_task_fail(task, -EIO);
 		return COW_AGAIN;
 	}
 	task->step = &step_flushed;
-	cow_writeback_join(&image->commit, task);
+	cow_commit_join(&image->core.commit, task);
 	return COW_WAIT;
 }
 

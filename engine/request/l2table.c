@@ -40,16 +40,16 @@ static enum cow_next look(struct cow_task *task)
 	struct cow_op *op = cow_op_of(task);
 	struct cow_image *image = cow_op_image(op);
 	struct cow_new_table *t = &op->table;
-	t->old = cow_table_get(&image->l1, t->l1_idx);
+	t->old = cow_table_get(&image->meta.l1, t->l1_idx);
 	if (t->old & QCOW2_COPIED)
 		return leave(op); /* somebody else made it */
 	if (!cow_alloc_take(&op->queue->reserve, 1, &t->host, &t->zero, task))
 		return COW_WAIT;
 	t->holds_host = true;
 	t->done = 0;
-	if (!cow_cache_drop(&image->l2, t->host.v, image->g.cluster_bytes)) {
-		cow_task_fail(task, cow_image_corrupt(image, task->loop, t->host.v,
-						      "a live L2 table has refcount 0"));
+	if (!cow_cache_drop(&image->meta.l2, t->host.v, image->core.g.cluster_bytes)) {
+		cow_task_fail(task, cow_core_corrupt(&image->core, task->loop, t->host.v,
+						     "a live L2 table has refcount 0"));
 		return COW_AGAIN;
 	}
 	return cow_task_goto(task, &step_fill);
@@ -72,15 +72,15 @@ static enum cow_next fill(struct cow_task *task)
 	struct cow_piece *piece = cow_op_piece(op);
 	if (!piece)
 		return cow_task_wait_io(task);
-	t->done = image->g.cluster_bytes;
-	cow_op_submit_rw(op, piece, COW_IO_WRITE, image->file, t->host.v, image->zeros,
-			 image->g.cluster_bytes);
+	t->done = image->core.g.cluster_bytes;
+	cow_op_submit_rw(op, piece, COW_IO_WRITE, image->core.file, t->host.v, image->core.zeros,
+			 image->core.g.cluster_bytes);
 	return cow_task_goto(task, &step_copy_write);
 }
 
 static uint64_t chunk_bytes(const struct cow_op *op)
 {
-	return cow_min(COW_BOUNCE_BYTES, op->queue->image->g.cluster_bytes - op->table.done);
+	return cow_min(COW_BOUNCE_BYTES, op->queue->image->core.g.cluster_bytes - op->table.done);
 }
 
 /* Shared tables are never changed in place, so what the file holds is the table. */
@@ -93,7 +93,7 @@ static enum cow_next copy_read(struct cow_task *task)
 	if (!piece)
 		return cow_task_wait_io(task);
 	t->writing = false;
-	cow_op_submit_rw(op, piece, COW_IO_READ, image->file,
+	cow_op_submit_rw(op, piece, COW_IO_READ, image->core.file,
 			 (t->old & QCOW2_OFFSET_MASK) + t->done, op->bounce, chunk_bytes(op));
 	return cow_task_goto(task, &step_copy_write);
 }
@@ -105,17 +105,18 @@ static enum cow_next copy_write(struct cow_task *task)
 	struct cow_new_table *t = &op->table;
 	if (task->pending)
 		return cow_task_wait_io(task);
-	if (t->done == image->g.cluster_bytes) {
+	if (t->done == image->core.g.cluster_bytes) {
 		cow_op_put_bounce(op);
 		return cow_task_goto(task, &step_publish);
 	}
 	if (t->writing) { /* this chunk is through */
 		t->done += chunk_bytes(op);
-		return t->done == image->g.cluster_bytes ? COW_AGAIN
-							 : cow_task_goto(task, &step_copy_read);
+		return t->done == image->core.g.cluster_bytes
+			       ? COW_AGAIN
+			       : cow_task_goto(task, &step_copy_read);
 	}
 	t->writing = true;
-	cow_op_submit_rw(op, cow_op_piece(op), COW_IO_WRITE, image->file, t->host.v + t->done,
+	cow_op_submit_rw(op, cow_op_piece(op), COW_IO_WRITE, image->core.file, t->host.v + t->done,
 			 op->bounce, chunk_bytes(op));
 	return cow_task_wait_io(task);
 }
@@ -125,14 +126,14 @@ static enum cow_next publish(struct cow_task *task)
 	struct cow_op *op = cow_op_of(task);
 	struct cow_image *image = cow_op_image(op);
 	struct cow_new_table *t = &op->table;
-	if (!cow_table_may_set(&image->l1, t->l1_idx, task))
+	if (!cow_table_may_set(&image->meta.l1, t->l1_idx, task))
 		return COW_WAIT;
-	cow_overlap_add(image, t->host.v);
-	cow_table_set(&image->l1, t->l1_idx, t->host.v | QCOW2_COPIED);
+	cow_overlap_add(&image->meta, t->host.v);
+	cow_table_set(&image->meta.l1, t->l1_idx, t->host.v | QCOW2_COPIED);
 	t->holds_host = false;
 	if (t->old)
 		cow_quarantine_add(&image->quarantine,
-				   (t->old & QCOW2_OFFSET_MASK) >> image->g.cluster_bits, 1);
+				   (t->old & QCOW2_OFFSET_MASK) >> image->core.g.cluster_bits, 1);
 	cow_quarantine_kick(&image->quarantine, task->loop);
 	return leave(op);
 }

@@ -31,7 +31,7 @@ void cow_op_piece_done(struct cow_io *io)
 
 struct cow_piece *cow_op_piece(struct cow_op *op)
 {
-	for (unsigned i = 0; i < cow_op_image(op)->limits.pieces; i++)
+	for (unsigned i = 0; i < cow_op_image(op)->core.limits.pieces; i++)
 		if (!op->pieces[i].busy)
 			return &op->pieces[i];
 	return NULL;
@@ -138,12 +138,12 @@ void cow_op_put_room(struct cow_op *op)
 uint64_t cow_op_writable_table(struct cow_op *op, uint64_t off, enum cow_next *next)
 {
 	struct cow_image *image = cow_op_image(op);
-	uint64_t idx = cow_l1_idx(&image->g, (struct cow_goff){ off });
-	uint64_t l1 = cow_table_get(&image->l1, idx);
-	const char *fault = cow_l1_fault(&image->g, l1);
+	uint64_t idx = cow_l1_idx(&image->core.g, (struct cow_goff){ off });
+	uint64_t l1 = cow_table_get(&image->meta.l1, idx);
+	const char *fault = cow_l1_fault(&image->core.g, l1);
 	if (fault) {
-		cow_task_fail(&op->task, cow_image_corrupt(image, op->task.loop,
-							   image->l1.off + idx * 8, fault));
+		cow_task_fail(&op->task, cow_core_corrupt(&image->core, op->task.loop,
+							  image->meta.l1.off + idx * 8, fault));
 		*next = COW_AGAIN;
 		return 0;
 	}
@@ -157,8 +157,8 @@ uint64_t cow_op_writable_table(struct cow_op *op, uint64_t off, enum cow_next *n
 struct cow_slot *cow_op_slot(struct cow_op *op, uint64_t table, uint64_t off)
 {
 	struct cow_image *image = cow_op_image(op);
-	return cow_cache_get(&image->l2,
-			     table + cow_l2_slice_off(&image->g, (struct cow_goff){ off }),
+	return cow_cache_get(&image->meta.l2,
+			     table + cow_l2_slice_off(&image->core.g, (struct cow_goff){ off }),
 			     &op->task);
 }
 
@@ -166,12 +166,12 @@ enum cow_next cow_op_bad_entry(struct cow_op *op, const struct cow_entry *e, uin
 			       uint64_t off)
 {
 	struct cow_image *image = cow_op_image(op);
-	const struct cow_geometry *g = &image->g;
+	const struct cow_geometry *g = &image->core.g;
 	struct cow_goff goff = { off };
 	uint64_t at = table + cow_l2_slice_off(g, goff) +
 		      (uint64_t)cow_l2_slice_idx(g, goff) * g->entry_bytes;
 	const char *rule = cow_entry_fault(g, (struct cow_l2_entry){ e->raw, e->subs });
-	cow_task_fail(&op->task, cow_image_corrupt(image, op->task.loop, at, rule));
+	cow_task_fail(&op->task, cow_core_corrupt(&image->core, op->task.loop, at, rule));
 	return COW_AGAIN;
 }
 
@@ -180,21 +180,21 @@ enum cow_next cow_op_bad_entry(struct cow_op *op, const struct cow_entry *e, uin
 enum cow_next cow_op_begin_write(struct cow_op *op)
 {
 	struct cow_image *image = cow_op_image(op);
-	if (!image->writable)
+	if (!image->core.writable)
 		cow_task_fail(&op->task, -EROFS);
-	else if (cow_image_is_failed(image))
+	else if (cow_core_is_failed(&image->core))
 		cow_task_fail(&op->task, -EIO);
 	if (op->task.error)
 		return COW_AGAIN;
 	cow_tracking_mark(&image->tracking, op->off, op->end - op->off);
-	if (atomic_load_explicit(&image->ready_for_write, memory_order_acquire))
+	if (atomic_load_explicit(&image->core.ready_for_write, memory_order_acquire))
 		return COW_AGAIN;
 	if (op->prepared) { /* the pass is through */
-		atomic_store(&image->ready_for_write, true);
+		atomic_store(&image->core.ready_for_write, true);
 		return COW_AGAIN;
 	}
 	op->prepared = true;
-	cow_image_prepare_write(image, &op->task);
+	cow_core_prepare_write(&image->core, &op->task);
 	return COW_WAIT;
 }
 
@@ -205,7 +205,7 @@ static const struct cow_step step_unwind, step_again;
 static void give_back_hosts(struct cow_op *op)
 {
 	struct cow_reserve *reserve = &op->queue->reserve;
-	unsigned bits = cow_op_image(op)->g.cluster_bits;
+	unsigned bits = cow_op_image(op)->core.g.cluster_bits;
 	if (op->copy.holds_host)
 		cow_alloc_return(reserve, op->copy.host,
 				 (uint32_t)((op->copy.end - op->copy.start) >> bits));
@@ -259,7 +259,7 @@ static void end(struct cow_task *task)
 {
 	struct cow_op *op = cow_op_of(task);
 	if (task->error == -EIO)
-		cow_image_note_cut(cow_op_image(op), task->loop);
+		cow_core_note_cut(&cow_op_image(op)->core, task->loop);
 	let_go(op);
 	op->active = false;
 	atomic_fetch_sub(&op->queue->running, 1);
@@ -333,7 +333,7 @@ static enum cow_next admit(struct cow_task *task)
 	atomic_fetch_add(&op->queue->running, 1);
 	if (!atomic_load(&f->frozen)) {
 		cow_op_enter_epoch(op);
-		if (atomic_load_explicit(&cow_op_image(op)->unreadable, memory_order_relaxed))
+		if (atomic_load_explicit(&cow_op_image(op)->core.unreadable, memory_order_relaxed))
 			cow_task_fail(task, -EIO);
 		return cow_task_goto(task, first_step(op->kind));
 	}
@@ -362,7 +362,7 @@ static const struct cow_step step_admit = { "admit", admit };
 
 static bool valid(const struct cow_op *op, uint64_t length)
 {
-	uint64_t size = op->queue->image->g.size_bytes;
+	uint64_t size = op->queue->image->core.g.size_bytes;
 	if (op->kind == COW_OP_FLUSH)
 		return true;
 	return !((op->off | length) & 511) && op->off <= size && length <= size - op->off;

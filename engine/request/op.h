@@ -97,7 +97,7 @@ struct cow_op {
 	bool punch_failed;
 	bool no_punch;	     /* then by mapping or writing */
 	bool explicit_zeros; /* WRITE_ZEROES: by writing, not by mapping */
-	bool prepared;	     /* cow_image_prepare_write() was called */
+	bool prepared;	     /* cow_core_prepare_write() was called */
 	struct cow_claim claim;
 	unsigned room; /* extents reserved in the quarantine */
 	/* the host was full: the last freed extent that may help, and the op waits for it */
@@ -167,7 +167,7 @@ void cow_op_piece_done(struct cow_io *io);
 /* The bytes to be written at guest offset off: the request's, or zeros (at most a cluster). */
 static inline uint8_t *cow_op_data(struct cow_op *op, uint64_t off)
 {
-	return op->kind == COW_OP_WRITE ? op->buf + (off - op->off) : op->queue->image->zeros;
+	return op->kind == COW_OP_WRITE ? op->buf + (off - op->off) : op->queue->image->core.zeros;
 }
 
 /* The op's bounce buffer; false: parked. */

@@ -21,8 +21,8 @@ int cow_packer_init(struct cow_queue *queue)
 	struct cow_image *image = queue->image;
 	if (!image->compress)
 		return 0;
-	queue->packer.buf = cow_buf_alloc(image->g.cluster_bytes);
-	queue->packer.deflate = cow_deflate_new(image->g.compression_type);
+	queue->packer.buf = cow_buf_alloc(image->core.g.cluster_bytes);
+	queue->packer.deflate = cow_deflate_new(image->core.g.compression_type);
 	return queue->packer.buf && queue->packer.deflate ? 0 : -ENOMEM;
 }
 
@@ -35,7 +35,7 @@ void cow_packer_fini(struct cow_queue *queue)
 void cow_packer_close(struct cow_queue *queue)
 {
 	struct cow_packer *p = &queue->packer;
-	unsigned bits = queue->image->g.cluster_bits;
+	unsigned bits = queue->image->core.g.cluster_bits;
 	if (p->end > p->start)
 		cow_quarantine_add(&queue->image->quarantine, p->start >> bits,
 				   (uint32_t)((p->end - p->start) >> bits));
@@ -54,7 +54,7 @@ void cow_packer_put(struct cow_op *op)
 bool cow_pack_wanted(const struct cow_op *op)
 {
 	const struct cow_image *image = op->queue->image;
-	const struct cow_geometry *g = &image->g;
+	const struct cow_geometry *g = &image->core.g;
 	/* A host cluster of the tail has its reference and those of what is packed into it. */
 	if (!image->compress || g->max_refcount < 3 || op->kind != COW_OP_WRITE ||
 	    op->cursor < op->packing.plain_until)
@@ -68,7 +68,7 @@ static enum cow_next claim(struct cow_task *task)
 {
 	struct cow_op *op = cow_op_of(task);
 	struct cow_image *image = cow_op_image(op);
-	uint64_t cluster = op->cursor >> image->g.cluster_bits;
+	uint64_t cluster = op->cursor >> image->core.g.cluster_bits;
 	/* the old cluster, parts of the tail, our references on failure */
 	enum cow_next next = cow_op_room_to_free(op, 8, 8);
 	if (next != COW_AGAIN || task->error)
@@ -89,14 +89,14 @@ static enum cow_next leave(struct cow_op *op)
 
 static enum cow_next write_plain(struct cow_op *op)
 {
-	op->packing.plain_until = op->cursor + cow_op_image(op)->g.cluster_bytes;
+	op->packing.plain_until = op->cursor + cow_op_image(op)->core.g.cluster_bytes;
 	return leave(op);
 }
 
 static enum cow_next look(struct cow_task *task)
 {
 	struct cow_op *op = cow_op_of(task);
-	const struct cow_geometry *g = &cow_op_image(op)->g;
+	const struct cow_geometry *g = &cow_op_image(op)->core.g;
 	enum cow_next next;
 	uint64_t table = cow_op_writable_table(op, op->cursor, &next);
 	if (!table)
@@ -116,7 +116,7 @@ static enum cow_next squeeze(struct cow_task *task)
 {
 	struct cow_op *op = cow_op_of(task);
 	struct cow_packer *p = &op->queue->packer;
-	const struct cow_geometry *g = &cow_op_image(op)->g;
+	const struct cow_geometry *g = &cow_op_image(op)->core.g;
 	if (p->owner) {
 		cow_waitlist_park(&op->queue->packer_waiters, task);
 		return COW_WAIT;
@@ -136,7 +136,7 @@ static enum cow_next squeeze(struct cow_task *task)
 static void drop_passed(struct cow_queue *queue, uint64_t upto)
 {
 	struct cow_packer *p = &queue->packer;
-	unsigned bits = queue->image->g.cluster_bits;
+	unsigned bits = queue->image->core.g.cluster_bits;
 	uint64_t nr = (upto >> bits) - (p->start >> bits);
 	if (nr)
 		cow_quarantine_add(&queue->image->quarantine, p->start >> bits, (uint32_t)nr);
@@ -147,13 +147,13 @@ static enum cow_next place(struct cow_task *task)
 {
 	struct cow_op *op = cow_op_of(task);
 	struct cow_packer *p = &op->queue->packer;
-	unsigned bits = cow_op_image(op)->g.cluster_bits;
+	unsigned bits = cow_op_image(op)->core.g.cluster_bits;
 	if (p->end - p->pos < op->packing.bytes) {
 		struct cow_hoff host;
 		bool zero;
-		uint32_t nr =
-			cow_alloc_take(&op->queue->reserve, cow_op_image(op)->limits.pack_clusters,
-				       &host, &zero, task);
+		uint32_t nr = cow_alloc_take(&op->queue->reserve,
+					     cow_op_image(op)->core.limits.pack_clusters, &host,
+					     &zero, task);
 		if (!nr)
 			return COW_WAIT;
 		cow_packer_close(op->queue);
@@ -170,7 +170,7 @@ static enum cow_next place(struct cow_task *task)
 
 static uint64_t nr_touched(const struct cow_op *op)
 {
-	unsigned bits = op->queue->image->g.cluster_bits;
+	unsigned bits = op->queue->image->core.g.cluster_bits;
 	const struct cow_packing *k = &op->packing;
 	return ((k->host + k->bytes - 1) >> bits) - (k->host >> bits) + 1;
 }
@@ -180,7 +180,7 @@ void cow_pack_give_back(struct cow_op *op)
 	struct cow_packing *k = &op->packing;
 	if (op->holds_packing && k->referenced)
 		cow_quarantine_add(&cow_op_image(op)->quarantine,
-				   k->host >> cow_op_image(op)->g.cluster_bits,
+				   k->host >> cow_op_image(op)->core.g.cluster_bits,
 				   (uint32_t)k->referenced);
 	op->holds_packing = false;
 }
@@ -193,12 +193,12 @@ static enum cow_next refer(struct cow_task *task)
 {
 	struct cow_op *op = cow_op_of(task);
 	struct cow_image *image = cow_op_image(op);
-	const struct cow_geometry *g = &image->g;
+	const struct cow_geometry *g = &image->core.g;
 	struct cow_packing *k = &op->packing;
 	while (k->referenced < nr_touched(op)) {
 		uint64_t cluster = (k->host >> g->cluster_bits) + k->referenced;
 		struct cow_slot *slot = NULL;
-		enum cow_refs_result r = cow_refs_get(image, cluster, task, &slot);
+		enum cow_refs_result r = cow_refs_get(&image->meta, cluster, task, &slot);
 		if (r == COW_REFS_PARKED ||
 		    (r == COW_REFS_READY && !cow_cache_may_dirty(slot, task)))
 			return COW_WAIT;
@@ -228,8 +228,8 @@ static enum cow_next write_packed(struct cow_task *task)
 		return cow_task_wait_io(task);
 	p->pos = op->packing.host + op->packing.bytes;
 	drop_passed(op->queue, p->pos);
-	cow_op_submit_rw(op, piece, COW_IO_WRITE, cow_op_image(op)->file, op->packing.host, p->buf,
-			 op->packing.bytes);
+	cow_op_submit_rw(op, piece, COW_IO_WRITE, cow_op_image(op)->core.file, op->packing.host,
+			 p->buf, op->packing.bytes);
 	return cow_task_goto(task, &step_written);
 }
 
@@ -241,9 +241,9 @@ static enum cow_next written(struct cow_task *task)
 	cow_packer_put(op);
 	/* An equal entry may have stood for other content: see inflated.h. */
 	struct cow_image *image = cow_op_image(op);
-	cow_inflated_drop(
-		image->inflated, image,
-		cow_compressed_encode(op->packing.host, op->packing.bytes, image->g.cluster_bits));
+	cow_inflated_drop(image->inflated, image,
+			  cow_compressed_encode(op->packing.host, op->packing.bytes,
+						image->core.g.cluster_bits));
 	return cow_task_goto(task, &step_publish);
 }
 
@@ -251,14 +251,14 @@ static enum cow_next publish(struct cow_task *task)
 {
 	struct cow_op *op = cow_op_of(task);
 	struct cow_image *image = cow_op_image(op);
-	const struct cow_geometry *g = &image->g;
+	const struct cow_geometry *g = &image->core.g;
 	enum cow_next next;
 	uint64_t table = cow_op_writable_table(op, op->cursor, &next);
 	cow_assert(table); /* as under look */
 	struct cow_slot *slot = cow_op_slot(op, table, op->cursor);
 	if (!slot || !cow_cache_may_dirty(slot, task))
 		return COW_WAIT;
-	atomic_store(&image->commit.ordered_data, true); /* before the entry can be captured */
+	atomic_store(&image->core.commit.ordered_data, true); /* before the entry can be captured */
 	uint32_t idx = cow_l2_slice_idx(g, (struct cow_goff){ op->cursor });
 	struct cow_entry old = cow_entry_decode(g, cow_slice_get(g, slot->data, idx), 0);
 	cow_free_entry(image, &old);

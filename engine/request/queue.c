@@ -29,11 +29,11 @@ static int alloc_buffers(struct cow_queue *queue)
 	 * sector.
 	 */
 	queue->packed_bytes = 2 * (size_t)cluster + 1024;
-	queue->all_bounces = queue->image->limits.bounces;
+	queue->all_bounces = queue->image->core.limits.bounces;
 	queue->all_packed = queue->packed_bytes > PACKED_BYTES
 				    ? 1
 				    : (unsigned)cow_min(PACKED_BYTES / queue->packed_bytes,
-							queue->image->limits.packed);
+							queue->image->core.limits.packed);
 	queue->bounce_memory = cow_pages_reserve(queue->all_bounces * (size_t)COW_BOUNCE_BYTES);
 	queue->packed_memory = cow_pages_reserve(queue->all_packed * queue->packed_bytes);
 	queue->unpacked_bytes = cluster;
@@ -144,7 +144,7 @@ static void settle(struct cow_queue *queue)
 	atomic_store(&image->quarantine.leaving[queue->idx], queue->loop);
 	while (queue->reserve.refilling ||
 	       cow_quarantine_runs_on(&image->quarantine, queue->loop) ||
-	       cow_writeback_runs_on(&image->commit, queue->loop)) {
+	       cow_commit_runs_on(&image->core.commit, queue->loop)) {
 		atomic_store(&image->quarantine.hurry, true);
 		if (cow_loop_run(queue->loop, true))
 			break;
@@ -193,7 +193,7 @@ void cow_queue_free(struct cow_queue *queue)
 	image->queues[queue->idx] = NULL;
 	cow_mutex_unlock(&image->queues_lock);
 	free_buffers(queue);
-	if (image->writable)
+	if (image->core.writable)
 		cow_image_hand_over_release(image);
 }
 

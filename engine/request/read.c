@@ -34,10 +34,11 @@ static void put_packed(struct cow_queue *queue, struct cow_reader *r)
 static enum cow_next read_packed(struct cow_op *op, struct cow_reader *r, struct cow_piece *piece)
 {
 	struct cow_image *image = r->source.image;
-	struct cow_compressed c = cow_compressed_decode(r->source.entry, image->g.cluster_bits);
+	struct cow_compressed c =
+		cow_compressed_decode(r->source.entry, image->core.g.cluster_bits);
 	uint64_t start = cow_round_down(c.off, 512), end = cow_round_up(c.off + c.bytes, 512);
 	r->packed = op->queue->packed[--op->queue->nr_packed];
-	cow_op_submit_rw(op, piece, COW_IO_READ, image->file, start, r->packed, end - start);
+	cow_op_submit_rw(op, piece, COW_IO_READ, image->core.file, start, r->packed, end - start);
 	return cow_task_wait_io(&op->task);
 }
 
@@ -67,15 +68,16 @@ static enum cow_next finish_inflate(struct cow_op *op, struct cow_reader *r)
 {
 	struct cow_queue *queue = op->queue;
 	struct cow_image *image = r->source.image;
-	struct cow_compressed c = cow_compressed_decode(r->source.entry, image->g.cluster_bits);
+	struct cow_compressed c =
+		cow_compressed_decode(r->source.entry, image->core.g.cluster_bits);
 	if (op->task.pending)
 		return cow_task_wait_io(&op->task);
-	int ret = cow_inflate_cluster(queue->inflate, image->g.compression_type,
+	int ret = cow_inflate_cluster(queue->inflate, image->core.g.compression_type,
 				      r->packed + (c.off & 511), c.bytes, queue->unpacked,
-				      image->g.cluster_bytes);
+				      image->core.g.cluster_bytes);
 	if (ret) {
 		cow_log(COW_LOG_ERR, "%s: compressed cluster at offset %llu cannot be decompressed",
-			image->path, (unsigned long long)c.off);
+			image->core.path, (unsigned long long)c.off);
 		cow_task_fail(&op->task, ret);
 		return COW_AGAIN;
 	}

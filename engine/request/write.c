@@ -31,13 +31,14 @@ static enum cow_next write_in_place(struct cow_op *op, struct cow_slot *slot,
 				    const struct cow_run *run)
 {
 	struct cow_image *image = cow_op_image(op);
-	uint64_t host = run->first.host.v + cow_in_cluster(&image->g, op->cursor);
+	uint64_t host = run->first.host.v + cow_in_cluster(&image->core.g, op->cursor);
 	cow_cache_put(slot);
 	if (cow_data_is_encrypted(image) && !cow_op_get_bounce(op))
 		return COW_WAIT;
 	const char *fault = cow_data_misplaced(image, host, run->bytes);
 	if (fault) {
-		cow_task_fail(&op->task, cow_image_corrupt(image, op->task.loop, host, fault));
+		cow_task_fail(&op->task,
+			      cow_core_corrupt(&image->core, op->task.loop, host, fault));
 		return COW_AGAIN;
 	}
 	return submit_data(op, host, run->bytes);
@@ -57,11 +58,11 @@ static bool reads_zero(const struct cow_image *image, const struct cow_entry *e,
 static bool hole_possible(struct cow_op *op, const struct cow_run *run)
 {
 	const struct cow_image *image = cow_op_image(op);
-	uint64_t start = cow_round_down(op->cursor, image->g.cluster_bytes);
+	uint64_t start = cow_round_down(op->cursor, image->core.g.cluster_bytes);
 	if (!cow_data_has_holes(image) || run->first.has_host ||
 	    !reads_zero(image, &run->first, start))
 		return false;
-	if (image->g.extended_l2 && !cow_nothing_below(image, start))
+	if (image->core.g.extended_l2 && !cow_nothing_below(image, start))
 		return false;
 	return true;
 }
@@ -69,7 +70,7 @@ static bool hole_possible(struct cow_op *op, const struct cow_run *run)
 /* Clusters that the run touches. */
 static uint32_t run_clusters(const struct cow_op *op, const struct cow_run *run)
 {
-	const struct cow_geometry *g = &op->queue->image->g;
+	const struct cow_geometry *g = &op->queue->image->core.g;
 	return (uint32_t)((cow_in_cluster(g, op->cursor) + run->bytes + g->cluster_bytes - 1) >>
 			  g->cluster_bits);
 }
@@ -78,7 +79,7 @@ static uint32_t run_clusters(const struct cow_op *op, const struct cow_run *run)
 static enum cow_next write_hole(struct cow_op *op, struct cow_slot *slot, const struct cow_run *run)
 {
 	struct cow_image *image = cow_op_image(op);
-	const struct cow_geometry *g = &image->g;
+	const struct cow_geometry *g = &image->core.g;
 	uint64_t first = op->cursor >> g->cluster_bits, in = cow_in_cluster(g, op->cursor);
 	uint32_t want = run_clusters(op, run);
 	if (cow_inflight_overlaps(&image->inflight, COW_CLAIM_CLUSTERS, first, first + want)) {
@@ -106,7 +107,7 @@ static enum cow_next write_hole(struct cow_op *op, struct cow_slot *slot, const 
 static enum cow_next write_run(struct cow_op *op, struct cow_slot *slot, uint64_t table)
 {
 	struct cow_image *image = cow_op_image(op);
-	const struct cow_geometry *g = &image->g;
+	const struct cow_geometry *g = &image->core.g;
 	struct cow_run run =
 		cow_map_run(g, slot->data, (struct cow_goff){ op->cursor },
 			    cow_min(op->limit - op->cursor, cow_data_max_bytes(image)));

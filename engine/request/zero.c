@@ -33,7 +33,7 @@ static bool must_not_punch(const struct cow_op *op)
 {
 	const struct cow_image *image = op->queue->image;
 	bool keep = op->kind == COW_OP_WRITE_ZEROES && (op->flags & COW_OP_NOUNMAP);
-	return keep || image->key || image->no_discard || !image->data->can_punch;
+	return keep || image->key || image->core.no_discard || !image->core.data->can_punch;
 }
 
 /*
@@ -43,7 +43,7 @@ static bool must_not_punch(const struct cow_op *op)
 static enum cow_next without_punching(struct cow_op *op)
 {
 	op->no_punch = true;
-	if (cow_op_image(op)->raw_data_file) {
+	if (cow_op_image(op)->core.raw_data_file) {
 		if (op->kind == COW_OP_DISCARD)
 			return cow_task_goto(&op->task, &cow_step_write_drain);
 		op->explicit_zeros = true;
@@ -81,7 +81,7 @@ static enum cow_next punch_run(struct cow_op *op, uint64_t host, uint64_t bytes)
 	struct cow_piece *piece = cow_op_piece(op);
 	if (!piece)
 		return cow_task_wait_io(&op->task);
-	cow_io_prep(&piece->io, COW_IO_PUNCH, op->queue->image->data, host, whole, punch_done);
+	cow_io_prep(&piece->io, COW_IO_PUNCH, op->queue->image->core.data, host, whole, punch_done);
 	op->cursor += whole;
 	cow_op_submit_piece(op, piece);
 	return COW_AGAIN;
@@ -94,7 +94,7 @@ static enum cow_next punch_run(struct cow_op *op, uint64_t host, uint64_t bytes)
 static enum cow_next punch_in_place(struct cow_op *op, uint64_t table, uint64_t *bytes)
 {
 	struct cow_image *image = cow_op_image(op);
-	const struct cow_geometry *g = &image->g;
+	const struct cow_geometry *g = &image->core.g;
 	struct cow_slot *slot = cow_op_slot(op, table, op->cursor);
 	if (!slot)
 		return COW_WAIT;
@@ -122,7 +122,7 @@ static enum cow_next begin(struct cow_task *task)
 	enum cow_next next = cow_op_begin_write(op);
 	if (next != COW_AGAIN || task->error)
 		return next;
-	if (cow_op_image(op)->g.data_file && must_not_punch(op))
+	if (cow_op_image(op)->core.g.data_file && must_not_punch(op))
 		return without_punching(op);
 	return cow_task_goto(task, &cow_step_zero_map);
 }
@@ -135,7 +135,7 @@ static enum cow_next begin(struct cow_task *task)
  */
 static uint32_t whole_clusters(const struct cow_op *op)
 {
-	const struct cow_geometry *g = &op->queue->image->g;
+	const struct cow_geometry *g = &op->queue->image->core.g;
 	if (cow_in_cluster(g, op->cursor))
 		return 0;
 	uint64_t bytes = op->end - op->cursor;
@@ -151,7 +151,7 @@ static uint32_t whole_clusters(const struct cow_op *op)
  */
 static uint64_t whole_subs(const struct cow_op *op)
 {
-	const struct cow_geometry *g = &op->queue->image->g;
+	const struct cow_geometry *g = &op->queue->image->core.g;
 	if (!g->extended_l2 || (op->cursor & (g->sub_bytes - 1)))
 		return 0;
 	uint64_t end = op->end == g->size_bytes ? cow_round_up(op->end, g->sub_bytes) : op->end;
@@ -162,7 +162,7 @@ static uint64_t whole_subs(const struct cow_op *op)
 /* Write zeros from the cursor to the end of its subcluster, or to the op's end. */
 static enum cow_next write_zeros(struct cow_op *op)
 {
-	const struct cow_geometry *g = &op->queue->image->g;
+	const struct cow_geometry *g = &op->queue->image->core.g;
 	op->limit = cow_min(op->end, cow_round_down(op->cursor, g->sub_bytes) + g->sub_bytes);
 	return cow_task_goto(&op->task, &cow_step_write_map);
 }
@@ -185,7 +185,7 @@ static struct cow_l2_entry zero_entry(const struct cow_image *image, uint64_t ho
 {
 	if (!host && cow_nothing_below(image, off))
 		return (struct cow_l2_entry){ 0 };
-	if (image->g.extended_l2)
+	if (image->core.g.extended_l2)
 		return (struct cow_l2_entry){ .raw = host ? host | QCOW2_COPIED : 0,
 					      .subs = COW_SUBS_ZERO };
 	return (struct cow_l2_entry){ .raw = (host ? host | QCOW2_COPIED : 0) | QCOW2_ZERO };
@@ -195,10 +195,10 @@ static struct cow_l2_entry zero_entry(const struct cow_image *image, uint64_t ho
 static struct cow_l2_entry zeroed(const struct cow_op *op, const struct cow_entry *e, uint64_t off)
 {
 	const struct cow_image *image = op->queue->image;
-	if ((e->kind == COW_ZERO_PLAIN && !image->g.extended_l2))
+	if ((e->kind == COW_ZERO_PLAIN && !image->core.g.extended_l2))
 		return (struct cow_l2_entry){ e->raw, e->subs };
 	bool keep = e->kind != COW_COMPRESSED && e->has_host && e->copied &&
-		    (keeps_clusters(op) || image->g.data_file);
+		    (keeps_clusters(op) || image->core.g.data_file);
 	return zero_entry(image, keep ? e->host.v : 0, off);
 }
 
@@ -208,7 +208,7 @@ static bool expressible(const struct cow_op *op, uint64_t off)
 	const struct cow_image *image = op->queue->image;
 	if (op->explicit_zeros)
 		return false;
-	if (image->g.version >= 3)
+	if (image->core.g.version >= 3)
 		return true;
 	return !keeps_clusters(op) && cow_nothing_below(image, off);
 }
@@ -227,7 +227,7 @@ static bool change_clusters(struct cow_op *op, struct cow_slot *slot, uint32_t i
 			    struct change *c)
 {
 	struct cow_image *image = cow_op_image(op);
-	const struct cow_geometry *g = &image->g;
+	const struct cow_geometry *g = &image->core.g;
 	for (uint32_t i = 0; i < c->nr; i++) {
 		uint64_t off = op->cursor + ((uint64_t)i << g->cluster_bits);
 		struct cow_entry e = cow_entry_decode(g, cow_slice_get(g, slot->data, idx + i), 0);
@@ -254,7 +254,7 @@ static bool change_subs(struct cow_op *op, struct cow_slot *slot, uint32_t idx, 
 			bool *compressed)
 {
 	struct cow_image *image = cow_op_image(op);
-	const struct cow_geometry *g = &image->g;
+	const struct cow_geometry *g = &image->core.g;
 	struct cow_entry e = cow_entry_decode(g, cow_slice_get(g, slot->data, idx), 0);
 	*compressed = e.kind == COW_COMPRESSED;
 	if (e.kind == COW_BAD) {
@@ -284,7 +284,7 @@ static void clip_change(struct change *c, const struct cow_geometry *g, uint64_t
 static enum cow_next change_slice(struct cow_op *op, uint64_t table, struct change *c)
 {
 	struct cow_image *image = cow_op_image(op);
-	const struct cow_geometry *g = &image->g;
+	const struct cow_geometry *g = &image->core.g;
 	uint64_t first = op->cursor >> g->cluster_bits;
 	uint32_t idx = cow_l2_slice_idx(g, (struct cow_goff){ op->cursor });
 	bool sound, compressed = false;
@@ -326,7 +326,7 @@ static enum cow_next change_slice(struct cow_op *op, uint64_t table, struct chan
 static struct change next_change(const struct cow_op *op)
 {
 	struct change c = { .nr = whole_clusters(op) };
-	c.bytes = (uint64_t)c.nr << op->queue->image->g.cluster_bits;
+	c.bytes = (uint64_t)c.nr << op->queue->image->core.g.cluster_bits;
 	if (!c.nr) {
 		c.bytes = whole_subs(op);
 		c.subs = c.bytes != 0;
@@ -338,7 +338,7 @@ static struct change next_change(const struct cow_op *op)
 /* What the mapping cannot say is written, or (DISCARD) left alone. */
 static enum cow_next inexpressible(struct cow_op *op)
 {
-	uint32_t unit = op->queue->image->g.sub_bytes;
+	uint32_t unit = op->queue->image->core.g.sub_bytes;
 	if (op->kind == COW_OP_WRITE_ZEROES)
 		return write_zeros(op);
 	return skip_to(op, cow_round_down(op->cursor, unit) + unit);
@@ -348,7 +348,7 @@ static enum cow_next map(struct cow_task *task)
 {
 	struct cow_op *op = cow_op_of(task);
 	struct cow_image *image = cow_op_image(op);
-	const struct cow_geometry *g = &image->g;
+	const struct cow_geometry *g = &image->core.g;
 	op->map = &cow_step_zero_map;
 	if (op->cursor >= op->end)
 		return cow_task_goto(task, &step_drained);
@@ -357,7 +357,7 @@ static enum cow_next map(struct cow_task *task)
 	if (!in_data_file && (!c.nr || !expressible(op, op->cursor)))
 		return inexpressible(op);
 	uint64_t l1_idx = cow_l1_idx(g, (struct cow_goff){ op->cursor });
-	if (!cow_table_get(&image->l1, l1_idx) && cow_nothing_below(image, op->cursor))
+	if (!cow_table_get(&image->meta.l1, l1_idx) && cow_nothing_below(image, op->cursor))
 		return skip_to(op, cow_round_down(op->cursor, cow_l1_span_bytes(g)) +
 					   cow_l1_span_bytes(g));
 	enum cow_next next;

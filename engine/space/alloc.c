@@ -17,13 +17,13 @@
 static void find_tail(struct cow_image *image)
 {
 	struct cow_alloc *alloc = &image->alloc;
-	uint64_t nr = image->reftable.nr;
+	uint64_t nr = image->meta.reftable.nr;
 	alloc->tail = alloc->virgin_cluster;
-	if (!image->file->block_device)
+	if (!image->core.file->block_device)
 		return;
-	while (nr && !cow_table_get(&image->reftable, nr - 1))
+	while (nr && !cow_table_get(&image->meta.reftable, nr - 1))
 		nr--;
-	alloc->tail = nr * image->g.refs_per_block;
+	alloc->tail = nr * image->core.g.refs_per_block;
 }
 
 int cow_alloc_init(struct cow_image *image)
@@ -32,21 +32,22 @@ int cow_alloc_init(struct cow_image *image)
 	cow_mutex_init(&alloc->lock, COW_RANK_ALLOC);
 	cow_waitlist_init(&alloc->waiters);
 	alloc->busy = false;
-	alloc->file_bytes = image->file->size_bytes;
+	alloc->file_bytes = image->core.file->size_bytes;
 	alloc->opened_bytes = alloc->file_bytes;
-	alloc->virgin_cluster =
-		(image->file->size_bytes + image->g.cluster_bytes - 1) >> image->g.cluster_bits;
-	if (image->file->block_device)
+	alloc->virgin_cluster = (image->core.file->size_bytes + image->core.g.cluster_bytes - 1) >>
+				image->core.g.cluster_bits;
+	if (image->core.file->block_device)
 		alloc->virgin_cluster = UINT64_MAX;
-	alloc->cannot_punch = !image->file->can_punch;
+	alloc->cannot_punch = !image->core.file->can_punch;
 	uint64_t reserve = image->reserve_bytes ? image->reserve_bytes : COW_RESERVE_DEFAULT_BYTES;
 	alloc->reserve_clusters =
-		(uint32_t)cow_max(reserve >> image->g.cluster_bits, COW_RESERVE_MIN_CLUSTERS);
-	alloc->g = &image->g;
-	alloc->file = image->file;
-	alloc->reftable = &image->reftable;
+		(uint32_t)cow_max(reserve >> image->core.g.cluster_bits, COW_RESERVE_MIN_CLUSTERS);
+	alloc->g = &image->core.g;
+	alloc->file = image->core.file;
+	alloc->reftable = &image->meta.reftable;
 	find_tail(image);
-	int ret = cow_freemap_init(&alloc->map, image->reftable.capacity, image->g.refs_per_block);
+	int ret = cow_freemap_init(&alloc->map, image->meta.reftable.capacity,
+				   image->core.g.refs_per_block);
 	return ret ? ret : cow_look_init(alloc);
 }
 
@@ -57,7 +58,7 @@ int cow_alloc_init(struct cow_image *image)
  */
 int cow_alloc_prepare_file(struct cow_image *image, struct cow_loop *loop)
 {
-	struct cow_file *file = image->file;
+	struct cow_file *file = image->core.file;
 	uint64_t bytes = cow_round_up(image->alloc.file_bytes, COW_FILE_ALIGN_BYTES);
 	int ret = 0;
 	if (!file->block_device && bytes != image->alloc.file_bytes)
@@ -75,7 +76,7 @@ int cow_alloc_prepare_file(struct cow_image *image, struct cow_loop *loop)
 void cow_alloc_restart(struct cow_image *image, uint64_t bytes)
 {
 	struct cow_alloc *alloc = &image->alloc;
-	uint64_t end = (bytes + image->g.cluster_bytes - 1) >> image->g.cluster_bits;
+	uint64_t end = (bytes + image->core.g.cluster_bytes - 1) >> image->core.g.cluster_bits;
 	cow_mutex_lock(&alloc->lock);
 	alloc->file_bytes = bytes;
 	cow_freemap_forget(&alloc->map);
@@ -126,7 +127,8 @@ static void skip_empty(struct cow_reserve *reserve)
 /* Refill early, so that writers seldom wait for it. */
 static void prefetch(struct cow_reserve *reserve, struct cow_loop *loop)
 {
-	if (reserve->refilling || reserve->nr - reserve->pos > reserve->image->limits.extents / 4)
+	if (reserve->refilling ||
+	    reserve->nr - reserve->pos > reserve->image->core.limits.extents / 4)
 		return;
 	uint64_t left = 0;
 	for (unsigned i = reserve->pos; i < reserve->nr; i++)
@@ -151,7 +153,7 @@ uint32_t cow_alloc_take(struct cow_reserve *reserve, uint32_t want, struct cow_h
 	}
 	struct cow_reserved *e = &reserve->extents[reserve->pos];
 	uint32_t nr = (uint32_t)cow_min(want, e->nr);
-	out->v = e->cluster << reserve->image->g.cluster_bits;
+	out->v = e->cluster << reserve->image->core.g.cluster_bits;
 	*zero = e->zero;
 	e->cluster += nr;
 	e->nr -= nr;
@@ -172,13 +174,13 @@ bool cow_alloc_peek(const struct cow_reserve *reserve, bool *zero)
 
 void cow_alloc_return(struct cow_reserve *reserve, struct cow_hoff off, uint32_t nr)
 {
-	if (reserve->nr == reserve->image->limits.extents) {
+	if (reserve->nr == reserve->image->core.limits.extents) {
 		cow_quarantine_add(&reserve->image->quarantine,
-				   off.v >> reserve->image->g.cluster_bits, nr);
+				   off.v >> reserve->image->core.g.cluster_bits, nr);
 		return;
 	}
 	reserve->extents[reserve->nr++] = (struct cow_reserved){
-		.cluster = off.v >> reserve->image->g.cluster_bits,
+		.cluster = off.v >> reserve->image->core.g.cluster_bits,
 		.nr = nr,
 		.zero = false,
 	};

@@ -12,11 +12,14 @@
 #include "engine/image/state.h"
 #include "engine/space/release.h"
 
+static void captured(void *ctx);
+static void completed(void *ctx, bool ok);
+
 int cow_quarantine_init(struct cow_quarantine *q, struct cow_image *image)
 {
 	memset(q, 0, sizeof(*q));
 	q->image = image;
-	q->limits = &image->limits;
+	q->limits = &image->core.limits;
 	cow_mutex_init(&q->lock, COW_RANK_QUARANTINE);
 	cow_waitlist_init(&q->full);
 	cow_waitlist_init(&q->freed);
@@ -27,6 +30,7 @@ int cow_quarantine_init(struct cow_quarantine *q, struct cow_image *image)
 	q->punch = calloc(q->limits->release_batch, sizeof(*q->punch));
 	if (!q->ring || !q->blocked || !q->batch || !q->punch)
 		return -ENOMEM;
+	image->core.commit.watch = (struct cow_commit_watch){ captured, completed, q };
 	cow_release_init(q);
 	return 0;
 }
@@ -97,7 +101,7 @@ void cow_quarantine_wait(struct cow_quarantine *q, unsigned least, struct cow_ta
 {
 	struct cow_loop *loop = task->loop;
 	cow_mutex_lock(&q->lock);
-	bool failed = cow_image_is_failed(q->image); /* nothing leaves the ring any more */
+	bool failed = cow_core_is_failed(&q->image->core); /* nothing leaves the ring any more */
 	bool park = !failed && room_locked(q) < least;
 	if (park)
 		cow_waitlist_park(&q->full, task);
@@ -123,7 +127,7 @@ bool cow_quarantine_wait_freed(struct cow_quarantine *q, uint64_t *until, struct
 	cow_mutex_lock(&q->lock);
 	if (!*until)
 		*until = q->tail;
-	bool park = q->head < *until && !cow_image_is_failed(q->image);
+	bool park = q->head < *until && !cow_core_is_failed(&q->image->core);
 	if (park)
 		cow_waitlist_park(&q->freed, task);
 	cow_mutex_unlock(&q->lock);
@@ -161,7 +165,7 @@ void cow_quarantine_kick(struct cow_quarantine *q, struct cow_loop *loop)
 	struct cow_waitlist wake;
 	cow_waitlist_init(&wake);
 	cow_mutex_lock(&q->lock);
-	bool failed = cow_image_is_failed(q->image);
+	bool failed = cow_core_is_failed(&q->image->core);
 	bool start = !q->running && !q->held && q->tail != q->head && !failed;
 	if (start) {
 		q->running = true;
@@ -179,15 +183,17 @@ void cow_quarantine_kick(struct cow_quarantine *q, struct cow_loop *loop)
 
 /* ---- writeback ---- */
 
-void cow_quarantine_capture(struct cow_quarantine *q)
+static void captured(void *ctx)
 {
+	struct cow_quarantine *q = ctx;
 	cow_mutex_lock(&q->lock);
 	q->captured = q->tail;
 	cow_mutex_unlock(&q->lock);
 }
 
-void cow_quarantine_complete(struct cow_quarantine *q, bool ok)
+static void completed(void *ctx, bool ok)
 {
+	struct cow_quarantine *q = ctx;
 	cow_mutex_lock(&q->lock);
 	if (ok)
 		q->durable = q->captured;
@@ -250,7 +256,7 @@ void cow_quarantine_resume(struct cow_quarantine *q)
 bool cow_quarantine_idle(struct cow_quarantine *q)
 {
 	cow_mutex_lock(&q->lock);
-	bool idle = !q->running && (q->head == q->tail || cow_image_is_failed(q->image));
+	bool idle = !q->running && (q->head == q->tail || cow_core_is_failed(&q->image->core));
 	cow_mutex_unlock(&q->lock);
 	return idle;
 }

@@ -118,10 +118,6 @@ void cow_quarantine_add(struct cow_quarantine *q, uint64_t cluster, uint32_t nr)
 /* Start the release task if there is something to do; no locks held. */
 void cow_quarantine_kick(struct cow_quarantine *q, struct cow_loop *loop);
 
-/* ---- for writeback ---- */
-void cow_quarantine_capture(struct cow_quarantine *q);
-void cow_quarantine_complete(struct cow_quarantine *q, bool ok);
-
 /*
  * ---- for the allocator: may cluster not be taken although its refcount is 0? *until: first cluster after the block ----
  */

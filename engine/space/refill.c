@@ -104,7 +104,7 @@ static uint32_t fresh_room(const struct cow_reserve *r)
 
 static unsigned max_fresh(const struct cow_reserve *r)
 {
-	return r->image->limits.extents / 2;
+	return r->image->core.limits.extents / 2;
 }
 
 static bool wants_more(const struct cow_reserve *r)
@@ -114,15 +114,15 @@ static bool wants_more(const struct cow_reserve *r)
 
 static bool at_device_end(const struct cow_reserve *r)
 {
-	return r->image->file->block_device &&
-	       r->scan >= r->image->alloc.file_bytes >> r->image->g.cluster_bits;
+	return r->image->core.file->block_device &&
+	       r->scan >= r->image->alloc.file_bytes >> r->image->core.g.cluster_bits;
 }
 
 /* The scan has ended at r->scan: of its block nothing below that is free. */
 static void note_scanned(struct cow_reserve *r)
 {
 	struct cow_alloc *alloc = &r->image->alloc;
-	uint64_t per_block = r->image->g.refs_per_block;
+	uint64_t per_block = r->image->core.g.refs_per_block;
 	if (r->block == COW_FREEMAP_NONE)
 		return;
 	cow_mutex_lock(&alloc->lock);
@@ -160,7 +160,7 @@ static enum cow_next pick(struct cow_task *task)
 	cow_mutex_unlock(&alloc->lock);
 	if (cluster != COW_FREEMAP_NONE) {
 		r->scan = cluster;
-		r->block = cluster / r->image->g.refs_per_block;
+		r->block = cluster / r->image->core.g.refs_per_block;
 		return cow_task_goto(task, &step_scan);
 	}
 	if ((!r->looked || r->tail_is_full) && !all_known(r)) {
@@ -198,7 +198,7 @@ static bool add_fresh(struct cow_reserve *r, uint64_t cluster)
  */
 static bool scan_slice(struct cow_reserve *r, struct cow_slot *slot, uint64_t end, bool take)
 {
-	const struct cow_geometry *g = &r->image->g;
+	const struct cow_geometry *g = &r->image->core.g;
 	while (r->scan < end) {
 		uint64_t idx = r->scan % g->refs_per_slice, until;
 		if (cow_refcount_get(slot->data, g->refcount_order, idx)) {
@@ -222,7 +222,7 @@ static bool scan_slice(struct cow_reserve *r, struct cow_slot *slot, uint64_t en
 /* Behind the block that is scanned, or behind the end of a block device. */
 static bool scan_is_over(const struct cow_reserve *r)
 {
-	const struct cow_geometry *g = &r->image->g;
+	const struct cow_geometry *g = &r->image->core.g;
 	if (r->block != COW_FREEMAP_NONE && r->scan / g->refs_per_block != r->block)
 		return true;
 	return at_device_end(r);
@@ -231,9 +231,9 @@ static bool scan_is_over(const struct cow_reserve *r)
 /* First cluster behind the slice of r->scan, or behind the end of a block device. */
 static uint64_t slice_end(const struct cow_reserve *r)
 {
-	const struct cow_geometry *g = &r->image->g;
+	const struct cow_geometry *g = &r->image->core.g;
 	uint64_t end = (r->scan / g->refs_per_slice + 1) * g->refs_per_slice;
-	if (r->image->file->block_device)
+	if (r->image->core.file->block_device)
 		end = cow_min(end, r->image->alloc.file_bytes >> g->cluster_bits);
 	return end;
 }
@@ -267,11 +267,11 @@ static enum cow_next scan(struct cow_task *task)
 	struct cow_reserve *r = of(task);
 	while (wants_more(r) && !scan_is_over(r)) {
 		struct cow_slot *slot;
-		switch (cow_refs_get(r->image, r->scan, task, &slot)) {
+		switch (cow_refs_get(&r->image->meta, r->scan, task, &slot)) {
 		case COW_REFS_PARKED:
 			return COW_WAIT;
 		case COW_REFS_NONE:
-			r->new_block = r->scan / r->image->g.refs_per_block;
+			r->new_block = r->scan / r->image->core.g.refs_per_block;
 			return cow_task_goto(task, &step_block);
 		case COW_REFS_BEYOND:
 			if (r->nr_fresh)
@@ -305,14 +305,14 @@ enum cow_next cow_refill_extend(struct cow_reserve *r, uint64_t end, const struc
 	r->after_extend = next;
 	if (end <= image->alloc.file_bytes)
 		return cow_task_goto(&r->task, next);
-	if (!cow_image_is_whole(image, r->task.loop)) {
+	if (!cow_core_is_whole(&image->core, r->task.loop)) {
 		cow_task_fail(&r->task, -EIO);
 		return COW_AGAIN;
 	}
 	uint64_t ahead = cow_min(cow_max(end / 8, EXTEND_MIN_BYTES), EXTEND_MAX_BYTES);
-	uint64_t size =
-		cow_round_up(end + ahead, cow_max(image->g.cluster_bytes, COW_FILE_ALIGN_BYTES));
-	cow_io_prep(&r->io, COW_IO_RESIZE, image->file, size, 0, io_done);
+	uint64_t size = cow_round_up(end + ahead,
+				     cow_max(image->core.g.cluster_bytes, COW_FILE_ALIGN_BYTES));
+	cow_io_prep(&r->io, COW_IO_RESIZE, image->core.file, size, 0, io_done);
 	r->task.pending++;
 	r->task.step = &step_extended;
 	cow_loop_submit(r->task.loop, &r->io);
@@ -328,13 +328,14 @@ static enum cow_next extended(struct cow_task *task)
 
 static uint64_t new_block_off(const struct cow_reserve *r)
 {
-	return r->new_block * r->image->g.refs_per_block << r->image->g.cluster_bits;
+	return r->new_block * r->image->core.g.refs_per_block << r->image->core.g.cluster_bits;
 }
 
 static enum cow_next block(struct cow_task *task)
 {
 	struct cow_reserve *r = of(task);
-	return cow_refill_extend(r, new_block_off(r) + r->image->g.cluster_bytes, &step_block_zero);
+	return cow_refill_extend(r, new_block_off(r) + r->image->core.g.cluster_bytes,
+				 &step_block_zero);
 }
 
 static enum cow_next block_zero(struct cow_task *task)
@@ -342,15 +343,15 @@ static enum cow_next block_zero(struct cow_task *task)
 	struct cow_reserve *r = of(task);
 	struct cow_image *image = r->image;
 	uint64_t off = new_block_off(r);
-	const char *what = cow_overlap(image, off, image->g.cluster_bytes);
-	if (!off || what || !cow_cache_drop(&image->refs, off, image->g.cluster_bytes)) {
+	const char *what = cow_overlap(&image->meta, off, image->core.g.cluster_bytes);
+	if (!off || what || !cow_cache_drop(&image->meta.refs, off, image->core.g.cluster_bytes)) {
 		cow_task_fail(task,
-			      cow_image_corrupt(image, task->loop, off,
-						"metadata in a range without a refcount block"));
+			      cow_core_corrupt(&image->core, task->loop, off,
+					       "metadata in a range without a refcount block"));
 		return COW_AGAIN;
 	}
-	cow_io_prep_rw(&r->io, COW_IO_WRITE, image->file, off, image->zeros, image->g.cluster_bytes,
-		       io_done);
+	cow_io_prep_rw(&r->io, COW_IO_WRITE, image->core.file, off, image->core.zeros,
+		       image->core.g.cluster_bytes, io_done);
 	task->pending++;
 	task->step = &step_block_link;
 	cow_loop_submit(task->loop, &r->io);
@@ -361,22 +362,22 @@ static enum cow_next block_link(struct cow_task *task)
 {
 	struct cow_reserve *r = of(task);
 	struct cow_image *image = r->image;
-	const struct cow_geometry *g = &image->g;
+	const struct cow_geometry *g = &image->core.g;
 	uint64_t off = new_block_off(r);
 	/*
 	 * The table first: a slot that is dirty while its block is not linked would be taken for
 	 * metadata in a range without a refcount block by the next refill, if this one failed here.
 	 */
-	if (!cow_table_may_set(&image->reftable, r->new_block, task))
+	if (!cow_table_may_set(&image->meta.reftable, r->new_block, task))
 		return COW_WAIT;
-	struct cow_slot *slot = cow_cache_get(&image->refs, off, task);
+	struct cow_slot *slot = cow_cache_get(&image->meta.refs, off, task);
 	if (!slot || !cow_cache_may_dirty(slot, task))
 		return COW_WAIT;
 	cow_refcount_set(slot->data, g->refcount_order, 0, 1);
 	cow_cache_put_dirty(slot);
-	cow_overlap_add(image, off);
+	cow_overlap_add(&image->meta, off);
 	/* After the slot: a pass that captures the entry captures the refcount as well. */
-	cow_table_set(&image->reftable, r->new_block, off);
+	cow_table_set(&image->meta.reftable, r->new_block, off);
 	return cow_task_goto(task, &step_scan);
 }
 
@@ -387,19 +388,19 @@ static uint64_t fresh_end(const struct cow_reserve *r)
 	uint64_t end = 0; /* they are in no order: spare ones came first */
 	for (unsigned i = 0; i < r->nr_fresh; i++)
 		end = cow_max(end, r->fresh[i].cluster + r->fresh[i].nr);
-	return end << r->image->g.cluster_bits;
+	return end << r->image->core.g.cluster_bits;
 }
 
 static enum cow_next extend(struct cow_task *task)
 {
 	struct cow_reserve *r = of(task);
-	unsigned bits = r->image->g.cluster_bits;
+	unsigned bits = r->image->core.g.cluster_bits;
 	for (unsigned i = 0; i < r->nr_fresh; i++) {
 		uint64_t off = r->fresh[i].cluster << bits;
-		if (!cow_overlap(r->image, off, (uint64_t)r->fresh[i].nr << bits))
+		if (!cow_overlap(&r->image->meta, off, (uint64_t)r->fresh[i].nr << bits))
 			continue;
-		cow_task_fail(task, cow_image_corrupt(r->image, task->loop, off,
-						      "live metadata has refcount 0"));
+		cow_task_fail(task, cow_core_corrupt(&r->image->core, task->loop, off,
+						     "live metadata has refcount 0"));
 		return COW_AGAIN;
 	}
 	r->fresh_idx = 0;
@@ -408,9 +409,9 @@ static enum cow_next extend(struct cow_task *task)
 
 static bool may_punch(const struct cow_reserve *r, const struct cow_reserved *e)
 {
-	unsigned bits = r->image->g.cluster_bits;
+	unsigned bits = r->image->core.g.cluster_bits;
 	uint64_t off = e->cluster << bits, bytes = (uint64_t)e->nr << bits;
-	return !r->image->alloc.cannot_punch && !r->image->no_discard &&
+	return !r->image->alloc.cannot_punch && !r->image->core.no_discard &&
 	       !((off | bytes) & (COW_PUNCH_ALIGN_BYTES - 1));
 }
 
@@ -419,13 +420,13 @@ static enum cow_next punch(struct cow_task *task)
 {
 	struct cow_reserve *r = of(task);
 	struct cow_alloc *alloc = &r->image->alloc;
-	unsigned bits = r->image->g.cluster_bits;
+	unsigned bits = r->image->core.g.cluster_bits;
 	for (; r->fresh_idx < r->nr_fresh; r->fresh_idx++) {
 		struct cow_reserved *e = &r->fresh[r->fresh_idx];
 		e->zero = e->cluster >= alloc->virgin_cluster;
 		if (e->zero || !may_punch(r, e))
 			continue;
-		cow_io_prep(&r->io, COW_IO_PUNCH, r->image->file, e->cluster << bits,
+		cow_io_prep(&r->io, COW_IO_PUNCH, r->image->core.file, e->cluster << bits,
 			    (uint64_t)e->nr << bits, io_done);
 		task->pending++;
 		task->step = &step_punched;
@@ -451,7 +452,7 @@ static void hand_over(struct cow_reserve *r)
 	r->pos = 0;
 	r->nr = left;
 	unsigned used = 0;
-	while (used < r->nr_fresh && r->nr < r->image->limits.extents)
+	while (used < r->nr_fresh && r->nr < r->image->core.limits.extents)
 		r->extents[r->nr++] = r->fresh[used++];
 	keep_spare(r, used); /* failed requests have handed back many pieces meanwhile */
 }
@@ -460,10 +461,10 @@ static enum cow_next finish(struct cow_task *task)
 {
 	struct cow_reserve *r = of(task);
 	struct cow_alloc *alloc = &r->image->alloc;
-	uint64_t end = fresh_end(r) >> r->image->g.cluster_bits;
+	uint64_t end = fresh_end(r) >> r->image->core.g.cluster_bits;
 	if (alloc->virgin_cluster != UINT64_MAX)
 		alloc->virgin_cluster = cow_max(alloc->virgin_cluster, end);
-	atomic_store(&r->image->commit.ordered_data, true);
+	atomic_store(&r->image->core.commit.ordered_data, true);
 	hand_over(r);
 	r->goal_clusters =
 		(uint32_t)cow_min(r->goal_clusters * 2ull, r->image->alloc.reserve_clusters);
@@ -478,14 +479,14 @@ static bool cannot_grow(struct cow_reserve *r)
 	int error = r->task.error;
 	return r->io.kind == COW_IO_RESIZE && r->io.result && !r->tail_is_full &&
 	       (error == -ENOSPC || error == -EFBIG || error == -EDQUOT) &&
-	       !cow_image_is_failed(r->image);
+	       !cow_core_is_failed(&r->image->core);
 }
 
 /* What lies behind the file's end goes back, if there is room for it on that way; else it stays. */
 static void return_grown(struct cow_reserve *r)
 {
 	struct cow_quarantine *q = &r->image->quarantine;
-	uint64_t end = r->image->alloc.file_bytes >> r->image->g.cluster_bits;
+	uint64_t end = r->image->alloc.file_bytes >> r->image->core.g.cluster_bits;
 	unsigned kept = 0;
 	r->fresh_clusters = 0;
 	for (unsigned i = 0; i < r->nr_fresh; i++) {
@@ -507,7 +508,7 @@ static enum cow_next unwind(struct cow_task *task)
 	if (task->pending)
 		return cow_task_wait_io(task);
 	/* A failed punch only means that the content of these clusters is unknown. */
-	if (r->io.kind == COW_IO_PUNCH && r->io.result && !cow_image_is_failed(r->image)) {
+	if (r->io.kind == COW_IO_PUNCH && r->io.result && !cow_core_is_failed(&r->image->core)) {
 		r->image->alloc.cannot_punch =
 			r->io.result == -EOPNOTSUPP || r->image->alloc.cannot_punch;
 		r->io.result = 0;

@@ -32,16 +32,16 @@ static void io_done(struct cow_io *io)
 
 static uint64_t entries_per_cluster(const struct cow_image *image)
 {
-	return image->g.cluster_bytes / 8;
+	return image->core.g.cluster_bytes / 8;
 }
 
 /* Sizes of the new structures; -EFBIG past the format's limit. */
 static int plan(struct cow_reserve *r)
 {
 	struct cow_image *image = r->image;
-	uint64_t old = image->reftable.nr;
-	uint64_t per_block = image->g.refs_per_block;
-	uint64_t limit = QCOW2_MAX_REFTABLE_BYTES / image->g.cluster_bytes;
+	uint64_t old = image->meta.reftable.nr;
+	uint64_t per_block = image->core.g.refs_per_block;
+	uint64_t limit = QCOW2_MAX_REFTABLE_BYTES / image->core.g.cluster_bytes;
 	r->grow.at = old * per_block;
 	r->grow.blocks = 1;
 	for (;;) {
@@ -57,7 +57,7 @@ static int plan(struct cow_reserve *r)
 	}
 	if (r->grow.clusters * entries_per_cluster(image) < old + r->grow.blocks)
 		return -EFBIG;
-	if (r->grow.clusters * image->g.cluster_bytes > QCOW2_MAX_REFTABLE_BYTES)
+	if (r->grow.clusters * image->core.g.cluster_bytes > QCOW2_MAX_REFTABLE_BYTES)
 		return -EFBIG;
 	return 0;
 }
@@ -71,26 +71,28 @@ enum cow_next cow_reftable_grow(struct cow_reserve *r)
 		return COW_AGAIN;
 	}
 	uint64_t total = r->grow.blocks + r->grow.clusters;
-	uint64_t off = r->grow.at << image->g.cluster_bits, bytes = total << image->g.cluster_bits;
-	if (image->file->block_device && off + bytes > image->alloc.file_bytes) {
+	uint64_t off = r->grow.at << image->core.g.cluster_bits,
+		 bytes = total << image->core.g.cluster_bits;
+	if (image->core.file->block_device && off + bytes > image->alloc.file_bytes) {
 		cow_task_fail(&r->task, -ENOSPC);
 		return COW_AGAIN;
 	}
-	if (cow_overlap(image, off, bytes) || !cow_cache_drop(&image->refs, off, bytes)) {
+	if (cow_overlap(&image->meta, off, bytes) ||
+	    !cow_cache_drop(&image->meta.refs, off, bytes)) {
 		cow_task_fail(&r->task,
-			      cow_image_corrupt(image, r->task.loop, off,
-						"metadata beyond the refcount table's reach"));
+			      cow_core_corrupt(&image->core, r->task.loop, off,
+					       "metadata beyond the refcount table's reach"));
 		return COW_AGAIN;
 	}
 	r->grow.done = 0;
 	r->task.step = &step_extend;
-	cow_writeback_join(&image->commit, &r->task);
+	cow_commit_join(&image->core.commit, &r->task);
 	return COW_WAIT;
 }
 
 static void encode_block(struct cow_reserve *r, uint64_t block, uint8_t *buf)
 {
-	const struct cow_geometry *g = &r->image->g;
+	const struct cow_geometry *g = &r->image->core.g;
 	uint64_t first = block * g->refs_per_block, total = r->grow.blocks + r->grow.clusters;
 	memset(buf, 0, g->cluster_bytes);
 	for (uint64_t i = 0; i < g->refs_per_block && first + i < total; i++)
@@ -100,11 +102,11 @@ static void encode_block(struct cow_reserve *r, uint64_t block, uint8_t *buf)
 /* Entry idx of the new table: old entries, then the new blocks. */
 static uint64_t new_entry(struct cow_reserve *r, uint64_t idx)
 {
-	uint64_t old = r->image->reftable.nr;
+	uint64_t old = r->image->meta.reftable.nr;
 	if (idx < old)
-		return cow_table_get(&r->image->reftable, idx);
+		return cow_table_get(&r->image->meta.reftable, idx);
 	if (idx < old + r->grow.blocks)
-		return (r->grow.at + idx - old) << r->image->g.cluster_bits;
+		return (r->grow.at + idx - old) << r->image->core.g.cluster_bits;
 	return 0;
 }
 
@@ -117,7 +119,7 @@ static void encode_table(struct cow_reserve *r, uint64_t cluster, uint8_t *buf)
 
 static uint64_t grown_end(const struct cow_reserve *r)
 {
-	return (r->grow.at + r->grow.blocks + r->grow.clusters) << r->image->g.cluster_bits;
+	return (r->grow.at + r->grow.blocks + r->grow.clusters) << r->image->core.g.cluster_bits;
 }
 
 static enum cow_next extend(struct cow_task *task)
@@ -139,10 +141,10 @@ static enum cow_next write_next(struct cow_task *task)
 		encode_block(r, r->grow.done, buf);
 	else
 		encode_table(r, r->grow.done - r->grow.blocks, buf);
-	uint64_t off = (r->grow.at + r->grow.done) << image->g.cluster_bits;
+	uint64_t off = (r->grow.at + r->grow.done) << image->core.g.cluster_bits;
 	r->grow.done++;
-	cow_io_prep_rw(&r->io, COW_IO_WRITE, image->file, off, buf, image->g.cluster_bytes,
-		       io_done);
+	cow_io_prep_rw(&r->io, COW_IO_WRITE, image->core.file, off, buf,
+		       image->core.g.cluster_bytes, io_done);
 	task->pending++;
 	cow_loop_submit(task->loop, &r->io);
 	return cow_task_wait_io(task);
@@ -155,19 +157,20 @@ static enum cow_next switch_header(struct cow_task *task)
 	uint64_t end = grown_end(r);
 	if (image->alloc.virgin_cluster != UINT64_MAX)
 		image->alloc.virgin_cluster =
-			cow_max(image->alloc.virgin_cluster, end >> image->g.cluster_bits);
-	cow_mutex_lock(&image->header_lock);
-	image->header.reftable_off = (r->grow.at + r->grow.blocks) << image->g.cluster_bits;
-	image->header.reftable_clusters = (uint32_t)r->grow.clusters;
-	cow_mutex_unlock(&image->header_lock);
-	atomic_store(&image->commit.header_dirty, true);
+			cow_max(image->alloc.virgin_cluster, end >> image->core.g.cluster_bits);
+	cow_mutex_lock(&image->core.header_lock);
+	image->core.header.reftable_off = (r->grow.at + r->grow.blocks)
+					  << image->core.g.cluster_bits;
+	image->core.header.reftable_clusters = (uint32_t)r->grow.clusters;
+	cow_mutex_unlock(&image->core.header_lock);
+	atomic_store(&image->core.commit.header_dirty, true);
 	task->step = &step_done;
 	/*
 	 * From here on an error would leave memory and disk in doubt over which table counts: the
 	 * unwinding fails the image.
 	 */
 	task->unwind = &step_done;
-	cow_writeback_join(&image->commit, task);
+	cow_commit_join(&image->core.commit, task);
 	return COW_WAIT;
 }
 
@@ -175,22 +178,25 @@ static enum cow_next done(struct cow_task *task)
 {
 	struct cow_reserve *r = of(task);
 	struct cow_image *image = r->image;
-	uint64_t old = image->reftable.nr, old_off = image->reftable.off;
+	uint64_t old = image->meta.reftable.nr, old_off = image->meta.reftable.off;
 	task->unwind = &cow_refill_unwind;
 	if (task->error) {
-		cow_image_fail(image, task->loop, "cannot switch to a larger refcount table: %s",
-			       strerror(-task->error));
+		cow_core_fail(&image->core, task->loop,
+			      "cannot switch to a larger refcount table: %s",
+			      strerror(-task->error));
 		return cow_task_goto(task, task->unwind);
 	}
 	for (uint64_t i = 0; i < r->grow.blocks; i++) {
 		uint64_t off = new_entry(r, old + i);
-		cow_overlap_add(image, off);
-		atomic_store(&image->reftable.entries[old + i], off);
+		cow_overlap_add(&image->meta, off);
+		atomic_store(&image->meta.reftable.entries[old + i], off);
 	}
-	cow_table_move(&image->reftable, (r->grow.at + r->grow.blocks) << image->g.cluster_bits,
+	cow_table_move(&image->meta.reftable,
+		       (r->grow.at + r->grow.blocks) << image->core.g.cluster_bits,
 		       r->grow.clusters * entries_per_cluster(image));
-	uint64_t old_clusters = (old * 8 + image->g.cluster_bytes - 1) / image->g.cluster_bytes;
-	cow_quarantine_add(&image->quarantine, old_off >> image->g.cluster_bits,
+	uint64_t old_clusters =
+		(old * 8 + image->core.g.cluster_bytes - 1) / image->core.g.cluster_bytes;
+	cow_quarantine_add(&image->quarantine, old_off >> image->core.g.cluster_bits,
 			   (uint32_t)old_clusters);
 	return cow_refill_scan_again(r);
 }

@@ -91,7 +91,7 @@ static enum cow_next unlinks(struct cow_task *task)
 	cow_mutex_unlock(&q->lock);
 	if (durable)
 		return COW_AGAIN;
-	cow_writeback_join(&q->image->commit, task);
+	cow_commit_join(&q->image->core.commit, task);
 	return COW_WAIT;
 }
 
@@ -185,7 +185,7 @@ static void want_punch(struct cow_quarantine *q, uint64_t cluster)
  */
 static const char *fall_in_slot(struct cow_quarantine *q, struct cow_slot *slot)
 {
-	struct cow_geometry *g = &q->image->g;
+	struct cow_geometry *g = &q->image->core.g;
 	struct cow_freed *f = &q->batch[q->batch_idx];
 	while (f->nr > q->batch_done && q->nr_punch < q->limits->release_batch) {
 		uint64_t cluster = f->cluster + q->batch_done;
@@ -198,7 +198,7 @@ static const char *fall_in_slot(struct cow_quarantine *q, struct cow_slot *slot)
 		 * punched nor reused.
 		 */
 		if (refs == 1 &&
-		    cow_overlap(q->image, cluster << g->cluster_bits, g->cluster_bytes))
+		    cow_overlap(&q->image->meta, cluster << g->cluster_bits, g->cluster_bytes))
 			return "live metadata was freed as if it were data";
 		cow_refcount_set(slot->data, g->refcount_order, idx, refs - 1);
 		if (refs == 1)
@@ -217,7 +217,7 @@ static enum cow_next fall(struct cow_task *task)
 		struct cow_freed *f = &q->batch[q->batch_idx];
 		uint64_t cluster = f->cluster + q->batch_done;
 		struct cow_slot *slot = NULL;
-		enum cow_refs_result r = cow_refs_get(q->image, cluster, task, &slot);
+		enum cow_refs_result r = cow_refs_get(&q->image->meta, cluster, task, &slot);
 		if (r == COW_REFS_PARKED)
 			return COW_WAIT;
 		if (r == COW_REFS_READY && !cow_cache_may_dirty(slot, task))
@@ -228,9 +228,10 @@ static enum cow_next fall(struct cow_task *task)
 			cow_cache_put_dirty(slot);
 		if (fault) {
 			cluster = f->cluster + q->batch_done;
-			cow_task_fail(task, cow_image_corrupt(q->image, task->loop,
-							      cluster << q->image->g.cluster_bits,
-							      fault));
+			cow_task_fail(task,
+				      cow_core_corrupt(&q->image->core, task->loop,
+						       cluster << q->image->core.g.cluster_bits,
+						       fault));
 			return COW_AGAIN;
 		}
 		if (q->batch_done == f->nr) {
@@ -239,14 +240,14 @@ static enum cow_next fall(struct cow_task *task)
 		}
 	}
 	task->step = &step_written;
-	cow_writeback_join(&q->image->commit, task);
+	cow_commit_join(&q->image->core.commit, task);
 	return COW_WAIT;
 }
 
 static enum cow_next written(struct cow_task *task)
 {
 	struct cow_quarantine *q = of(task);
-	q->punch_idx = q->image->no_discard ? q->nr_punch : 0;
+	q->punch_idx = q->image->core.no_discard ? q->nr_punch : 0;
 	return cow_task_goto(task, &step_punch);
 }
 
@@ -264,7 +265,7 @@ static void punch_done(struct cow_io *io)
 static enum cow_next punch(struct cow_task *task)
 {
 	struct cow_quarantine *q = of(task);
-	unsigned bits = q->image->g.cluster_bits;
+	unsigned bits = q->image->core.g.cluster_bits;
 	for (unsigned i = 0; i < q->limits->release_punches && q->punch_idx < q->nr_punch; i++) {
 		struct cow_punch *p = &q->punches[i];
 		if (p->busy)
@@ -276,7 +277,7 @@ static enum cow_next punch(struct cow_task *task)
 		if (off >= end)
 			continue;
 		p->busy = true;
-		cow_io_prep(&p->io, COW_IO_PUNCH, q->image->file, off, end - off, punch_done);
+		cow_io_prep(&p->io, COW_IO_PUNCH, q->image->core.file, off, end - off, punch_done);
 		task->pending++;
 		cow_loop_submit(task->loop, &p->io);
 	}
@@ -338,14 +339,15 @@ static enum cow_next unwind(struct cow_task *task)
 	struct cow_quarantine *q = of(task);
 	if (task->pending)
 		return cow_task_wait_io(task);
-	if (!cow_image_is_failed(q->image) && task->error == -ENOSPC && atomic_load(&q->closing)) {
+	if (!cow_core_is_failed(&q->image->core) && task->error == -ENOSPC &&
+	    atomic_load(&q->closing)) {
 		q->head = q->tail;
 		q->batch_ring = 0;
 		q->nr_blocked = 0;
 		q->leaked = true;
 		return COW_END;
 	}
-	if (!cow_image_is_failed(q->image) && task->error == -ENOSPC) {
+	if (!cow_core_is_failed(&q->image->core) && task->error == -ENOSPC) {
 		atomic_fetch_add(&q->nr_full, 1);
 		task->error = 0;
 		q->waiting_since = 0;
@@ -353,9 +355,9 @@ static enum cow_next unwind(struct cow_task *task)
 		wake_waiters(q, -ENOSPC); /* nobody knows when the host will have room */
 		return cow_task_goto(task, &step_delay);
 	}
-	if (!cow_image_is_failed(q->image))
-		cow_image_fail(q->image, task->loop, "cannot update refcounts: %s",
-			       strerror(-task->error));
+	if (!cow_core_is_failed(&q->image->core))
+		cow_core_fail(&q->image->core, task->loop, "cannot update refcounts: %s",
+			      strerror(-task->error));
 	wake_waiters(q, -EIO);
 	return COW_END;
 }
@@ -378,7 +380,7 @@ static void end(struct cow_task *task)
 	struct cow_loop *loop = task->loop;
 	cow_mutex_lock(&q->lock);
 	cow_assert(!q->held);
-	bool again = q->head != q->tail && !cow_image_is_failed(q->image) && !must_leave(q);
+	bool again = q->head != q->tail && !cow_core_is_failed(&q->image->core) && !must_leave(q);
 	if (!again) {
 		if (q->head == q->tail)
 			atomic_store(&q->hurry, false);

@@ -110,7 +110,7 @@ static void from_source(struct cow_lane *lane, uint64_t off, const struct cow_so
 	if (s->kind != COW_SOURCE_DATA || (!level->raw && !lane->disk->preallocated))
 		return;
 	struct cow_extent below;
-	look_file(level->data, s->host_off, s->bytes, &below);
+	look_file(level->core.data, s->host_off, s->bytes, &below);
 	e->bytes = below.bytes;
 	if (below.zero && !level->key)
 		e->zero = true;

@@ -8,8 +8,8 @@
 #include <unistd.h>
 
 #include "engine/life/live.h"
+#include "engine/life/live_bitmap.h"
 #include "engine/loop/loop_uring.h"
-#include "engine/bitmap/tracking.h"
 
 static struct {
 	pthread_t thread;

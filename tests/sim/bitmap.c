@@ -6,7 +6,7 @@
 #include <string.h>
 
 #include "engine/base/assert.h"
-#include "engine/bitmap/tracking.h"
+#include "engine/life/live_bitmap.h"
 #include "tests/sim/run.h"
 
 #define TOP "/sim/top"

@@ -80,7 +80,7 @@ static void leave_if_idle(struct sim_run *run, unsigned queue)
 	struct cow_loop *loop = &run->queue_loops[queue]->base;
 	if (run->queues[queue] && !run->queues[queue]->reserve.refilling &&
 	    !cow_quarantine_runs_on(&run->image->quarantine, loop) &&
-	    !cow_writeback_runs_on(&run->image->commit, loop))
+	    !cow_commit_runs_on(&run->image->core.commit, loop))
 		sim_image_queue_leaves(run, queue);
 }
 

@@ -314,11 +314,13 @@ static void assert_not_kept(struct fixture *f, const char *why)
 {
 	struct cow_tracking tracking;
 	struct cow_file *file = open_file(f);
+	struct cow_core core = { .file = file };
 	cow_log_set_sink(keep_warning, COW_LOG_WARNING);
-	cow_tracking_start(&tracking, &f->m->loop, file);
+	cow_tracking_start(&tracking, &f->m->loop, &core);
 	cow_log_set_sink(quiet, COW_LOG_ERR);
 	f->m->host.ops->close(file);
 	assert_false(tracking.kept);
+	assert_int_equal(core.kept_autoclear, 0);
 	assert_non_null(strstr(warning, why));
 	cow_tracking_fini(&tracking);
 }

@@ -4,6 +4,7 @@
  * writes.
  */
 #include "engine/base/buf.h"
+#include "engine/life/live_bitmap.h"
 #include "tests/unit/bitmap_fixture.h"
 
 /* ---- the header ---- */

@@ -1,0 +1,143 @@
+/* SPDX-License-Identifier: MIT */
+#include "engine/meta/meta.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/base/buf.h"
+#include "engine/base/math.h"
+#include "engine/format/map.h"
+#include "engine/loop/blocking.h"
+
+/* Of a read-only image nothing is ever dirty: who waits for a slot waits for a load. */
+static void need_writeback(void *ctx, struct cow_loop *loop)
+{
+	struct cow_meta *meta = ctx;
+	if (meta->core->writable)
+		cow_commit_kick(&meta->core->commit, loop);
+}
+
+static int load_table(struct cow_meta *meta, struct cow_loop *loop, struct cow_table *table,
+		      uint64_t off, uint64_t nr, uint64_t capacity, const char *what,
+		      struct cow_error *err)
+{
+	int ret = cow_table_init(table, off, nr, capacity, meta->core->limits.dirty_blocks,
+				 need_writeback, meta);
+	uint8_t *be = ret ? NULL : cow_buf_alloc(nr * 8);
+	if (ret || !be)
+		return cow_error_set(err, -ENOMEM, "out of memory for the %s", what);
+	ret = cow_loop_read(loop, meta->core->file, off, be, nr * 8);
+	if (!ret)
+		cow_table_load(table, be, nr);
+	else
+		cow_error_set(err, ret, "cannot read the %s: %s", what, strerror(-ret));
+	free(be);
+	return ret;
+}
+
+/* Refcounts need a quarter of what L2 tables need. */
+static int init_caches(struct cow_meta *meta, uint64_t bytes)
+{
+	const struct cow_geometry *g = &meta->core->g;
+	int ret = cow_cache_init(&meta->l2, meta->core->file, g->slice_bytes, bytes,
+				 &meta->core->limits, COW_RANK_L2_SHARD, need_writeback, meta);
+	if (!ret && meta->core->writable)
+		ret = cow_cache_init(&meta->refs, meta->core->file, g->slice_bytes, bytes / 4,
+				     &meta->core->limits, COW_RANK_REF_SHARD, need_writeback, meta);
+	return ret;
+}
+
+/*
+ * A table past the end of the file would read as if nothing was allocated. Whoever only reads
+ * learns of it when he gets there; nobody writes to such an image.
+ */
+static int mark_tables_past_end(struct cow_meta *meta, struct cow_error *err)
+{
+	for (uint64_t i = 0; i < meta->l1.nr; i++) {
+		uint64_t entry = cow_table_get(&meta->l1, i);
+		if (!entry || cow_l1_fault(&meta->core->g, entry) ||
+		    (entry & QCOW2_OFFSET_MASK) < meta->core->file->size_bytes)
+			continue;
+		if (meta->core->writable)
+			return cow_error_set(
+				err, -EINVAL,
+				"L1 entry at offset %llu: its L2 table lies past the end of the "
+				"file: repair it with cowblk check --repair all, or attach it "
+				"--read-only",
+				(unsigned long long)(meta->l1.off + i * 8));
+		atomic_store(&meta->l1.entries[i], entry | COW_L1_PAST_END);
+	}
+	return 0;
+}
+
+static int open_for_writing(struct cow_meta *meta, struct cow_loop *loop, struct cow_error *err)
+{
+	const struct cow_header *h = &meta->core->header;
+	uint64_t nr = (uint64_t)h->reftable_clusters << h->cluster_bits >> 3;
+	int ret = load_table(meta, loop, &meta->reftable, h->reftable_off, nr,
+			     QCOW2_MAX_REFTABLE_BYTES / 8, "refcount table", err);
+	if (!ret)
+		ret = cow_overlap_init(meta, err);
+	if (!ret)
+		ret = cow_writeback_init(&meta->writeback, meta);
+	return ret;
+}
+
+int cow_meta_open(struct cow_meta *meta, struct cow_core *core, struct cow_loop *loop,
+		  uint64_t cache_bytes, struct cow_error *err)
+{
+	const struct cow_header *h = &core->header;
+	meta->core = core;
+	int ret = load_table(meta, loop, &meta->l1, h->l1_off, h->l1_entries,
+			     cow_l1_entries_for(h, h->size_bytes), "L1 table", err);
+	if (!ret)
+		ret = mark_tables_past_end(meta, err);
+	if (!ret)
+		ret = init_caches(meta, cache_bytes);
+	if (!ret && core->writable)
+		ret = open_for_writing(meta, loop, err);
+	return ret;
+}
+
+void cow_meta_forget(struct cow_meta *meta)
+{
+	cow_cache_drop_all(&meta->l2);
+	cow_cache_drop_all(&meta->refs);
+	cow_overlap_fini(meta);
+}
+
+static int reload_table(struct cow_meta *meta, struct cow_loop *loop, struct cow_table *table,
+			uint64_t off, uint64_t nr)
+{
+	uint8_t *be = nr <= table->capacity ? cow_buf_alloc(nr * 8) : NULL;
+	if (!be)
+		return -ENOMEM;
+	int ret = cow_loop_read(loop, meta->core->file, off, be, nr * 8);
+	if (!ret) {
+		cow_table_load(table, be, nr);
+		cow_table_move(table, off, nr);
+	}
+	free(be);
+	return ret;
+}
+
+int cow_meta_reload(struct cow_meta *meta, struct cow_loop *loop, struct cow_error *err)
+{
+	const struct cow_header *h = &meta->core->header;
+	int ret = reload_table(meta, loop, &meta->l1, h->l1_off, h->l1_entries);
+	if (!ret)
+		ret = reload_table(meta, loop, &meta->reftable, h->reftable_off,
+				   (uint64_t)h->reftable_clusters << h->cluster_bits >> 3);
+	return ret ? ret : cow_overlap_init(meta, err);
+}
+
+void cow_meta_fini(struct cow_meta *meta)
+{
+	cow_cache_fini(&meta->l2);
+	cow_cache_fini(&meta->refs);
+	cow_table_fini(&meta->l1);
+	cow_table_fini(&meta->reftable);
+	cow_writeback_fini(&meta->writeback);
+	cow_overlap_fini(meta);
+}
