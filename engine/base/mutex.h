@@ -15,8 +15,8 @@ enum cow_lock_rank {
 	COW_RANK_L2_SHARD = 1,	  /* one shard of the L2 slice cache */
 	COW_RANK_REF_SHARD = 2,	  /* one shard of the refcount cache */
 	COW_RANK_INFLIGHT = 3,	  /* claims on guest ranges */
-	COW_RANK_ALLOC = 4,	  /* allocator: baton, blocked extents */
-	COW_RANK_QUARANTINE = 5,  /* freed clusters on their way back */
+	COW_RANK_ALLOC = 4,	  /* allocator: baton, where free clusters may be */
+	COW_RANK_QUARANTINE = 5,  /* freed clusters on their way back, blocked extents */
 	COW_RANK_L1 = 6,	  /* dirty blocks of the L1 table and the refcount table, header */
 	COW_RANK_CACHE_LIMIT = 7, /* tasks waiting for room in a cache */
 	COW_RANK_COMMIT = 8,	  /* who waits for which writeback pass */

@@ -11,6 +11,12 @@
 
 #include <stdint.h>
 
+/* What anybody may ask for. */
+#define COW_MAX_BACKING_DEPTH 32 /* images in a chain, the top one included */
+#define COW_MAX_QUEUES 64
+#define COW_MAX_QUEUE_DEPTH 1024
+#define COW_MAX_OP_BYTES (1u << 20) /* READ and WRITE; DISCARD and WRITE_ZEROES may be longer */
+
 /* Sizes of arrays; the limits below cannot be larger. */
 #define COW_RESERVE_EXTENTS 64u
 #define COW_RELEASE_PUNCHES 16u

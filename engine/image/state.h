@@ -23,11 +23,10 @@ struct cow_image {
 	/* constant after open */
 	struct cow_crypt_key *key; /* NULL: in the clear */
 	unsigned depth;		   /* in the chain; 0: the top */
-	bool overlay;		/* nobody named it: its backing file is the image that was named */
-	bool raw;		/* a raw file in a backing chain: file offset = guest offset */
-	bool keep_memory;	/* queues take all their buffers at once, and keep them */
-	bool compress;		/* new full clusters are written compressed */
-	uint64_t reserve_bytes; /* a queue's largest reservation; 0: the default */
+	bool overlay;	  /* nobody named it: its backing file is the image that was named */
+	bool raw;	  /* a raw file in a backing chain: file offset = guest offset */
+	bool keep_memory; /* queues take all their buffers at once, and keep them */
+	bool compress;	  /* new full clusters are written compressed */
 	enum cow_detect_zeroes detect_zeroes;
 	struct cow_image_geometry public_geometry;
 	struct cow_image *backing; /* NULL: unallocated reads as zeros */

@@ -185,7 +185,7 @@ static int run_frozen(struct cow_image *image, struct cow_loop *loop, cow_frozen
 		return ret;
 	int again = load_anew(image, loop, err);
 	if (space == SPACE_BEHIND_OUR_BACK)
-		cow_alloc_restart(image, image->core.file->size_bytes);
+		cow_alloc_restart(&image->alloc, image->core.file->size_bytes);
 	return ret ? ret : again;
 }
 

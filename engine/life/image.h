@@ -15,6 +15,7 @@
 #include <stdint.h>
 
 #include "engine/base/error.h"
+#include "engine/core/limits.h"
 #include "engine/crypt/secret.h"
 #include "engine/host/health.h"
 #include "engine/loop/loop.h"
@@ -22,14 +23,8 @@
 struct cow_image;
 struct cow_queue;
 struct cow_op;
-struct cow_limits;
 
 enum cow_detect_zeroes { COW_DETECT_ZEROES_OFF, COW_DETECT_ZEROES_ON, COW_DETECT_ZEROES_UNMAP };
-
-#define COW_MAX_BACKING_DEPTH 32 /* images in a chain, the top one included */
-#define COW_MAX_QUEUES 64
-#define COW_MAX_QUEUE_DEPTH 1024
-#define COW_MAX_OP_BYTES (1u << 20) /* READ and WRITE; DISCARD and WRITE_ZEROES may be longer */
 
 struct cow_open_options {
 	bool writable;

@@ -9,6 +9,7 @@
 
 #include "engine/life/freeze.h"
 #include "engine/life/live_state.h"
+#include "engine/space/refill.h"
 
 /* Reserved at a time; also what is at hand when the freeze begins. */
 #define AHEAD_CLUSTERS 256u
@@ -22,7 +23,8 @@ void cow_live_space_init(struct cow_live_space *space, struct cow_image *image,
 	memset(space, 0, sizeof(*space));
 	space->image = image;
 	space->loop = loop;
-	cow_reserve_init(&space->reserve, image);
+	cow_reserve_init(&space->reserve, &image->alloc);
+	cow_refill_init(&space->reserve);
 }
 
 /* ---- a refill, and waiting for it ---- */
@@ -43,7 +45,7 @@ static const struct cow_step step_filled = { "live: filled", filled };
 static enum cow_next fill(struct cow_task *task)
 {
 	task->step = &step_filled;
-	cow_alloc_wait(&((struct waiter *)task)->space->reserve, task);
+	cow_reserve_wait(&((struct waiter *)task)->space->reserve, task);
 	return COW_WAIT;
 }
 

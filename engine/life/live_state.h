@@ -11,6 +11,7 @@
 #include "engine/loop/io.h"
 #include "engine/meta/written.h"
 #include "engine/snapshot/delta.h"
+#include "engine/space/reserve.h"
 
 /* ---- live_space.c: clusters for shadows ---- */
 

@@ -18,6 +18,7 @@
 #include "engine/life/memory.h"
 #include "engine/loop/blocking.h"
 #include "engine/snapshot/snapshot_select.h"
+#include "engine/space/release.h"
 
 #define CACHE_MAX_BYTES (32ull << 20)
 #define CACHE_MIN_BYTES (256ull << 10)
@@ -127,11 +128,14 @@ static uint64_t take_cache_bytes(struct cow_image *image, struct cow_chain *chai
 
 static int init_writing(struct cow_image *image, struct cow_chain *chain, struct cow_error *err)
 {
-	int ret = cow_alloc_init(image);
+	int ret = cow_alloc_init(&image->alloc, &image->meta, &image->quarantine,
+				 chain->options->reserve_bytes);
 	if (!ret)
-		ret = cow_alloc_prepare_file(image, chain->loop);
+		ret = cow_alloc_prepare_file(&image->alloc, chain->loop);
 	if (!ret)
-		ret = cow_quarantine_init(&image->quarantine, image);
+		ret = cow_quarantine_init(&image->quarantine, &image->core, &image->epoch);
+	if (!ret)
+		cow_release_init(&image->quarantine, &image->meta, &image->alloc);
 	image->core.zeros = cow_buf_alloc(image->core.g.cluster_bytes);
 	if (!ret && !image->core.zeros)
 		ret = -ENOMEM;
@@ -288,7 +292,6 @@ static struct cow_image *new_image(struct cow_chain *chain, struct cow_file *fil
 	image->core.writable = top && options->writable;
 	image->core.no_discard = options->no_discard;
 	cow_limits_init(&image->core.limits, options->limits);
-	image->reserve_bytes = options->reserve_bytes;
 	image->compress = image->core.writable && options->compress;
 	image->keep_memory = options->keep_memory;
 	image->detect_zeroes = options->detect_zeroes;
@@ -403,7 +406,7 @@ void cow_image_free(struct cow_image *image)
 	if (image->backing)
 		cow_image_free(image->backing);
 	cow_meta_fini(&image->meta);
-	cow_alloc_fini(image);
+	cow_alloc_fini(&image->alloc);
 	cow_quarantine_fini(&image->quarantine);
 	cow_tracking_fini(&image->tracking);
 	free(image->core.zeros);

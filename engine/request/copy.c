@@ -92,7 +92,7 @@ static enum cow_next find_host(struct cow_op *op, const struct cow_entry *e, uin
 	if (image->core.g.data_file) { /* each guest cluster has its place */
 		copy->host.v = copy->start;
 	} else if (copy->allocated) {
-		nr = cow_alloc_take(&op->queue->reserve, nr, &copy->host, &zero, &op->task);
+		nr = cow_reserve_take(&op->queue->reserve, nr, &copy->host, &zero, &op->task);
 		if (!nr)
 			return COW_WAIT;
 	} else {

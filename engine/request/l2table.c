@@ -43,7 +43,7 @@ static enum cow_next look(struct cow_task *task)
 	t->old = cow_table_get(&image->meta.l1, t->l1_idx);
 	if (t->old & QCOW2_COPIED)
 		return leave(op); /* somebody else made it */
-	if (!cow_alloc_take(&op->queue->reserve, 1, &t->host, &t->zero, task))
+	if (!cow_reserve_take(&op->queue->reserve, 1, &t->host, &t->zero, task))
 		return COW_WAIT;
 	t->holds_host = true;
 	t->done = 0;

@@ -207,10 +207,10 @@ static void give_back_hosts(struct cow_op *op)
 	struct cow_reserve *reserve = &op->queue->reserve;
 	unsigned bits = cow_op_image(op)->core.g.cluster_bits;
 	if (op->copy.holds_host)
-		cow_alloc_return(reserve, op->copy.host,
-				 (uint32_t)((op->copy.end - op->copy.start) >> bits));
+		cow_reserve_return(reserve, op->copy.host,
+				   (uint32_t)((op->copy.end - op->copy.start) >> bits));
 	if (op->table.holds_host)
-		cow_alloc_return(reserve, op->table.host, 1);
+		cow_reserve_return(reserve, op->table.host, 1);
 	op->copy.holds_host = false;
 	op->table.holds_host = false;
 	cow_pack_give_back(op);

@@ -21,6 +21,7 @@
 #include "engine/format/map.h"
 #include "engine/request/pack.h"
 #include "engine/image/source.h"
+#include "engine/space/reserve.h"
 
 #define COW_BOUNCE_BYTES (128u << 10)
 

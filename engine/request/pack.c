@@ -151,9 +151,9 @@ static enum cow_next place(struct cow_task *task)
 	if (p->end - p->pos < op->packing.bytes) {
 		struct cow_hoff host;
 		bool zero;
-		uint32_t nr = cow_alloc_take(&op->queue->reserve,
-					     cow_op_image(op)->core.limits.pack_clusters, &host,
-					     &zero, task);
+		uint32_t nr = cow_reserve_take(&op->queue->reserve,
+					       cow_op_image(op)->core.limits.pack_clusters, &host,
+					       &zero, task);
 		if (!nr)
 			return COW_WAIT;
 		cow_packer_close(op->queue);

@@ -7,6 +7,7 @@
 #include "engine/base/pages.h"
 #include "engine/request/op.h"
 #include "engine/request/queue.h"
+#include "engine/space/refill.h"
 
 /* Of compressed clusters on their way, where a cluster is not larger than that. */
 #define PACKED_BYTES (640u << 10)
@@ -124,7 +125,8 @@ int cow_queue_new(struct cow_image *image, struct cow_loop *loop, unsigned nr_op
 		ret = make_ciphers(queue);
 	if (!ret)
 		ret = cow_packer_init(queue);
-	cow_reserve_init(&queue->reserve, image);
+	cow_reserve_init(&queue->reserve, &image->alloc);
+	cow_refill_init(&queue->reserve);
 	for (unsigned i = 0; !ret && i <= nr_ops; i++)
 		cow_op_init(&queue->ops[i], queue, i);
 	if (!ret)

@@ -93,8 +93,8 @@ static enum cow_next write_hole(struct cow_op *op, struct cow_slot *slot, const 
 		return COW_WAIT;
 	struct cow_hoff host;
 	bool zero;
-	uint32_t nr = cow_alloc_take(&op->queue->reserve, want, &host, &zero, &op->task);
-	cow_assert(nr && zero); /* cow_alloc_peek() said so */
+	uint32_t nr = cow_reserve_take(&op->queue->reserve, want, &host, &zero, &op->task);
+	cow_assert(nr && zero); /* cow_reserve_peek() said so */
 	uint32_t idx = cow_l2_slice_idx(g, (struct cow_goff){ op->cursor });
 	for (uint32_t i = 0; i < nr; i++)
 		cow_slice_set(g, slot->data, idx + i,
@@ -124,13 +124,13 @@ static enum cow_next write_run(struct cow_op *op, struct cow_slot *slot, uint64_
 		return cow_task_goto(&op->task, &cow_step_pack);
 	}
 	bool hole = hole_possible(op, &run), zero = false;
-	bool at_hand = hole && cow_alloc_peek(&op->queue->reserve, &zero);
+	bool at_hand = hole && cow_reserve_peek(&op->queue->reserve, &zero);
 	if (at_hand && zero)
 		return write_hole(op, slot, &run);
 	cow_cache_put(slot);
 	/* Just because the reservation is being filled we do not write a whole cluster. */
 	if (hole && !at_hand) {
-		cow_alloc_wait(&op->queue->reserve, &op->task);
+		cow_reserve_wait(&op->queue->reserve, &op->task);
 		return COW_WAIT;
 	}
 	if (run.first.kind == COW_BAD)

@@ -11,7 +11,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "engine/life/image.h"
+#include "engine/core/limits.h"
 
 /*
  * One per queue, on a cache line of its own: written by its owner, read by whoever tries to

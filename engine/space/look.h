@@ -7,7 +7,7 @@
 #ifndef COW_LOOK_H
 #define COW_LOOK_H
 
-#include "engine/space/alloc.h"
+#include "engine/space/reserve.h"
 
 int cow_look_init(struct cow_alloc *alloc);
 void cow_look_fini(struct cow_alloc *alloc);

@@ -9,17 +9,17 @@
 #include <string.h>
 
 #include "engine/base/math.h"
-#include "engine/image/state.h"
-#include "engine/space/release.h"
+#include "engine/core/core.h"
 
 static void captured(void *ctx);
 static void completed(void *ctx, bool ok);
 
-int cow_quarantine_init(struct cow_quarantine *q, struct cow_image *image)
+int cow_quarantine_init(struct cow_quarantine *q, struct cow_core *core, struct cow_epoch *epoch)
 {
 	memset(q, 0, sizeof(*q));
-	q->image = image;
-	q->limits = &image->core.limits;
+	q->core = core;
+	q->epoch = epoch;
+	q->limits = &core->limits;
 	cow_mutex_init(&q->lock, COW_RANK_QUARANTINE);
 	cow_waitlist_init(&q->full);
 	cow_waitlist_init(&q->freed);
@@ -30,8 +30,7 @@ int cow_quarantine_init(struct cow_quarantine *q, struct cow_image *image)
 	q->punch = calloc(q->limits->release_batch, sizeof(*q->punch));
 	if (!q->ring || !q->blocked || !q->batch || !q->punch)
 		return -ENOMEM;
-	image->core.commit.watch = (struct cow_commit_watch){ captured, completed, q };
-	cow_release_init(q);
+	core->commit.watch = (struct cow_commit_watch){ captured, completed, q };
 	return 0;
 }
 
@@ -101,7 +100,7 @@ void cow_quarantine_wait(struct cow_quarantine *q, unsigned least, struct cow_ta
 {
 	struct cow_loop *loop = task->loop;
 	cow_mutex_lock(&q->lock);
-	bool failed = cow_core_is_failed(&q->image->core); /* nothing leaves the ring any more */
+	bool failed = cow_core_is_failed(q->core); /* nothing leaves the ring any more */
 	bool park = !failed && room_locked(q) < least;
 	if (park)
 		cow_waitlist_park(&q->full, task);
@@ -127,7 +126,7 @@ bool cow_quarantine_wait_freed(struct cow_quarantine *q, uint64_t *until, struct
 	cow_mutex_lock(&q->lock);
 	if (!*until)
 		*until = q->tail;
-	bool park = q->head < *until && !cow_core_is_failed(&q->image->core);
+	bool park = q->head < *until && !cow_core_is_failed(q->core);
 	if (park)
 		cow_waitlist_park(&q->freed, task);
 	cow_mutex_unlock(&q->lock);
@@ -147,7 +146,7 @@ void cow_quarantine_add(struct cow_quarantine *q, uint64_t cluster, uint32_t nr)
 {
 	cow_mutex_lock(&q->lock);
 	/* under the lock: epochs never fall along the ring */
-	uint64_t epoch = cow_epoch_now(&q->image->epoch);
+	uint64_t epoch = cow_epoch_now(q->epoch);
 	struct cow_freed *last = q->tail > q->captured ? at(q, q->tail - 1) : NULL;
 	if (last && last->epoch == epoch && last->cluster + last->nr == cluster &&
 	    last->nr < 1u << 30) {
@@ -165,7 +164,7 @@ void cow_quarantine_kick(struct cow_quarantine *q, struct cow_loop *loop)
 	struct cow_waitlist wake;
 	cow_waitlist_init(&wake);
 	cow_mutex_lock(&q->lock);
-	bool failed = cow_core_is_failed(&q->image->core);
+	bool failed = cow_core_is_failed(q->core);
 	bool start = !q->running && !q->held && q->tail != q->head && !failed;
 	if (start) {
 		q->running = true;
@@ -178,7 +177,7 @@ void cow_quarantine_kick(struct cow_quarantine *q, struct cow_loop *loop)
 	cow_mutex_unlock(&q->lock);
 	cow_waitlist_wake(&wake, -EIO);
 	if (start)
-		cow_release_start(q, loop);
+		cow_task_post(&q->task, loop, q->first_step);
 }
 
 /* ---- writeback ---- */
@@ -256,7 +255,7 @@ void cow_quarantine_resume(struct cow_quarantine *q)
 bool cow_quarantine_idle(struct cow_quarantine *q)
 {
 	cow_mutex_lock(&q->lock);
-	bool idle = !q->running && (q->head == q->tail || cow_core_is_failed(&q->image->core));
+	bool idle = !q->running && (q->head == q->tail || cow_core_is_failed(q->core));
 	cow_mutex_unlock(&q->lock);
 	return idle;
 }

@@ -24,7 +24,9 @@
 #include "engine/space/epoch.h"
 #include "engine/loop/task.h"
 
-struct cow_image;
+struct cow_alloc;
+struct cow_core;
+struct cow_meta;
 
 struct cow_freed {
 	uint64_t cluster; /* host cluster index */
@@ -43,8 +45,14 @@ struct cow_punch {
 };
 
 struct cow_quarantine {
-	struct cow_image *image;
-	const struct cow_limits *limits; /* image->limits */
+	/* constant */
+	struct cow_core *core;
+	struct cow_epoch *epoch;
+	const struct cow_limits *limits;   /* core's */
+	const struct cow_step *first_step; /* of the release task */
+	struct cow_meta *meta;		   /* the release task's, as this one */
+	struct cow_alloc *alloc;
+
 	struct cow_mutex lock;
 	/* lock */
 	struct cow_freed *ring;
@@ -83,7 +91,11 @@ struct cow_quarantine {
 	uint64_t waiting_since; /* nanoseconds; 0: not waiting */
 };
 
-int cow_quarantine_init(struct cow_quarantine *q, struct cow_image *image);
+/*
+ * Of a writable image; is told from here on when writeback passes capture and complete. To be
+ * emptied it needs cow_release_init() as well.
+ */
+int cow_quarantine_init(struct cow_quarantine *q, struct cow_core *core, struct cow_epoch *epoch);
 void cow_quarantine_fini(struct cow_quarantine *q);
 
 /*

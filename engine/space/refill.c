@@ -13,15 +13,15 @@
 #include <string.h>
 
 #include "engine/base/math.h"
-#include "engine/image/state.h"
+#include "engine/meta/meta.h"
 #include "engine/meta/refcount.h"
+#include "engine/space/extend.h"
 #include "engine/space/look.h"
-
-#define EXTEND_MIN_BYTES (8ull << 20)
-#define EXTEND_MAX_BYTES (256ull << 20)
+#include "engine/space/quarantine.h"
+#include "engine/space/reftable_grow.h"
 
 static const struct cow_step step_baton, step_pick, step_scan, step_block, step_block_zero,
-	step_block_link, step_extend, step_extended, step_punch, step_punched, step_finish;
+	step_block_link, step_extend, step_punch, step_punched, step_finish;
 
 static struct cow_reserve *of(struct cow_task *task)
 {
@@ -40,7 +40,7 @@ static void io_done(struct cow_io *io)
 /* What earlier refills took and could not use. No more than a refill takes. */
 static void take_spare(struct cow_reserve *r)
 {
-	struct cow_alloc *alloc = &r->image->alloc;
+	struct cow_alloc *alloc = r->alloc;
 	cow_assert(!r->nr_fresh);
 	for (unsigned i = 0; i < alloc->nr_spare; i++) {
 		r->fresh[r->nr_fresh++] = alloc->spare[i];
@@ -51,17 +51,27 @@ static void take_spare(struct cow_reserve *r)
 
 static void keep_spare(struct cow_reserve *r, unsigned from)
 {
-	struct cow_alloc *alloc = &r->image->alloc;
+	struct cow_alloc *alloc = r->alloc;
 	for (unsigned i = from; i < r->nr_fresh; i++)
 		alloc->spare[alloc->nr_spare++] = r->fresh[i];
 	r->nr_fresh = 0;
 	r->fresh_clusters = 0;
 }
 
+/* The fields of a refill, but the spare ones, are what the one before left behind. */
+static enum cow_next begin(struct cow_task *task)
+{
+	struct cow_reserve *r = of(task);
+	r->nr_fresh = 0;
+	r->fresh_clusters = 0;
+	r->io.result = 0; /* see cannot_grow() */
+	return cow_task_goto(task, &step_baton);
+}
+
 static enum cow_next baton(struct cow_task *task)
 {
 	struct cow_reserve *r = of(task);
-	struct cow_alloc *alloc = &r->image->alloc;
+	struct cow_alloc *alloc = r->alloc;
 	cow_mutex_lock(&alloc->lock);
 	bool mine = !alloc->busy;
 	if (mine) {
@@ -82,7 +92,7 @@ static enum cow_next baton(struct cow_task *task)
 
 static void drop_baton(struct cow_reserve *r)
 {
-	struct cow_alloc *alloc = &r->image->alloc;
+	struct cow_alloc *alloc = r->alloc;
 	struct cow_waitlist wake;
 	if (!r->has_baton)
 		return;
@@ -104,7 +114,7 @@ static uint32_t fresh_room(const struct cow_reserve *r)
 
 static unsigned max_fresh(const struct cow_reserve *r)
 {
-	return r->image->core.limits.extents / 2;
+	return r->alloc->core->limits.extents / 2;
 }
 
 static bool wants_more(const struct cow_reserve *r)
@@ -114,15 +124,15 @@ static bool wants_more(const struct cow_reserve *r)
 
 static bool at_device_end(const struct cow_reserve *r)
 {
-	return r->image->core.file->block_device &&
-	       r->scan >= r->image->alloc.file_bytes >> r->image->core.g.cluster_bits;
+	return r->alloc->file->block_device &&
+	       r->scan >= r->alloc->file_bytes >> r->alloc->g->cluster_bits;
 }
 
 /* The scan has ended at r->scan: of its block nothing below that is free. */
 static void note_scanned(struct cow_reserve *r)
 {
-	struct cow_alloc *alloc = &r->image->alloc;
-	uint64_t per_block = r->image->core.g.refs_per_block;
+	struct cow_alloc *alloc = r->alloc;
+	uint64_t per_block = r->alloc->g->refs_per_block;
 	if (r->block == COW_FREEMAP_NONE)
 		return;
 	cow_mutex_lock(&alloc->lock);
@@ -135,7 +145,7 @@ static void note_scanned(struct cow_reserve *r)
 
 static bool all_known(struct cow_reserve *r)
 {
-	struct cow_alloc *alloc = &r->image->alloc;
+	struct cow_alloc *alloc = r->alloc;
 	cow_mutex_lock(&alloc->lock);
 	bool known = cow_freemap_all_known(&alloc->map, cow_look_nr_blocks(alloc));
 	cow_mutex_unlock(&alloc->lock);
@@ -149,7 +159,7 @@ static bool all_known(struct cow_reserve *r)
 static enum cow_next pick(struct cow_task *task)
 {
 	struct cow_reserve *r = of(task);
-	struct cow_alloc *alloc = &r->image->alloc;
+	struct cow_alloc *alloc = r->alloc;
 	note_scanned(r);
 	if (!wants_more(r))
 		return cow_task_goto(task, &step_extend);
@@ -160,7 +170,7 @@ static enum cow_next pick(struct cow_task *task)
 	cow_mutex_unlock(&alloc->lock);
 	if (cluster != COW_FREEMAP_NONE) {
 		r->scan = cluster;
-		r->block = cluster / r->image->core.g.refs_per_block;
+		r->block = cluster / r->alloc->g->refs_per_block;
 		return cow_task_goto(task, &step_scan);
 	}
 	if ((!r->looked || r->tail_is_full) && !all_known(r)) {
@@ -198,14 +208,14 @@ static bool add_fresh(struct cow_reserve *r, uint64_t cluster)
  */
 static bool scan_slice(struct cow_reserve *r, struct cow_slot *slot, uint64_t end, bool take)
 {
-	const struct cow_geometry *g = &r->image->core.g;
+	const struct cow_geometry *g = r->alloc->g;
 	while (r->scan < end) {
 		uint64_t idx = r->scan % g->refs_per_slice, until;
 		if (cow_refcount_get(slot->data, g->refcount_order, idx)) {
 			r->scan++;
 			continue;
 		}
-		if (cow_quarantine_blocks(&r->image->quarantine, r->scan, &until)) {
+		if (cow_quarantine_blocks(r->alloc->quarantine, r->scan, &until)) {
 			r->scan = cow_min(until, end);
 			continue;
 		}
@@ -222,7 +232,7 @@ static bool scan_slice(struct cow_reserve *r, struct cow_slot *slot, uint64_t en
 /* Behind the block that is scanned, or behind the end of a block device. */
 static bool scan_is_over(const struct cow_reserve *r)
 {
-	const struct cow_geometry *g = &r->image->core.g;
+	const struct cow_geometry *g = r->alloc->g;
 	if (r->block != COW_FREEMAP_NONE && r->scan / g->refs_per_block != r->block)
 		return true;
 	return at_device_end(r);
@@ -231,10 +241,10 @@ static bool scan_is_over(const struct cow_reserve *r)
 /* First cluster behind the slice of r->scan, or behind the end of a block device. */
 static uint64_t slice_end(const struct cow_reserve *r)
 {
-	const struct cow_geometry *g = &r->image->core.g;
+	const struct cow_geometry *g = r->alloc->g;
 	uint64_t end = (r->scan / g->refs_per_slice + 1) * g->refs_per_slice;
-	if (r->image->core.file->block_device)
-		end = cow_min(end, r->image->alloc.file_bytes >> g->cluster_bits);
+	if (r->alloc->file->block_device)
+		end = cow_min(end, r->alloc->file_bytes >> g->cluster_bits);
 	return end;
 }
 
@@ -254,7 +264,7 @@ static enum cow_next scan_one_slice(struct cow_reserve *r, struct cow_slot *slot
 
 static enum cow_next end_of_tail(struct cow_reserve *r)
 {
-	struct cow_alloc *alloc = &r->image->alloc;
+	struct cow_alloc *alloc = r->alloc;
 	cow_mutex_lock(&alloc->lock);
 	alloc->tail = cow_max(alloc->tail, r->scan);
 	cow_mutex_unlock(&alloc->lock);
@@ -267,16 +277,16 @@ static enum cow_next scan(struct cow_task *task)
 	struct cow_reserve *r = of(task);
 	while (wants_more(r) && !scan_is_over(r)) {
 		struct cow_slot *slot;
-		switch (cow_refs_get(&r->image->meta, r->scan, task, &slot)) {
+		switch (cow_refs_get(r->alloc->meta, r->scan, task, &slot)) {
 		case COW_REFS_PARKED:
 			return COW_WAIT;
 		case COW_REFS_NONE:
-			r->new_block = r->scan / r->image->core.g.refs_per_block;
+			r->new_block = r->scan / r->alloc->g->refs_per_block;
 			return cow_task_goto(task, &step_block);
 		case COW_REFS_BEYOND:
 			if (r->nr_fresh)
 				return end_of_tail(r);
-			return cow_reftable_grow(r);
+			return cow_reftable_grow(r, &step_scan);
 		case COW_REFS_READY:
 			if (scan_one_slice(r, slot) == COW_WAIT)
 				return COW_WAIT;
@@ -286,72 +296,33 @@ static enum cow_next scan(struct cow_task *task)
 	return r->block == COW_FREEMAP_NONE ? end_of_tail(r) : cow_task_goto(task, &step_pick);
 }
 
-enum cow_next cow_refill_scan_again(struct cow_reserve *r)
-{
-	return cow_task_goto(&r->task, &step_scan);
-}
-
 /* ---- a new refcount block ---- */
-
-/*
- * The file is made longer before anything is written there, so that it always ends on a multiple of
- * COW_FILE_ALIGN_BYTES: a host file system zeroes the rest of a last, partial block through the
- * page cache when the file grows on, which collides with our direct writes to that block (Linux
- * warns, and fails the next fdatasync).
- */
-enum cow_next cow_refill_extend(struct cow_reserve *r, uint64_t end, const struct cow_step *next)
-{
-	struct cow_image *image = r->image;
-	r->after_extend = next;
-	if (end <= image->alloc.file_bytes)
-		return cow_task_goto(&r->task, next);
-	if (!cow_core_is_whole(&image->core, r->task.loop)) {
-		cow_task_fail(&r->task, -EIO);
-		return COW_AGAIN;
-	}
-	uint64_t ahead = cow_min(cow_max(end / 8, EXTEND_MIN_BYTES), EXTEND_MAX_BYTES);
-	uint64_t size = cow_round_up(end + ahead,
-				     cow_max(image->core.g.cluster_bytes, COW_FILE_ALIGN_BYTES));
-	cow_io_prep(&r->io, COW_IO_RESIZE, image->core.file, size, 0, io_done);
-	r->task.pending++;
-	r->task.step = &step_extended;
-	cow_loop_submit(r->task.loop, &r->io);
-	return cow_task_wait_io(&r->task);
-}
-
-static enum cow_next extended(struct cow_task *task)
-{
-	struct cow_reserve *r = of(task);
-	r->image->alloc.file_bytes = r->io.offset;
-	return cow_task_goto(task, r->after_extend);
-}
 
 static uint64_t new_block_off(const struct cow_reserve *r)
 {
-	return r->new_block * r->image->core.g.refs_per_block << r->image->core.g.cluster_bits;
+	return r->new_block * r->alloc->g->refs_per_block << r->alloc->g->cluster_bits;
 }
 
 static enum cow_next block(struct cow_task *task)
 {
 	struct cow_reserve *r = of(task);
-	return cow_refill_extend(r, new_block_off(r) + r->image->core.g.cluster_bytes,
-				 &step_block_zero);
+	return cow_extend_to(r, new_block_off(r) + r->alloc->g->cluster_bytes, &step_block_zero);
 }
 
 static enum cow_next block_zero(struct cow_task *task)
 {
 	struct cow_reserve *r = of(task);
-	struct cow_image *image = r->image;
+	struct cow_alloc *alloc = r->alloc;
 	uint64_t off = new_block_off(r);
-	const char *what = cow_overlap(&image->meta, off, image->core.g.cluster_bytes);
-	if (!off || what || !cow_cache_drop(&image->meta.refs, off, image->core.g.cluster_bytes)) {
+	const char *what = cow_overlap(alloc->meta, off, alloc->g->cluster_bytes);
+	if (!off || what || !cow_cache_drop(&alloc->meta->refs, off, alloc->g->cluster_bytes)) {
 		cow_task_fail(task,
-			      cow_core_corrupt(&image->core, task->loop, off,
+			      cow_core_corrupt(alloc->core, task->loop, off,
 					       "metadata in a range without a refcount block"));
 		return COW_AGAIN;
 	}
-	cow_io_prep_rw(&r->io, COW_IO_WRITE, image->core.file, off, image->core.zeros,
-		       image->core.g.cluster_bytes, io_done);
+	cow_io_prep_rw(&r->io, COW_IO_WRITE, alloc->file, off, alloc->core->zeros,
+		       alloc->g->cluster_bytes, io_done);
 	task->pending++;
 	task->step = &step_block_link;
 	cow_loop_submit(task->loop, &r->io);
@@ -361,23 +332,23 @@ static enum cow_next block_zero(struct cow_task *task)
 static enum cow_next block_link(struct cow_task *task)
 {
 	struct cow_reserve *r = of(task);
-	struct cow_image *image = r->image;
-	const struct cow_geometry *g = &image->core.g;
+	struct cow_alloc *alloc = r->alloc;
+	const struct cow_geometry *g = alloc->g;
 	uint64_t off = new_block_off(r);
 	/*
 	 * The table first: a slot that is dirty while its block is not linked would be taken for
 	 * metadata in a range without a refcount block by the next refill, if this one failed here.
 	 */
-	if (!cow_table_may_set(&image->meta.reftable, r->new_block, task))
+	if (!cow_table_may_set(&alloc->meta->reftable, r->new_block, task))
 		return COW_WAIT;
-	struct cow_slot *slot = cow_cache_get(&image->meta.refs, off, task);
+	struct cow_slot *slot = cow_cache_get(&alloc->meta->refs, off, task);
 	if (!slot || !cow_cache_may_dirty(slot, task))
 		return COW_WAIT;
 	cow_refcount_set(slot->data, g->refcount_order, 0, 1);
 	cow_cache_put_dirty(slot);
-	cow_overlap_add(&image->meta, off);
+	cow_overlap_add(alloc->meta, off);
 	/* After the slot: a pass that captures the entry captures the refcount as well. */
-	cow_table_set(&image->meta.reftable, r->new_block, off);
+	cow_table_set(&alloc->meta->reftable, r->new_block, off);
 	return cow_task_goto(task, &step_scan);
 }
 
@@ -388,30 +359,30 @@ static uint64_t fresh_end(const struct cow_reserve *r)
 	uint64_t end = 0; /* they are in no order: spare ones came first */
 	for (unsigned i = 0; i < r->nr_fresh; i++)
 		end = cow_max(end, r->fresh[i].cluster + r->fresh[i].nr);
-	return end << r->image->core.g.cluster_bits;
+	return end << r->alloc->g->cluster_bits;
 }
 
 static enum cow_next extend(struct cow_task *task)
 {
 	struct cow_reserve *r = of(task);
-	unsigned bits = r->image->core.g.cluster_bits;
+	unsigned bits = r->alloc->g->cluster_bits;
 	for (unsigned i = 0; i < r->nr_fresh; i++) {
 		uint64_t off = r->fresh[i].cluster << bits;
-		if (!cow_overlap(&r->image->meta, off, (uint64_t)r->fresh[i].nr << bits))
+		if (!cow_overlap(r->alloc->meta, off, (uint64_t)r->fresh[i].nr << bits))
 			continue;
-		cow_task_fail(task, cow_core_corrupt(&r->image->core, task->loop, off,
+		cow_task_fail(task, cow_core_corrupt(r->alloc->core, task->loop, off,
 						     "live metadata has refcount 0"));
 		return COW_AGAIN;
 	}
 	r->fresh_idx = 0;
-	return cow_refill_extend(r, fresh_end(r), &step_punch);
+	return cow_extend_to(r, fresh_end(r), &step_punch);
 }
 
 static bool may_punch(const struct cow_reserve *r, const struct cow_reserved *e)
 {
-	unsigned bits = r->image->core.g.cluster_bits;
+	unsigned bits = r->alloc->g->cluster_bits;
 	uint64_t off = e->cluster << bits, bytes = (uint64_t)e->nr << bits;
-	return !r->image->alloc.cannot_punch && !r->image->core.no_discard &&
+	return !r->alloc->cannot_punch && !r->alloc->core->no_discard &&
 	       !((off | bytes) & (COW_PUNCH_ALIGN_BYTES - 1));
 }
 
@@ -419,14 +390,14 @@ static bool may_punch(const struct cow_reserve *r, const struct cow_reserved *e)
 static enum cow_next punch(struct cow_task *task)
 {
 	struct cow_reserve *r = of(task);
-	struct cow_alloc *alloc = &r->image->alloc;
-	unsigned bits = r->image->core.g.cluster_bits;
+	struct cow_alloc *alloc = r->alloc;
+	unsigned bits = r->alloc->g->cluster_bits;
 	for (; r->fresh_idx < r->nr_fresh; r->fresh_idx++) {
 		struct cow_reserved *e = &r->fresh[r->fresh_idx];
 		e->zero = e->cluster >= alloc->virgin_cluster;
 		if (e->zero || !may_punch(r, e))
 			continue;
-		cow_io_prep(&r->io, COW_IO_PUNCH, r->image->core.file, e->cluster << bits,
+		cow_io_prep(&r->io, COW_IO_PUNCH, r->alloc->file, e->cluster << bits,
 			    (uint64_t)e->nr << bits, io_done);
 		task->pending++;
 		task->step = &step_punched;
@@ -452,7 +423,7 @@ static void hand_over(struct cow_reserve *r)
 	r->pos = 0;
 	r->nr = left;
 	unsigned used = 0;
-	while (used < r->nr_fresh && r->nr < r->image->core.limits.extents)
+	while (used < r->nr_fresh && r->nr < r->alloc->core->limits.extents)
 		r->extents[r->nr++] = r->fresh[used++];
 	keep_spare(r, used); /* failed requests have handed back many pieces meanwhile */
 }
@@ -460,14 +431,13 @@ static void hand_over(struct cow_reserve *r)
 static enum cow_next finish(struct cow_task *task)
 {
 	struct cow_reserve *r = of(task);
-	struct cow_alloc *alloc = &r->image->alloc;
-	uint64_t end = fresh_end(r) >> r->image->core.g.cluster_bits;
+	struct cow_alloc *alloc = r->alloc;
+	uint64_t end = fresh_end(r) >> r->alloc->g->cluster_bits;
 	if (alloc->virgin_cluster != UINT64_MAX)
 		alloc->virgin_cluster = cow_max(alloc->virgin_cluster, end);
-	atomic_store(&r->image->core.commit.ordered_data, true);
+	atomic_store(&r->alloc->core->commit.ordered_data, true);
 	hand_over(r);
-	r->goal_clusters =
-		(uint32_t)cow_min(r->goal_clusters * 2ull, r->image->alloc.reserve_clusters);
+	r->goal_clusters = (uint32_t)cow_min(r->goal_clusters * 2ull, r->alloc->reserve_clusters);
 	return COW_END;
 }
 
@@ -479,14 +449,14 @@ static bool cannot_grow(struct cow_reserve *r)
 	int error = r->task.error;
 	return r->io.kind == COW_IO_RESIZE && r->io.result && !r->tail_is_full &&
 	       (error == -ENOSPC || error == -EFBIG || error == -EDQUOT) &&
-	       !cow_core_is_failed(&r->image->core);
+	       !cow_core_is_failed(r->alloc->core);
 }
 
 /* What lies behind the file's end goes back, if there is room for it on that way; else it stays. */
 static void return_grown(struct cow_reserve *r)
 {
-	struct cow_quarantine *q = &r->image->quarantine;
-	uint64_t end = r->image->alloc.file_bytes >> r->image->core.g.cluster_bits;
+	struct cow_quarantine *q = r->alloc->quarantine;
+	uint64_t end = r->alloc->file_bytes >> r->alloc->g->cluster_bits;
 	unsigned kept = 0;
 	r->fresh_clusters = 0;
 	for (unsigned i = 0; i < r->nr_fresh; i++) {
@@ -508,9 +478,8 @@ static enum cow_next unwind(struct cow_task *task)
 	if (task->pending)
 		return cow_task_wait_io(task);
 	/* A failed punch only means that the content of these clusters is unknown. */
-	if (r->io.kind == COW_IO_PUNCH && r->io.result && !cow_core_is_failed(&r->image->core)) {
-		r->image->alloc.cannot_punch =
-			r->io.result == -EOPNOTSUPP || r->image->alloc.cannot_punch;
+	if (r->io.kind == COW_IO_PUNCH && r->io.result && !cow_core_is_failed(r->alloc->core)) {
+		r->alloc->cannot_punch = r->io.result == -EOPNOTSUPP || r->alloc->cannot_punch;
 		r->io.result = 0;
 		task->error = 0;
 		r->fresh[r->fresh_idx++].zero = false;
@@ -540,10 +509,11 @@ static void end(struct cow_task *task)
 	drop_baton(r);
 	r->refilling = false;
 	if (error)
-		cow_quarantine_kick(&r->image->quarantine, task->loop);
+		cow_quarantine_kick(r->alloc->quarantine, task->loop);
 	cow_waitlist_wake(&r->waiters, error);
 }
 
+static const struct cow_step step_begin = { "refill: begin", begin };
 static const struct cow_step step_baton = { "refill: baton", baton };
 static const struct cow_step step_pick = { "refill: pick", pick };
 static const struct cow_step step_scan = { "refill: scan", scan };
@@ -551,21 +521,13 @@ static const struct cow_step step_block = { "refill: room for a refcount block",
 static const struct cow_step step_block_zero = { "refill: new refcount block", block_zero };
 static const struct cow_step step_block_link = { "refill: link refcount block", block_link };
 static const struct cow_step step_extend = { "refill: extend", extend };
-static const struct cow_step step_extended = { "refill: extended", extended };
 static const struct cow_step step_punch = { "refill: punch", punch };
 static const struct cow_step step_punched = { "refill: punched", punched };
 static const struct cow_step step_finish = { "refill: finish", finish };
-const struct cow_step cow_refill_unwind = { "refill: unwind", unwind };
+static const struct cow_step step_unwind = { "refill: unwind", unwind };
 
 void cow_refill_init(struct cow_reserve *reserve)
 {
-	cow_task_init(&reserve->task, &cow_refill_unwind, end);
-}
-
-void cow_refill_start(struct cow_reserve *reserve, struct cow_loop *loop)
-{
-	reserve->nr_fresh = 0;
-	reserve->fresh_clusters = 0;
-	reserve->io.result = 0; /* of the refill before: see cannot_grow() */
-	cow_task_post(&reserve->task, loop, &step_baton);
+	cow_task_init(&reserve->task, &step_unwind, end);
+	reserve->first_step = &step_begin;
 }

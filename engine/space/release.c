@@ -12,15 +12,16 @@
 #include <string.h>
 
 #include "engine/base/math.h"
-#include "engine/image/state.h"
+#include "engine/meta/meta.h"
 #include "engine/meta/refcount.h"
+#include "engine/space/alloc.h"
 
 #define TICK_NS (20ull * 1000 * 1000)
 #define GATHER_NS                                                                                  \
 	(100ull * 1000 * 1000) /* after a FLUSH made the unlinks durable, or a full host */
 #define FORCE_NS (2000ull * 1000 * 1000) /* without a FLUSH, until we have a pass of our own */
 
-static const struct cow_step step_delay, step_unlinks, step_take, step_epoch, step_fall,
+static const struct cow_step step_begin, step_delay, step_unlinks, step_take, step_epoch, step_fall,
 	step_written, step_punch, step_punched, step_more, step_unwind;
 
 static struct cow_quarantine *of(struct cow_task *task)
@@ -50,6 +51,12 @@ static bool has_durable(struct cow_quarantine *q)
 	bool durable = q->durable > q->head;
 	cow_mutex_unlock(&q->lock);
 	return durable;
+}
+
+static enum cow_next begin(struct cow_task *task)
+{
+	of(task)->waiting_since = 0;
+	return cow_task_goto(task, &step_delay);
 }
 
 /*
@@ -91,7 +98,7 @@ static enum cow_next unlinks(struct cow_task *task)
 	cow_mutex_unlock(&q->lock);
 	if (durable)
 		return COW_AGAIN;
-	cow_commit_join(&q->image->core.commit, task);
+	cow_commit_join(&q->core->commit, task);
 	return COW_WAIT;
 }
 
@@ -152,7 +159,7 @@ static enum cow_next wait_epoch(struct cow_task *task)
 	 */
 	cow_mutex_lock(&q->lock);
 	atomic_store(&q->waiting_for_epoch, true);
-	bool passed = cow_epoch_passed(&q->image->epoch, epoch);
+	bool passed = cow_epoch_passed(q->epoch, epoch);
 	if (passed)
 		atomic_store(&q->waiting_for_epoch, false);
 	else
@@ -185,7 +192,7 @@ static void want_punch(struct cow_quarantine *q, uint64_t cluster)
  */
 static const char *fall_in_slot(struct cow_quarantine *q, struct cow_slot *slot)
 {
-	struct cow_geometry *g = &q->image->core.g;
+	struct cow_geometry *g = &q->core->g;
 	struct cow_freed *f = &q->batch[q->batch_idx];
 	while (f->nr > q->batch_done && q->nr_punch < q->limits->release_batch) {
 		uint64_t cluster = f->cluster + q->batch_done;
@@ -197,8 +204,7 @@ static const char *fall_in_slot(struct cow_quarantine *q, struct cow_slot *slot)
 		 * Broken entries may have led here from the guest's data; what is live is neither
 		 * punched nor reused.
 		 */
-		if (refs == 1 &&
-		    cow_overlap(&q->image->meta, cluster << g->cluster_bits, g->cluster_bytes))
+		if (refs == 1 && cow_overlap(q->meta, cluster << g->cluster_bits, g->cluster_bytes))
 			return "live metadata was freed as if it were data";
 		cow_refcount_set(slot->data, g->refcount_order, idx, refs - 1);
 		if (refs == 1)
@@ -217,7 +223,7 @@ static enum cow_next fall(struct cow_task *task)
 		struct cow_freed *f = &q->batch[q->batch_idx];
 		uint64_t cluster = f->cluster + q->batch_done;
 		struct cow_slot *slot = NULL;
-		enum cow_refs_result r = cow_refs_get(&q->image->meta, cluster, task, &slot);
+		enum cow_refs_result r = cow_refs_get(q->meta, cluster, task, &slot);
 		if (r == COW_REFS_PARKED)
 			return COW_WAIT;
 		if (r == COW_REFS_READY && !cow_cache_may_dirty(slot, task))
@@ -229,9 +235,8 @@ static enum cow_next fall(struct cow_task *task)
 		if (fault) {
 			cluster = f->cluster + q->batch_done;
 			cow_task_fail(task,
-				      cow_core_corrupt(&q->image->core, task->loop,
-						       cluster << q->image->core.g.cluster_bits,
-						       fault));
+				      cow_core_corrupt(q->core, task->loop,
+						       cluster << q->core->g.cluster_bits, fault));
 			return COW_AGAIN;
 		}
 		if (q->batch_done == f->nr) {
@@ -240,14 +245,14 @@ static enum cow_next fall(struct cow_task *task)
 		}
 	}
 	task->step = &step_written;
-	cow_commit_join(&q->image->core.commit, task);
+	cow_commit_join(&q->core->commit, task);
 	return COW_WAIT;
 }
 
 static enum cow_next written(struct cow_task *task)
 {
 	struct cow_quarantine *q = of(task);
-	q->punch_idx = q->image->core.no_discard ? q->nr_punch : 0;
+	q->punch_idx = q->core->no_discard ? q->nr_punch : 0;
 	return cow_task_goto(task, &step_punch);
 }
 
@@ -265,7 +270,7 @@ static void punch_done(struct cow_io *io)
 static enum cow_next punch(struct cow_task *task)
 {
 	struct cow_quarantine *q = of(task);
-	unsigned bits = q->image->core.g.cluster_bits;
+	unsigned bits = q->core->g.cluster_bits;
 	for (unsigned i = 0; i < q->limits->release_punches && q->punch_idx < q->nr_punch; i++) {
 		struct cow_punch *p = &q->punches[i];
 		if (p->busy)
@@ -277,7 +282,7 @@ static enum cow_next punch(struct cow_task *task)
 		if (off >= end)
 			continue;
 		p->busy = true;
-		cow_io_prep(&p->io, COW_IO_PUNCH, q->image->core.file, off, end - off, punch_done);
+		cow_io_prep(&p->io, COW_IO_PUNCH, q->core->file, off, end - off, punch_done);
 		task->pending++;
 		cow_loop_submit(task->loop, &p->io);
 	}
@@ -303,7 +308,7 @@ static enum cow_next punched(struct cow_task *task)
 	cow_waitlist_take(&q->full, &wake);
 	cow_waitlist_take(&q->freed, &wake);
 	cow_mutex_unlock(&q->lock);
-	cow_alloc_freed(&q->image->alloc, q->batch, q->nr_batch);
+	cow_alloc_freed(q->alloc, q->batch, q->nr_batch);
 	cow_waitlist_wake(&wake, 0);
 	/*
 	 * If some came meanwhile gather again, or each pass would release the few frees of the one
@@ -339,15 +344,14 @@ static enum cow_next unwind(struct cow_task *task)
 	struct cow_quarantine *q = of(task);
 	if (task->pending)
 		return cow_task_wait_io(task);
-	if (!cow_core_is_failed(&q->image->core) && task->error == -ENOSPC &&
-	    atomic_load(&q->closing)) {
+	if (!cow_core_is_failed(q->core) && task->error == -ENOSPC && atomic_load(&q->closing)) {
 		q->head = q->tail;
 		q->batch_ring = 0;
 		q->nr_blocked = 0;
 		q->leaked = true;
 		return COW_END;
 	}
-	if (!cow_core_is_failed(&q->image->core) && task->error == -ENOSPC) {
+	if (!cow_core_is_failed(q->core) && task->error == -ENOSPC) {
 		atomic_fetch_add(&q->nr_full, 1);
 		task->error = 0;
 		q->waiting_since = 0;
@@ -355,13 +359,14 @@ static enum cow_next unwind(struct cow_task *task)
 		wake_waiters(q, -ENOSPC); /* nobody knows when the host will have room */
 		return cow_task_goto(task, &step_delay);
 	}
-	if (!cow_core_is_failed(&q->image->core))
-		cow_core_fail(&q->image->core, task->loop, "cannot update refcounts: %s",
+	if (!cow_core_is_failed(q->core))
+		cow_core_fail(q->core, task->loop, "cannot update refcounts: %s",
 			      strerror(-task->error));
 	wake_waiters(q, -EIO);
 	return COW_END;
 }
 
+static const struct cow_step step_begin = { "release: begin", begin };
 static const struct cow_step step_delay = { "release: delay", delay };
 static const struct cow_step step_unlinks = { "release: unlinks", unlinks };
 static const struct cow_step step_take = { "release: take", take };
@@ -380,7 +385,7 @@ static void end(struct cow_task *task)
 	struct cow_loop *loop = task->loop;
 	cow_mutex_lock(&q->lock);
 	cow_assert(!q->held);
-	bool again = q->head != q->tail && !cow_core_is_failed(&q->image->core) && !must_leave(q);
+	bool again = q->head != q->tail && !cow_core_is_failed(q->core) && !must_leave(q);
 	if (!again) {
 		if (q->head == q->tail)
 			atomic_store(&q->hurry, false);
@@ -388,18 +393,15 @@ static void end(struct cow_task *task)
 	}
 	cow_mutex_unlock(&q->lock);
 	if (again)
-		cow_release_start(q, loop);
+		cow_task_post(&q->task, loop, &step_begin);
 }
 
-void cow_release_init(struct cow_quarantine *q)
+void cow_release_init(struct cow_quarantine *q, struct cow_meta *meta, struct cow_alloc *alloc)
 {
+	q->meta = meta;
+	q->alloc = alloc;
+	q->first_step = &step_begin;
 	cow_task_init(&q->task, &step_unwind, end);
 	for (unsigned i = 0; i < COW_RELEASE_PUNCHES; i++)
 		q->punches[i].quarantine = q;
-}
-
-void cow_release_start(struct cow_quarantine *q, struct cow_loop *loop)
-{
-	q->waiting_since = 0;
-	cow_task_post(&q->task, loop, &step_delay);
 }

@@ -5,8 +5,7 @@
 
 #include "engine/space/quarantine.h"
 
-void cow_release_init(struct cow_quarantine *q);
-/* q->running was set by the caller. Any thread that owns loop. */
-void cow_release_start(struct cow_quarantine *q, struct cow_loop *loop);
+/* After cow_quarantine_init(). alloc: hears of what may be used again. */
+void cow_release_init(struct cow_quarantine *q, struct cow_meta *meta, struct cow_alloc *alloc);
 
 #endif
