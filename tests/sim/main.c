@@ -109,6 +109,17 @@ static bool set_option(struct arguments *a, int c)
 	return true;
 }
 
+/* An exit status. */
+static int shrink(struct sim_script *script)
+{
+	if (!sim_shrink(script)) {
+		fprintf(stderr, "cow_sim: it does not fail: there is nothing to shrink\n");
+		return 1;
+	}
+	sim_script_print(script, stdout);
+	return 0;
+}
+
 static int run_file(const struct arguments *a)
 {
 	struct sim_script script;
@@ -122,8 +133,7 @@ static int run_file(const struct arguments *a)
 	fclose(f);
 	int status = 0;
 	if (a->shrink) {
-		sim_shrink(&script);
-		sim_script_print(&script, stdout);
+		status = shrink(&script);
 	} else {
 		struct sim_stats stats;
 		status = sim_run_child(&script, &a->child, &stats);
@@ -174,10 +184,9 @@ static int shrink_seed(const struct arguments *a)
 {
 	struct sim_script script;
 	sim_script_make(&script, a->seed, &a->plan);
-	sim_shrink(&script);
-	sim_script_print(&script, stdout);
+	int status = shrink(&script);
 	sim_script_fini(&script);
-	return 0;
+	return status;
 }
 
 static uint64_t now_seconds(void)
@@ -213,23 +222,27 @@ static int run_seeds(const struct arguments *a)
 			fprintf(stderr, "\r%llu runs, %llu failed ", (unsigned long long)done,
 				(unsigned long long)failed);
 	}
-	printf("cow_sim: %llu runs from seed %llu, %llu failed; %llu requests (%llu failed as they "
-	       "had to), %llu host "
-	       "operations, %llu power losses, %llu kills, %llu clean closes, %llu errors and %llu "
-	       "ENOSPC put in, %llu leak "
-	       "repairs, %llu refcount tables outgrown, %llu snapshot commands, %llu live ones "
-	       "(%llu all under a freeze), %llu cut off, %llu bitmaps cleared "
-	       "or made, %llu found to be believed, %llu s\n",
-	       (unsigned long long)done, (unsigned long long)a->seed, (unsigned long long)failed,
-	       (unsigned long long)sum.ops, (unsigned long long)sum.failed_ops,
-	       (unsigned long long)sum.events, (unsigned long long)sum.crashes,
-	       (unsigned long long)sum.kills, (unsigned long long)sum.reopens,
-	       (unsigned long long)sum.injected, (unsigned long long)sum.full,
-	       (unsigned long long)sum.repairs, (unsigned long long)sum.growths,
-	       (unsigned long long)sum.snapshots, (unsigned long long)sum.live,
-	       (unsigned long long)sum.all_frozen, (unsigned long long)sum.snapshots_lost,
-	       (unsigned long long)sum.bitmaps, (unsigned long long)sum.believed,
-	       (unsigned long long)(now_seconds() - start));
+	/* With --print standard output is a script. */
+	fprintf(a->print ? stderr : stdout,
+		"cow_sim: %llu runs from seed %llu, %llu failed; %llu requests (%llu failed as "
+		"they "
+		"had to), %llu host "
+		"operations, %llu power losses, %llu kills, %llu clean closes, %llu errors and "
+		"%llu "
+		"ENOSPC put in, %llu leak "
+		"repairs, %llu refcount tables outgrown, %llu snapshot commands, %llu live ones "
+		"(%llu all under a freeze), %llu cut off, %llu bitmaps cleared "
+		"or made, %llu found to be believed, %llu s\n",
+		(unsigned long long)done, (unsigned long long)a->seed, (unsigned long long)failed,
+		(unsigned long long)sum.ops, (unsigned long long)sum.failed_ops,
+		(unsigned long long)sum.events, (unsigned long long)sum.crashes,
+		(unsigned long long)sum.kills, (unsigned long long)sum.reopens,
+		(unsigned long long)sum.injected, (unsigned long long)sum.full,
+		(unsigned long long)sum.repairs, (unsigned long long)sum.growths,
+		(unsigned long long)sum.snapshots, (unsigned long long)sum.live,
+		(unsigned long long)sum.all_frozen, (unsigned long long)sum.snapshots_lost,
+		(unsigned long long)sum.bitmaps, (unsigned long long)sum.believed,
+		(unsigned long long)(now_seconds() - start));
 	return failed ? 1 : 0;
 }
 

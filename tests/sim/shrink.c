@@ -115,8 +115,10 @@ static void simplify(struct sim_script *script)
 	}
 }
 
-void sim_shrink(struct sim_script *script)
+bool sim_shrink(struct sim_script *script)
 {
+	if (!still_fails(script))
+		return false;
 	for (unsigned nr = script->nr / 2; nr; nr = nr > 1 ? nr / 2 : 0) {
 		unsigned first = 0;
 		while (first < script->nr) {
@@ -130,4 +132,5 @@ void sim_shrink(struct sim_script *script)
 	simplify(script);
 	if (isatty(2))
 		fprintf(stderr, "\n");
+	return true;
 }

@@ -15,7 +15,7 @@ struct sim_child_options {
 int sim_run_child(const struct sim_script *script, const struct sim_child_options *options,
 		  struct sim_stats *stats);
 
-/* Leaves out what is not needed for failing. */
-void sim_shrink(struct sim_script *script);
+/* Leaves out what is not needed for failing. False: it does not fail. */
+bool sim_shrink(struct sim_script *script);
 
 #endif
