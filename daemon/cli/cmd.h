@@ -11,6 +11,7 @@ int cow_cmd_attach(int argc, char **argv);
 int cow_cmd_bitmap(int argc, char **argv);
 int cow_cmd_check(int argc, char **argv);
 int cow_cmd_compare(int argc, char **argv);
+int cow_cmd_convert(int argc, char **argv);
 int cow_cmd_create(int argc, char **argv);
 int cow_cmd_detach(int argc, char **argv);
 int cow_cmd_info(int argc, char **argv);

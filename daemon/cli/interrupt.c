@@ -87,7 +87,7 @@ static void show(void *ctx, uint64_t done, uint64_t all)
 	uint64_t now = now_ms();
 	if (atomic_exchange(&asked, false))
 		print(done, all, now - progress.began_ms, "\n");
-	if (!progress.always || now - progress.last_ms < SHOW_EVERY_MS)
+	if (!progress.always || (now - progress.last_ms < SHOW_EVERY_MS && done != all))
 		return;
 	progress.last_ms = now;
 	progress.shown = true;

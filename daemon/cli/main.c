@@ -25,6 +25,7 @@ static const struct command commands[] = {
 	{ "check", cow_cmd_check, "cowblk check",
 	  "check an image for corruption and leaks, or repair it" },
 	{ "compare", cow_cmd_compare, "cowblk compare", "compare what two images hold" },
+	{ "convert", cow_cmd_convert, "cowblk convert", "copy an image's disk into a new image" },
 	{ "measure", cow_cmd_measure, "cowblk measure", "say how large an image would become" },
 	{ "amend", cow_cmd_amend, "cowblk amend",
 	  "change an image's version, or its lazy refcounts" },
@@ -44,7 +45,7 @@ static const struct {
 	{ "connect", "attach" },    { "mount", "attach" },  { "open", "attach" },
 	{ "disconnect", "detach" }, { "umount", "detach" }, { "close", "detach" },
 	{ "ls", "list" },	    { "status", "list" },   { "show", "info" },
-	{ "repair", "check" },	    { "fsck", "check" },    { "convert", "amend" },
+	{ "repair", "check" },	    { "fsck", "check" },    { "copy", "convert" },
 	{ "grow", "resize" },
 };
 

@@ -6,6 +6,7 @@
 
 #include "engine/base/math.h"
 #include "engine/host/system.h"
+#include "engine/image/state.h"
 #include "engine/loop/blocking.h"
 #include "engine/tool/disk_state.h"
 
@@ -106,4 +107,48 @@ uint32_t cow_disk_cluster_bytes(const struct cow_disk *disk)
 const char *cow_disk_path(const struct cow_disk *disk)
 {
 	return disk->path;
+}
+
+void cow_disk_identity(const struct cow_disk *disk, uint64_t *dev, uint64_t *ino)
+{
+	if (disk->image) {
+		cow_image_identity(disk->image, dev, ino);
+		return;
+	}
+	*dev = disk->file->dev;
+	*ino = disk->file->ino;
+}
+
+/* ---- the chain ---- */
+
+bool cow_disk_backing(const struct cow_disk *disk, uint64_t *dev, uint64_t *ino, uint64_t *bytes)
+{
+	const struct cow_image *below = disk->image ? disk->image->backing : NULL;
+	if (!below)
+		return false;
+	*dev = below->core.file->dev;
+	*ino = below->core.file->ino;
+	*bytes = below->core.g.size_bytes;
+	return true;
+}
+
+uint64_t cow_disk_reach(const struct cow_disk *disk, unsigned depth)
+{
+	uint64_t reach = cow_disk_bytes(disk);
+	const struct cow_image *image = disk->image;
+	for (; image && depth; depth--, image = image->backing)
+		reach = cow_min(reach, image->backing ? image->backing->core.g.size_bytes : 0);
+	return reach;
+}
+
+int cow_disk_find_level(const struct cow_disk *disk, uint64_t dev, uint64_t ino, uint64_t *reach)
+{
+	int depth = 0;
+	for (const struct cow_image *image = disk->image; image; image = image->backing, depth++) {
+		if (image->core.file->dev != dev || image->core.file->ino != ino)
+			continue;
+		*reach = cow_disk_reach(disk, (unsigned)depth);
+		return depth;
+	}
+	return -1;
 }

@@ -32,6 +32,17 @@ int cow_disk_close(struct cow_disk *disk, struct cow_loop *loop, struct cow_erro
 uint64_t cow_disk_bytes(const struct cow_disk *disk);
 /* The unit that a range is mapped by; 512 of a raw file. */
 uint32_t cow_disk_cluster_bytes(const struct cow_disk *disk);
+/* Which file it is: see cow_image_identity(). */
+void cow_disk_identity(const struct cow_disk *disk, uint64_t *dev, uint64_t *ino);
+/*
+ * Where in the disk's chain that file is: its depth, 0 is the disk itself; -1: nowhere. *reach: up to
+ * here (bytes) no image above it, nor itself, is too short for what it holds to show.
+ */
+int cow_disk_find_level(const struct cow_disk *disk, uint64_t dev, uint64_t ino, uint64_t *reach);
+/* The file of the disk's backing file, and its disk's size. False: there is none. */
+bool cow_disk_backing(const struct cow_disk *disk, uint64_t *dev, uint64_t *ino, uint64_t *bytes);
+/* The same for the level of that depth, which may not be there. */
+uint64_t cow_disk_reach(const struct cow_disk *disk, unsigned depth);
 const char *cow_disk_path(const struct cow_disk *disk);
 
 #endif

@@ -41,7 +41,12 @@ void cow_lane_close(struct cow_lane *lane)
 static void look_file(struct cow_file *file, uint64_t off, uint64_t bytes, struct cow_extent *e)
 {
 	int fd = cow_host_fd(file);
-	*e = (struct cow_extent){ .bytes = bytes, .data = true, .allocated = true, .plain = true };
+	*e = (struct cow_extent){ .bytes = bytes,
+				  .data = true,
+				  .allocated = true,
+				  .plain = true,
+				  .file = file,
+				  .host_off = off };
 	if (file->block_device)
 		return;
 	off_t data = lseek(fd, (off_t)off, SEEK_DATA);
@@ -67,6 +72,7 @@ static void look_raw(struct cow_lane *lane, uint64_t off, uint64_t bytes, struct
 	}
 	*e = lane->run;
 	e->bytes = cow_min(bytes, end - off);
+	e->host_off = off;
 }
 
 /* ---- what an image's mapping says ---- */
@@ -107,6 +113,11 @@ static void from_source(struct cow_lane *lane, uint64_t off, const struct cow_so
 	e->zero = s->kind == COW_SOURCE_ZERO;
 	e->data = !e->zero;
 	e->plain = s->kind == COW_SOURCE_DATA && !level->key;
+	e->depth = level ? level->depth : 0;
+	if (e->plain) {
+		e->file = level->core.data;
+		e->host_off = s->host_off;
+	}
 	if (s->kind != COW_SOURCE_DATA || (!level->raw && !lane->disk->preallocated))
 		return;
 	struct cow_extent below;

@@ -1,0 +1,403 @@
+/* SPDX-License-Identifier: MIT */
+/* cowblk convert: a disk's content into a new image. Options of `qemu-img convert`. */
+#include "daemon/cli/cmd.h"
+
+#include <argp.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "daemon/cli/args.h"
+#include "daemon/cli/create_options.h"
+#include "daemon/cli/disk_options.h"
+#include "daemon/cli/interrupt.h"
+#include "daemon/cli/named.h"
+#include "engine/base/number.h"
+#include "engine/host/system.h"
+#include "engine/tool/convert.h"
+#include "engine/tool/target.h"
+
+#define SPARSE_DEFAULT 4096u
+
+struct arguments {
+	struct cow_disk_options disks;
+	struct cow_args common;
+	const char *image, *out, *snapshot;
+	enum cow_disk_format format;
+	struct cow_target_spec target;
+	struct cow_encrypt_options encrypt;
+	struct cow_secrets secrets; /* the target's */
+	const struct cow_secret *all[COW_MAX_SECRETS + 1];
+	bool compress, target_is_zero, offload, has_options;
+	const char *sparse;
+	uint64_t sparse_bytes;
+	unsigned nr_threads;
+};
+
+enum { KEY_ZERO = 256, KEY_TARGET_KEY, KEY_SALVAGE, KEY_BITMAPS, KEY_SKIP_BROKEN };
+
+static const struct argp_option options[] = {
+	{ "format", 'f', "FORMAT", 0, "Format of IMAGE: qcow2 (default) or raw", 0 },
+	{ "target-format", 'O', "FORMAT", 0, "Format of TARGET: qcow2 (default) or raw", 0 },
+	{ "snapshot", 'l', "SNAPSHOT", 0, "An internal snapshot of IMAGE, by its id or name", 0 },
+	{ "option", 'o', "NAME=VALUE[,...]", 0, "How TARGET is made: see create; help lists them",
+	  0 },
+	{ "compress", 'c', NULL, 0, "Store what is written compressed, as the image's option says",
+	  0 },
+	{ "backing", 'B', "BASE", 0,
+	  "TARGET gets this backing file: what IMAGE has from it is not copied", 0 },
+	{ "backing-format", 'F', "FORMAT", 0, "Format of BASE: qcow2 or raw", 0 },
+	{ "sparse", 'S', "SIZE", 0,
+	  "So many zero bytes in a row become a hole (default 4k); 0: none do", 0 },
+	{ "existing", 'n', NULL, 0, "TARGET exists and is only filled", 0 },
+	{ "target-is-zero", KEY_ZERO, NULL, 0, "With -n: TARGET reads as zeros already", 0 },
+	{ "offload", 'C', NULL, 0, "Let the host copy where it can, without looking for zeros", 0 },
+	{ "threads", 'm', "N", 0, "Pieces in flight, 1 to 16 (default: by the CPUs, 4 or more)",
+	  0 },
+	{ "out-of-order", 'W', NULL, 0, "Write in any order (as it always does)", 0 },
+	{ "target-cache", 't', "MODE", 0,
+	  "none, directsync: write past the page cache; writeback (default), writethrough: through "
+	  "it; unsafe: a raw TARGET is not waited for",
+	  0 },
+	{ "target-key-file", KEY_TARGET_KEY, "FILE", 0,
+	  "Passphrase of an encrypted TARGET (default: the first one named below)", 0 },
+	{ "rate-limit", 'r', "RATE", OPTION_HIDDEN, NULL, 0 },
+	{ "salvage", KEY_SALVAGE, NULL, OPTION_HIDDEN, NULL, 0 },
+	{ "bitmaps", KEY_BITMAPS, NULL, OPTION_HIDDEN, NULL, 0 },
+	{ "skip-broken-bitmaps", KEY_SKIP_BROKEN, NULL, OPTION_HIDDEN, NULL, 0 },
+	{ 0 },
+};
+
+/* ---- command line ---- */
+
+static void parse_sparse(struct arguments *a, const char *arg, struct argp_state *state)
+{
+	unsigned long long bytes;
+	if (cow_cmd_parse_size(arg, &bytes) || bytes % 512)
+		argp_error(state, "-S %s: must be a multiple of 512 bytes", arg);
+	a->sparse_bytes = bytes;
+	a->sparse = arg;
+}
+
+static void parse_threads(struct arguments *a, const char *arg, struct argp_state *state)
+{
+	uint64_t n;
+	if (!cow_number_parse(arg, COW_WALK_MAX_THREADS, &n) || !n)
+		argp_error(state, "-m %s: must be a number from 1 to %u", arg,
+			   COW_WALK_MAX_THREADS);
+	a->nr_threads = (unsigned)n;
+}
+
+static error_t parse_image(struct arguments *a, const char *arg, struct argp_state *state)
+{
+	if (a->out)
+		argp_error(state,
+			   "%s: several images into one are not supported: one IMAGE, one "
+			   "TARGET",
+			   arg);
+	*(a->image ? &a->out : &a->image) = arg;
+	return 0;
+}
+
+static const char *find_conflict(const struct arguments *a)
+{
+	const struct cow_create_options *o = &a->target.create;
+	bool raw = a->target.disk.format == COW_DISK_RAW;
+	bool pipe = a->out && !strcmp(a->out, "-");
+	if (!a->out)
+		return a->image ? "TARGET is missing" : "IMAGE and TARGET are missing";
+	if (a->snapshot && a->format == COW_DISK_RAW)
+		return "-l: a raw image has no snapshots";
+	if (raw && (a->compress || o->backing_file || a->encrypt.wanted))
+		return "-c, -B, encryption: a raw TARGET has none: say -O qcow2";
+	if (pipe && (!raw || a->target.in_place || a->has_options))
+		return "-: only a new raw image can be written to standard output: say -O raw";
+	if (a->target_is_zero && !a->target.in_place)
+		return "--target-is-zero: needs -n";
+	if (a->target.in_place && (o->backing_file || a->has_options))
+		return "-n: TARGET is not made: leave out -B and -o";
+	if (a->compress && (a->encrypt.wanted || o->data_file))
+		return "-c: not with encryption or an external data file";
+	if (a->compress && o->preallocation != COW_PREALLOC_OFF)
+		return "-c: not with preallocation";
+	if (a->offload && (a->sparse || a->compress))
+		return "-C: nothing is looked at: leave out -S and -c";
+	return NULL;
+}
+
+static error_t finish(struct arguments *a, struct argp_state *state)
+{
+	const char *conflict = find_conflict(a);
+	if (conflict)
+		argp_error(state, "%s", conflict);
+	if (!a->sparse)
+		a->sparse_bytes = SPARSE_DEFAULT;
+	if (!a->encrypt.wanted && a->encrypt.modified)
+		argp_error(state, "-o encrypt....: needs encrypt.format=luks");
+	if (a->encrypt.wanted && !a->secrets.nr && !a->disks.secrets.nr)
+		argp_error(state,
+			   "encryption: needs a passphrase: --target-key-file, or --key-...");
+	if (a->encrypt.wanted) {
+		cow_encrypt_options_finish(&a->encrypt);
+		a->target.create.encrypt = &a->encrypt.format;
+	}
+	return 0;
+}
+
+static error_t refuse(const char *option, struct argp_state *state)
+{
+	argp_error(state, "%s of qemu-img: not supported", option);
+	return 0;
+}
+
+static error_t parse_target(int key, char *arg, struct argp_state *state)
+{
+	struct arguments *a = state->input;
+	struct cow_target_spec *t = &a->target;
+	switch (key) {
+	case 'O':
+		t->disk.format = cow_disk_format_parse("-O", arg, state);
+		return 0;
+	case 'o':
+		a->has_options = true;
+		cow_create_options_parse(&t->create, &a->encrypt, arg, state);
+		return 0;
+	case 'B':
+		t->create.backing_file = arg;
+		return 0;
+	case 'F':
+		t->create.backing_format = arg;
+		return 0;
+	case 'n':
+		t->in_place = true;
+		return 0;
+	case 't':
+		t->disk.open.buffered = !cow_cache_mode_parse("-t", arg, &t->unsafe, state);
+		return 0;
+	case KEY_TARGET_KEY:
+		a->secrets.sources[0] = (struct cow_secret_source){ COW_SECRET_FILE, arg };
+		a->secrets.nr = 1;
+		return 0;
+	case 'r':
+		return refuse("-r", state);
+	case KEY_SALVAGE:
+		return refuse("--salvage", state);
+	case KEY_BITMAPS:
+	case KEY_SKIP_BROKEN:
+		return refuse("--bitmaps", state);
+	default:
+		return ARGP_ERR_UNKNOWN;
+	}
+}
+
+static error_t parse_option(int key, char *arg, struct argp_state *state)
+{
+	struct arguments *a = state->input;
+	switch (key) {
+	case ARGP_KEY_INIT:
+		state->child_inputs[0] = &a->disks;
+		state->child_inputs[1] = &a->disks.secrets;
+		return 0;
+	case 'f':
+		a->format = cow_disk_format_parse("-f", arg, state);
+		return 0;
+	case 'l':
+		a->snapshot = cow_snapshot_option(arg);
+		return 0;
+	case 'c':
+		a->compress = true;
+		return 0;
+	case 'S':
+		parse_sparse(a, arg, state);
+		return 0;
+	case KEY_ZERO:
+		a->target_is_zero = true;
+		return 0;
+	case 'C':
+		a->offload = true;
+		return 0;
+	case 'm':
+		parse_threads(a, arg, state);
+		return 0;
+	case 'W':
+		return 0;
+	case ARGP_KEY_ARG:
+		return parse_image(a, arg, state);
+	case ARGP_KEY_END:
+		return finish(a, state);
+	default:
+		return parse_target(key, arg, state);
+	}
+}
+
+/* ---- the disks ---- */
+
+static int open_source(struct arguments *a, struct cow_loop *loop, struct cow_disk **disk,
+		       struct cow_error *err)
+{
+	struct cow_disk_spec spec = cow_disk_options_spec(&a->disks, a->image, a->format);
+	spec.open.snapshot = a->snapshot;
+	return cow_disk_open(loop, &spec, disk, err);
+}
+
+/* What the target is made and opened with, now that the source is known. */
+static int plan_target(struct arguments *a, const struct cow_disk *source, struct cow_error *err)
+{
+	struct cow_target_spec *t = &a->target;
+	struct cow_create_options *o = &t->create;
+	uint64_t bytes = cow_disk_bytes(source);
+	if (o->has_size && o->size_bytes < bytes)
+		return cow_error_set(err, -EINVAL,
+				     "-o size: %" PRIu64 " is less than the %" PRIu64
+				     " bytes of %s",
+				     o->size_bytes, bytes, a->image);
+	if (!o->has_size)
+		o->size_bytes = bytes;
+	o->has_size = true;
+	size_t nr = 0;
+	if (a->secrets.nr)
+		a->all[nr++] = a->secrets.loaded[0];
+	for (size_t i = 0; i < a->disks.secrets.nr; i++)
+		a->all[nr++] = a->disks.secrets.loaded[i];
+	o->secret = nr ? a->all[0] : NULL;
+	t->disk.path = a->out;
+	t->disk.open.secrets = a->all;
+	t->disk.open.nr_secrets = nr;
+	t->disk.open.compress = a->compress;
+	t->disk.open.backing_roots = a->disks.roots;
+	t->disk.open.nr_backing_roots = a->disks.nr_roots;
+	return 0;
+}
+
+/* Which part of the source's chain the target's backing file stands for. */
+static void find_shared(const struct cow_target *target, struct cow_convert *c)
+{
+	uint64_t dev, ino;
+	if (!cow_disk_backing(target->disk, &dev, &ino, &c->backing_bytes))
+		return;
+	c->has_backing = true;
+	int depth = cow_disk_find_level(c->source, dev, ino, &c->reach);
+	if (depth < 0) /* the caller says that it holds the same as the source's backing file */
+		c->reach = cow_disk_reach(c->source, 1);
+	c->shared_depth = depth < 0 ? 1 : (unsigned)depth;
+}
+
+static int say_failure(const struct cow_convert *c, const char *image, const char *out, int ret,
+		       struct cow_error *err)
+{
+	if (ret == -ECANCELED)
+		return cow_error_set(err, ret, "%s: interrupted", out);
+	return cow_error_set(err, ret, "%s: cannot %s at offset %" PRIu64 ": %s",
+			     c->failed_source ? image : out, c->failed_source ? "read" : "write",
+			     c->failed_off, strerror(-ret));
+}
+
+static int check_apart(const struct arguments *a, const struct cow_disk *source,
+		       struct cow_error *err)
+{
+	struct cow_error ignored = { 0 };
+	struct cow_file *file;
+	uint64_t dev, ino;
+	struct cow_host *host = cow_host_system();
+	if (host->ops->open(host, a->out, COW_OPEN_NO_LOCK | COW_OPEN_BUFFERED, &file, &ignored))
+		return 0;
+	cow_disk_identity(source, &dev, &ino);
+	bool same = file->dev == dev && file->ino == ino;
+	host->ops->close(file);
+	return same ? cow_error_set(err, -EINVAL, "%s: is the image that is read", a->out) : 0;
+}
+
+static int to_file(struct arguments *a, struct cow_loop *loop, struct cow_convert *c,
+		   struct cow_error *err)
+{
+	struct cow_target target;
+	int ret = check_apart(a, c->source, err);
+	if (!ret)
+		ret = plan_target(a, c->source, err);
+	if (!ret)
+		ret = cow_target_open(loop, &a->target, &target, err);
+	if (ret)
+		return ret;
+	c->target = target.disk;
+	c->target_is_zero = target.reads_zero || a->target_is_zero;
+	if (!a->target.in_place)
+		find_shared(&target, c);
+	ret = cow_convert(c);
+	cow_progress_finish();
+	if (!ret)
+		return cow_target_finish(&target, loop, err);
+	say_failure(c, a->image, a->out, ret, err);
+	cow_target_give_up(&target, loop);
+	return ret;
+}
+
+static int to_pipe(struct arguments *a, struct cow_convert *c, struct cow_error *err)
+{
+	if (isatty(STDOUT_FILENO))
+		return cow_error_set(err, -EINVAL, "standard output is a terminal");
+	signal(SIGPIPE, SIG_IGN);
+	int ret = cow_convert_stream(c, STDOUT_FILENO);
+	cow_progress_finish();
+	return ret ? say_failure(c, a->image, "standard output", ret, err) : 0;
+}
+
+static int convert(struct arguments *a, struct cow_loop *loop, struct cow_error *err)
+{
+	struct cow_convert c = {
+		.sparse_bytes = a->sparse_bytes,
+		.offload = a->offload,
+		.nr_threads = a->nr_threads ? a->nr_threads : cow_walk_threads(),
+	};
+	int ret = cow_secrets_load(&a->disks.secrets, a->image, false, err);
+	if (!ret)
+		ret = cow_secrets_load(&a->secrets, a->out, true, err);
+	if (!ret)
+		ret = open_source(a, loop, &c.source, err);
+	c.cancel = cow_interrupt_catch();
+	c.progress = cow_progress_to_terminal(a->common.progress, a->common.quiet);
+	if (!ret && !strcmp(a->out, "-"))
+		ret = to_pipe(a, &c, err);
+	else if (!ret)
+		ret = to_file(a, loop, &c, err);
+	cow_disk_close(c.source, loop, NULL);
+	cow_secrets_free(&a->secrets);
+	cow_secrets_free(&a->disks.secrets);
+	return ret;
+}
+
+int cow_cmd_convert(int argc, char **argv)
+{
+	static const struct argp_child children[] = { { &cow_disk_argp, 0, NULL, 0 },
+						      { &cow_secret_argp, 0, "Passphrase:", 0 },
+						      { 0 } };
+	static const struct argp argp = {
+		.options = options,
+		.parser = parse_option,
+		.args_doc = "IMAGE TARGET",
+		.doc = "Copy the disk of IMAGE, with its backing chain, into a new image TARGET: a "
+		       "file, a block device or, raw, - for standard output.\v"
+		       "A file appears under its name when it is complete and durable, or not at "
+		       "all; one that is there already is replaced then.",
+		.children = children,
+	};
+	struct arguments a = { .target.disk.open.buffered = true };
+	struct cow_error err = { 0 };
+	struct cow_loop *loop;
+	cow_encrypt_options_init(&a.encrypt);
+	cow_args_parse(&argp, COW_ARGS_QUIET | COW_ARGS_SHARE | COW_ARGS_PROGRESS, argc, argv,
+		       &a.common, &a);
+	a.disks.share = a.common.share;
+	if (cow_loop_sync_new(&loop))
+		return cow_cmd_fail("out of memory");
+	int ret = convert(&a, loop, &err);
+	cow_loop_free(loop);
+	bool of_target = !strncmp(err.text, a.out, strlen(a.out));
+	int status = !!ret;
+	if (ret && ret != -ECANCELED)
+		status = cow_named_fail(of_target ? a.out : a.image, ret, &err);
+	return cow_interrupt_end(status);
+}

@@ -1,0 +1,42 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The content of one disk copied into another, by several threads. What reads as zeros is not written
+ * where the target reads as zeros anyway; what the mapping does not tell is found by looking at what
+ * was read.
+ *
+ * Memory: a thread takes 1 MiB (or a cluster of the target, if that is more) and two lanes.
+ */
+#ifndef COW_CONVERT_H
+#define COW_CONVERT_H
+
+#include "engine/tool/disk.h"
+#include "engine/tool/walk.h"
+
+struct cow_convert {
+	struct cow_disk *source, *target; /* the target is not smaller */
+	bool target_is_zero;		  /* what is not written reads as zeros */
+	/*
+	 * The target's backing file shows what is not written: content that the source has from its
+	 * chain at this depth or below is not copied, up to `reach` bytes of the disk.
+	 */
+	bool has_backing;
+	unsigned shared_depth;
+	uint64_t reach, backing_bytes;
+	/* so many zero bytes in a row are not stored, a multiple of 512; 0: everything is stored */
+	uint64_t sparse_bytes;
+	bool offload;	     /* let the kernel copy where it can, without looking for zeros */
+	unsigned nr_threads; /* 1 to COW_WALK_MAX_THREADS */
+	const atomic_bool *cancel;
+	struct cow_progress progress;
+	/* after an error: where, and whether the source could not be read */
+	bool failed_source;
+	uint64_t failed_off;
+};
+
+/* 0 or -errno. What was written is durable when the target is closed. */
+int cow_convert(struct cow_convert *c);
+
+/* The content, all zeros included, to a pipe or the like. -EPIPE without a signal is the caller's care. */
+int cow_convert_stream(struct cow_convert *c, int fd);
+
+#endif
