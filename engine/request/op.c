@@ -242,7 +242,8 @@ static bool waits_for_freed(struct cow_op *op)
 	op->task.error = 0;
 	op->task.step = &step_again;
 	op->waits_for_freed = true;
-	if (cow_quarantine_wait_freed(&cow_op_image(op)->quarantine, &op->freed_until, &op->task))
+	if (cow_quarantine_wait_freed(&cow_op_image(op)->quarantine, &op->freed_until,
+				      op->freed_seen, &op->task))
 		return true;
 	op->task.error = -ENOSPC;
 	return false;
@@ -309,6 +310,7 @@ static const struct cow_step *first_step(enum cow_op_kind kind)
 
 static void start_over(struct cow_op *op)
 {
+	op->freed_seen = cow_quarantine_released(&cow_op_image(op)->quarantine);
 	op->cursor = op->off;
 	op->limit = op->end;
 	op->reader = (struct cow_reader){ .pos = op->off, .end = op->end, .buf = op->buf };

@@ -101,8 +101,11 @@ struct cow_op {
 	bool prepared;	     /* cow_core_prepare_write() was called */
 	struct cow_claim claim;
 	unsigned room; /* extents reserved in the quarantine */
-	/* the host was full: the last freed extent that may help, and the op waits for it */
-	uint64_t freed_until;
+	/*
+	 * the host was full: the last freed extent that may help; those released when the op last
+	 * began; and the op waits for more
+	 */
+	uint64_t freed_until, freed_seen;
 	bool waits_for_freed;
 	uint8_t *bounce;
 	struct cow_reader reader;

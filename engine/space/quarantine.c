@@ -120,18 +120,24 @@ void cow_quarantine_wait_many(struct cow_quarantine *q, struct cow_task *task)
 	cow_quarantine_wait(q, kept_from_many(q) + 1, task);
 }
 
-bool cow_quarantine_wait_freed(struct cow_quarantine *q, uint64_t *until, struct cow_task *task)
+bool cow_quarantine_wait_freed(struct cow_quarantine *q, uint64_t *until, uint64_t seen,
+			       struct cow_task *task)
 {
 	struct cow_loop *loop = task->loop;
 	cow_mutex_lock(&q->lock);
 	if (!*until)
 		*until = q->tail;
-	bool park = q->head < *until && !cow_core_is_failed(q->core);
+	bool again = seen < *until && !cow_core_is_failed(q->core);
+	bool park = again && q->released == seen;
 	if (park)
 		cow_waitlist_park(&q->freed, task);
 	cow_mutex_unlock(&q->lock);
-	if (!park)
+	if (!again)
 		return false;
+	if (!park) {
+		cow_task_yield(task);
+		return true;
+	}
 	atomic_store(&q->hurry, true);
 	cow_quarantine_kick(q, loop);
 	return true;

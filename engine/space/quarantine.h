@@ -60,6 +60,7 @@ struct cow_quarantine {
 	unsigned reserved;			/* room set aside by ops */
 	struct cow_waitlist full;		/* waiting for room in the ring */
 	struct cow_waitlist freed;		/* waiting for clusters to be released */
+	_Atomic uint64_t released;		/* of the ring: all before it the allocator has */
 	bool running;				/* the release task is started */
 	bool held;				/* it may not be: a change of the whole image */
 	struct cow_loop *loop;			/* where it runs */
@@ -119,9 +120,17 @@ void cow_quarantine_wait_many(struct cow_quarantine *q, struct cow_task *task);
 /*
  * For who met a full host. What stood in the ring at the first call (*until: 0) may still give him
  * room: park the task until some of that is released (woken with the release's error if the host is
- * too full for it), and hurry. False: nothing of it is left. No locks held, outside of any epoch.
+ * too full for it), and hurry; or have it run again at once if some was released after `seen`, what
+ * cow_quarantine_released() said before he tried. False: nothing of it is left. No locks held,
+ * outside of any epoch.
  */
-bool cow_quarantine_wait_freed(struct cow_quarantine *q, uint64_t *until, struct cow_task *task);
+bool cow_quarantine_wait_freed(struct cow_quarantine *q, uint64_t *until, uint64_t seen,
+			       struct cow_task *task);
+/* Grows whenever the allocator gets clusters back. */
+static inline uint64_t cow_quarantine_released(const struct cow_quarantine *q)
+{
+	return atomic_load_explicit(&q->released, memory_order_acquire);
+}
 /*
  * One reference less on each of nr host clusters, unlinked in memory just now under the slice's
  * lock. Ops have reserved the room; the engine's own few extents always fit.

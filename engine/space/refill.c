@@ -83,6 +83,7 @@ static enum cow_next baton(struct cow_task *task)
 	if (!mine)
 		return COW_WAIT;
 	r->has_baton = true;
+	r->freed_seen = cow_quarantine_released(r->alloc->quarantine);
 	r->block = COW_FREEMAP_NONE;
 	r->looked = r->from_end;
 	r->tail_is_full = false;
@@ -510,6 +511,9 @@ static void end(struct cow_task *task)
 	r->refilling = false;
 	if (error)
 		cow_quarantine_kick(r->alloc->quarantine, task->loop);
+	/* Clusters have come since we looked: who waits tries again. */
+	if (error == -ENOSPC && r->freed_seen != cow_quarantine_released(r->alloc->quarantine))
+		error = 0;
 	cow_waitlist_wake(&r->waiters, error);
 }
 

@@ -293,23 +293,34 @@ static enum cow_next punch(struct cow_task *task)
 	return cow_task_goto(task, &step_punched);
 }
 
+/* Those who wait for room in the ring, or for clusters. */
+static void wake_waiters(struct cow_quarantine *q, int error)
+{
+	struct cow_waitlist wake;
+	cow_waitlist_init(&wake);
+	cow_mutex_lock(&q->lock);
+	cow_waitlist_take(&q->full, &wake);
+	cow_waitlist_take(&q->freed, &wake);
+	cow_mutex_unlock(&q->lock);
+	cow_waitlist_wake(&wake, error);
+}
+
 static enum cow_next punched(struct cow_task *task)
 {
 	struct cow_quarantine *q = of(task);
 	q->nr_punch = 0;
 	if (q->batch_idx < q->nr_batch)
 		return cow_task_goto(task, &step_fall);
-	struct cow_waitlist wake;
-	cow_waitlist_init(&wake);
 	cow_mutex_lock(&q->lock);
 	q->head += q->batch_ring;
 	q->batch_ring = 0;
 	q->nr_blocked = 0;
-	cow_waitlist_take(&q->full, &wake);
-	cow_waitlist_take(&q->freed, &wake);
 	cow_mutex_unlock(&q->lock);
 	cow_alloc_freed(q->alloc, q->batch, q->nr_batch);
-	cow_waitlist_wake(&wake, 0);
+	cow_mutex_lock(&q->lock);
+	atomic_store(&q->released, q->head);
+	cow_mutex_unlock(&q->lock);
+	wake_waiters(q, 0);
 	/*
 	 * If some came meanwhile gather again, or each pass would release the few frees of the one
 	 * before.
@@ -325,18 +336,6 @@ static enum cow_next more(struct cow_task *task)
 	bool full_batch = q->durable - q->head >= q->limits->release_batch;
 	cow_mutex_unlock(&q->lock);
 	return cow_task_goto(task, !left || full_batch ? &step_take : &step_delay);
-}
-
-/* Those who wait for room in the ring, or for clusters. */
-static void wake_waiters(struct cow_quarantine *q, int error)
-{
-	struct cow_waitlist wake;
-	cow_waitlist_init(&wake);
-	cow_mutex_lock(&q->lock);
-	cow_waitlist_take(&q->full, &wake);
-	cow_waitlist_take(&q->freed, &wake);
-	cow_mutex_unlock(&q->lock);
-	cow_waitlist_wake(&wake, error);
 }
 
 static enum cow_next unwind(struct cow_task *task)

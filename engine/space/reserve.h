@@ -25,6 +25,7 @@ struct cow_reserve {
 	const struct cow_step *first_step; /* of the refill; constant */
 	atomic_bool refilling;		   /* written by the owner only */
 	bool has_baton;
+	uint64_t freed_seen; /* cow_quarantine_released() when it had the baton */
 	struct cow_reserved fresh[COW_RESERVE_EXTENTS];
 	unsigned nr_fresh, fresh_idx;
 	uint32_t fresh_clusters;

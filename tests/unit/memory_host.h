@@ -40,6 +40,9 @@ struct memory_host {
 	enum cow_io_kind fail_kind;
 	unsigned fail_skip;
 	unsigned fail_more; /* and so many more after it */
+	/* I/Os of this length stay where they are until memory_let_go(); 0: none */
+	uint64_t hold_bytes;
+	struct cow_io *held;
 	/* may be NULL; sees each I/O that is done */
 	void (*hook)(void *ctx, const struct cow_io *io);
 	void *ctx;
@@ -94,6 +97,22 @@ static void memory_start(struct cow_loop *loop, struct cow_io *io)
 	io->next = NULL;
 	*m->tail = io;
 	m->tail = &io->next;
+}
+
+/* The held I/Os of this length, too, are done by the next drain. */
+static inline void memory_let_go(struct memory_host *m, uint64_t bytes)
+{
+	struct cow_io **link = &m->held;
+	m->hold_bytes = 0;
+	while (*link) {
+		struct cow_io *io = *link;
+		if (io->length != bytes) {
+			link = &io->next;
+			continue;
+		}
+		*link = io->next;
+		memory_start(&m->loop, io);
+	}
 }
 
 /* Space in use for [at, end), as a sparse file takes it. False: the host is full. */
@@ -189,6 +208,11 @@ static int memory_drain(struct cow_loop *loop, bool wait)
 		m->head = io->next;
 		if (!m->head)
 			m->tail = &m->head;
+		if (m->hold_bytes && io->length == m->hold_bytes) {
+			io->next = m->held;
+			m->held = io;
+			continue;
+		}
 		cow_io_raw_done(io, memory_do(m, io));
 	}
 	return 0;

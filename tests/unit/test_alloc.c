@@ -286,6 +286,63 @@ static void test_full_block_device(void **state)
 	full_host(f);
 }
 
+static void set_result(void *ctx, int result)
+{
+	*(int *)ctx = result;
+}
+
+static void start_write(struct fixture *f, unsigned idx, uint64_t offset, uint64_t length,
+			int *result)
+{
+	*result = 1;
+	cow_queue_submit(f->queue, idx, COW_OP_WRITE, 0, offset, length, f->buf, set_result,
+			 result);
+}
+
+static void run_all(struct fixture *f)
+{
+	for (unsigned i = 0; i < 1000; i++)
+		cow_loop_run(&f->m->loop, false);
+}
+
+/*
+ * A write finds the host full while what was freed waits for another request to end; that ends, and
+ * the clusters are there before the write has got back what it had begun.
+ */
+static void test_freed_while_unwinding(void **state)
+{
+	const uint64_t slow = 1024, slower = 2048;
+	struct fixture *f = *state;
+	int first, second;
+	create(f, 32u << 20, 65536, 16);
+	f->m->size = 8u << 20;
+	f->m->block_device = true;
+	open_image(f);
+	uint64_t end = 0;
+	while (!try_op(f, COW_OP_WRITE, end, 65536))
+		end += 65536;
+	do_op(f, COW_OP_FLUSH, 0, 0);
+	f->m->hold_bytes = slow;
+	start_write(f, 0, 0, slow, &first);
+	run_all(f);
+	do_op(f, COW_OP_DISCARD, 1u << 20, 1u << 20);
+	run_all(f);
+	f->m->hold_bytes = slower;
+	start_write(f, 1, (1u << 20) - slower, slower + 65536, &second);
+	run_all(f);
+	assert_int_equal(first, 1);
+	assert_int_equal(second, 1);
+	memory_let_go(f->m, slow);
+	run_all(f);
+	assert_int_equal(first, 0);
+	assert_int_equal(second, 1);
+	memory_let_go(f->m, slower);
+	run_all(f);
+	assert_int_equal(second, 0);
+	close_image(f);
+	expect_clean(f);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -298,6 +355,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_refcount_table_grows, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_full_host, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_full_block_device, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_freed_while_unwinding, setup, teardown),
 	};
 	return cmocka_run_group_tests_name("alloc", tests, NULL, NULL);
 }
