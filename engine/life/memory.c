@@ -41,9 +41,11 @@ void cow_image_start_memory(struct cow_image *image, const struct cow_open_optio
 	for (; image && !image->raw; image = image->backing) {
 		start_cache(image, &image->meta.l2, keep ? UINT64_MAX : L2_LEAST_BYTES,
 			    image->meta.writeback.l2_buf, options);
-		if (image->core.writable)
-			start_cache(image, &image->meta.refs, keep ? UINT64_MAX : REFS_LEAST_BYTES,
-				    image->meta.writeback.refs_buf, options);
+		if (!image->core.writable)
+			continue;
+		start_cache(image, &image->meta.refs, keep ? UINT64_MAX : REFS_LEAST_BYTES,
+			    image->meta.writeback.refs_buf, options);
+		cow_writeback_take(&image->meta.writeback, keep);
 	}
 }
 

@@ -296,6 +296,17 @@ void cow_cache_put(struct cow_slot *slot)
 
 /* ---- dirtying ---- */
 
+/* What is never dirty of a shard is there for who only reads. */
+static unsigned most_dirty(unsigned nr_slots)
+{
+	return nr_slots - nr_slots / 4;
+}
+
+static bool shard_has_room(const struct cow_shard *shard)
+{
+	return shard->nr_dirty < most_dirty(shard->nr_slots);
+}
+
 static bool reserve_dirty(struct cow_cache *cache)
 {
 	unsigned n = atomic_load(&cache->nr_dirty);
@@ -303,11 +314,6 @@ static bool reserve_dirty(struct cow_cache *cache)
 		if (atomic_compare_exchange_weak(&cache->nr_dirty, &n, n + 1))
 			return true;
 	return false;
-}
-
-static bool shard_has_room(const struct cow_shard *shard)
-{
-	return shard->nr_dirty < shard->nr_slots - shard->nr_slots / 4;
 }
 
 bool cow_cache_may_dirty(struct cow_slot *slot, struct cow_task *task)
@@ -397,9 +403,11 @@ static bool was_touched(struct cow_cache *cache)
 	return touched;
 }
 
-/* False: somebody has begun to use them again. */
+/* False: somebody has begun to use them again, or too much of the others is dirty. */
 static bool shrink_locked(struct cow_shard *shard, unsigned least)
 {
+	if (shard->nr_dirty > most_dirty(least))
+		return false;
 	for (unsigned i = least; i < shard->nr_slots; i++)
 		if (is_busy(&shard->slots[i]))
 			return false;

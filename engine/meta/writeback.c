@@ -348,6 +348,14 @@ int cow_writeback_init(struct cow_writeback *wb, struct cow_meta *meta)
 	return alloc_buffers(wb) ? 0 : -ENOMEM;
 }
 
+/* Of the caches: with their slots (life/memory.c). */
+void cow_writeback_take(struct cow_writeback *wb, bool all)
+{
+	size_t blocks = all ? table_blocks(wb) : COW_TABLE_SLACK;
+	cow_pages_take(wb->l1_buf, blocks * COW_TABLE_BLOCK_BYTES);
+	cow_pages_take(wb->reftable_buf, blocks * COW_TABLE_BLOCK_BYTES);
+}
+
 /* A pass that runs uses what it has captured. */
 void cow_writeback_rest(struct cow_writeback *wb)
 {

@@ -85,6 +85,8 @@ void cow_writeback_fini(struct cow_writeback *wb);
  * be freed when this returns.
  */
 void cow_writeback_watch(struct cow_writeback *wb, struct cow_written *written);
+/* Takes memory for what passes copy of the tables: all that they ever need, or some. */
+void cow_writeback_take(struct cow_writeback *wb, bool all);
 /* Gives back what passes have copied into beyond what the caches may have dirty, unless one runs. */
 void cow_writeback_rest(struct cow_writeback *wb);
 

@@ -435,6 +435,32 @@ static void test_rests(void **state)
 		assert_int_equal(counter_on_disk(f, i), 1 + !(i % 4));
 }
 
+/* Dirty slices that nobody can write stand in no reader's way, in a small cache either. */
+static void test_rests_with_dirty(void **state)
+{
+	struct fixture *f = *state;
+	atomic_uint nr_wanted = 0;
+	struct visit reader;
+	cache_open(f, 16, kicked);
+	assert_int_equal(f->cache.nr_shards, 1);
+	cow_cache_start_small(&f->cache, 8 * SLICE, wanted, &nr_wanted);
+	unsigned least = slots_of(f);
+	assert_int_equal(least, 8);
+	for (uint64_t i = 0; i < least; i++)
+		visit_now(f, i, 0);
+	cow_cache_grow(&f->cache);
+	for (uint64_t i = 0; i < least; i++)
+		visit_now(f, i, 1);
+	cow_cache_rest(&f->cache);
+	cow_cache_rest(&f->cache);
+	visit_start(&reader, f, least, 0);
+	settle(f);
+	assert_true(reader.done);
+	assert_int_equal(write_back(f), least);
+	cow_cache_rest(&f->cache);
+	assert_true(cow_cache_rest(&f->cache));
+}
+
 /* ---- many threads, one writer ---- */
 
 #define THREADS 3
@@ -519,6 +545,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_load_error, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_grows_when_wanted, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_rests, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_rests_with_dirty, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_threads, setup, teardown),
 	};
 	return cmocka_run_group_tests_name("cache", tests, NULL, NULL);

@@ -7,12 +7,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include <cmocka.h>
 
 #include "engine/create/create.h"
 #include "engine/host/system.h"
+#include "engine/image/state.h"
 #include "engine/life/image.h"
 
 #define LEVELS 32
@@ -62,6 +64,28 @@ static void nobody_grows(void *ctx)
 {
 }
 
+static void assert_resident(const void *p, size_t bytes)
+{
+	size_t page = (size_t)sysconf(_SC_PAGESIZE), nr = (bytes + page - 1) / page;
+	unsigned char *there = malloc(nr);
+	assert_int_equal(mincore((void *)(uintptr_t)p, bytes, there), 0);
+	for (size_t i = 0; i < nr; i++)
+		assert_true(there[i] & 1);
+	free(there);
+}
+
+/* All that a pass copies into: it must not wait for memory. */
+static void assert_passes_have_memory(const struct cow_image *image)
+{
+	const struct cow_writeback *wb = &image->meta.writeback;
+	size_t slice = image->core.g.slice_bytes;
+	size_t table = (image->core.limits.dirty_blocks + COW_TABLE_SLACK) * COW_TABLE_BLOCK_BYTES;
+	assert_resident(wb->l2_buf, image->meta.l2.max_dirty * slice);
+	assert_resident(wb->refs_buf, image->meta.refs.max_dirty * slice);
+	assert_resident(wb->l1_buf, table);
+	assert_resident(wb->reftable_buf, table);
+}
+
 static long grown_mib(struct cow_loop *loop, uint64_t cache_bytes, bool keep)
 {
 	const struct cow_open_options options = {
@@ -78,6 +102,8 @@ static long grown_mib(struct cow_loop *loop, uint64_t cache_bytes, bool keep)
 			   &err))
 		fail_msg("%s", err.text);
 	long grown = resident_mib() - before;
+	if (keep)
+		assert_passes_have_memory(image);
 	assert_int_equal(cow_image_close(image, loop, &err), 0);
 	return grown;
 }
