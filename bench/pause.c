@@ -151,7 +151,8 @@ static int run(const char *path, uint64_t size_bytes, uint32_t cluster_bytes)
 						 .has_size = true,
 						 .cluster_bytes = cluster_bytes,
 						 .preallocation = COW_PREALLOC_METADATA };
-	const struct cow_open_options options = { .writable = true };
+	/* The caches are full before, so that they do not count as the change's. */
+	const struct cow_open_options options = { .writable = true, .keep_memory = true };
 	struct cow_error err = { 0 };
 	struct cow_image *image = NULL;
 	struct cow_loop *loop;

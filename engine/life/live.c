@@ -15,9 +15,9 @@
 #include "engine/snapshot/snapshot_list.h"
 #include "engine/snapshot/snapshot_select.h"
 
-/* Rounds beside the requests end when so few are left, or when no end is in sight. */
-#define FEW_LEFT 24u
-#define MAX_ROUNDS 8u
+/* Rounds beside the requests end when so few parts are left, or when no end is in sight. */
+#define FEW_LEFT 64u
+#define MAX_ROUNDS 12u
 /*
  * The freeze has to wait for what was freed to be released, and for refills: most of that is waited
  * for before it, but not for ever.
@@ -33,8 +33,10 @@ static void count_changed(void *ctx, uint64_t cluster)
 {
 	struct cow_live *x = ctx;
 	uint64_t b = cluster / x->image->core.g.refs_per_block;
+	uint64_t in_block =
+		cluster % x->image->core.g.refs_per_block << x->image->core.g.refcount_order >> 3;
 	if (b < x->max_blocks)
-		x->blocks[b].stale = true;
+		x->blocks[b].stale |= 1ull << (in_block >> x->written.part_bits);
 	else
 		x->outside = true;
 }
@@ -42,7 +44,6 @@ static void count_changed(void *ctx, uint64_t cluster)
 static int alloc_memory(struct cow_live *x)
 {
 	const struct cow_geometry *g = &x->image->core.g;
-	uint64_t clusters = x->image->alloc.file_bytes >> g->cluster_bits;
 	x->batch = (uint32_t)cow_min(cow_max(BUF_BYTES >> g->cluster_bits, 1), COW_LIVE_BATCH);
 	x->nr_tables = x->image->meta.l1.nr;
 	x->max_blocks =
@@ -55,9 +56,12 @@ static int alloc_memory(struct cow_live *x)
 	x->slice = cow_buf_alloc(g->slice_bytes);
 	int ret = x->tables && x->blocks && x->bufs && x->olds && x->slice ? 0 : -ENOMEM;
 	if (!ret)
-		ret = cow_written_init(&x->written, clusters + clusters / 4 + 4096);
+		ret = cow_written_init(&x->written, g->cluster_bits,
+				       (unsigned)__builtin_ctz(g->slice_bytes),
+				       2 * (x->nr_tables + x->max_blocks));
 	x->s->peak_bytes = x->nr_tables * sizeof(*x->tables) + x->max_blocks * sizeof(*x->blocks) +
-			   x->written.nr / 8 + ((2ull * x->batch) << g->cluster_bits);
+			   x->written.nr * sizeof(*x->written.entries) +
+			   ((2ull * x->batch) << g->cluster_bits);
 	return cow_live_trouble(x, ret);
 }
 
@@ -191,7 +195,7 @@ static int all_rounds(struct cow_live *x)
 		if (ret)
 			return cow_live_trouble(x, ret);
 		ret = one_round(x);
-		cow_log(COW_LOG_DEBUG, "%s: snapshot: round %u beside the requests: %u tables",
+		cow_log(COW_LOG_DEBUG, "%s: snapshot: round %u beside the requests: %u slices",
 			x->image->core.path, i + 1, x->nr_done);
 		if (i && (x->nr_done <= FEW_LEFT || x->nr_done > last - last / 8))
 			break;

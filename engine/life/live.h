@@ -9,8 +9,9 @@
  *    durable before anything is said to lie there, and nobody else gets them. Nothing that the image
  *    leads to is written. So a loss of power, a kill, an error leave the image as it was, with
  *    leaks at most, and running requests need to know nothing: they go on with the old tables.
- * 2. What passes write meanwhile is noted (engine/meta/written.h). Tables and blocks that were
- *    written, or that moved, are done again, in rounds, until few are left.
+ * 2. What passes write meanwhile is noted, slice by slice (engine/meta/written.h). From the first
+ *    such slice of a table or block to the last it is done again, all of it where it has moved, in
+ *    rounds, until few are left.
  * 3. Freeze: requests end, all is written back; the file says what memory knows. The last few tables
  *    and blocks are done again, then L1, its copy for the snapshot, refcount table and snapshot
  *    table, all in places of their own | header | the tables are loaded anew; thaw.
@@ -35,8 +36,8 @@
  * freeze, as on a closed image (engine/snapshot/snapshot.h).
  *
  * Memory: 2 bits a host cluster that the image leads to (6 when deleting) and more where compressed
- * clusters share it, 16 bytes an L1 entry, 24 a refcount block, a bit a host cluster, buffers of
- * some MiB. Blocking: for a thread of the control plane that owns loop.
+ * clusters share it, 24 bytes an L1 entry and a refcount block, and up to 64 more for marks of what
+ * is written, buffers of some MiB. Blocking: for a thread of the control plane that owns loop.
  */
 #ifndef COW_LIVE_H
 #define COW_LIVE_H

@@ -5,7 +5,11 @@
 #include <string.h>
 
 #include "engine/life/live_state.h"
-#include "engine/snapshot/shadow.h"
+
+/* A block that is being done, or parts of it. */
+struct job {
+	uint64_t b, parts;
+};
 
 static uint8_t *buf_of(const struct cow_live *x, unsigned k)
 {
@@ -25,13 +29,13 @@ static int too_many(struct cow_live *x, uint64_t cluster)
 }
 
 /* Beside the requests a count may be behind: it is looked at again. */
-static int judge(struct cow_live *x, struct cow_live_table *t, enum cow_shadow_result result,
-		 uint64_t cluster)
+static int judge(struct cow_live *x, struct cow_live_table *t, uint64_t parts,
+		 enum cow_shadow_result result, uint64_t cluster)
 {
 	if (result == COW_SHADOW_NO_MEMORY)
 		return cow_live_trouble(x, -ENOMEM);
 	if (!x->frozen) {
-		t->stale = true;
+		t->stale |= parts;
 		return 0;
 	}
 	if (result == COW_SHADOW_HIGH)
@@ -40,84 +44,89 @@ static int judge(struct cow_live *x, struct cow_live_table *t, enum cow_shadow_r
 				"a cluster in use has a refcount too low");
 }
 
-static int do_one(struct cow_live *x, uint64_t b, unsigned k)
+static int do_one(struct cow_live *x, const struct job *job, unsigned k)
 {
 	const struct cow_geometry *g = &x->image->core.g;
-	struct cow_live_table *t = &x->blocks[b];
+	struct cow_live_table *t = &x->blocks[job->b];
+	struct cow_shadow_part span = cow_live_span(x, job->parts);
 	uint64_t cluster;
 	int ret = 0;
-	enum cow_shadow_result result =
-		cow_shadow_refcounts(&x->delta, g, b * g->refs_per_block, buf_of(x, k), &cluster);
+	enum cow_shadow_result result = cow_shadow_refcounts(
+		&x->delta, g, job->b * g->refs_per_block, buf_of(x, k), span, &cluster);
 	if (result != COW_SHADOW_OK)
-		return judge(x, t, result, cluster);
+		return judge(x, t, job->parts, result, cluster);
 	if (!t->shadow)
 		ret = cow_live_trouble(x, cow_live_space_take(&x->space, &t->shadow));
 	if (ret)
 		return ret;
-	x->nr_done++;
-	cow_live_ios_add(&x->ios, COW_IO_WRITE, t->shadow, buf_of(x, k), g->cluster_bytes);
+	x->nr_done += cow_live_parts_in(x, span);
+	cow_live_io(x, COW_IO_WRITE, t->shadow, buf_of(x, k), span);
 	return 0;
 }
 
-static int do_some(struct cow_live *x, const uint64_t *blocks, unsigned nr)
+static int do_some(struct cow_live *x, const struct job *jobs, unsigned nr)
 {
 	int ret = cow_live_ios_wait(&x->ios);
 	if (ret)
 		return cow_error_set(x->err, ret, "cannot read refcount blocks: %s",
 				     strerror(-ret));
 	for (unsigned k = 0; k < nr && !ret; k++)
-		ret = do_one(x, blocks[k], k);
+		ret = do_one(x, &jobs[k], k);
 	int written = cow_live_ios_wait(&x->ios);
 	if (ret || !written)
 		return ret;
 	return cow_error_set(x->err, written, "cannot write: %s", strerror(-written));
 }
 
-static int look(struct cow_live *x, uint64_t b, bool *todo)
+/*
+ * Which parts have to be done (again)? All at first, and when the block has moved. The marks go before
+ * the read: see written.h.
+ */
+static int look(struct cow_live *x, uint64_t b, uint64_t *parts)
 {
 	struct cow_live_table *t = &x->blocks[b];
 	uint64_t src =
 		b < x->image->meta.reftable.nr ? cow_table_get(&x->image->meta.reftable, b) : 0;
 	uint64_t cluster = src >> x->image->core.g.cluster_bits;
-	*todo = false;
+	*parts = 0;
 	if (!src && t->stale && x->frozen)
 		return cow_live_corrupt(
 			x, b * x->image->core.g.refs_per_block << x->image->core.g.cluster_bits,
 			"a cluster in use has no refcount");
 	if (!src)
 		return 0;
-	*todo = t->stale ||
-		(t->shadow && (src != t->src || cow_written_test(&x->written, cluster)));
-	if (!*todo)
+	if (!t->stale && !t->shadow)
 		return 0;
+	*parts = t->stale | cow_written_take(&x->written, cluster);
+	if (!t->shadow || src != t->src)
+		*parts = cow_written_all(&x->written);
 	t->src = src;
-	t->stale = false;
-	cow_written_clear(&x->written, cluster);
+	t->stale = 0;
 	return 0;
 }
 
 int cow_live_do_blocks(struct cow_live *x)
 {
-	uint64_t blocks[COW_LIVE_BATCH];
+	struct job jobs[COW_LIVE_BATCH];
 	unsigned nr = 0;
 	int ret = 0;
 	/* The refcount table has grown far, or the entry is broken: not to be judged here. */
 	if (x->outside && x->frozen)
 		return -EAGAIN;
 	for (uint64_t b = 0; b < x->max_blocks && !ret; b++) {
-		bool todo;
-		ret = look(x, b, &todo);
-		if (ret || !todo)
+		uint64_t parts;
+		ret = look(x, b, &parts);
+		if (ret || !parts)
 			continue;
-		cow_live_ios_add(&x->ios, COW_IO_READ, x->blocks[b].src, buf_of(x, nr),
-				 x->image->core.g.cluster_bytes);
-		blocks[nr++] = b;
+		cow_live_io(x, COW_IO_READ, x->blocks[b].src, buf_of(x, nr),
+			    cow_live_span(x, parts));
+		jobs[nr++] = (struct job){ .b = b, .parts = parts };
 		if (nr == x->batch) {
-			ret = cow_live_cancelled(x) ? -ECANCELED : do_some(x, blocks, nr);
+			ret = cow_live_cancelled(x) ? -ECANCELED : do_some(x, jobs, nr);
 			nr = 0;
 		}
 	}
-	int last = ret ? cow_live_ios_wait(&x->ios) : do_some(x, blocks, nr);
+	int last = ret ? cow_live_ios_wait(&x->ios) : do_some(x, jobs, nr);
 	return ret ? ret : last;
 }
 

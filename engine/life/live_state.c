@@ -33,3 +33,23 @@ bool cow_live_cancelled(const struct cow_live *x)
 {
 	return !x->frozen && x->s->cancel && atomic_load(x->s->cancel);
 }
+
+struct cow_shadow_part cow_live_span(const struct cow_live *x, uint64_t parts)
+{
+	unsigned bits = x->written.part_bits;
+	cow_assert(parts);
+	unsigned first = (unsigned)__builtin_ctzll(parts);
+	unsigned last = 63u - (unsigned)__builtin_clzll(parts);
+	return (struct cow_shadow_part){ first << bits, (last + 1) << bits };
+}
+
+unsigned cow_live_parts_in(const struct cow_live *x, struct cow_shadow_part span)
+{
+	return (span.to - span.from) >> x->written.part_bits;
+}
+
+void cow_live_io(struct cow_live *x, enum cow_io_kind kind, uint64_t off, uint8_t *buf,
+		 struct cow_shadow_part span)
+{
+	cow_live_ios_add(&x->ios, kind, off + span.from, buf + span.from, span.to - span.from);
+}

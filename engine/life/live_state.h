@@ -11,6 +11,7 @@
 #include "engine/loop/io.h"
 #include "engine/meta/written.h"
 #include "engine/snapshot/delta.h"
+#include "engine/snapshot/shadow.h"
 #include "engine/space/reserve.h"
 
 /* ---- live_space.c: clusters for shadows ---- */
@@ -75,7 +76,7 @@ int cow_live_ios_wait(struct cow_live_ios *ios);
 struct cow_live_table {
 	uint64_t src;	 /* where the image has it, as it was last done; 0: not yet */
 	uint64_t shadow; /* 0: none */
-	bool stale;	 /* block: its counts change otherwise than the shadow says */
+	uint64_t stale;	 /* block: parts whose counts change otherwise than the shadow says */
 };
 
 struct cow_live {
@@ -88,7 +89,7 @@ struct cow_live {
 
 	bool frozen;	  /* the last round, nothing runs */
 	bool switched;	  /* the header is written */
-	unsigned nr_done; /* tables and blocks done in this round */
+	unsigned nr_done; /* parts of tables and blocks done in this round */
 
 	struct cow_live_space space;
 	struct cow_live_ios ios;
@@ -121,6 +122,12 @@ int cow_live_corrupt(struct cow_live *x, uint64_t off, const char *rule);
 /* delta, or allocation: err says so. */
 int cow_live_trouble(struct cow_live *x, int ret);
 bool cow_live_cancelled(const struct cow_live *x);
+/* From the first of these parts of a cluster to the last. */
+struct cow_shadow_part cow_live_span(const struct cow_live *x, uint64_t parts);
+unsigned cow_live_parts_in(const struct cow_live *x, struct cow_shadow_part span);
+/* I/O of a part of the table or block at off. */
+void cow_live_io(struct cow_live *x, enum cow_io_kind kind, uint64_t off, uint8_t *buf,
+		 struct cow_shadow_part span);
 
 /* ---- the other parts ---- */
 

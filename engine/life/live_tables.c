@@ -8,13 +8,14 @@
 
 #include "engine/format/map.h"
 #include "engine/life/live_state.h"
-#include "engine/snapshot/shadow.h"
 
 /* A table that is being done. */
 struct job {
 	uint64_t idx, src;
 	bool copied; /* its L1 entry says so */
 	bool has_old;
+	bool whole; /* not just what was written since it was last done */
+	struct cow_shadow_part part;
 };
 
 static uint8_t *buf_of(const struct cow_live *x, unsigned k)
@@ -61,20 +62,21 @@ static int look(struct cow_live *x, uint64_t idx, bool *todo, struct job *job)
 		.src = src,
 		.copied = entry & QCOW2_COPIED,
 		.has_old = x->s->what == COW_LIVE_CREATE && t->src,
+		.whole = src != t->src || !t->shadow,
 	};
 	return 0;
 }
 
 /* The mark goes before the read: see written.h. */
-static void start_reading(struct cow_live *x, const struct job *job, unsigned k)
+static void start_reading(struct cow_live *x, struct job *job, unsigned k)
 {
 	const struct cow_live_table *t = &x->tables[job->idx];
-	uint32_t bytes = x->image->core.g.cluster_bytes;
-	cow_written_clear(&x->written, cluster_of(x, job->src));
-	cow_live_ios_add(&x->ios, COW_IO_READ, job->src, buf_of(x, k), bytes);
+	uint64_t parts = cow_written_take(&x->written, cluster_of(x, job->src));
+	job->part = cow_live_span(x, job->whole ? cow_written_all(&x->written) : parts);
+	cow_live_io(x, COW_IO_READ, job->src, buf_of(x, k), job->part);
 	if (job->has_old)
-		cow_live_ios_add(&x->ios, COW_IO_READ, t->shadow ? t->shadow : t->src, old_of(x, k),
-				 bytes);
+		cow_live_io(x, COW_IO_READ, t->shadow ? t->shadow : t->src, old_of(x, k),
+			    job->part);
 }
 
 /* ---- refcount of a table ---- */
@@ -104,15 +106,15 @@ static int table_refs(struct cow_live *x, uint64_t src, uint64_t *refs)
 
 /* ---- one table ---- */
 
-static int write_shadow(struct cow_live *x, struct cow_live_table *t, unsigned k)
+static int write_shadow(struct cow_live *x, const struct job *job, unsigned k)
 {
+	struct cow_live_table *t = &x->tables[job->idx];
 	if (!t->shadow) {
 		int ret = cow_live_space_take(&x->space, &t->shadow);
 		if (ret)
 			return cow_live_trouble(x, ret);
 	}
-	cow_live_ios_add(&x->ios, COW_IO_WRITE, t->shadow, buf_of(x, k),
-			 x->image->core.g.cluster_bytes);
+	cow_live_io(x, COW_IO_WRITE, t->shadow, buf_of(x, k), job->part);
 	return 0;
 }
 
@@ -138,10 +140,10 @@ static int create_one(struct cow_live *x, const struct job *job, unsigned k)
 	if (!ret)
 		ret = cow_live_trouble(x, cow_shadow_count(&x->delta, g,
 							   job->has_old ? old_of(x, k) : NULL,
-							   buf_of(x, k), 1));
+							   buf_of(x, k), job->part, 1));
 	if (!ret && (own || refs < 2)) {
-		cow_shadow_clear_copied(g, buf_of(x, k));
-		ret = write_shadow(x, t, k);
+		cow_shadow_clear_copied(g, buf_of(x, k), job->part);
+		ret = write_shadow(x, job, k);
 	}
 	if (!ret)
 		ret = move_ways(x, was, t->shadow ? t->shadow : job->src);
@@ -153,23 +155,23 @@ static int create_one(struct cow_live *x, const struct job *job, unsigned k)
 static int delete_one(struct cow_live *x, const struct job *job, unsigned k)
 {
 	struct cow_live_table *t = &x->tables[job->idx];
-	bool changed = cow_shadow_set_copied(&x->image->core.g, &x->delta, buf_of(x, k));
+	bool changed = cow_shadow_set_copied(&x->image->core.g, &x->delta, buf_of(x, k), job->part);
 	t->src = job->src;
-	return changed || t->shadow ? write_shadow(x, t, k) : 0;
+	return changed || t->shadow ? write_shadow(x, job, k) : 0;
 }
 
 /* What looks broken may be half written: it is looked at again. */
 static int do_one(struct cow_live *x, const struct job *job, unsigned k)
 {
 	uint32_t at;
-	const char *fault = cow_shadow_fault(&x->image->core.g, buf_of(x, k), &at);
+	const char *fault = cow_shadow_fault(&x->image->core.g, buf_of(x, k), job->part, &at);
 	if (fault && x->frozen)
 		return cow_live_corrupt(x, job->src + at, fault);
 	if (fault) {
-		cow_written_note(&x->written, cluster_of(x, job->src));
+		cow_written_note(&x->written, job->src, x->image->core.g.cluster_bytes);
 		return 0;
 	}
-	x->nr_done++;
+	x->nr_done += cow_live_parts_in(x, job->part);
 	return x->s->what == COW_LIVE_CREATE ? create_one(x, job, k) : delete_one(x, job, k);
 }
 
@@ -214,18 +216,19 @@ int cow_live_do_tables(struct cow_live *x)
 
 static int count_some(struct cow_live *x, const uint64_t *tables, unsigned nr)
 {
+	const struct cow_shadow_part whole = { 0, x->image->core.g.cluster_bytes };
 	int ret = cow_live_ios_wait(&x->ios);
 	if (ret)
 		return cow_error_set(x->err, ret, "cannot read L2 tables: %s", strerror(-ret));
 	for (unsigned k = 0; k < nr && !ret; k++) {
 		uint32_t at;
-		const char *fault = cow_shadow_fault(&x->image->core.g, buf_of(x, k), &at);
+		const char *fault = cow_shadow_fault(&x->image->core.g, buf_of(x, k), whole, &at);
 		if (fault)
 			return cow_live_corrupt(x, tables[k] + at, fault);
 		ret = cow_delta_add(&x->delta, cluster_of(x, tables[k]), -1);
 		if (!ret)
 			ret = cow_shadow_count(&x->delta, &x->image->core.g, NULL, buf_of(x, k),
-					       -1);
+					       whole, -1);
 	}
 	return cow_live_trouble(x, ret);
 }

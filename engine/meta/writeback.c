@@ -234,7 +234,7 @@ static enum cow_next last_sync(struct cow_task *task)
 static void note_written(struct cow_writeback *wb, const struct cow_captured *list, unsigned nr)
 {
 	for (unsigned i = 0; i < nr; i++)
-		cow_written_note(wb->written, list[i].off >> wb->meta->core->g.cluster_bits);
+		cow_written_note(wb->written, list[i].off, wb->meta->core->g.slice_bytes);
 }
 
 /* After an error as well: any part of it may have been written. */

@@ -18,9 +18,10 @@ static struct cow_l2_entry get_entry(const struct cow_geometry *g, const uint8_t
 	};
 }
 
-const char *cow_shadow_fault(const struct cow_geometry *g, const uint8_t *table, uint32_t *at)
+const char *cow_shadow_fault(const struct cow_geometry *g, const uint8_t *table,
+			     struct cow_shadow_part part, uint32_t *at)
 {
-	for (*at = 0; *at < g->cluster_bytes; *at += g->entry_bytes) {
+	for (*at = part.from; *at < part.to; *at += g->entry_bytes) {
 		const char *fault = cow_entry_fault(g, get_entry(g, table, *at));
 		if (fault)
 			return fault;
@@ -56,10 +57,10 @@ static int count(struct cow_delta *d, struct refs refs, int by)
 }
 
 int cow_shadow_count(struct cow_delta *d, const struct cow_geometry *g, const uint8_t *before,
-		     const uint8_t *now, int by)
+		     const uint8_t *now, struct cow_shadow_part part, int by)
 {
 	int ret = 0;
-	for (uint32_t at = 0; at < g->cluster_bytes && !ret; at += g->entry_bytes) {
+	for (uint32_t at = part.from; at < part.to && !ret; at += g->entry_bytes) {
 		struct refs new = entry_refs(g, cow_load64_be(now + at)), old = { 0 };
 		if (before)
 			old = entry_refs(g, cow_load64_be(before + at));
@@ -82,16 +83,18 @@ bool cow_shadow_has_copied(const struct cow_geometry *g, const uint8_t *table)
 	return false;
 }
 
-void cow_shadow_clear_copied(const struct cow_geometry *g, uint8_t *table)
+void cow_shadow_clear_copied(const struct cow_geometry *g, uint8_t *table,
+			     struct cow_shadow_part part)
 {
-	for (uint32_t at = 0; at < g->cluster_bytes; at += g->entry_bytes)
+	for (uint32_t at = part.from; at < part.to; at += g->entry_bytes)
 		cow_store64_be(table + at, cow_load64_be(table + at) & ~QCOW2_COPIED);
 }
 
-bool cow_shadow_set_copied(const struct cow_geometry *g, const struct cow_delta *d, uint8_t *table)
+bool cow_shadow_set_copied(const struct cow_geometry *g, const struct cow_delta *d, uint8_t *table,
+			   struct cow_shadow_part part)
 {
 	bool changed = false;
-	for (uint32_t at = 0; at < g->cluster_bytes; at += g->entry_bytes) {
+	for (uint32_t at = part.from; at < part.to; at += g->entry_bytes) {
 		uint64_t raw = cow_load64_be(table + at), host = raw & QCOW2_OFFSET_MASK;
 		if ((raw & (QCOW2_COMPRESSED | QCOW2_COPIED)) || !host ||
 		    !cow_delta_is_one(d, host >> g->cluster_bits))
@@ -121,12 +124,14 @@ static enum cow_shadow_result change_one(struct cow_delta *d, const struct cow_g
 }
 
 enum cow_shadow_result cow_shadow_refcounts(struct cow_delta *d, const struct cow_geometry *g,
-					    uint64_t first, uint8_t *block, uint64_t *cluster)
+					    uint64_t first, uint8_t *block,
+					    struct cow_shadow_part part, uint64_t *cluster)
 {
-	uint64_t end = first + g->refs_per_block;
+	uint64_t from = first + ((uint64_t)part.from * 8 >> g->refcount_order);
+	uint64_t end = first + ((uint64_t)part.to * 8 >> g->refcount_order);
 	enum cow_shadow_result result = COW_SHADOW_OK;
 	cow_assert(first % g->refs_per_block == 0);
-	for (*cluster = cow_delta_next(d, first, end); *cluster < end;
+	for (*cluster = cow_delta_next(d, from, end); *cluster < end;
 	     *cluster = cow_delta_next(d, *cluster + 1, end)) {
 		result = change_one(d, g, block, *cluster - first, *cluster);
 		if (result != COW_SHADOW_OK)

@@ -15,6 +15,8 @@
 
 #define CLUSTER 512u
 
+static const struct cow_shadow_part all = { 0, CLUSTER };
+
 static struct cow_geometry geometry(uint32_t refcount_order)
 {
 	const struct cow_header h = { .version = 3,
@@ -118,14 +120,14 @@ static void references_are_counted_by_difference(void **state)
 	put(before, 0, 10 * CLUSTER | QCOW2_COPIED);
 	put(before, 1, 11 * CLUSTER);
 	put(before, 2, cow_compressed_encode(20 * CLUSTER + 100, 600, 9) | QCOW2_COMPRESSED);
-	assert_int_equal(cow_shadow_count(&d, &g, NULL, before, 1), 0);
+	assert_int_equal(cow_shadow_count(&d, &g, NULL, before, all, 1), 0);
 	assert_int_equal(cow_delta_get(&d, 10), 1);
 	assert_int_equal(cow_delta_get(&d, 11), 1);
 	assert_int_equal(cow_delta_get(&d, 20), 1);
 	assert_int_equal(cow_delta_get(&d, 21), 1);
 	put(now, 0, 10 * CLUSTER); /* only the flag differs */
 	put(now, 1, 12 * CLUSTER | QCOW2_COPIED);
-	assert_int_equal(cow_shadow_count(&d, &g, before, now, 1), 0);
+	assert_int_equal(cow_shadow_count(&d, &g, before, now, all, 1), 0);
 	assert_int_equal(cow_delta_get(&d, 10), 1);
 	assert_int_equal(cow_delta_get(&d, 11), 0);
 	assert_int_equal(cow_delta_get(&d, 12), 1);
@@ -143,15 +145,15 @@ static void flags_follow_marks(void **state)
 	put(table, 0, 10 * CLUSTER);
 	put(table, 1, 11 * CLUSTER);
 	put(table, 2, cow_compressed_encode(12 * CLUSTER, 100, 9) | QCOW2_COMPRESSED);
-	assert_false(cow_shadow_set_copied(&g, &d, table));
+	assert_false(cow_shadow_set_copied(&g, &d, table, all));
 	assert_int_equal(cow_delta_mark_one(&d, 10, true), 0);
 	assert_int_equal(cow_delta_mark_one(&d, 12, true), 0);
-	assert_true(cow_shadow_set_copied(&g, &d, table));
+	assert_true(cow_shadow_set_copied(&g, &d, table, all));
 	assert_int_equal(entry(table, 0), 10 * CLUSTER | QCOW2_COPIED);
 	assert_int_equal(entry(table, 1), 11 * CLUSTER);
 	assert_false(entry(table, 2) & QCOW2_COPIED);
 	assert_true(cow_shadow_has_copied(&g, table));
-	cow_shadow_clear_copied(&g, table);
+	cow_shadow_clear_copied(&g, table, all);
 	assert_false(cow_shadow_has_copied(&g, table));
 	cow_delta_fini(&d);
 }
@@ -161,9 +163,9 @@ static void faults_are_found(void **state)
 	struct cow_geometry g = geometry(4);
 	uint8_t table[CLUSTER] = { 0 };
 	uint32_t at;
-	assert_null(cow_shadow_fault(&g, table, &at));
+	assert_null(cow_shadow_fault(&g, table, all, &at));
 	put(table, 5, 10 * CLUSTER | 1ull << 60);
-	assert_non_null(cow_shadow_fault(&g, table, &at));
+	assert_non_null(cow_shadow_fault(&g, table, all, &at));
 	assert_int_equal(at, 40);
 }
 
@@ -180,7 +182,7 @@ static void counts_never_fall_to_zero(void **state)
 		cow_refcount_set(block, 4, i, i + 1);
 		assert_int_equal(cow_delta_add(&d, first + i, i == 3 ? 2 : -1), 0);
 	}
-	assert_int_equal(cow_shadow_refcounts(&d, &g, first, block, &cluster), COW_SHADOW_OK);
+	assert_int_equal(cow_shadow_refcounts(&d, &g, first, block, all, &cluster), COW_SHADOW_OK);
 	assert_int_equal(cow_refcount_get(block, 4, 0), 1); /* freed later */
 	assert_int_equal(cow_refcount_get(block, 4, 1), 1);
 	assert_int_equal(cow_refcount_get(block, 4, 2), 2);
@@ -199,12 +201,12 @@ static void bad_counts_are_named(void **state)
 	struct cow_delta d;
 	cow_delta_init(&d);
 	assert_int_equal(cow_delta_add(&d, 7, 1), 0);
-	assert_int_equal(cow_shadow_refcounts(&d, &g, 0, block, &cluster), COW_SHADOW_LOW);
+	assert_int_equal(cow_shadow_refcounts(&d, &g, 0, block, all, &cluster), COW_SHADOW_LOW);
 	assert_int_equal(cluster, 7);
 	cow_refcount_set(block, 0, 7, 1);
-	assert_int_equal(cow_shadow_refcounts(&d, &g, 0, block, &cluster), COW_SHADOW_HIGH);
+	assert_int_equal(cow_shadow_refcounts(&d, &g, 0, block, all, &cluster), COW_SHADOW_HIGH);
 	assert_int_equal(cow_delta_add(&d, 7, -3), 0);
-	assert_int_equal(cow_shadow_refcounts(&d, &g, 0, block, &cluster), COW_SHADOW_LOW);
+	assert_int_equal(cow_shadow_refcounts(&d, &g, 0, block, all, &cluster), COW_SHADOW_LOW);
 	cow_delta_fini(&d);
 }
 
