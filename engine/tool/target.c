@@ -15,6 +15,7 @@
 #include "engine/base/buf.h"
 #include "engine/create/create_layout.h"
 #include "engine/host/system.h"
+#include "engine/image/state.h"
 #include "engine/loop/blocking.h"
 #include "engine/tool/disk_state.h"
 
@@ -181,6 +182,15 @@ static int open_disk(struct cow_target *t, struct cow_loop *loop, struct cow_err
 	return ret;
 }
 
+/* A refused write is ours to tell of, under the name that the user knows. */
+static void keep_quiet(struct cow_disk *disk)
+{
+	struct cow_file *file = disk->image ? disk->image->core.file : disk->file;
+	atomic_store(&file->complained, true);
+	if (disk->image)
+		atomic_store(&disk->image->core.data->complained, true);
+}
+
 static int make(struct cow_target *t, struct cow_loop *loop, struct cow_error *err)
 {
 	const struct cow_target_spec *spec = t->spec;
@@ -211,8 +221,10 @@ int cow_target_open(struct cow_loop *loop, const struct cow_target_spec *spec, s
 		ret = open_disk(t, loop, err);
 	if (!ret)
 		ret = check_size(t, err);
-	if (!ret)
+	if (!ret) {
+		keep_quiet(t->disk);
 		return 0;
+	}
 	if (!made) {
 		free(t->temporary);
 		t->temporary = NULL;
