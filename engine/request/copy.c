@@ -14,11 +14,15 @@
  * A cluster of ours that does not hold valid bytes there yet (preallocated zeros, subclusters) is
  * filled in place in the same way.
  */
+#include "engine/request/copy.h"
+
 #include <errno.h>
 #include <string.h>
 
 #include "engine/base/math.h"
 #include "engine/request/data.h"
+#include "engine/request/mapping.h"
+#include "engine/request/reader.h"
 
 #define READ_OVER_BYTES (32u << 10)
 /*
@@ -132,10 +136,10 @@ static enum cow_next look(struct cow_task *task)
 	struct cow_op *op = cow_op_of(task);
 	const struct cow_geometry *g = &cow_op_image(op)->core.g;
 	enum cow_next next;
-	uint64_t table = cow_op_writable_table(op, op->cursor, &next);
+	uint64_t table = cow_mapping_writable_table(op, op->cursor, &next);
 	if (!table)
 		return give_up(op);
-	struct cow_slot *slot = cow_op_slot(op, table, op->cursor);
+	struct cow_slot *slot = cow_mapping_slot(op, table, op->cursor);
 	if (!slot)
 		return COW_WAIT;
 	uint64_t claimed = (op->claim.end << g->cluster_bits) - op->cursor;
@@ -221,7 +225,7 @@ static enum cow_next read_head(struct cow_task *task)
 {
 	struct cow_op *op = cow_op_of(task);
 	struct cow_copy *copy = &op->copy;
-	enum cow_next next = cow_op_read(op, &op->reader);
+	enum cow_next next = cow_reader_read(op, &op->reader);
 	if (next != COW_AGAIN || task->error)
 		return next;
 	if (op->reader.pos == copy->fill_end)
@@ -237,7 +241,7 @@ static enum cow_next read_head(struct cow_task *task)
 static enum cow_next read_tail(struct cow_task *task)
 {
 	struct cow_op *op = cow_op_of(task);
-	enum cow_next next = cow_op_read(op, &op->reader);
+	enum cow_next next = cow_reader_read(op, &op->reader);
 	if (next != COW_AGAIN || task->error)
 		return next;
 	return cow_task_goto(task, &step_write_merged);
@@ -303,7 +307,7 @@ static enum cow_next chunk_read(struct cow_task *task)
 {
 	struct cow_op *op = cow_op_of(task);
 	struct cow_copy *copy = &op->copy;
-	enum cow_next next = cow_op_read(op, &op->reader);
+	enum cow_next next = cow_reader_read(op, &op->reader);
 	if (next != COW_AGAIN || task->error)
 		return next;
 	task->step = &step_chunk_write;
@@ -344,18 +348,6 @@ static enum cow_next written(struct cow_task *task)
 	return cow_task_goto(task, &step_publish);
 }
 
-void cow_free_entry(struct cow_image *image, const struct cow_entry *e)
-{
-	unsigned bits = image->core.g.cluster_bits;
-	if (e->kind == COW_COMPRESSED) {
-		struct cow_compressed c = cow_compressed_decode(e->raw, bits);
-		uint64_t first = c.off >> bits, last = (c.off + c.bytes - 1) >> bits;
-		cow_quarantine_add(&image->quarantine, first, (uint32_t)(last - first + 1));
-	} else if (e->kind != COW_BAD && e->has_host && !image->core.g.data_file) {
-		cow_quarantine_add(&image->quarantine, e->host.v >> bits, 1);
-	}
-}
-
 /* The entry of the i-th cluster of the copy, instead of old. */
 static struct cow_l2_entry new_entry(const struct cow_geometry *g, const struct cow_copy *copy,
 				     const struct cow_entry *old, uint32_t i)
@@ -380,7 +372,7 @@ static void switch_entries(struct cow_op *op, struct cow_slot *slot)
 		struct cow_entry old =
 			cow_entry_decode(g, cow_slice_get(g, slot->data, idx + i), 0);
 		if (copy->allocated)
-			cow_free_entry(image, &old);
+			cow_mapping_free_entry(image, &old);
 		cow_slice_set(g, slot->data, idx + i, new_entry(g, copy, &old, i));
 	}
 }
@@ -391,9 +383,9 @@ static enum cow_next publish(struct cow_task *task)
 	struct cow_image *image = cow_op_image(op);
 	struct cow_copy *copy = &op->copy;
 	enum cow_next next;
-	uint64_t table = cow_op_writable_table(op, copy->start, &next);
+	uint64_t table = cow_mapping_writable_table(op, copy->start, &next);
 	cow_assert(table); /* was writable under look, and tables stay so until a freeze */
-	struct cow_slot *slot = cow_op_slot(op, table, copy->start);
+	struct cow_slot *slot = cow_mapping_slot(op, table, copy->start);
 	if (!slot || !cow_cache_may_dirty(slot, task))
 		return COW_WAIT;
 	atomic_store(&image->core.commit.ordered_data, true); /* before the entry can be captured */

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* FLUSH, and the tail of FUA writes: join a writeback pass. */
+#include "engine/request/flush.h"
+
 #include <errno.h>
 
 #include "engine/request/op.h"

@@ -7,7 +7,7 @@
  * in memory; a writeback pass has a barrier before its L1 writes. A shared old table is
  * unreferenced by the quarantine, after the L1 entry is durable.
  */
-#include <errno.h>
+#include "engine/request/l2table.h"
 
 #include "engine/base/math.h"
 #include "engine/request/op.h"

@@ -2,7 +2,7 @@
 /*
  * Guest requests and the queue that owns them. A request is an object made when the queue is made,
  * one per tag; it embeds all that it can need: its host I/Os, one claim, the state of a copy on
- * write. It finishes in one place (op.c: end), which gives back whatever it still holds.
+ * write. It finishes in one place (start.c: end), which gives back whatever it still holds.
  *
  * Steps by kind:
  *   READ          read.c:  map+submit until all is submitted -> drained
@@ -89,9 +89,10 @@ struct cow_op {
 	void *ctx;
 
 	/* progress */
-	uint64_t cursor;	    /* all before it is submitted or done */
-	uint64_t limit;		    /* where the write steps stop */
-	const struct cow_step *map; /* the step that a finished copy or table returns to */
+	uint64_t cursor;		 /* all before it is submitted or done */
+	uint64_t limit;			 /* where the write steps stop, */
+	const struct cow_step *at_limit; /* and where they go on then: set by who sets the limit */
+	const struct cow_step *map;	 /* the step that a finished copy or table returns to */
 	uint64_t epoch;
 	bool in_epoch;
 	/* DISCARD, WRITE_ZEROES with an external data file: the host cannot punch */
@@ -178,11 +179,6 @@ static inline uint8_t *cow_op_data(struct cow_op *op, uint64_t off)
 bool cow_op_get_bounce(struct cow_op *op);
 void cow_op_put_bounce(struct cow_op *op);
 
-/* Read [reader->pos, reader->end): COW_AGAIN when all of it is in the buffer, else COW_WAIT. */
-enum cow_next cow_op_read(struct cow_op *op, struct cow_reader *reader);
-/* At the op's end, in case it failed on the way. */
-void cow_op_end_read(struct cow_op *op, struct cow_reader *reader);
-
 /*
  * Room in the quarantine (op->room extents: `most`, or at least `least`), to be had before a claim
  * is taken and before mappings are looked at: COW_AGAIN: it is ours until cow_op_put_room() or the
@@ -199,15 +195,8 @@ bool cow_op_room_for_many(struct cow_op *op, unsigned most);
 enum cow_next cow_op_wait_for_many(struct cow_op *op);
 /* Into an epoch, after such a wait: before a mapping is looked at. */
 void cow_op_enter_epoch(struct cow_op *op);
+void cow_op_leave_epoch(struct cow_op *op);
 void cow_op_put_room(struct cow_op *op);
-
-/*
- * The L1 entry for off if it names an L2 table that may be changed; else 0 and the op is sent on
- * (step set, parked or failed).
- */
-uint64_t cow_op_writable_table(struct cow_op *op, uint64_t off, enum cow_next *next);
-/* The slot of off's L2 slice; NULL: parked. */
-struct cow_slot *cow_op_slot(struct cow_op *op, uint64_t table, uint64_t off);
 
 /* Does an unallocated cluster at off read as zeros, because no backing file reaches there? */
 static inline bool cow_nothing_below(const struct cow_image *image, uint64_t off)
@@ -221,38 +210,10 @@ static inline bool cow_entry_is_replaced(const struct cow_entry *e)
 	return e->kind == COW_COMPRESSED || (e->has_host && !e->copied);
 }
 
-/* ---- steps across files ---- */
-extern const struct cow_step cow_step_read;	   /* read.c */
-extern const struct cow_step cow_step_write_begin; /* write.c */
-extern const struct cow_step cow_step_write_map;
-extern const struct cow_step cow_step_write_drain;
-extern const struct cow_step cow_step_zero_begin; /* zero.c */
-extern const struct cow_step cow_step_zero_map;
-extern const struct cow_step cow_step_flush;	 /* flush.c */
-extern const struct cow_step cow_step_copy;	 /* copy.c: copy on write at op->cursor */
-extern const struct cow_step cow_step_pack;	 /* pack.c: the cluster at op->cursor, compressed */
-extern const struct cow_step cow_step_new_table; /* l2table.c: table for op->cursor */
-
-/* pack.c: references of a packing that failed. */
-void cow_pack_give_back(struct cow_op *op);
-
 /*
  * First step of all that changes the image: the header tells that somebody writes. COW_AGAIN: go
  * on.
  */
 enum cow_next cow_op_begin_write(struct cow_op *op);
-
-/*
- * The cluster that the entry points to loses this reference: to the quarantine. The slice is held.
- * copy.c
- */
-void cow_free_entry(struct cow_image *image, const struct cow_entry *e);
-
-/*
- * The entry (for guest offset off, in the L2 table at `table`) breaks a rule: the op fails, and the
- * image for writing. No slot held.
- */
-enum cow_next cow_op_bad_entry(struct cow_op *op, const struct cow_entry *e, uint64_t table,
-			       uint64_t off);
 
 #endif

@@ -9,6 +9,7 @@
 #include "engine/base/buf.h"
 #include "engine/base/math.h"
 #include "engine/request/data.h"
+#include "engine/request/mapping.h"
 #include "engine/meta/refcount.h"
 
 static const struct cow_step step_look, step_squeeze, step_place, step_refer, step_write,
@@ -98,10 +99,10 @@ static enum cow_next look(struct cow_task *task)
 	struct cow_op *op = cow_op_of(task);
 	const struct cow_geometry *g = &cow_op_image(op)->core.g;
 	enum cow_next next;
-	uint64_t table = cow_op_writable_table(op, op->cursor, &next);
+	uint64_t table = cow_mapping_writable_table(op, op->cursor, &next);
 	if (!table)
 		return leave(op);
-	struct cow_slot *slot = cow_op_slot(op, table, op->cursor);
+	struct cow_slot *slot = cow_mapping_slot(op, table, op->cursor);
 	if (!slot)
 		return COW_WAIT;
 	uint32_t idx = cow_l2_slice_idx(g, (struct cow_goff){ op->cursor });
@@ -253,15 +254,15 @@ static enum cow_next publish(struct cow_task *task)
 	struct cow_image *image = cow_op_image(op);
 	const struct cow_geometry *g = &image->core.g;
 	enum cow_next next;
-	uint64_t table = cow_op_writable_table(op, op->cursor, &next);
+	uint64_t table = cow_mapping_writable_table(op, op->cursor, &next);
 	cow_assert(table); /* as under look */
-	struct cow_slot *slot = cow_op_slot(op, table, op->cursor);
+	struct cow_slot *slot = cow_mapping_slot(op, table, op->cursor);
 	if (!slot || !cow_cache_may_dirty(slot, task))
 		return COW_WAIT;
 	atomic_store(&image->core.commit.ordered_data, true); /* before the entry can be captured */
 	uint32_t idx = cow_l2_slice_idx(g, (struct cow_goff){ op->cursor });
 	struct cow_entry old = cow_entry_decode(g, cow_slice_get(g, slot->data, idx), 0);
-	cow_free_entry(image, &old);
+	cow_mapping_free_entry(image, &old);
 	cow_slice_set(g, slot->data, idx,
 		      (struct cow_l2_entry){
 			      .raw = cow_compressed_encode(op->packing.host, op->packing.bytes,

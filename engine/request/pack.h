@@ -18,6 +18,7 @@
 struct cow_deflate;
 struct cow_op;
 struct cow_queue;
+struct cow_step;
 
 /* A queue's. Owner thread only. */
 struct cow_packer {
@@ -48,5 +49,9 @@ void cow_packer_put(struct cow_op *op);
  * could be written in place.
  */
 bool cow_pack_wanted(const struct cow_op *op);
+/* Then: the cluster at op->cursor; then op->map. */
+extern const struct cow_step cow_step_pack;
+/* References of a packing that failed. */
+void cow_pack_give_back(struct cow_op *op);
 
 #endif

@@ -7,6 +7,7 @@
 #include "engine/base/pages.h"
 #include "engine/request/op.h"
 #include "engine/request/queue.h"
+#include "engine/request/start.h"
 #include "engine/space/refill.h"
 
 /* Of compressed clusters on their way, where a cluster is not larger than that. */
@@ -128,7 +129,7 @@ int cow_queue_new(struct cow_image *image, struct cow_loop *loop, unsigned nr_op
 	cow_reserve_init(&queue->reserve, &image->alloc);
 	cow_refill_init(&queue->reserve);
 	for (unsigned i = 0; !ret && i <= nr_ops; i++)
-		cow_op_init(&queue->ops[i], queue, i);
+		cow_start_init(&queue->ops[i], queue, i);
 	if (!ret)
 		ret = attach(queue); /* last: a freeze looks at all queues */
 	if (ret) {
@@ -208,7 +209,7 @@ static void start(struct cow_op *op, enum cow_op_kind kind, unsigned flags, uint
 	op->buf = buf;
 	op->done = done;
 	op->ctx = ctx;
-	cow_op_start(op, kind == COW_OP_FLUSH ? 0 : length);
+	cow_start_request(op, kind == COW_OP_FLUSH ? 0 : length);
 }
 
 void cow_queue_submit(struct cow_queue *queue, unsigned idx, enum cow_op_kind kind, unsigned flags,

@@ -6,14 +6,19 @@
  *                   data is submitted; later writers to the cluster need not wait
  *   anything else   copy.c, under a claim
  */
-#include <errno.h>
+#include "engine/request/write.h"
 
 #include "engine/base/math.h"
+#include "engine/request/copy.h"
 #include "engine/request/data.h"
+#include "engine/request/flush.h"
+#include "engine/request/mapping.h"
 
 static enum cow_next begin(struct cow_task *task)
 {
-	enum cow_next next = cow_op_begin_write(cow_op_of(task));
+	struct cow_op *op = cow_op_of(task);
+	enum cow_next next = cow_op_begin_write(op);
+	op->at_limit = &cow_step_write_drain;
 	if (next == COW_AGAIN && !task->error)
 		task->step = &cow_step_write_map;
 	return next;
@@ -78,17 +83,12 @@ static uint32_t run_clusters(const struct cow_op *op, const struct cow_run *run)
 /* The slot is held. */
 static enum cow_next write_hole(struct cow_op *op, struct cow_slot *slot, const struct cow_run *run)
 {
-	struct cow_image *image = cow_op_image(op);
-	const struct cow_geometry *g = &image->core.g;
+	const struct cow_geometry *g = &cow_op_image(op)->core.g;
 	uint64_t first = op->cursor >> g->cluster_bits, in = cow_in_cluster(g, op->cursor);
 	uint32_t want = run_clusters(op, run);
-	if (cow_inflight_overlaps(&image->inflight, COW_CLAIM_CLUSTERS, first, first + want)) {
-		cow_cache_put(slot);
-		if (!cow_inflight_busy(&image->inflight, COW_CLAIM_CLUSTERS, first, first + want,
-				       &op->task))
-			return COW_AGAIN;
-		return COW_WAIT;
-	}
+	enum cow_next next;
+	if (cow_mapping_is_claimed(op, slot, first, want, &next))
+		return next;
 	if (!cow_cache_may_dirty(slot, &op->task))
 		return COW_WAIT;
 	struct cow_hoff host;
@@ -134,7 +134,7 @@ static enum cow_next write_run(struct cow_op *op, struct cow_slot *slot, uint64_
 		return COW_WAIT;
 	}
 	if (run.first.kind == COW_BAD)
-		return cow_op_bad_entry(op, &run.first, table, op->cursor);
+		return cow_mapping_bad_entry(op, &run.first, table, op->cursor);
 	op->copy.start = cow_round_down(op->cursor, g->cluster_bytes);
 	op->copy.end = op->copy.start + ((uint64_t)run_clusters(op, &run) << g->cluster_bits);
 	op->copy.frees = cow_entry_is_replaced(&run.first);
@@ -147,14 +147,13 @@ static enum cow_next map(struct cow_task *task)
 	enum cow_next next;
 	op->map = &cow_step_write_map;
 	if (op->cursor >= op->limit)
-		return cow_task_goto(task, op->kind == COW_OP_WRITE ? &cow_step_write_drain
-								    : &cow_step_zero_map);
+		return cow_task_goto(task, op->at_limit);
 	if (!cow_op_piece(op))
 		return cow_task_wait_io(task);
-	uint64_t table = cow_op_writable_table(op, op->cursor, &next);
+	uint64_t table = cow_mapping_writable_table(op, op->cursor, &next);
 	if (!table)
 		return next;
-	struct cow_slot *slot = cow_op_slot(op, table, op->cursor);
+	struct cow_slot *slot = cow_mapping_slot(op, table, op->cursor);
 	return slot ? write_run(op, slot, table) : COW_WAIT;
 }
 

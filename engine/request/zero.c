@@ -10,14 +10,27 @@
  * that old data of a backing file does not reappear. Version 2 has no zero flag: there a discard
  * over a backing file is ignored.
  */
+#include "engine/request/zero.h"
+
 #include <errno.h>
 
 #include "engine/base/math.h"
-#include "engine/request/op.h"
+#include "engine/request/mapping.h"
+#include "engine/request/write.h"
 
 /*
  * ---- external data file: each cluster has its place, so nothing is freed; what holds data is punched in place ----
  */
+
+static const struct cow_step step_map;
+
+/* Zeros are written from the cursor to off; then the mapping is looked at again. */
+static enum cow_next write_upto(struct cow_op *op, uint64_t off)
+{
+	op->limit = off;
+	op->at_limit = &step_map;
+	return cow_task_goto(&op->task, &cow_step_write_map);
+}
 
 static void punch_done(struct cow_io *io)
 {
@@ -48,7 +61,7 @@ static enum cow_next without_punching(struct cow_op *op)
 			return cow_task_goto(&op->task, &cow_step_write_drain);
 		op->explicit_zeros = true;
 	}
-	return cow_task_goto(&op->task, &cow_step_zero_map);
+	return cow_task_goto(&op->task, &step_map);
 }
 
 static enum cow_next drained(struct cow_task *task)
@@ -75,8 +88,7 @@ static enum cow_next punch_run(struct cow_op *op, uint64_t host, uint64_t bytes)
 	uint64_t head = cow_round_up(host, COW_PUNCH_ALIGN_BYTES) - host,
 		 whole = cow_round_down(bytes, COW_PUNCH_ALIGN_BYTES);
 	if (head || !whole) {
-		op->limit = op->cursor + (head ? cow_min(head, bytes) : bytes);
-		return cow_task_goto(&op->task, &cow_step_write_map);
+		return write_upto(op, op->cursor + (head ? cow_min(head, bytes) : bytes));
 	}
 	struct cow_piece *piece = cow_op_piece(op);
 	if (!piece)
@@ -95,7 +107,7 @@ static enum cow_next punch_in_place(struct cow_op *op, uint64_t table, uint64_t 
 {
 	struct cow_image *image = cow_op_image(op);
 	const struct cow_geometry *g = &image->core.g;
-	struct cow_slot *slot = cow_op_slot(op, table, op->cursor);
+	struct cow_slot *slot = cow_mapping_slot(op, table, op->cursor);
 	if (!slot)
 		return COW_WAIT;
 	struct cow_run run =
@@ -124,7 +136,7 @@ static enum cow_next begin(struct cow_task *task)
 		return next;
 	if (cow_op_image(op)->core.g.data_file && must_not_punch(op))
 		return without_punching(op);
-	return cow_task_goto(task, &cow_step_zero_map);
+	return cow_task_goto(task, &step_map);
 }
 
 /* ---- ranges ---- */
@@ -163,8 +175,8 @@ static uint64_t whole_subs(const struct cow_op *op)
 static enum cow_next write_zeros(struct cow_op *op)
 {
 	const struct cow_geometry *g = &op->queue->image->core.g;
-	op->limit = cow_min(op->end, cow_round_down(op->cursor, g->sub_bytes) + g->sub_bytes);
-	return cow_task_goto(&op->task, &cow_step_write_map);
+	return write_upto(
+		op, cow_min(op->end, cow_round_down(op->cursor, g->sub_bytes) + g->sub_bytes));
 }
 
 static enum cow_next skip_to(struct cow_op *op, uint64_t off)
@@ -240,7 +252,7 @@ static bool change_clusters(struct cow_op *op, struct cow_slot *slot, uint32_t i
 		if (to.raw == e.raw && to.subs == e.subs)
 			continue;
 		if (!(to.raw & QCOW2_OFFSET_MASK))
-			cow_free_entry(image, &e);
+			cow_mapping_free_entry(image, &e);
 		cow_slice_set(g, slot->data, idx + i, to);
 	}
 	return true;
@@ -289,16 +301,12 @@ static enum cow_next change_slice(struct cow_op *op, uint64_t table, struct chan
 	uint32_t idx = cow_l2_slice_idx(g, (struct cow_goff){ op->cursor });
 	bool sound, compressed = false;
 	cow_op_enter_epoch(op);
-	struct cow_slot *slot = cow_op_slot(op, table, op->cursor);
+	struct cow_slot *slot = cow_mapping_slot(op, table, op->cursor);
 	if (!slot)
 		return COW_WAIT;
-	if (cow_inflight_overlaps(&image->inflight, COW_CLAIM_CLUSTERS, first, first + c->nr)) {
-		cow_cache_put(slot);
-		if (!cow_inflight_busy(&image->inflight, COW_CLAIM_CLUSTERS, first, first + c->nr,
-				       &op->task))
-			return COW_AGAIN;
-		return COW_WAIT;
-	}
+	enum cow_next next;
+	if (cow_mapping_is_claimed(op, slot, first, c->nr, &next))
+		return next;
 	/* Room for no longer than this step: who parks keeps none from others. */
 	if (!cow_op_room_for_many(op, c->nr)) {
 		cow_cache_put(slot);
@@ -317,7 +325,7 @@ static enum cow_next change_slice(struct cow_op *op, uint64_t table, struct chan
 	cow_op_put_room(op);
 	cow_quarantine_kick(&image->quarantine, op->task.loop);
 	if (!sound)
-		return cow_op_bad_entry(op, &c->bad, table, c->bad_off);
+		return cow_mapping_bad_entry(op, &c->bad, table, c->bad_off);
 	if (compressed && op->kind == COW_OP_WRITE_ZEROES)
 		return write_zeros(op);
 	return skip_to(op, op->cursor + c->bytes);
@@ -349,7 +357,7 @@ static enum cow_next map(struct cow_task *task)
 	struct cow_op *op = cow_op_of(task);
 	struct cow_image *image = cow_op_image(op);
 	const struct cow_geometry *g = &image->core.g;
-	op->map = &cow_step_zero_map;
+	op->map = &step_map;
 	if (op->cursor >= op->end)
 		return cow_task_goto(task, &step_drained);
 	struct change c = next_change(op);
@@ -361,7 +369,7 @@ static enum cow_next map(struct cow_task *task)
 		return skip_to(op, cow_round_down(op->cursor, cow_l1_span_bytes(g)) +
 					   cow_l1_span_bytes(g));
 	enum cow_next next;
-	uint64_t table = cow_op_writable_table(op, op->cursor, &next);
+	uint64_t table = cow_mapping_writable_table(op, op->cursor, &next);
 	if (!table)
 		return next;
 	if (in_data_file) {
@@ -378,4 +386,4 @@ static enum cow_next map(struct cow_task *task)
 }
 
 const struct cow_step cow_step_zero_begin = { "zero: begin", begin };
-const struct cow_step cow_step_zero_map = { "zero: map", map };
+static const struct cow_step step_map = { "zero: map", map };
