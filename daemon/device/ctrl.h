@@ -10,6 +10,7 @@
 #include <sched.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 #include "engine/base/error.h"
 #include "uapi/ublk.h"
@@ -38,7 +39,7 @@ int cow_ctrl_get_info(struct cow_ctrl *ctrl, uint32_t id, struct ub_dev_info *in
 /* The CPUs that submit to a queue. */
 int cow_ctrl_queue_cpus(struct cow_ctrl *ctrl, uint32_t id, unsigned queue, cpu_set_t *cpus);
 /* Every tag of every queue must be fetched, or this waits for ever. */
-int cow_ctrl_start(struct cow_ctrl *ctrl, uint32_t id);
+int cow_ctrl_start(struct cow_ctrl *ctrl, uint32_t id, pid_t daemon);
 /* Flushes, waits for requests in flight (the queues must serve), aborts the fetches. */
 int cow_ctrl_stop(struct cow_ctrl *ctrl, uint32_t id);
 /*

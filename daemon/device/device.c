@@ -338,24 +338,23 @@ static int wait_node(struct cow_device *dev, struct cow_error *err)
 static void arrange_partitions(struct cow_device *dev, bool wanted)
 {
 	bool left_to_us = dev->flags & UB_F_NO_AUTO_PART_SCAN;
-	int ret = 0;
-	if (wanted && left_to_us)
-		ret = cow_partitions_scan(dev->path);
-	else if (!wanted && !left_to_us)
-		ret = cow_partitions_remove(dev->disk);
-	if (wanted && cow_partitions_lie_at_4096(dev->path))
+	int ret = cow_keeper_arrange_partitions(
+		&dev->keeper, left_to_us ? wanted ? COW_PARTITIONS_SCAN : COW_PARTITIONS_LEAVE
+			      : wanted	 ? COW_PARTITIONS_CHECK
+					 : COW_PARTITIONS_REMOVE);
+	if (ret == COW_PARTITIONS_AT_4096)
 		cow_log(COW_LOG_WARNING,
 			"%s: its partition table is for 4096-byte sectors: attach with "
 			"--block-size 4096",
 			dev->path);
-	if (ret)
+	if (ret < 0)
 		cow_log(COW_LOG_WARNING, "%s: partitions: %s", dev->path, strerror(-ret));
 }
 
 static int go_live(struct cow_device *dev, const struct cow_device_config *config,
 		   struct cow_error *err)
 {
-	int ret = cow_ctrl_start(&dev->ctrl, dev->id);
+	int ret = cow_keeper_start_device(&dev->keeper);
 	if (ret)
 		return cow_error_set(err, ret, "ublk: cannot start the device: %s", strerror(-ret));
 	enter_state(dev, COW_DEVICE_LIVE);
@@ -466,41 +465,43 @@ static int stop_if_closed(struct cow_device *dev, const atomic_bool *given_up)
 }
 
 /* O_EXCL on the whole disk is refused when it or a partition is claimed: mounted, held, swap. */
-static int open_exclusively(struct cow_device *dev)
+static int claim(struct cow_device *dev)
 {
 	for (unsigned ms = 0;; ms += POLL_MS) {
-		int fd = cow_keeper_open_exclusively(&dev->keeper);
-		if (fd != -EBUSY || ms >= OPENER_WAIT_MS / 4)
-			return fd;
+		int ret = cow_keeper_claim(&dev->keeper);
+		if (ret != -EBUSY || ms >= OPENER_WAIT_MS / 4)
+			return ret;
 		sleep_ms(POLL_MS);
 	}
 }
 
 static int stop_unused(struct cow_device *dev, const atomic_bool *given_up, struct cow_error *err)
 {
-	int fd = open_exclusively(dev);
-	if (fd == -EBUSY)
+	int ret = claim(dev);
+	if (ret == -EBUSY)
 		return busy_error(dev, err);
-	if (fd < 0)
-		return cannot_stop(dev, fd, err);
-	int ret = fsync(fd) && !dev->temporary ? -errno : 0;
-	if (ret) {
-		close(fd);
+	if (ret)
+		return cannot_stop(dev, ret, err);
+	ret = cow_keeper_flush(&dev->keeper);
+	if (ret == -EPIPE)
+		return cannot_stop(dev, ret, err);
+	if (ret && !dev->temporary) {
+		cow_keeper_release(&dev->keeper);
 		return cow_error_set(err, ret,
 				     "%s: cannot flush: %s: writes that failed are lost; mend that "
 				     "and detach again to keep the rest, or lose it with --force",
 				     dev->path, strerror(-ret));
 	}
 	if (dev->ctrl.features & UB_F_SAFE_STOP_DEV) {
-		close(fd);
+		cow_keeper_release(&dev->keeper);
 		ret = stop_if_closed(dev, given_up);
 	} else if (is_given_up(given_up)) {
-		close(fd);
+		cow_keeper_release(&dev->keeper);
 		ret = -ECANCELED;
 	} else {
 		/* our claim keeps others from mounting it meanwhile */
 		ret = cow_keeper_stop(&dev->keeper);
-		close(fd);
+		cow_keeper_release(&dev->keeper);
 	}
 	if (ret == -EBUSY)
 		return busy_error(dev, err);

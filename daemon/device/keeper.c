@@ -14,7 +14,6 @@
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "daemon/device/ctrl.h"
@@ -23,19 +22,34 @@
 #include "daemon/holders/fsfreeze.h"
 #include "engine/base/log.h"
 
-enum request_kind { SERVE, STOP, TRY_STOP, DELETE, OPEN_EXCLUSIVELY, FIND_USER, WRITE_BACK };
+enum request_kind {
+	SERVE,
+	START,
+	ARRANGE_PARTITIONS,
+	STOP,
+	TRY_STOP,
+	DELETE,
+	CLAIM,
+	FLUSH,
+	RELEASE,
+	FIND_USER,
+	WRITE_BACK,
+};
 
 /* systemd gives a service 90 s to end. */
 #define WRITE_BACK_LIMIT_MS 30000
 /* A keeper at work says so; one that says nothing for that long is stopped, or worse. */
 #define BEAT_MS 1000
 #define SILENCE_LIMIT_MS 10000
+#define IO_TIMEOUT_MS 2000
 
 struct request {
 	enum request_kind kind;
-	uint32_t id;	  /* SERVE */
-	uint64_t cookie;  /* SERVE */
-	unsigned wait_ms; /* DELETE */
+	uint32_t id;		       /* SERVE */
+	uint64_t cookie;	       /* SERVE */
+	pid_t daemon;		       /* START */
+	unsigned wait_ms;	       /* DELETE */
+	enum cow_partitions_wish wish; /* ARRANGE_PARTITIONS */
 };
 
 struct answer {
@@ -43,54 +57,6 @@ struct answer {
 	int ret;
 	char text[512];
 };
-
-/* ---- messages: a descriptor may come along ---- */
-
-union control {
-	struct cmsghdr align;
-	char space[CMSG_SPACE(sizeof(int))];
-};
-
-static int send_answer(int socket, const struct answer *answer, int fd)
-{
-	union control control = { 0 };
-	struct iovec iov = { (void *)(uintptr_t)answer, sizeof(*answer) };
-	struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1 };
-	if (fd >= 0) {
-		msg.msg_control = control.space;
-		msg.msg_controllen = sizeof(control.space);
-		struct cmsghdr *c = CMSG_FIRSTHDR(&msg);
-		c->cmsg_level = SOL_SOCKET;
-		c->cmsg_type = SCM_RIGHTS;
-		c->cmsg_len = CMSG_LEN(sizeof(int));
-		memcpy(CMSG_DATA(c), &fd, sizeof(fd));
-	}
-	return sendmsg(socket, &msg, MSG_NOSIGNAL) < 0 ? -errno : 0;
-}
-
-/* *fd: what came along, or -1. */
-static int receive_answer(int socket, struct answer *answer, int *fd)
-{
-	union control control;
-	struct iovec iov = { answer, sizeof(*answer) };
-	struct msghdr msg = {
-		.msg_iov = &iov,
-		.msg_iovlen = 1,
-		.msg_control = control.space,
-		.msg_controllen = sizeof(control.space),
-	};
-	*fd = -1;
-	ssize_t n;
-	do
-		n = recvmsg(socket, &msg, MSG_CMSG_CLOEXEC);
-	while (n < 0 && errno == EINTR);
-	if (n != sizeof(*answer))
-		return -EPIPE;
-	struct cmsghdr *c = CMSG_FIRSTHDR(&msg);
-	if (c && c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS)
-		memcpy(fd, CMSG_DATA(c), sizeof(*fd));
-	return 0;
-}
 
 /* ---- in the keeper ---- */
 
@@ -100,6 +66,7 @@ struct duty {
 	bool serves;
 	uint32_t id;
 	uint64_t cookie;
+	int claim; /* the block device, open with O_EXCL; or -1 */
 };
 
 /* The id may be another's by now, after somebody has deleted our device. */
@@ -123,12 +90,55 @@ static int delete_device(struct duty *duty, unsigned wait_ms)
 	return ret ? ret : cow_ctrl_delete(&duty->ctrl, duty->id, wait_ms);
 }
 
-static int open_exclusively(const struct duty *duty)
+static void release(struct duty *duty)
+{
+	if (duty->claim >= 0)
+		close(duty->claim);
+	duty->claim = -1;
+}
+
+static int claim(struct duty *duty)
 {
 	char path[32];
+	if (prepare(duty))
+		return -ENODEV;
+	release(duty);
 	snprintf(path, sizeof(path), "/dev/ublkb%u", duty->id);
-	int fd = open(path, O_RDONLY | O_EXCL | O_CLOEXEC);
-	return fd < 0 ? -errno : fd;
+	duty->claim = open(path, O_RDONLY | O_EXCL | O_CLOEXEC);
+	return duty->claim < 0 ? -errno : 0;
+}
+
+static int flush(const struct duty *duty)
+{
+	if (duty->claim < 0)
+		return -EINVAL;
+	return fsync(duty->claim) ? -errno : 0;
+}
+
+/*
+ * Kernels before 6.15 learn only from an I/O's timeout that the daemon died with every tag of a queue
+ * in its hands. To others the timeout means nothing.
+ */
+static void shorten_timeout(const char *disk)
+{
+	char path[64];
+	snprintf(path, sizeof(path), "/sys/block/%s/queue/io_timeout", disk);
+	int fd = open(path, O_WRONLY | O_CLOEXEC);
+	if (fd < 0)
+		return;
+	dprintf(fd, "%d", IO_TIMEOUT_MS);
+	close(fd);
+}
+
+static int arrange_partitions(struct duty *duty, enum cow_partitions_wish wish)
+{
+	char disk[24];
+	int ret = prepare(duty);
+	if (ret)
+		return ret;
+	snprintf(disk, sizeof(disk), "ublkb%u", duty->id);
+	shorten_timeout(disk);
+	return cow_partitions_arrange(disk, wish);
 }
 
 static int find_user(const struct duty *duty, char *text, size_t len)
@@ -172,13 +182,19 @@ static int serve(struct duty *duty, const struct request *request)
 	return 0;
 }
 
-static void carry_out(struct duty *duty, const struct request *request, struct answer *answer,
-		      int *fd)
+static void carry_out(struct duty *duty, const struct request *request, struct answer *answer)
 {
 	int ret;
 	switch (request->kind) {
 	case SERVE:
 		answer->ret = serve(duty, request);
+		break;
+	case START:
+		ret = prepare(duty);
+		answer->ret = ret ? ret : cow_ctrl_start(&duty->ctrl, duty->id, request->daemon);
+		break;
+	case ARRANGE_PARTITIONS:
+		answer->ret = arrange_partitions(duty, request->wish);
 		break;
 	case STOP:
 		ret = prepare(duty);
@@ -191,9 +207,14 @@ static void carry_out(struct duty *duty, const struct request *request, struct a
 	case DELETE:
 		answer->ret = delete_device(duty, request->wait_ms);
 		break;
-	case OPEN_EXCLUSIVELY:
-		*fd = prepare(duty) ? -ENODEV : open_exclusively(duty);
-		answer->ret = *fd < 0 ? *fd : 0;
+	case CLAIM:
+		answer->ret = claim(duty);
+		break;
+	case FLUSH:
+		answer->ret = flush(duty);
+		break;
+	case RELEASE:
+		release(duty);
 		break;
 	case FIND_USER:
 		answer->ret = find_user(duty, answer->text, sizeof(answer->text));
@@ -249,6 +270,14 @@ static struct {
 	bool working;
 } beats = { .lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER };
 
+/* Nobody waits for the result: a request may never end, as a START_DEV whose queues are gone. */
+static void pause_or_end(void)
+{
+	struct pollfd p = { .fd = STDERR_FILENO + 1 };
+	if (poll(&p, 1, BEAT_MS) > 0)
+		_exit(0);
+}
+
 static void *beat(void *arg)
 {
 	const struct answer answer = { .beat = true };
@@ -258,7 +287,7 @@ static void *beat(void *arg)
 			pthread_cond_wait(&beats.changed, &beats.lock);
 		send(STDERR_FILENO + 1, &answer, sizeof(answer), MSG_NOSIGNAL | MSG_DONTWAIT);
 		pthread_mutex_unlock(&beats.lock);
-		nanosleep(&(struct timespec){ .tv_sec = BEAT_MS / 1000 }, NULL);
+		pause_or_end();
 	}
 	return NULL;
 }
@@ -285,20 +314,17 @@ static void serve_requests(struct duty *duty)
 	int socket = STDERR_FILENO + 1;
 	while (recv(socket, &request, sizeof(request), 0) == sizeof(request) && is_heard(socket)) {
 		struct answer answer = { 0 };
-		int fd = -1;
 		set_working(true);
-		carry_out(duty, &request, &answer, &fd);
+		carry_out(duty, &request, &answer);
 		set_working(false);
-		if (send_answer(socket, &answer, fd))
+		if (send(socket, &answer, sizeof(answer), MSG_NOSIGNAL) < 0)
 			return;
-		if (fd >= 0)
-			close(fd);
 	}
 }
 
 static void keep(int socket, const struct cow_keeper_hooks *hooks)
 {
-	struct duty duty = { .hooks = *hooks };
+	struct duty duty = { .hooks = *hooks, .claim = -1 };
 	pthread_t thread;
 	/* Of stop, device nodes, and other processes' files, mounts and mount namespaces. */
 	const uint64_t caps = 1ull << CAP_SYS_ADMIN | 1ull << CAP_SYS_CHROOT |
@@ -351,8 +377,16 @@ static int give_up(struct cow_keeper *keeper)
 	return -EPIPE;
 }
 
-static int ask(struct cow_keeper *keeper, const struct request *request, struct answer *answer,
-	       int *fd)
+static bool hear(int socket, struct answer *answer)
+{
+	ssize_t n;
+	do
+		n = recv(socket, answer, sizeof(*answer), 0);
+	while (n < 0 && errno == EINTR);
+	return n == sizeof(*answer);
+}
+
+static int ask(struct cow_keeper *keeper, const struct request *request, struct answer *answer)
 {
 	struct pollfd p = { .fd = keeper->fd, .events = POLLIN };
 	ssize_t n = send(keeper->fd, request, sizeof(*request), MSG_NOSIGNAL);
@@ -362,7 +396,7 @@ static int ask(struct cow_keeper *keeper, const struct request *request, struct 
 		int ready = poll(&p, 1, SILENCE_LIMIT_MS);
 		if (!ready)
 			cow_log(COW_LOG_ERR, "its keeper does not answer: going on without");
-		if (ready <= 0 || receive_answer(keeper->fd, answer, fd))
+		if (ready <= 0 || !hear(keeper->fd, answer))
 			return give_up(keeper);
 	} while (answer->beat);
 	return 0;
@@ -371,8 +405,13 @@ static int ask(struct cow_keeper *keeper, const struct request *request, struct 
 static int ask_plain(struct cow_keeper *keeper, const struct request *request)
 {
 	struct answer answer;
-	int fd, ret = ask(keeper, request, &answer, &fd);
+	int ret = ask(keeper, request, &answer);
 	return ret ? ret : answer.ret;
+}
+
+static int ask_kind(struct cow_keeper *keeper, enum request_kind kind)
+{
+	return ask_plain(keeper, &(struct request){ .kind = kind });
 }
 
 int cow_keeper_serve(struct cow_keeper *keeper, uint32_t id, uint64_t cookie)
@@ -380,14 +419,24 @@ int cow_keeper_serve(struct cow_keeper *keeper, uint32_t id, uint64_t cookie)
 	return ask_plain(keeper, &(struct request){ .kind = SERVE, .id = id, .cookie = cookie });
 }
 
+int cow_keeper_start_device(struct cow_keeper *keeper)
+{
+	return ask_plain(keeper, &(struct request){ .kind = START, .daemon = getpid() });
+}
+
+int cow_keeper_arrange_partitions(struct cow_keeper *keeper, enum cow_partitions_wish wish)
+{
+	return ask_plain(keeper, &(struct request){ .kind = ARRANGE_PARTITIONS, .wish = wish });
+}
+
 int cow_keeper_stop(struct cow_keeper *keeper)
 {
-	return ask_plain(keeper, &(struct request){ .kind = STOP });
+	return ask_kind(keeper, STOP);
 }
 
 int cow_keeper_try_stop(struct cow_keeper *keeper)
 {
-	return ask_plain(keeper, &(struct request){ .kind = TRY_STOP });
+	return ask_kind(keeper, TRY_STOP);
 }
 
 int cow_keeper_delete(struct cow_keeper *keeper, unsigned wait_ms)
@@ -395,19 +444,25 @@ int cow_keeper_delete(struct cow_keeper *keeper, unsigned wait_ms)
 	return ask_plain(keeper, &(struct request){ .kind = DELETE, .wait_ms = wait_ms });
 }
 
-int cow_keeper_open_exclusively(struct cow_keeper *keeper)
+int cow_keeper_claim(struct cow_keeper *keeper)
 {
-	struct answer answer;
-	int fd, ret = ask(keeper, &(struct request){ .kind = OPEN_EXCLUSIVELY }, &answer, &fd);
-	if (!ret)
-		ret = answer.ret;
-	return ret ? ret : fd;
+	return ask_kind(keeper, CLAIM);
+}
+
+int cow_keeper_flush(struct cow_keeper *keeper)
+{
+	return ask_kind(keeper, FLUSH);
+}
+
+int cow_keeper_release(struct cow_keeper *keeper)
+{
+	return ask_kind(keeper, RELEASE);
 }
 
 int cow_keeper_write_back(struct cow_keeper *keeper, struct cow_error *err)
 {
 	struct answer answer = { 0 };
-	int fd, ret = ask(keeper, &(struct request){ .kind = WRITE_BACK }, &answer, &fd);
+	int ret = ask(keeper, &(struct request){ .kind = WRITE_BACK }, &answer);
 	if (ret)
 		return cow_error_set(err, ret, "the daemon's keeper has died");
 	if (answer.ret)
@@ -418,8 +473,7 @@ int cow_keeper_write_back(struct cow_keeper *keeper, struct cow_error *err)
 bool cow_keeper_find_user(struct cow_keeper *keeper, char *text, size_t len)
 {
 	struct answer answer;
-	int fd;
-	if (ask(keeper, &(struct request){ .kind = FIND_USER }, &answer, &fd) || answer.ret <= 0)
+	if (ask(keeper, &(struct request){ .kind = FIND_USER }, &answer) || answer.ret <= 0)
 		return false;
 	snprintf(text, len, "%.*s", (int)sizeof(answer.text) - 1, answer.text);
 	return true;

@@ -3,11 +3,13 @@
  * The keeper: what is left of root once the device is live. A process of its own, forked before the
  * daemon opens anything, that carries out a handful of fixed requests for one device, named once:
  * those that the kernel wants CAP_SYS_ADMIN for (STOP_DEV, DEL_DEV: ublk asks for it at every
- * control command of a device that was added with it), and those that need the host's paths. It
- * knows no path and no id from its requests, so a daemon that an image has taken over can only stop
- * its own device.
+ * control command of a device that was added with it), those that need the host's paths, and all
+ * that wait for I/O of the device: killed while it waits in the kernel for what only itself could
+ * answer, the daemon would never let go of /dev/ublkcN, and the kernel fails requests when that is
+ * closed. It knows no path and no id from its requests, so a daemon that an image has taken over can
+ * only stop its own device.
  *
- * It ends with the daemon, whatever ends that; signals are for the daemon. Calls are from one thread
+ * It ends with the daemon, whatever ends that and whatever it is at; signals are for the daemon. Calls are from one thread
  * at a time and return -EPIPE when the keeper has died, or says nothing for 10 s (stopped): it is
  * not asked again then. The device can still be stopped from outside (`cowblk detach --force`).
  */
@@ -18,6 +20,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "daemon/device/partitions.h"
 #include "engine/base/error.h"
 
 /* Both run in the keeper. */
@@ -40,13 +43,22 @@ void cow_keeper_end(struct cow_keeper *keeper);
 /* Once. cookie: ublksrv_flags of the device, else -ESTALE with each request. */
 int cow_keeper_serve(struct cow_keeper *keeper, uint32_t id, uint64_t cookie);
 
+/* As cow_ctrl_start(), for the caller. */
+int cow_keeper_start_device(struct cow_keeper *keeper);
+
+/* LIVE, before anybody has heard of it. As cow_partitions_arrange(). */
+int cow_keeper_arrange_partitions(struct cow_keeper *keeper, enum cow_partitions_wish wish);
+
 /* As cow_ctrl_stop(), _try_stop() and _delete(); the last runs hooks->deleted before. */
 int cow_keeper_stop(struct cow_keeper *keeper);
 int cow_keeper_try_stop(struct cow_keeper *keeper);
 int cow_keeper_delete(struct cow_keeper *keeper, unsigned wait_ms);
 
-/* The block device opened read-only with O_EXCL: a descriptor, or -errno. */
-int cow_keeper_open_exclusively(struct cow_keeper *keeper);
+/* The keeper opens the block device with O_EXCL: -EBUSY while it is claimed. Until the release. */
+int cow_keeper_claim(struct cow_keeper *keeper);
+/* With the claim. */
+int cow_keeper_flush(struct cow_keeper *keeper);
+int cow_keeper_release(struct cow_keeper *keeper);
 
 /* All file systems on the device, for half a minute at most. 0 or -errno with a text. */
 int cow_keeper_write_back(struct cow_keeper *keeper, struct cow_error *err);

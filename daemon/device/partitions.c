@@ -7,6 +7,7 @@
 #include <limits.h>
 #include <linux/blkpg.h>
 #include <linux/fs.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -31,7 +32,7 @@ static int reread(int fd)
 	return -EBUSY;
 }
 
-int cow_partitions_scan(const char *path)
+static int scan(const char *path)
 {
 	int fd = open(path, O_RDONLY | O_CLOEXEC);
 	if (fd < 0)
@@ -50,7 +51,7 @@ static bool has_gpt(int fd, off_t block_bytes)
 	       !memcmp(buf, magic, sizeof(buf));
 }
 
-bool cow_partitions_lie_at_4096(const char *path)
+static bool lie_at_4096(const char *path)
 {
 	int block_bytes, fd = open(path, O_RDONLY | O_CLOEXEC);
 	if (fd < 0)
@@ -70,7 +71,7 @@ static int remove_one(int fd, int number)
 	return ioctl(fd, BLKPG, &arg) ? -errno : 0;
 }
 
-int cow_partitions_remove(const char *disk)
+static int remove_all(const char *disk)
 {
 	char path[64];
 	snprintf(path, sizeof(path), "/dev/%s", disk);
@@ -92,4 +93,23 @@ int cow_partitions_remove(const char *disk)
 		closedir(d);
 	close(fd);
 	return ret;
+}
+
+int cow_partitions_arrange(const char *disk, enum cow_partitions_wish wish)
+{
+	char path[64];
+	int ret = 0;
+	snprintf(path, sizeof(path), "/dev/%s", disk);
+	switch (wish) {
+	case COW_PARTITIONS_LEAVE:
+		return 0;
+	case COW_PARTITIONS_REMOVE:
+		return remove_all(disk);
+	case COW_PARTITIONS_SCAN:
+		ret = scan(path);
+		break;
+	case COW_PARTITIONS_CHECK:
+		break;
+	}
+	return ret ? ret : lie_at_4096(path) ? COW_PARTITIONS_AT_4096 : 0;
 }

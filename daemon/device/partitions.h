@@ -1,21 +1,19 @@
 /* SPDX-License-Identifier: MIT */
-/* Partitions of a device that has just been started. */
+/* Partitions of a device that has just been started. Never in the process that serves the device. */
 #ifndef COW_PARTITIONS_H
 #define COW_PARTITIONS_H
 
-#include <stdbool.h>
+enum cow_partitions_wish {
+	COW_PARTITIONS_LEAVE,  /* nobody wants them, and the kernel has not looked */
+	COW_PARTITIONS_SCAN,   /* read the table, and wait until the partitions are there */
+	COW_PARTITIONS_CHECK,  /* the kernel has done so */
+	COW_PARTITIONS_REMOVE, /* the kernel has, and nobody wants them */
+};
 
-/*
- * Reads the partition table and waits until the partitions are there. path: "/dev/ublkb0". 0 or
- * -errno.
- */
-int cow_partitions_scan(const char *path);
-/*
- * Has the device 512-byte blocks, and a GPT that was made for 4096? The kernel sees no partition
- * then.
- */
-bool cow_partitions_lie_at_4096(const char *path);
-/* Takes away what a kernel found that cannot be told not to look. disk: "ublkb0". 0 or -errno. */
-int cow_partitions_remove(const char *disk);
+/* The device has 512-byte blocks and a GPT made for 4096: the kernel sees no partition. */
+#define COW_PARTITIONS_AT_4096 1
+
+/* disk: "ublkb0". 0, COW_PARTITIONS_AT_4096 (where they are wanted) or -errno. */
+int cow_partitions_arrange(const char *disk, enum cow_partitions_wish wish);
 
 #endif

@@ -1,17 +1,22 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * kill_at N FROM TO COMMAND...: runs the command, and kills it with SIGKILL before its Nth system call after a file named
- * FROM has appeared (anew, if there is one at the beginning): the places where a daemon can die, one by one, without a word in the daemon. Of its system calls
- * those count that something outside can see: files, sockets, io_uring, ioctl, threads.
+ * kill_at [-s] N FROM TO COMMAND...: runs the command, and kills it with SIGKILL before its Nth system
+ * call after a file named FROM has appeared (anew, if there is one at the beginning): the places
+ * where a daemon can die, one by one, without a word in the daemon. Of its system calls those count
+ * that something outside can see: files, sockets, io_uring, ioctl, threads.
  *
- * Exit status 0: killed; prints what it was about to do. 3: a file named TO appeared first; the command is killed all the
- * same. Others: the command's own.
+ * Exit status 0: killed; prints what it was about to do. 3: a file named TO appeared first; the
+ * command is killed all the same. Others: the command's own.
+ *
+ * -s: there it is stopped with SIGSTOP, while it has one thread; prints its process id, and waits for
+ * it to end: its own exit status.
  */
 #include <errno.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/ptrace.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -74,8 +79,23 @@ struct search {
 	const char *from, *to;
 	ino_t old; /* of what is called FROM at the beginning; 0: nothing */
 	long left; /* system calls until the kill */
-	bool counting;
+	bool counting, stops;
 };
+
+static int exit_status(int status)
+{
+	return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}
+
+static int stop_and_wait(pid_t child)
+{
+	int status;
+	kill(child, SIGSTOP); /* when the system call is over */
+	ptrace(PTRACE_DETACH, child, NULL, NULL);
+	printf("%d\n", (int)child);
+	fflush(stdout);
+	return waitpid(child, &status, 0) == child ? exit_status(status) : 2;
+}
 
 static ino_t inode_of(const char *path)
 {
@@ -103,6 +123,8 @@ static int look(struct search *s, pid_t child, pid_t tid)
 	bool late = !access(s->to, F_OK);
 	if (!late && --s->left)
 		return -1;
+	if (s->stops && !late)
+		return stop_and_wait(child);
 	end(child);
 	puts(late ? "too late" : name);
 	return late ? STATUS_TOO_LATE : 0;
@@ -110,9 +132,12 @@ static int look(struct search *s, pid_t child, pid_t tid)
 
 int main(int argc, char **argv)
 {
+	bool stops = argc > 1 && !strcmp(argv[1], "-s");
+	argc -= stops;
+	argv += stops;
 	if (argc < 5)
 		return 2;
-	struct search s = { .left = atol(argv[1]), .from = argv[2], .to = argv[3] };
+	struct search s = { .stops = stops, .left = atol(argv[1]), .from = argv[2], .to = argv[3] };
 	s.old = inode_of(s.from);
 	pid_t child = start(argv + 4), tid;
 	int status, verdict;
@@ -123,7 +148,7 @@ int main(int argc, char **argv)
 	ptrace(PTRACE_SYSCALL, child, NULL, NULL);
 	while ((tid = waitpid(-1, &status, __WALL)) > 0) {
 		if (tid == child && (WIFEXITED(status) || WIFSIGNALED(status)))
-			return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+			return exit_status(status);
 		if (!WIFSTOPPED(status))
 			continue;
 		int sig = WSTOPSIG(status);
