@@ -8,6 +8,7 @@
 #include "engine/base/buf.h"
 #include "engine/request/inspect.h"
 #include "tests/sim/run.h"
+#include "tests/sim/second.h"
 
 #define HANG_STEPS 1000000u
 
@@ -206,6 +207,7 @@ void sim_guest_verify(struct sim_run *run)
 		if (!sim_model_read_ok(&run->model, start, off / SIM_SECTOR, n / SIM_SECTOR, buf,
 				       text, sizeof(text)))
 			sim_fail("verify: %s", text);
+		sim_second_content(run, off, buf, n);
 	}
 	free(buf);
 	sim_bitmap_judge(run);

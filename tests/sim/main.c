@@ -7,6 +7,7 @@
  *   cow_sim --seed N --seconds S         as many as fit; --cpu-seconds: of processor time
  *   cow_sim --seed N --shrink            a short script that fails like seed N, on standard output
  *   cow_sim --script FILE [--trace]      replay one
+ *   cow_sim --seed N --runs N --qemu P   QEMU's opinion about P % of the crash states (second.h)
  *   cow_sim --exhaustive N               every sequence of up to N operations (exhaustive.h)
  */
 #include <getopt.h>
@@ -39,6 +40,7 @@ static const struct option options[] = {
 	{ "exhaustive", required_argument, NULL, 'x' },
 	{ "script", required_argument, NULL, 'f' },
 	{ "dump", required_argument, NULL, 'd' },
+	{ "qemu", required_argument, NULL, 'q' },
 	{ "no-faults", no_argument, NULL, 'F' },
 	{ "shrink", no_argument, NULL, 'k' },
 	{ "print", no_argument, NULL, 'p' },
@@ -51,7 +53,7 @@ static int usage(void)
 {
 	fprintf(stderr, "usage: cow_sim [--seed N] [--runs N | --seconds S | --cpu-seconds S] "
 			"[--crash-every N] "
-			"[--actions N] [--no-faults]\n"
+			"[--actions N] [--no-faults] [--qemu PERCENT]\n"
 			"               [--keep-going] [--trace] [--dump DIR] [--print | --shrink] "
 			"[--script FILE]\n");
 	return 2;
@@ -86,7 +88,10 @@ static bool set_option(struct arguments *a, int c)
 		a->exhaustive = (unsigned)n;
 		break;
 	case 'd':
-		a->child.dump_dir = optarg;
+		a->child.run.dump_dir = optarg;
+		break;
+	case 'q':
+		a->child.run.second_percent = (unsigned)n;
 		break;
 	case 'F':
 		a->plan.faults = false;
@@ -98,7 +103,7 @@ static bool set_option(struct arguments *a, int c)
 		a->print = true;
 		break;
 	case 'T':
-		a->child.trace = true;
+		a->child.run.trace = true;
 		break;
 	case 'K':
 		a->keep_going = true;
@@ -232,7 +237,7 @@ static int run_seeds(const struct arguments *a)
 		"ENOSPC put in, %llu leak "
 		"repairs, %llu refcount tables outgrown, %llu snapshot commands, %llu live ones "
 		"(%llu all under a freeze), %llu cut off, %llu bitmaps cleared "
-		"or made, %llu found to be believed, %llu s\n",
+		"or made, %llu found to be believed, %llu crash states seen by QEMU, %llu s\n",
 		(unsigned long long)done, (unsigned long long)a->seed, (unsigned long long)failed,
 		(unsigned long long)sum.ops, (unsigned long long)sum.failed_ops,
 		(unsigned long long)sum.events, (unsigned long long)sum.crashes,
@@ -242,7 +247,7 @@ static int run_seeds(const struct arguments *a)
 		(unsigned long long)sum.snapshots, (unsigned long long)sum.live,
 		(unsigned long long)sum.all_frozen, (unsigned long long)sum.snapshots_lost,
 		(unsigned long long)sum.bitmaps, (unsigned long long)sum.believed,
-		(unsigned long long)(now_seconds() - start));
+		(unsigned long long)sum.second, (unsigned long long)(now_seconds() - start));
 	return failed ? 1 : 0;
 }
 

@@ -13,6 +13,7 @@
 #include "engine/base/log.h"
 #include "tests/sim/keys.h"
 #include "tests/sim/live.h"
+#include "tests/sim/second.h"
 #include "tests/sim/snapshot.h"
 
 static struct sim_run *current; /* for sim_fail() */
@@ -136,15 +137,18 @@ static void recover(struct sim_run *run)
 			run->world.crash_kind = SIM_CRASH_POWER;
 		}
 		first = false;
+		sim_second_take(run);
 		sim_live_resolve(run);
 		sim_image_check(run, false);
 		if (!run->world.powered_off && sim_image_open(run) == 0) {
 			sim_guest_verify(run);
+			sim_second_end(run, !run->world.powered_off);
 			if (run->world.powered_off)
 				sim_image_close(run);
 			else if (was_power)
 				sim_model_flushed(&run->model, sim_model_tick(&run->model));
 		}
+		sim_second_end(run, false);
 		notice_power_off(run);
 	} while (run->world.powered_off);
 	run->world.power_off_at = 0;
@@ -398,15 +402,16 @@ static void finish(struct sim_run *run, struct sim_stats *stats)
 	sim_world_fini(&run->world);
 }
 
-void sim_run_script(const struct sim_script *script, struct sim_stats *stats, bool trace,
-		    const char *dump_dir)
+void sim_run_script(const struct sim_script *script, struct sim_stats *stats,
+		    const struct sim_run_options *options)
 {
 	struct sim_run *run = calloc(1, sizeof(*run));
 	cow_assert(run);
 	current = run;
-	run->dump_dir = dump_dir;
-	cow_log_set_sink(trace ? NULL : keep_line, COW_LOG_INFO);
-	setup(run, script, trace);
+	run->dump_dir = options->dump_dir;
+	run->second_percent = options->second_percent;
+	cow_log_set_sink(options->trace ? NULL : keep_line, COW_LOG_INFO);
+	setup(run, script, options->trace);
 	run_actions(run);
 	run->finishing = true;
 	drain(run);

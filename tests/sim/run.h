@@ -30,6 +30,7 @@ struct sim_op {
 };
 
 struct sim_stats {
+	uint64_t second;	    /* crash states that QEMU has seen, whole */
 	uint64_t bitmaps, believed; /* cleared or made; found not to be in use */
 	uint64_t live,
 		all_frozen; /* commands on the running image; those done all under a freeze */
@@ -93,11 +94,19 @@ struct sim_run {
 	bool swept;	/* a process of its own, forked to lose power at one moment of a sweep */
 	bool finishing; /* nothing is swept any more */
 	struct sim_stats stats;
-	const char *dump_dir; /* where a failing run leaves the host's files; may be NULL */
+	const char *dump_dir;	 /* where a failing run leaves the host's files; may be NULL */
+	unsigned second_percent; /* of crash states that QEMU is asked about: second.h */
+	char second_dir[64];	 /* the one that it is being asked about; "": none */
 };
 
-void sim_run_script(const struct sim_script *script, struct sim_stats *stats, bool trace,
-		    const char *dump_dir);
+struct sim_run_options {
+	bool trace;
+	const char *dump_dir;
+	unsigned second_percent;
+};
+
+void sim_run_script(const struct sim_script *script, struct sim_stats *stats,
+		    const struct sim_run_options *options);
 
 /* guest.c */
 void sim_guest_submit(struct sim_run *run, const struct sim_action *action);

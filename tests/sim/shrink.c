@@ -22,7 +22,7 @@ static _Noreturn void child(const struct sim_script *script,
 	/* opening and closing images over and over: keep the pages */
 	mallopt(M_MMAP_THRESHOLD, 4 << 20);
 	mallopt(M_TRIM_THRESHOLD, 1 << 30);
-	sim_run_script(script, stats, options->trace, options->dump_dir);
+	sim_run_script(script, stats, &options->run);
 	exit(0); /* not _exit: the leak checker runs */
 }
 

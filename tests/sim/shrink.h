@@ -6,9 +6,9 @@
 #include "tests/sim/run.h"
 
 struct sim_child_options {
-	bool quiet, trace;
+	bool quiet;
 	unsigned seconds; /* real time one run may take */
-	const char *dump_dir;
+	struct sim_run_options run;
 };
 
 /* 0: passed. Else the exit status or 128 + signal. */
