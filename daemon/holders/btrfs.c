@@ -8,14 +8,14 @@
 #include <string.h>
 #include <sys/ioctl.h>
 
-#define SYS_BTRFS "/sys/fs/btrfs"
+#define SYS_BTRFS "fs/btrfs"
 
 int cow_btrfs_on(const struct cow_stack *stack, const char *uuid)
 {
 	char path[128];
 	int found = -1;
 	snprintf(path, sizeof(path), SYS_BTRFS "/%.40s/devices", uuid);
-	DIR *d = opendir(path);
+	DIR *d = cow_stack_open_sys(stack, path);
 	if (!d)
 		return -1;
 	struct dirent *e;
@@ -40,7 +40,7 @@ int cow_btrfs_on_fd(const struct cow_stack *stack, int fd)
 
 int cow_btrfs_on_any(const struct cow_stack *stack)
 {
-	DIR *d = opendir(SYS_BTRFS);
+	DIR *d = cow_stack_open_sys(stack, SYS_BTRFS);
 	int found = -1;
 	if (!d)
 		return -1;

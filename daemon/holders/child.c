@@ -68,7 +68,7 @@ int cow_child_start(struct cow_child *child, const char *name, void (*run)(int f
 	return 0;
 }
 
-int cow_child_send(int fd, const char *text, int pass_fd)
+int cow_child_send_within(int fd, const char *text, int pass_fd, int timeout_ms)
 {
 	union {
 		struct cmsghdr head;
@@ -86,11 +86,23 @@ int cow_child_send(int fd, const char *text, int pass_fd)
 		control.head.cmsg_len = CMSG_LEN(sizeof(int));
 		memcpy(CMSG_DATA(&control.head), &pass_fd, sizeof(int));
 	}
-	ssize_t n;
-	do
-		n = sendmsg(fd, &msg, MSG_NOSIGNAL);
-	while (n < 0 && errno == EINTR);
-	return n < 0 ? -errno : 0;
+	for (;;) {
+		struct pollfd p = { .fd = fd, .events = POLLOUT };
+		if (sendmsg(fd, &msg, MSG_NOSIGNAL | MSG_DONTWAIT) >= 0)
+			return 0;
+		if (errno != EINTR && errno != EAGAIN)
+			return -errno;
+		int n = errno == EAGAIN ? poll(&p, 1, timeout_ms) : 1;
+		if (!n)
+			return -ETIMEDOUT;
+		if (n < 0 && errno != EINTR)
+			return -errno;
+	}
+}
+
+int cow_child_send(int fd, const char *text, int pass_fd)
+{
+	return cow_child_send_within(fd, text, pass_fd, -1);
 }
 
 static void take_fd(struct msghdr *msg, int *passed_fd)

@@ -26,6 +26,8 @@ int cow_child_start(struct cow_child *child, const char *name, void (*run)(int f
 
 /* One message; pass_fd: a descriptor that goes with it, or -1. 0 or -errno. */
 int cow_child_send(int fd, const char *text, int pass_fd);
+/* The same; -ETIMEDOUT: the other side did not take it in that time. */
+int cow_child_send_within(int fd, const char *text, int pass_fd, int timeout_ms);
 /*
  * text: COW_CHILD_TEXT_BYTES. *passed_fd: the descriptor that came along, or -1; NULL: none is
  * wanted. timeout_ms -1: none. 0, -ETIMEDOUT, -ENODATA: the other side is gone.

@@ -49,22 +49,36 @@ static int on_by_source(const struct cow_stack *stack, const char *source)
 	return on;
 }
 
-static int where_is(const struct search *s, const struct cow_mount *mount)
+/*
+ * Opened where it is mounted, whatever is mounted over it: then the kernel says what it is. The
+ * caller is in namespace ns and stays there.
+ */
+static int open_btrfs(const struct search *s, unsigned ns, const struct cow_mount *mount)
+{
+	const struct cow_mntns_list *namespaces = &s->list->namespaces;
+	int fd = cow_mount_open(namespaces->proc_fd, mount->where, mount->id);
+	if (fd >= 0)
+		return fd;
+	fd = cow_mount_open_covered(namespaces->proc_fd, mount);
+	cow_mntns_enter(namespaces, ns);
+	return fd;
+}
+
+/* Names of devices are for the mounts of the own namespace: elsewhere they may mean others. */
+static int where_is(const struct search *s, unsigned ns, const struct cow_mount *mount)
 {
 	const struct cow_stack *stack = &s->list->stack;
 	int on = cow_stack_find(stack, mount->dev);
 	if (on >= 0)
 		return on;
 	if (!strcmp(mount->type, "btrfs")) {
-		int fd = s->btrfs ? cow_mount_open(s->list->namespaces.proc_fd, mount->where,
-						   mount->id)
-				  : -1;
+		int fd = s->btrfs ? open_btrfs(s, ns, mount) : -1;
 		if (fd >= 0) {
 			on = cow_btrfs_on_fd(stack, fd);
 			close(fd);
 			return on;
 		}
-		return s->btrfs ? on_by_source(stack, mount->source) : -1;
+		return s->btrfs && !ns ? on_by_source(stack, mount->source) : -1;
 	}
 	/* Only of kinds that nobody but root can mount: others' sources may be anything. */
 	if (!strcmp(mount->type, "bcachefs"))
@@ -126,7 +140,7 @@ static int look_at(void *ctx, unsigned ns, const struct cow_mount *mount)
 	struct search *s = ctx;
 	struct cow_fs *fs = find_fs(s->list, mount->dev);
 	if (!fs) {
-		int on = where_is(s, mount);
+		int on = where_is(s, ns, mount);
 		if (on < 0)
 			return 0;
 		fs = add_fs(s->list, mount, on);
@@ -144,8 +158,8 @@ static int look_everywhere(struct search *s)
 	for (unsigned i = 0; ret != -ENOMEM && i < namespaces->nr; i++)
 		ret = cow_mounts_each(namespaces, i, look_at, s);
 	/* One whose last process has just gone has no mounts any more. */
-	cow_mntns_enter(namespaces, 0);
-	return ret == -ENOMEM ? ret : 0;
+	int back = cow_mntns_enter(namespaces, 0);
+	return ret == -ENOMEM ? ret : back;
 }
 
 /* ---- loop devices ---- */
@@ -172,11 +186,10 @@ static int below_loop(struct cow_fs_list *list, const char *name)
 {
 	char path[300];
 	struct loop_info64 info;
-	snprintf(path, sizeof(path), "/sys/block/%s/loop", name);
-	if (access(path, F_OK))
+	snprintf(path, sizeof(path), "block/%s/loop", name);
+	if (faccessat(list->stack.sys_fd, path, F_OK, 0))
 		return -1; /* not bound */
-	snprintf(path, sizeof(path), "/dev/%s", name);
-	int fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+	int fd = openat(list->stack.dev_fd, name, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
 	int ret = fd < 0 ? -1 : ioctl(fd, LOOP_GET_STATUS64, &info);
 	if (fd >= 0)
 		close(fd);
@@ -191,7 +204,7 @@ static int below_loop(struct cow_fs_list *list, const char *name)
 
 static int add_loops(struct cow_fs_list *list)
 {
-	DIR *d = opendir("/sys/block");
+	DIR *d = cow_stack_open_sys(&list->stack, "block");
 	if (!d)
 		return 0;
 	int ret = 0;
@@ -213,7 +226,9 @@ static int add_loops(struct cow_fs_list *list)
 int cow_fs_find(struct cow_fs_list *list, const char *disk, bool all)
 {
 	struct search s = { .list = list };
-	*list = (struct cow_fs_list){ .namespaces.proc_fd = -1 };
+	*list = (struct cow_fs_list){ .stack.sys_fd = -1,
+				      .stack.dev_fd = -1,
+				      .namespaces.proc_fd = -1 };
 	int ret = cow_stack_build(&list->stack, disk);
 	if (!ret)
 		ret = cow_mntns_collect(&list->namespaces, all);
@@ -244,7 +259,9 @@ void cow_fs_fini(struct cow_fs_list *list)
 	free(list->fs);
 	cow_mntns_fini(&list->namespaces);
 	cow_stack_fini(&list->stack);
-	*list = (struct cow_fs_list){ .namespaces.proc_fd = -1 };
+	*list = (struct cow_fs_list){ .stack.sys_fd = -1,
+				      .stack.dev_fd = -1,
+				      .namespaces.proc_fd = -1 };
 }
 
 /* ---- opening ---- */

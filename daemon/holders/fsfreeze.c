@@ -77,6 +77,10 @@ static int owner_failed(struct cow_fsfreeze *f, int ret, const char *text, struc
 		ret = cow_error_set(err, -ENOENT, "no file system on it is mounted");
 	} else if (!ret && text[0] == 'e') {
 		ret = cow_error_set(err, -EIO, "%s", text + 1);
+	} else if (!ret && text[0] == 'x') {
+		ret = cow_error_set(err, -ETIMEDOUT,
+				    "the file systems were thawed after %u s, before it was done",
+				    f->limit_ms / 1000);
 	} else if (ret == -ETIMEDOUT) {
 		cow_error_set(err, ret,
 			      "a file system does not answer: given up; process %d thaws what is "
@@ -118,14 +122,10 @@ int cow_fsfreeze_thaw(struct cow_fsfreeze *f, struct cow_error *err)
 	char text[COW_CHILD_TEXT_BYTES] = "";
 	cow_child_send(f->owner.fd, "T", -1);
 	int ret = hear(f, GRACE_MS, "thawing", text);
-	if (ret || (text[0] != 'd' && text[0] != 'x'))
+	if (ret || text[0] != 'd')
 		return owner_failed(f, ret, text, err);
 	cow_fsfreeze_leave(f);
-	if (text[0] == 'd')
-		return 0;
-	return cow_error_set(err, -ETIMEDOUT,
-			     "the file systems were thawed after %u s, before it was done",
-			     f->limit_ms / 1000);
+	return 0;
 }
 
 void cow_fsfreeze_leave(struct cow_fsfreeze *f)

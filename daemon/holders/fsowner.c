@@ -151,8 +151,16 @@ struct owner {
 	int fd; /* to the maker */
 	int frozen[COW_FSFREEZE_MAX];
 	unsigned nr;
-	uint64_t deadline_ms;
+	uint64_t deadline_ms; /* from the first freeze to the thaw; else 0 */
+	char failure[COW_CHILD_TEXT_BYTES];
 };
+
+/* While something is frozen nobody waits longer than that, not for a maker that reads nothing either. */
+static int left_ms(const struct owner *o)
+{
+	uint64_t now = now_ms();
+	return !o->deadline_ms ? -1 : now < o->deadline_ms ? (int)(o->deadline_ms - now) : 0;
+}
 
 static void __attribute__((format(printf, 2, 3))) tell(const struct owner *o, const char *fmt, ...)
 {
@@ -161,7 +169,7 @@ static void __attribute__((format(printf, 2, 3))) tell(const struct owner *o, co
 	va_start(ap, fmt);
 	vsnprintf(text, sizeof(text), fmt, ap);
 	va_end(ap);
-	cow_child_send(o->fd, text, -1);
+	cow_child_send_within(o->fd, text, -1, left_ms(o));
 }
 
 static bool maker_is_gone(const struct owner *o)
@@ -173,6 +181,7 @@ static bool maker_is_gone(const struct owner *o)
 static void thaw(struct owner *o)
 {
 	unsigned late = thaw_all(o->frozen, o->nr);
+	o->deadline_ms = 0;
 	if (late)
 		tell(o,
 		     "n%u file system%s cannot be thawed: the device does not answer; process %d "
@@ -198,13 +207,17 @@ static int freeze_one(struct owner *o, struct cow_fs *fs)
 	char what[600], text[COW_CHILD_TEXT_BYTES];
 	cow_fs_describe(&o->list, fs, what, sizeof(what));
 	snprintf(text, sizeof(text), "f%s", what);
-	cow_child_send(o->fd, text, fs->fd);
-	int ret = freeze_in_time(o, fs->fd);
+	int ret = cow_child_send_within(o->fd, text, fs->fd, left_ms(o));
+	if (!ret)
+		ret = freeze_in_time(o, fs->fd);
 	switch (ret) {
 	case 0:
 		o->frozen[o->nr++] = fs->fd;
 		tell(o, "zfroze %s", what);
 		return 0;
+	case -ETIMEDOUT: /* nobody hears what is frozen */
+		snprintf(o->failure, sizeof(o->failure), "x");
+		return ret;
 	case -EBUSY:
 		tell(o, "n%s: is frozen already, by somebody else", what);
 		return 0;
@@ -212,8 +225,8 @@ static int freeze_one(struct owner *o, struct cow_fs *fs)
 		tell(o, "n%s: cannot be frozen: was written back instead", what);
 		return 0;
 	default:
-		tell(o, "e%s: cannot be frozen: %s", what,
-		     ret == -EINPROGRESS ? "it takes too long: given up" : strerror(-ret));
+		snprintf(o->failure, sizeof(o->failure), "e%s: cannot be frozen: %s", what,
+			 ret == -EINPROGRESS ? "it takes too long: given up" : strerror(-ret));
 		return ret;
 	}
 }
@@ -263,9 +276,7 @@ static bool wait_order(const struct owner *o)
 static void hold(struct owner *o)
 {
 	char text[COW_CHILD_TEXT_BYTES];
-	uint64_t now = now_ms();
-	int ms = now < o->deadline_ms ? (int)(o->deadline_ms - now) : 0;
-	bool late = cow_child_receive(o->fd, ms, text, NULL) == -ETIMEDOUT;
+	bool late = cow_child_receive(o->fd, left_ms(o), text, NULL) == -ETIMEDOUT;
 	thaw(o);
 	tell(o, late ? "x" : "d");
 }
@@ -278,8 +289,12 @@ static void run(struct owner *o)
 		return;
 	}
 	/* What cannot be seen is written back with all the rest of the machine. */
-	if (o->list.namespaces.blind)
+	if (o->list.namespaces.blind) {
 		sync();
+		tell(o,
+		     "nnot all processes and mount namespaces may be looked at from here: what is "
+		     "mounted in others only is written back, not frozen");
+	}
 	if (!o->list.nr) {
 		tell(o, "E");
 		return;
@@ -293,6 +308,7 @@ static void run(struct owner *o)
 		return;
 	if (freeze(o)) {
 		thaw(o);
+		tell(o, "%s", o->failure);
 		return;
 	}
 	tell(o, "d");

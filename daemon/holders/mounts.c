@@ -29,6 +29,8 @@ struct mnt_ns_info_v0 {
 };
 #define COW_NS_MNT_GET_NEXT _IOR(0xb7, 11, struct mnt_ns_info_v0)
 #define COW_NS_MNT_GET_PREV _IOR(0xb7, 12, struct mnt_ns_info_v0)
+/* The kernel's PROC_PID_INIT_INO. */
+#define INITIAL_PID_NS 0xEFFFFFFCu
 /* A system with more is not looked through to the end. */
 #define MAX_NAMESPACES 65536u
 
@@ -179,6 +181,15 @@ static int add_nameless(struct cow_mntns_list *list, unsigned long direction)
 	return ret;
 }
 
+/* In a process namespace of its own others' processes are not seen, nor are their mounts. */
+static bool sees_all_processes(const struct cow_mntns_list *list)
+{
+	struct stat st;
+	if (fstatat(list->proc_fd, "self/ns/pid", &st, 0))
+		return errno == ENOENT; /* this kernel has one for all */
+	return st.st_ino == INITIAL_PID_NS;
+}
+
 int cow_mntns_collect(struct cow_mntns_list *list, bool all)
 {
 	struct stat st;
@@ -196,7 +207,8 @@ int cow_mntns_collect(struct cow_mntns_list *list, bool all)
 			setrlimit(RLIMIT_NOFILE, &files);
 		}
 		list->ns[0].fd = openat(list->proc_fd, "self/ns/mnt", O_RDONLY | O_CLOEXEC);
-		list->blind = list->ns[0].fd < 0 || setns(list->ns[0].fd, CLONE_NEWNS);
+		list->blind = list->ns[0].fd < 0 || setns(list->ns[0].fd, CLONE_NEWNS) ||
+			      !sees_all_processes(list);
 		ret = add_of_processes(list);
 		if (!ret)
 			ret = add_nameless(list, COW_NS_MNT_GET_NEXT);

@@ -3,24 +3,31 @@
 
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
+#include <linux/openat2.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include "engine/base/number.h"
 
-#define CLASS_BLOCK "/sys/class/block/"
+#define CLASS_BLOCK "class/block/"
 
 /* One line of a file below a device's folder. */
-static bool read_attribute(const char *name, const char *attribute, char *text, size_t len)
+static bool read_attribute(const struct cow_stack *stack, const char *name, const char *attribute,
+			   char *text, size_t len)
 {
 	char path[192];
 	snprintf(path, sizeof(path), CLASS_BLOCK "%s/%s", name, attribute);
-	FILE *f = fopen(path, "re");
+	int fd = openat(stack->sys_fd, path, O_RDONLY | O_CLOEXEC);
+	FILE *f = fd < 0 ? NULL : fdopen(fd, "r");
+	if (!f && fd >= 0)
+		close(fd);
 	if (!f)
 		return false;
 	bool there = fgets(text, (int)len, f);
@@ -31,10 +38,10 @@ static bool read_attribute(const char *name, const char *attribute, char *text, 
 }
 
 /* The kernel writes a slash in a device's name as '!'. */
-static void name_device(struct cow_stack_dev *dev)
+static void name_device(const struct cow_stack *stack, struct cow_stack_dev *dev)
 {
 	char dm[129];
-	if (read_attribute(dev->name, "dm/name", dm, sizeof(dm))) {
+	if (read_attribute(stack, dev->name, "dm/name", dm, sizeof(dm))) {
 		snprintf(dev->path, sizeof(dev->path), "/dev/mapper/%s", dm);
 		return;
 	}
@@ -44,12 +51,22 @@ static void name_device(struct cow_stack_dev *dev)
 			*p = '/';
 }
 
+DIR *cow_stack_open_sys(const struct cow_stack *stack, const char *path)
+{
+	int fd = openat(stack->sys_fd, path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	DIR *d = fd < 0 ? NULL : fdopendir(fd);
+	if (!d && fd >= 0)
+		close(fd);
+	return d;
+}
+
 static int add_one(struct cow_stack *stack, const char *name, int below, bool partition)
 {
 	dev_t number;
 	char text[32];
 	if (strlen(name) >= sizeof(stack->devs->name) ||
-	    !read_attribute(name, "dev", text, sizeof(text)) || !cow_stack_parse_dev(text, &number))
+	    !read_attribute(stack, name, "dev", text, sizeof(text)) ||
+	    !cow_stack_parse_dev(text, &number))
 		return -ENODEV;
 	if (cow_stack_find(stack, number) >= 0)
 		return 0;
@@ -62,7 +79,7 @@ static int add_one(struct cow_stack *stack, const char *name, int below, bool pa
 	struct cow_stack_dev *dev = &devs[stack->nr++];
 	*dev = (struct cow_stack_dev){ .dev = number, .below = below, .partition = partition };
 	strcpy(dev->name, name);
-	name_device(dev);
+	name_device(stack, dev);
 	return 0;
 }
 
@@ -71,7 +88,7 @@ static int add_listed(struct cow_stack *stack, int idx, const char *folder, bool
 {
 	char path[192], attribute[300], ignored[32];
 	snprintf(path, sizeof(path), CLASS_BLOCK "%s/%s", stack->devs[idx].name, folder);
-	DIR *d = opendir(path);
+	DIR *d = cow_stack_open_sys(stack, path);
 	if (!d)
 		return 0;
 	int ret = 0;
@@ -80,8 +97,8 @@ static int add_listed(struct cow_stack *stack, int idx, const char *folder, bool
 		if (e->d_name[0] == '.')
 			continue;
 		snprintf(attribute, sizeof(attribute), "%s/partition", e->d_name);
-		if (partitions &&
-		    !read_attribute(stack->devs[idx].name, attribute, ignored, sizeof(ignored)))
+		if (partitions && !read_attribute(stack, stack->devs[idx].name, attribute, ignored,
+						  sizeof(ignored)))
 			continue;
 		ret = add_one(stack, e->d_name, idx, partitions);
 		if (ret == -ENODEV)
@@ -105,8 +122,9 @@ int cow_stack_add(struct cow_stack *stack, const char *name, int below)
 
 int cow_stack_build(struct cow_stack *stack, const char *disk)
 {
-	*stack = (struct cow_stack){ 0 };
-	int ret = cow_stack_add(stack, disk, -1);
+	const int flags = O_PATH | O_DIRECTORY | O_CLOEXEC;
+	*stack = (struct cow_stack){ .sys_fd = open("/sys", flags), .dev_fd = open("/dev", flags) };
+	int ret = stack->sys_fd < 0 || stack->dev_fd < 0 ? -errno : cow_stack_add(stack, disk, -1);
 	if (ret)
 		cow_stack_fini(stack);
 	return ret;
@@ -115,7 +133,11 @@ int cow_stack_build(struct cow_stack *stack, const char *disk)
 void cow_stack_fini(struct cow_stack *stack)
 {
 	free(stack->devs);
-	*stack = (struct cow_stack){ 0 };
+	if (stack->sys_fd >= 0)
+		close(stack->sys_fd);
+	if (stack->dev_fd >= 0)
+		close(stack->dev_fd);
+	*stack = (struct cow_stack){ .sys_fd = -1, .dev_fd = -1 };
 }
 
 bool cow_stack_parse_dev(const char *text, dev_t *dev)
@@ -146,10 +168,17 @@ int cow_stack_find_name(const struct cow_stack *stack, const char *name)
 
 int cow_stack_find_path(const struct cow_stack *stack, const char *path)
 {
+	/* Links in /dev lead to others there. */
+	struct open_how how = { .flags = O_PATH | O_CLOEXEC,
+				.resolve = RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS };
 	struct stat st;
-	if (path[0] != '/' || stat(path, &st) || !S_ISBLK(st.st_mode))
+	if (strncmp(path, "/dev/", 5))
 		return -1;
-	return cow_stack_find(stack, st.st_rdev);
+	int fd = (int)syscall(SYS_openat2, stack->dev_fd, path + 5, &how, sizeof(how));
+	bool block = fd >= 0 && !fstat(fd, &st) && S_ISBLK(st.st_mode);
+	if (fd >= 0)
+		close(fd);
+	return block ? cow_stack_find(stack, st.st_rdev) : -1;
 }
 
 void cow_stack_describe(const struct cow_stack *stack, int idx, char *text, size_t len)

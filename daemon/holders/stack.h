@@ -7,6 +7,7 @@
 #ifndef COW_STACK_H
 #define COW_STACK_H
 
+#include <dirent.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <sys/types.h>
@@ -22,13 +23,21 @@ struct cow_stack_dev {
 };
 
 struct cow_stack {
+	/*
+	 * /sys and /dev of the namespace that it was built in: in another they may be anything that
+	 * who made it put there
+	 */
+	int sys_fd, dev_fd;
 	struct cow_stack_dev *devs; /* [0] is the disk; what lies on a device comes behind it */
 	unsigned nr;
 };
 
-/* disk: "ublkb0". 0, -ENODEV (no such disk), -ENOMEM, -E2BIG. */
+/* disk: "ublkb0". 0, -ENODEV (no such disk), -ENOMEM, -E2BIG, or another -errno. */
 int cow_stack_build(struct cow_stack *stack, const char *disk);
 void cow_stack_fini(struct cow_stack *stack);
+
+/* A folder below /sys, as opendir(). */
+DIR *cow_stack_open_sys(const struct cow_stack *stack, const char *path);
 
 /* Adds a device, and what lies on it; one that is there is let be. 0 or -errno. */
 int cow_stack_add(struct cow_stack *stack, const char *name, int below);
@@ -39,7 +48,7 @@ bool cow_stack_parse_dev(const char *text, dev_t *dev);
 /* The index, or -1. */
 int cow_stack_find(const struct cow_stack *stack, dev_t dev);
 int cow_stack_find_name(const struct cow_stack *stack, const char *name);
-/* The block device at a path: its index, or -1. */
+/* The block device at a path below /dev: its index, or -1. */
 int cow_stack_find_path(const struct cow_stack *stack, const char *path);
 
 /* " (on /dev/ublkb0p1)", with all that lies between; "" for the disk itself. */

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # snapshot create --freeze: every file system on the device is frozen, through whatever lies between, and never another; always thawed.
-# needs: dmsetup unshare debugfs wipefs btrfs dm-mod dm-crypt? xts? ecb? aes_generic?
+# needs: dmsetup unshare setpriv blkid debugfs wipefs btrfs dm-mod dm-crypt? xts? ecb? aes_generic?
 . "$(dirname "$0")/lib.sh"
 need dmsetup
 need unshare
@@ -125,6 +125,31 @@ mkfs.btrfs -q -f "$loop" "$dev"
 mount_on "$loop" mnt
 frozen "froze btrfs on $dev, mounted on $PWD/mnt$"
 must_fail "in use: $dev is mounted on $PWD/mnt: unmount" "$cowblk" detach "$dev"
+
+# A namespace whose /sys says of a btrfs of its own that it lies on the device: nobody asks there.
+truncate -s 200M theirs
+theirs=$(losetup -f --show theirs)
+mkfs.btrfs -q -f "$theirs"
+uuid=$(blkid -s UUID -o value "$theirs")
+rm ready
+unshare --mount --propagation private bash -c "mount $theirs inner; mount -t tmpfs none /sys; mkdir -p /sys/fs/btrfs/$uuid/devices/$name
+	echo 1 > ready; read -r _ < go; umount inner" &
+other=$!
+wait_for test -f ready
+frozen "froze btrfs on $dev, mounted on $PWD/mnt$"
+! grep -q "$PWD/inner" said || fail "another's file system was frozen: $(cat said)"
+echo > go
+wait $other || fail "the other namespace did not end"
+losetup -d "$theirs"
+
+# Who may not see all namespaces says so.
+timeout 60 setpriv --bounding-set=-sys_ptrace "$cowblk" snapshot create --freeze "$dev" blind >id 2>said || fail "--freeze without CAP_SYS_PTRACE: $(cat said)"
+grep -q 'not all processes and mount namespaces' said || fail "blind, and nothing is said of it: $(cat said)"
+if unshare --pid --fork true 2>/dev/null; then # the kernel has process namespaces
+	timeout 60 unshare --pid --fork --mount-proc "$cowblk" snapshot create --freeze "$dev" alone >id 2>said || fail "--freeze in a container: $(cat said)"
+	grep -q 'not all processes and mount namespaces' said || fail "in a container, and nothing is said of it: $(cat said)"
+	grep -q 'froze btrfs' said || fail "nothing was frozen in a container: $(cat said)"
+fi
 umount mnt
 losetup -d "$loop"
 detach "$dev"

@@ -34,9 +34,22 @@ freeze_and_wait()
 daemon_of() { sed -n 's/.*"pid":\([0-9]*\).*/\1/p' "/run/cowblk/$(basename "$1").json"; }
 is_gone() { ! kill -0 "$1" 2>/dev/null; }
 
+loops=()
+
 # Nobody thaws but the time: looked at in the end.
 device slow slow ext4
-freeze_and_wait slow.said "$slow" slow
+# So many file systems that what is told of them has no room on the way to a command that reads nothing.
+for i in 1 2 3 4 5 6; do
+	truncate -s 4M "slow/inner$i"
+	mkfs.ext4 -q "slow/inner$i"
+	loop=$(losetup -f --show "slow/inner$i")
+	loops+=("$loop")
+	mount_on "$loop" "inner$i"
+done
+room=$(cat /proc/sys/net/core/wmem_default)
+echo 4608 >/proc/sys/net/core/wmem_default
+freeze_and_wait slow.said "$slow" inner6
+echo "$room" >/proc/sys/net/core/wmem_default
 slow_toucher=$toucher slow_command=$command slow_since=$SECONDS
 exec 6<&5 5>&-
 
@@ -114,9 +127,11 @@ cat <&6 >slow.text &
 reader=$!
 status=0
 wait $slow_command || status=$?
+wait_for grep -aq 'thawed after 30 s' slow.text || fail "nothing is said of the time: $(tr -d '\0' <slow.text)"
 kill $reader
-tr -d '\0' <slow.text | grep -q 'thawed after 30 s' || fail "nothing is said of the time: $(tr -d '\0' <slow.text)"
 [ $status = 1 ] || fail "frozen too long: status $status"
+for i in 1 2 3 4 5 6; do umount "inner$i"; done
+losetup -d "${loops[@]}"
 umount slow
 detach "$slow"
 say "thawed when command, owner or daemon are killed, and after 30 s; btrfs is written back before the device goes"
