@@ -16,6 +16,7 @@
 #include "daemon/control/control.h"
 #include "daemon/control/record.h"
 #include "daemon/control/target.h"
+#include "daemon/device/ctrl.h"
 #include "daemon/holders/busy.h"
 #include "daemon/holders/fsfreeze.h"
 
@@ -79,16 +80,46 @@ static const struct argp argp = {
 /* ---- a daemon that lives ---- */
 
 /* Those who just look (udev) get time to finish. */
-static bool is_in_use(uint32_t id, char *who, size_t len)
+static enum cow_busy is_in_use(uint32_t id, char *who, size_t len)
 {
 	char disk[24];
 	snprintf(disk, sizeof(disk), "ublkb%u", id);
-	for (unsigned ms = 0; cow_busy_find_everywhere(disk, who, len); ms += POLL_MS) {
-		if (ms >= LOOKER_WAIT_MS)
-			return true;
+	for (unsigned ms = 0;; ms += POLL_MS) {
+		enum cow_busy busy = cow_busy_find_everywhere(disk, who, len);
+		if (busy != COW_BUSY_SOMEBODY || ms >= LOOKER_WAIT_MS)
+			return busy;
 		nanosleep(&(struct timespec){ .tv_nsec = POLL_MS * 1000000 }, NULL);
 	}
-	return false;
+}
+
+/* Does the kernel itself refuse to stop a device that anybody has open? Older ones see claims only. */
+static bool kernel_refuses(void)
+{
+	struct cow_ctrl ctrl;
+	struct cow_error err = { 0 };
+	if (cow_ctrl_open(&ctrl, &err))
+		return false;
+	bool refuses = ctrl.features & UB_F_SAFE_STOP_DEV;
+	cow_ctrl_close(&ctrl);
+	return refuses;
+}
+
+/* 0: nobody was found, or the kernel knows better. Else the exit status, and a line. */
+static int check_unused(uint32_t id)
+{
+	char who[512];
+	enum cow_busy busy = is_in_use(id, who, sizeof(who));
+	if (busy == COW_BUSY_NOBODY)
+		return 0;
+	if (busy == COW_BUSY_SOMEBODY)
+		return cow_cmd_fail("/dev/ublkb%u: in use: %s: unmount or close it first", id, who);
+	if (!kernel_refuses())
+		return cow_cmd_fail(
+			"/dev/ublkb%u: %s: not detached: if nobody does, `cowblk detach "
+			"--force /dev/ublkb%u`",
+			id, who, id);
+	fprintf(stderr, "cowblk: /dev/ublkb%u: %s: the kernel decides\n", id, who);
+	return 0;
 }
 
 static struct json_object *new_request(bool force)
@@ -163,7 +194,6 @@ static int no_record(uint32_t id, int error)
 static int detach_id(uint32_t id, bool force)
 {
 	struct cow_record record;
-	char who[512];
 	int ret = cow_record_read(id, &record), status;
 	if (ret)
 		return no_record(id, ret);
@@ -172,11 +202,8 @@ static int detach_id(uint32_t id, bool force)
 							      : cow_leftover_clear(&record);
 	else if (force)
 		status = force_out(&record);
-	else if (is_in_use(id, who, sizeof(who)))
-		status = cow_cmd_fail("/dev/ublkb%u: in use: %s: unmount or close it first", id,
-				      who);
 	else
-		status = ask(id);
+		status = check_unused(id) ? 1 : ask(id);
 	cow_record_fini(&record);
 	return status;
 }

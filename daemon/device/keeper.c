@@ -145,11 +145,15 @@ static int find_user(const struct duty *duty, char *text, size_t len)
 {
 	char disk[24];
 	snprintf(disk, sizeof(disk), "ublkb%u", duty->id);
-	return duty->serves && cow_busy_find_everywhere(disk, text, len);
+	return duty->serves && cow_busy_find_everywhere(disk, text, len) != COW_BUSY_NOBODY;
 }
 
-static void say_nothing(const char *text)
+/* What is to be known of a look that found less than there may be. */
+static char note[400];
+
+static void take_note(const char *text)
 {
+	snprintf(note, sizeof(note), "%s", text);
 }
 
 static int write_back(const struct duty *duty, char *text, size_t len)
@@ -160,10 +164,11 @@ static int write_back(const struct duty *duty, char *text, size_t len)
 	if (!duty->serves)
 		return -EINVAL;
 	snprintf(disk, sizeof(disk), "ublkb%u", duty->id);
-	int ret = cow_fsfreeze_prepare(&f, disk, WRITE_BACK_LIMIT_MS, 0, say_nothing, &err);
+	note[0] = '\0';
+	int ret = cow_fsfreeze_prepare(&f, disk, WRITE_BACK_LIMIT_MS, 0, take_note, &err);
 	if (!ret)
 		cow_fsfreeze_leave(&f);
-	snprintf(text, len, "%s", err.text);
+	snprintf(text, len, "%s", ret && ret != -ENOENT ? err.text : note);
 	return ret == -ENOENT ? 0 : ret;
 }
 
@@ -467,6 +472,9 @@ int cow_keeper_write_back(struct cow_keeper *keeper, struct cow_error *err)
 		return cow_error_set(err, ret, "the daemon's keeper has died");
 	if (answer.ret)
 		cow_error_set(err, answer.ret, "%.*s", (int)sizeof(answer.text) - 1, answer.text);
+	else if (answer.text[0])
+		cow_log(COW_LOG_INFO, "writing back: %.*s", (int)sizeof(answer.text) - 1,
+			answer.text);
 	return answer.ret;
 }
 

@@ -9,10 +9,13 @@
 #include <ctype.h>
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include "daemon/holders/child.h"
@@ -42,6 +45,22 @@ static void tell(struct search *s, int on, const char *how)
 				  on < 0 ? "" : s->list.stack.devs[on].path, below, how);
 }
 
+/* What the kernel has at hand: a server that does not answer (NFS, FUSE) is not asked. */
+static bool ask_kernel(int dir, const char *name, struct statx *st)
+{
+	return !statx(dir, name, AT_STATX_DONT_SYNC, STATX_TYPE, st);
+}
+
+static dev_t device_of(const struct statx *st)
+{
+	return makedev(st->stx_dev_major, st->stx_dev_minor);
+}
+
+static dev_t device_at(const struct statx *st)
+{
+	return makedev(st->stx_rdev_major, st->stx_rdev_minor);
+}
+
 static void look_at_mounts(struct search *s)
 {
 	char how[512];
@@ -64,19 +83,19 @@ static void look_at_mounts(struct search *s)
 static void look_at_swap(struct search *s)
 {
 	char path[1200], how[1300];
-	struct stat st;
+	struct statx st;
 	FILE *f = fopen("/proc/swaps", "re");
 	if (!f)
 		return;
 	while (fgets(path, sizeof(path), f)) {
 		path[strcspn(path, " \t")] = '\0';
-		if (path[0] != '/' || stat(path, &st))
+		if (path[0] != '/' || !ask_kernel(AT_FDCWD, path, &st))
 			continue;
-		int on = S_ISBLK(st.st_mode) ? cow_stack_find(&s->list.stack, st.st_rdev) : -1;
+		int on = S_ISBLK(st.stx_mode) ? cow_stack_find(&s->list.stack, device_at(&st)) : -1;
 		if (on >= 0)
 			tell(s, on, "is used as swap");
-		for (unsigned i = 0; S_ISREG(st.st_mode) && i < s->list.nr; i++)
-			if (s->list.fs[i].dev == st.st_dev) {
+		for (unsigned i = 0; S_ISREG(st.stx_mode) && i < s->list.nr; i++)
+			if (s->list.fs[i].dev == device_of(&st)) {
 				snprintf(how, sizeof(how), "has the swap file %s", path);
 				tell(s, s->list.fs[i].on, how);
 			}
@@ -113,14 +132,14 @@ static void look_at_holders(struct search *s)
 /* What a descriptor of a process, or its current directory, is to us. */
 static int kept_by(const struct search *s, int dir, const char *name, const char **how)
 {
-	struct stat st;
-	if (fstatat(dir, name, &st, 0))
+	struct statx st;
+	if (!ask_kernel(dir, name, &st))
 		return -1;
 	*how = "is open";
-	if (S_ISBLK(st.st_mode))
-		return cow_stack_find(&s->list.stack, st.st_rdev);
+	if (S_ISBLK(st.stx_mode))
+		return cow_stack_find(&s->list.stack, device_at(&st));
 	*how = "has a file system that was unmounted lazily and is in use";
-	return cow_stack_find(&s->list.stack, st.st_dev);
+	return cow_stack_find(&s->list.stack, device_of(&st));
 }
 
 static int look_at_files(const struct search *s, const char *pid, const char **how)
@@ -166,11 +185,11 @@ static void look_at_processes(struct search *s)
 	closedir(d);
 }
 
-static bool find(const char *disk, bool all, char *text, size_t len)
+static enum cow_busy find(const char *disk, bool all, char *text, size_t len)
 {
 	struct search s = { .text = text, .len = len };
 	if (cow_fs_find(&s.list, disk, all))
-		return false;
+		return COW_BUSY_NOBODY;
 	s.used = calloc(s.list.stack.nr, sizeof(*s.used));
 	if (s.used) {
 		look_at_mounts(&s);
@@ -184,10 +203,10 @@ static bool find(const char *disk, bool all, char *text, size_t len)
 		snprintf(text + s.at, len - s.at, "; and %u more", s.nr_found - MAX_TOLD);
 	free(s.used);
 	cow_fs_fini(&s.list);
-	return s.nr_found;
+	return s.nr_found ? COW_BUSY_SOMEBODY : COW_BUSY_NOBODY;
 }
 
-bool cow_busy_find(const char *disk, char *text, size_t len)
+enum cow_busy cow_busy_find(const char *disk, char *text, size_t len)
 {
 	return find(disk, false, text, len);
 }
@@ -197,12 +216,12 @@ bool cow_busy_find(const char *disk, char *text, size_t len)
 static void look(int fd, void *ctx)
 {
 	char text[COW_CHILD_TEXT_BYTES] = "+";
-	if (!find(ctx, true, text + 1, sizeof(text) - 1))
+	if (find(ctx, true, text + 1, sizeof(text) - 1) == COW_BUSY_NOBODY)
 		text[0] = '-';
 	cow_child_send(fd, text, -1);
 }
 
-bool cow_busy_find_everywhere(const char *disk, char *text, size_t len)
+enum cow_busy cow_busy_find_everywhere(const char *disk, char *text, size_t len)
 {
 	struct cow_child child;
 	char said[COW_CHILD_TEXT_BYTES];
@@ -210,9 +229,13 @@ bool cow_busy_find_everywhere(const char *disk, char *text, size_t len)
 		return cow_busy_find(disk, text, len);
 	int ret = cow_child_receive(child.fd, LOOK_LIMIT_MS, said, NULL);
 	cow_child_leave(&child);
-	if (ret == -ETIMEDOUT)
-		snprintf(text, len, "perhaps: looking for who uses it takes too long");
-	else if (!ret && said[0] == '+')
-		snprintf(text, len, "%s", said + 1);
-	return ret == -ETIMEDOUT || (!ret && said[0] == '+');
+	if (ret == -ETIMEDOUT) {
+		snprintf(text, len, "looking for who uses it takes longer than %d s",
+			 LOOK_LIMIT_MS / 1000);
+		return COW_BUSY_UNKNOWN;
+	}
+	if (ret || said[0] != '+')
+		return COW_BUSY_NOBODY;
+	snprintf(text, len, "%s", said + 1);
+	return COW_BUSY_SOMEBODY;
 }

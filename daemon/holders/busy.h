@@ -3,18 +3,23 @@
 #ifndef COW_BUSY_H
 #define COW_BUSY_H
 
-#include <stdbool.h>
 #include <stddef.h>
 
+/* UNKNOWN: the look took too long. */
+enum cow_busy { COW_BUSY_NOBODY, COW_BUSY_SOMEBODY, COW_BUSY_UNKNOWN };
+
 /*
- * disk: the kernel's name, "ublkb0". True if somebody was found; then text is a phrase for each of
+ * disk: the kernel's name, "ublkb0". If somebody was found text is a phrase for each of
  * the first few: "/dev/mapper/secret (on /dev/ublkb0p1) is mounted on /mnt", "/dev/ublkb0 is open
  * in process 12 (dd)". In the caller's own mount namespace; open files are found only with root's
  * capabilities.
  */
-bool cow_busy_find(const char *disk, char *text, size_t len);
+enum cow_busy cow_busy_find(const char *disk, char *text, size_t len);
 
-/* The same in all mount namespaces, from a process of its own: see child.h. */
-bool cow_busy_find_everywhere(const char *disk, char *text, size_t len);
+/*
+ * The same in all mount namespaces, from a process of its own: see child.h. Of UNKNOWN text says so
+ * too.
+ */
+enum cow_busy cow_busy_find_everywhere(const char *disk, char *text, size_t len);
 
 #endif
