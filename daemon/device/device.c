@@ -18,6 +18,7 @@
 #include "daemon/device/partitions.h"
 #include "daemon/device/sync_all.h"
 #include "daemon/device/temporary.h"
+#include "daemon/device/trial.h"
 #include "engine/base/assert.h"
 #include "engine/base/log.h"
 #include "engine/host/system.h"
@@ -382,6 +383,7 @@ int cow_device_open(struct cow_device *dev, const struct cow_device_config *conf
 	if (ret)
 		goto close_ctrl;
 	cow_sandbox_prepare(&dev->sandbox);
+	cow_trial_run(&dev->sandbox, dev->image);
 	cow_harden_drop_privileges();
 	ret = add_device(dev, config, err);
 	if (ret)

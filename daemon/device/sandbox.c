@@ -93,10 +93,12 @@ static void find_user(struct cow_sandbox *sandbox)
 		}
 	if (f)
 		fclose(f);
+	if (!sandbox->has_user)
+		strcpy(sandbox->kept, "/etc/passwd has no user " USER);
 }
 
 /* By system call, since the C library's functions are for all threads. Core dumps stay as they were. */
-static int become_user(const struct cow_sandbox *sandbox)
+int cow_sandbox_become_user(const struct cow_sandbox *sandbox)
 {
 	if (!sandbox->has_user)
 		return -ENOENT;
@@ -149,7 +151,7 @@ void cow_sandbox_enter_thread(const struct cow_sandbox *sandbox)
 		return;
 	/* What landlock asks for, where CAP_SYS_ADMIN has gone with the user. */
 	int ret = prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) ? -errno : 0;
-	int user = sandbox->has_user ? become_user(sandbox) : 0;
+	int user = sandbox->has_user ? cow_sandbox_become_user(sandbox) : 0;
 	int files = sandbox->ruleset_fd >= 0 ? restrict_files(sandbox) : 0;
 	int caps = cow_harden_keep_capabilities(needed_capabilities());
 	ret = ret ? ret : user ? user : files ? files : caps;
@@ -174,9 +176,9 @@ void cow_sandbox_enter(struct cow_sandbox *sandbox, const char *run_dir)
 	tzset(); /* the log's: the time zone is a file */
 	note(sandbox, "root", empty_root(run_dir));
 	if (sandbox->has_user)
-		note(sandbox, "user", become_user(sandbox));
+		note(sandbox, "user", cow_sandbox_become_user(sandbox));
 	else
-		cow_log(COW_LOG_INFO, "not given up: user: /etc/passwd has no user " USER);
+		cow_log(COW_LOG_INFO, "not given up: user: %s", sandbox->kept);
 	note(sandbox, "files", restrict_files(sandbox));
 	if (sandbox->ruleset_fd >= 0)
 		close(sandbox->ruleset_fd);

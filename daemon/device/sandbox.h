@@ -3,7 +3,7 @@
  * What the daemon gives up when its device is live. It keeps the descriptors that it has open, and
  * nothing to get others with:
  *
- *   user          of its own, "cowblk", where /etc/passwd has one
+ *   user          of its own, "cowblk", where /etc/passwd has one and the image's files do not mind
  *   capabilities  none: keeper.h does what the kernel asks some for
  *   root          an empty folder: no path leads anywhere, nor to anybody's socket
  *   landlock      nothing on any file system may be opened, made, removed or run; no TCP
@@ -23,11 +23,15 @@ struct cow_sandbox {
 	bool has_user;
 	uid_t uid;
 	gid_t gid;
+	char kept[320]; /* why there is none, "" where one could be taken */
 	char text[128]; /* what was given up, after cow_sandbox_enter() */
 };
 
 /* As long as paths still lead somewhere, before other threads exist. */
 void cow_sandbox_prepare(struct cow_sandbox *sandbox);
+
+/* Of the calling thread. 0 or -errno. */
+int cow_sandbox_become_user(const struct cow_sandbox *sandbox);
 
 /*
  * For every thread that exists by the time of cow_sandbox_enter(), and that needs no privilege any

@@ -118,6 +118,10 @@ struct cow_image_health {
 /* Any thread. */
 void cow_image_health(const struct cow_image *image, struct cow_image_health *out);
 
+/* Every file of the whole chain that is open, the image's own first. */
+void cow_image_each_file(const struct cow_image *image,
+			 void (*each)(void *ctx, struct cow_file *file), void *ctx);
+
 /* ---- requests ---- */
 
 /*
