@@ -141,6 +141,7 @@ static error_t parse_common(int key, char *arg, struct argp_state *state)
 /* ---- options that nobody knows: found before getopt sees them ---- */
 
 struct known {
+	bool empty_values;
 	struct argp_option options[MAX_OPTIONS];
 	size_t nr;
 };
@@ -210,11 +211,11 @@ static const char *by_letter(const struct known *known, char letter)
 	return NULL;
 }
 
-/* value: NULL if there is none. No option has a meaning for an empty one. */
-static void check_value(const char *program, const char *what, const struct argp_option *o,
-			const char *value)
+/* value: NULL if there is none. Few options have a meaning for an empty one. */
+static void check_value(const struct known *known, const char *program, const char *what,
+			const struct argp_option *o, const char *value)
 {
-	if (value && *value)
+	if (value && (*value || known->empty_values))
 		return;
 	cow_cmd_fail("%s: %s: %s: see `%s --help`", what,
 		     value ? "the value is empty" : "needs a value", o->arg, program);
@@ -237,7 +238,7 @@ static bool scan_long(const struct known *known, const char *program, const char
 		exit(COW_EXIT_USAGE);
 	}
 	if (o && o->arg)
-		check_value(program, what, o, word[2 + len] ? word + 3 + len : next);
+		check_value(known, program, what, o, word[2 + len] ? word + 3 + len : next);
 	return o && o->arg && !word[2 + len];
 }
 
@@ -251,7 +252,7 @@ static bool scan_short(const struct known *known, const char *program, const cha
 			refuse(program, what, by_letter(known, *p));
 		if (!o || !o->arg)
 			continue;
-		check_value(program, what, o, p[1] ? p + 1 : next);
+		check_value(known, program, what, o, p[1] ? p + 1 : next);
 		return !p[1];
 	}
 	return false;
@@ -282,7 +283,7 @@ void cow_args_parse(const struct argp *argp, unsigned take, int argc, char **arg
 			    .doc = argp->doc,
 			    .children = children };
 	struct parse parse = { .args = args, .take = take, .input = input };
-	struct known known = { .nr = 0 };
+	struct known known = { .empty_values = take & COW_ARGS_EMPTY_VALUE };
 	size_t nr = 0;
 	for (size_t i = 0; i < sizeof(common) / sizeof(common[0]); i++)
 		if (common[i].take & take)

@@ -15,12 +15,13 @@
 
 /* Which of the common options a subcommand takes. */
 enum {
-	COW_ARGS_QUIET = 1,	/* -q, --quiet */
-	COW_ARGS_OUTPUT = 2,	/* --json, --output=json|human */
-	COW_ARGS_FORMAT = 4,	/* -f FORMAT, -O FORMAT: of an image, which is always qcow2 */
-	COW_ARGS_SHARE = 8,	/* -U: the image may be in use, as it may anyway */
-	COW_ARGS_PROGRESS = 16, /* -p */
-	COW_ARGS_EMPTY = 32,	/* an argument may be empty: there are snapshots without a name */
+	COW_ARGS_QUIET = 1,	   /* -q, --quiet */
+	COW_ARGS_OUTPUT = 2,	   /* --json, --output=json|human */
+	COW_ARGS_FORMAT = 4,	   /* -f FORMAT, -O FORMAT: of an image, which is always qcow2 */
+	COW_ARGS_SHARE = 8,	   /* -U: the image may be in use, as it may anyway */
+	COW_ARGS_PROGRESS = 16,	   /* -p */
+	COW_ARGS_EMPTY_VALUE = 64, /* an option's value may be empty: -b "" */
+	COW_ARGS_EMPTY = 32, /* an argument may be empty: there are snapshots without a name */
 };
 
 struct cow_args {

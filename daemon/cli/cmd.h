@@ -10,6 +10,7 @@ int cow_cmd_amend(int argc, char **argv);
 int cow_cmd_attach(int argc, char **argv);
 int cow_cmd_bitmap(int argc, char **argv);
 int cow_cmd_check(int argc, char **argv);
+int cow_cmd_commit(int argc, char **argv);
 int cow_cmd_compare(int argc, char **argv);
 int cow_cmd_convert(int argc, char **argv);
 int cow_cmd_create(int argc, char **argv);
@@ -17,6 +18,7 @@ int cow_cmd_detach(int argc, char **argv);
 int cow_cmd_info(int argc, char **argv);
 int cow_cmd_list(int argc, char **argv);
 int cow_cmd_measure(int argc, char **argv);
+int cow_cmd_rebase(int argc, char **argv);
 int cow_cmd_resize(int argc, char **argv);
 int cow_cmd_snapshot(int argc, char **argv);
 

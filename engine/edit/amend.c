@@ -163,7 +163,7 @@ static int move_name_away(struct amend *a)
 		return cow_error_set(
 			a->err, -EFBIG,
 			"no room in the first cluster to move the backing file's name: give it a "
-			"shorter one with qemu-img rebase -u");
+			"shorter one with cowblk rebase -u");
 	uint8_t *buf = cow_buf_alloc(sectors);
 	if (!buf)
 		return cow_error_set(a->err, -ENOMEM, "out of memory");

@@ -83,7 +83,7 @@ static int check_backing(struct cow_edit *e, const uint8_t *cluster)
 	if (!e->ext.has_backing_format)
 		return cow_error_set(
 			e->err, -EINVAL,
-			"the backing file has no format recorded: set it with qemu-img rebase -u");
+			"the backing file has no format recorded: set it with cowblk rebase -u");
 	char *path = cow_create_resolve(e->file->path, name);
 	if (!path)
 		return cow_error_set(e->err, -ENOMEM, "out of memory");

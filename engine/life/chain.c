@@ -240,7 +240,7 @@ static int format_is_raw(struct cow_image *image, const char *name, bool *raw,
 		return cow_error_set(
 			err, -EINVAL,
 			"%s: backing file \"%s\" has no format recorded and formats are not "
-			"guessed: set it with qemu-img rebase -u -F FORMAT -b \"%s\"",
+			"guessed: set it with cowblk rebase -u -F FORMAT -b \"%s\"",
 			image->core.path, name, name);
 	*raw = !strcmp(format, "raw");
 	if (!*raw && strcmp(format, "qcow2"))

@@ -296,6 +296,8 @@ static int visit(struct cow_walker *w, uint64_t off, uint64_t bytes)
 
 static uint32_t grain_bytes(const struct cow_convert *c)
 {
+	if (c->exact)
+		return 512;
 	if (c->target->image)
 		return cow_disk_cluster_bytes(c->target);
 	return c->sparse_bytes && c->sparse_bytes < RAW_GRAIN_BYTES ? 512 : RAW_GRAIN_BYTES;

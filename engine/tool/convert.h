@@ -22,6 +22,8 @@ struct cow_convert {
 	bool has_backing;
 	unsigned shared_depth;
 	uint64_t reach, backing_bytes;
+	/* what is not copied must not be touched either: nothing is rounded to the target's clusters */
+	bool exact;
 	/* so many zero bytes in a row are not stored, a multiple of 512; 0: everything is stored */
 	uint64_t sparse_bytes;
 	bool offload;	     /* let the kernel copy where it can, without looking for zeros */
