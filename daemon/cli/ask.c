@@ -44,11 +44,14 @@ int cow_ask_fail(uint32_t id, int error)
 	}
 }
 
-struct json_object *cow_ask_within(struct cow_talk *talk, uint32_t id, struct json_object *request,
-				   unsigned silence_ms, unsigned limit_ms, int *error)
+struct json_object *cow_ask_within(struct cow_talk *talk, struct cow_target target,
+				   struct json_object *request, unsigned silence_ms,
+				   unsigned limit_ms, int *error)
 {
 	json_object_object_add(request, "progress", json_object_new_boolean(true));
-	*error = cow_talk_connect(talk, id, pid_of(id), silence_ms);
+	if (target.cookie)
+		json_object_object_add(request, "cookie", json_object_new_uint64(target.cookie));
+	*error = cow_talk_connect(talk, target.id, pid_of(target.id), silence_ms);
 	if (*error) {
 		json_object_put(request);
 		return NULL;
@@ -82,12 +85,12 @@ static int judge(uint32_t id, struct json_object **reply, int error)
 	return status;
 }
 
-int cow_ask(struct cow_talk *talk, uint32_t id, struct json_object *request,
+int cow_ask(struct cow_talk *talk, struct cow_target target, struct json_object *request,
 	    struct json_object **reply)
 {
 	int error;
-	*reply = cow_ask_within(talk, id, request, COW_ASK_LIMIT_MS, UINT_MAX, &error);
-	return judge(id, reply, error);
+	*reply = cow_ask_within(talk, target, request, COW_ASK_LIMIT_MS, UINT_MAX, &error);
+	return judge(target.id, reply, error);
 }
 
 int cow_ask_again(struct cow_talk *talk, uint32_t id, struct json_object *request,

@@ -39,21 +39,21 @@ static int receive_bytes(struct cow_talk *talk, struct reply *reply)
 }
 
 /* Exit status; *reply is to be freed when it is 0. */
-static int ask(uint32_t id, struct json_object *request, struct reply *reply)
+static int ask(struct cow_target target, struct json_object *request, struct reply *reply)
 {
 	struct cow_talk talk;
 	memset(reply, 0, sizeof(*reply));
-	int status = cow_ask(&talk, id, request, &reply->line);
+	int status = cow_ask(&talk, target, request, &reply->line);
 	int error = status ? 0 : receive_bytes(&talk, reply);
 	cow_talk_close(&talk);
 	if (!error)
 		return status;
 	json_object_put(reply->line);
 	free(reply->bytes);
-	return cow_ask_fail(id, error);
+	return cow_ask_fail(target.id, error);
 }
 
-int cow_ask_bitmap_change(uint32_t id, const struct cow_bitmap_change *change)
+int cow_ask_bitmap_change(struct cow_target target, const struct cow_bitmap_change *change)
 {
 	struct json_object *request = new_request(cow_bitmap_command_name(change->command));
 	struct json_object *sources = json_object_new_array(), *pause;
@@ -67,7 +67,7 @@ int cow_ask_bitmap_change(uint32_t id, const struct cow_bitmap_change *change)
 			       json_object_new_int((int)change->granularity_bits));
 	json_object_object_add(request, "disabled", json_object_new_int(change->disabled));
 	json_object_object_add(request, "sources", sources);
-	int status = ask(id, request, &reply);
+	int status = ask(target, request, &reply);
 	if (status)
 		return status;
 	if (isatty(STDERR_FILENO) && json_object_object_get_ex(reply.line, "pause_ms", &pause))
@@ -77,30 +77,31 @@ int cow_ask_bitmap_change(uint32_t id, const struct cow_bitmap_change *change)
 	return 0;
 }
 
-int cow_ask_bitmap_list(uint32_t id, struct json_object **list)
+int cow_ask_bitmap_list(struct cow_target target, struct json_object **list)
 {
 	struct reply reply;
-	int status = ask(id, new_request("list"), &reply);
+	int status = ask(target, new_request("list"), &reply);
 	if (status)
 		return status;
 	*list = json_tokener_parse(reply.bytes);
 	json_object_put(reply.line);
 	free(reply.bytes);
-	return *list ? 0 : cow_cmd_fail("/dev/ublkb%u: its daemon's answer is no JSON", id);
+	return *list ? 0 : cow_cmd_fail("/dev/ublkb%u: its daemon's answer is no JSON", target.id);
 }
 
-int cow_ask_bitmap_dump(uint32_t id, const char *name, struct cow_dirty *d)
+int cow_ask_bitmap_dump(struct cow_target target, const char *name, struct cow_dirty *d)
 {
 	struct json_object *request = new_request("dump");
 	struct reply reply;
 	json_object_object_add(request, "name", json_object_new_string(name));
-	int status = ask(id, request, &reply);
+	int status = ask(target, request, &reply);
 	if (status)
 		return status;
 	uint64_t size = cow_control_number(reply.line, "size");
 	unsigned bits = (unsigned)cow_control_number(reply.line, "granularity-bits");
 	if (bits > COW_BITMAP_MAX_GRANULARITY_BITS || cow_dirty_bytes(size, bits) != reply.nr_bytes)
-		status = cow_cmd_fail("/dev/ublkb%u: its daemon's answer makes no sense", id);
+		status =
+			cow_cmd_fail("/dev/ublkb%u: its daemon's answer makes no sense", target.id);
 	else if (cow_dirty_init(d, size, bits))
 		status = cow_cmd_fail("out of memory");
 	else

@@ -6,12 +6,14 @@
 #include <json-c/json.h>
 #include <stdint.h>
 
+#include "daemon/control/target.h"
+
 #include "daemon/server/serve_bitmap.h"
 #include "engine/bitmap/bitmap.h"
 
-/* /dev/ublkb<id>'s daemon is asked. An error is told; the exit status. */
-int cow_ask_bitmap_change(uint32_t id, const struct cow_bitmap_change *change);
-int cow_ask_bitmap_list(uint32_t id, struct json_object **list);
-int cow_ask_bitmap_dump(uint32_t id, const char *name, struct cow_dirty *d);
+/* The target's daemon is asked. An error is told; the exit status. */
+int cow_ask_bitmap_change(struct cow_target target, const struct cow_bitmap_change *change);
+int cow_ask_bitmap_list(struct cow_target target, struct json_object **list);
+int cow_ask_bitmap_dump(struct cow_target target, const char *name, struct cow_dirty *d);
 
 #endif

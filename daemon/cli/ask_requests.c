@@ -27,16 +27,16 @@ static int receive(struct cow_talk *talk, uint64_t bytes, struct json_object **a
 	return -EBADMSG;
 }
 
-int cow_ask_requests(uint32_t id, struct json_object **answer)
+int cow_ask_requests(struct cow_target target, struct json_object **answer)
 {
 	struct cow_talk talk;
 	struct json_object *request = json_object_new_object(), *reply;
 	json_object_object_add(request, "cmd", json_object_new_string("requests"));
-	int status = cow_ask(&talk, id, request, &reply);
+	int status = cow_ask(&talk, target, request, &reply);
 	if (!status) {
 		int ret = receive(&talk, cow_control_number(reply, "bytes"), answer);
 		json_object_put(reply);
-		status = ret ? cow_ask_fail(id, ret) : 0;
+		status = ret ? cow_ask_fail(target.id, ret) : 0;
 	}
 	cow_talk_close(&talk);
 	return status;

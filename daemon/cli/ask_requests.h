@@ -6,7 +6,9 @@
 #include <json-c/json.h>
 #include <stdint.h>
 
-/* The daemon of /dev/ublkb<id> is asked: *answer is the object it gave, to be put. An error is told; exit status. */
-int cow_ask_requests(uint32_t id, struct json_object **answer);
+#include "daemon/control/target.h"
+
+/* The daemon of the target is asked: *answer is the object it gave, to be put. An error is told; exit status. */
+int cow_ask_requests(struct cow_target target, struct json_object **answer);
 
 #endif

@@ -46,30 +46,30 @@ static void say(const char *text)
  * They are frozen when the daemon has nothing else to do any more, and thawed when it has answered
  * or the time is over: the owner of the freeze sees to that.
  */
-static int act_frozen(struct cow_talk *talk, uint32_t id, struct cow_fsfreeze *f,
+static int act_frozen(struct cow_talk *talk, struct cow_target target, struct cow_fsfreeze *f,
 		      const struct cow_snapshot_key *key, struct json_object **reply)
 {
 	struct cow_error err = { 0 };
 	if (cow_fsfreeze_freeze(f, &err))
-		return cow_cmd_fail("/dev/ublkb%u: %s", id, err.text);
+		return cow_cmd_fail("/dev/ublkb%u: %s", target.id, err.text);
 	struct json_object *go = json_object_new_object();
 	json_object_object_add(go, "go", json_object_new_boolean(true));
-	int status = cow_ask_again(talk, id, go, reply);
+	int status = cow_ask_again(talk, target.id, go, reply);
 	if (!cow_fsfreeze_thaw(f, &err))
 		return status;
 	if (!status)
-		cow_cmd_fail("/dev/ublkb%u: %s: what lies in snapshot %s may need recovery", id,
-			     err.text, key->text);
+		cow_cmd_fail("/dev/ublkb%u: %s: what lies in snapshot %s may need recovery",
+			     target.id, err.text, key->text);
 	return 1;
 }
 
-static int ask_frozen(struct cow_talk *talk, uint32_t id, struct json_object *request,
+static int ask_frozen(struct cow_talk *talk, struct cow_target target, struct json_object *request,
 		      const struct cow_snapshot_key *key, struct json_object **reply)
 {
 	struct cow_fsfreeze f;
 	struct cow_error err = { 0 };
 	char disk[24];
-	snprintf(disk, sizeof(disk), "ublkb%u", id);
+	snprintf(disk, sizeof(disk), "ublkb%u", target.id);
 	talk->fd = -1;
 	int ret = cow_fsfreeze_prepare(&f, disk, SYNC_LIMIT_MS, FREEZE_LIMIT_MS, say, &err);
 	if (ret) {
@@ -78,7 +78,7 @@ static int ask_frozen(struct cow_talk *talk, uint32_t id, struct json_object *re
 				    ret == -ENOENT ? ": leave out --freeze" : "");
 	}
 	json_object_object_add(request, "freeze", json_object_new_boolean(true));
-	int status = cow_ask(talk, id, request, reply);
+	int status = cow_ask(talk, target, request, reply);
 	if (!status && !cow_control_number(*reply, "ready"))
 		status = cow_cmd_fail("/dev/%s: its daemon is older than this command: snapshot %s "
 				      "was made without a freeze",
@@ -89,16 +89,16 @@ static int ask_frozen(struct cow_talk *talk, uint32_t id, struct json_object *re
 	}
 	json_object_put(*reply);
 	*reply = NULL;
-	return act_frozen(talk, id, &f, key, reply);
+	return act_frozen(talk, target, &f, key, reply);
 }
 
-int cow_ask_snapshot(uint32_t id, const char *action, const struct cow_snapshot_key *key,
-		     bool freeze)
+int cow_ask_snapshot(struct cow_target target, const char *action,
+		     const struct cow_snapshot_key *key, bool freeze)
 {
 	struct cow_talk talk;
 	struct json_object *reply = NULL, *request = new_request(action, key);
-	int status = freeze ? ask_frozen(&talk, id, request, key, &reply)
-			    : cow_ask(&talk, id, request, &reply);
+	int status = freeze ? ask_frozen(&talk, target, request, key, &reply)
+			    : cow_ask(&talk, target, request, &reply);
 	cow_talk_close(&talk);
 	if (reply)
 		show(reply);

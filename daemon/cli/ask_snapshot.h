@@ -6,13 +6,15 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "daemon/control/target.h"
+
 #include "engine/snapshot/snapshot.h"
 
 /*
- * Asks the daemon of /dev/ublkb<id>. freeze: its mounted file systems are frozen
+ * Asks the daemon of the target. freeze: its mounted file systems are frozen
  * around it. Prints what there is to say; the exit status.
  */
-int cow_ask_snapshot(uint32_t id, const char *action, const struct cow_snapshot_key *key,
-		     bool freeze);
+int cow_ask_snapshot(struct cow_target target, const char *action,
+		     const struct cow_snapshot_key *key, bool freeze);
 
 #endif

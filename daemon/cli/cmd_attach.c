@@ -451,8 +451,11 @@ static int make_absolute(struct attach *attach, const struct cow_path *real)
 				 &attach->server.device.image_path };
 	size_t nr[] = { open->nr_backing_roots, open->nr_data_roots, open->data_file ? 1 : 0, 1 };
 	/* The daemon does not have the caller's descriptors: what one stands for is known here. */
-	bool descriptor = strstr(attach->image, "/fd/") && real->link_owner == COW_PATH_ANY_OWNER;
-	attach->server.device.image_path = descriptor ? real->full : attach->image;
+	attach->server.device.image_path = real->is_descriptor ? real->full : attach->image;
+	if (real->is_descriptor) {
+		open->file_dev = real->dev;
+		open->file_ino = real->ino;
+	}
 	for (size_t i = 0; i < sizeof(nr) / sizeof(nr[0]); i++) {
 		for (size_t k = 0; k < nr[i]; k++) {
 			names[i][k] = absolute(names[i][k]);

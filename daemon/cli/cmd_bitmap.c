@@ -67,9 +67,10 @@ static int with_closed(const struct arguments *a, unsigned flags, struct cow_dir
 
 /* ---- the actions: exit status ---- */
 
-static int run_change(const struct arguments *a, bool live, uint32_t id)
+static int run_change(const struct arguments *a, bool live, struct cow_target target)
 {
-	return live ? cow_ask_bitmap_change(id, &a->change) : with_closed(a, COW_OPEN_WRITE, NULL);
+	return live ? cow_ask_bitmap_change(target, &a->change)
+		    : with_closed(a, COW_OPEN_WRITE, NULL);
 }
 
 static int load_list(const struct arguments *a, struct json_object **list)
@@ -88,10 +89,10 @@ static int load_list(const struct arguments *a, struct json_object **list)
 	return 0;
 }
 
-static int run_list(const struct arguments *a, bool live, uint32_t id)
+static int run_list(const struct arguments *a, bool live, struct cow_target target)
 {
 	struct json_object *list;
-	int status = live ? cow_ask_bitmap_list(id, &list) : load_list(a, &list);
+	int status = live ? cow_ask_bitmap_list(target, &list) : load_list(a, &list);
 	if (status)
 		return status;
 	if (a->common.json)
@@ -132,10 +133,10 @@ static void print_extents(const struct cow_dirty *d, bool json)
 		puts("\n]");
 }
 
-static int run_dump(const struct arguments *a, bool live, uint32_t id)
+static int run_dump(const struct arguments *a, bool live, struct cow_target target)
 {
 	struct cow_dirty d = { 0 };
-	int status = live ? cow_ask_bitmap_dump(id, a->change.name, &d) : with_closed(a, 0, &d);
+	int status = live ? cow_ask_bitmap_dump(target, a->change.name, &d) : with_closed(a, 0, &d);
 	if (status)
 		return status;
 	if (a->raw)
@@ -284,19 +285,20 @@ int cow_cmd_bitmap(int argc, char **argv)
 		       "or as it is after it.",
 	};
 	struct arguments a = { 0 };
-	uint32_t id = 0;
+	struct cow_target target = { 0 };
 	a.sources = calloc((size_t)argc, sizeof(*a.sources));
 	a.change.sources = a.sources;
 	if (!a.sources)
 		return cow_cmd_fail("out of memory");
 	cow_args_parse(&argp, COW_ARGS_QUIET | COW_ARGS_OUTPUT | COW_ARGS_FORMAT | COW_ARGS_SHARE,
 		       argc, argv, &a.common, &a);
-	static int (*const run[])(const struct arguments *, bool, uint32_t) = {
+	static int (*const run[])(const struct arguments *, bool, struct cow_target) = {
 		[CHANGE] = run_change, [LIST] = run_list, [DUMP] = run_dump
 	};
 	bool ambiguous = cow_target_is_ambiguous(a.image);
-	bool attached = !ambiguous && cow_target_writer(a.image, &id);
-	int status = ambiguous ? cow_cmd_fail_ambiguous(a.image) : run[a.action](&a, attached, id);
+	bool attached = !ambiguous && cow_target_writer(a.image, &target);
+	int status =
+		ambiguous ? cow_cmd_fail_ambiguous(a.image) : run[a.action](&a, attached, target);
 	free(a.sources);
 	return status;
 }

@@ -130,11 +130,11 @@ static struct json_object *new_request(bool force)
 	return request;
 }
 
-static int ask(uint32_t id)
+static int ask(struct cow_target target)
 {
 	struct cow_talk talk;
 	struct json_object *reply;
-	int status = cow_ask(&talk, id, new_request(false), &reply);
+	int status = cow_ask(&talk, target, new_request(false), &reply);
 	if (!status) {
 		json_object_put(reply);
 		cow_talk_wait_end(&talk);
@@ -167,9 +167,10 @@ static void write_back(uint32_t id)
 static int force_out(const struct cow_record *record)
 {
 	struct cow_talk talk;
+	const struct cow_target target = { record->id, record->cookie };
 	int error;
 	write_back(record->id);
-	struct json_object *reply = cow_ask_within(&talk, record->id, new_request(true),
+	struct json_object *reply = cow_ask_within(&talk, target, new_request(true),
 						   FORCE_SILENCE_MS, FORCE_LIMIT_MS, &error);
 	if (reply && !cow_control_reply_error(reply))
 		cow_talk_wait_end(&talk);
@@ -203,7 +204,7 @@ static int detach_id(uint32_t id, bool force)
 	else if (force)
 		status = force_out(&record);
 	else
-		status = check_unused(id) ? 1 : ask(id);
+		status = check_unused(id) ? 1 : ask((struct cow_target){ id, record.cookie });
 	cow_record_fini(&record);
 	return status;
 }

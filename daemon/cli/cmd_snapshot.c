@@ -288,10 +288,11 @@ int cow_cmd_snapshot(int argc, char **argv)
 			       COW_ARGS_EMPTY,
 		       argc, argv, &a.common, &a);
 	uint32_t id;
+	struct cow_target target;
 	if (cow_target_is_ambiguous(a.image))
 		return cow_cmd_fail_ambiguous(a.image);
-	if (a.action->live && cow_target_writer(a.image, &id))
-		return cow_ask_snapshot(id, a.action->name, &a.key, a.freeze);
+	if (a.action->live && cow_target_writer(a.image, &target))
+		return cow_ask_snapshot(target, a.action->name, &a.key, a.freeze);
 	if (a.action->names_one && !a.action->live && is_attached(a.image, &id))
 		return cow_cmd_fail("%s: is attached as /dev/ublkb%u: detach it first", a.image,
 				    id);

@@ -127,7 +127,7 @@ int cow_list_requests(const char *target, bool json)
 	for (int i = 0; i < nr; i++) {
 		struct json_object *answer;
 		char device[24];
-		if (cow_ask_requests(ids[i], &answer)) {
+		if (cow_ask_requests((struct cow_target){ .id = ids[i] }, &answer)) {
 			status = 1;
 			continue;
 		}

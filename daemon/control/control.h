@@ -10,7 +10,8 @@
  *   {"cmd":"detach","force":false}   {"ok":true} when the image is closed, or {"ok":false,"error":"..."}; the connection
  *                                    ends when the daemon has
  *
- * With "progress":true in the request, lines {"progress":"what the daemon is at"} come before the answer, one a
+ * "cookie" in a request says which device it is for: a daemon of another, which has the same number by
+ * now, refuses it. With "progress":true in the request, lines {"progress":"what the daemon is at"} come before the answer, one a
  * second: a daemon that says nothing is stuck. A request is dropped when its client closes the connection.
  */
 #ifndef COW_CONTROL_H

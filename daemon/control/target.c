@@ -145,11 +145,23 @@ int cow_target_left(const char *image, uint32_t *ids, int max)
 	return found;
 }
 
-bool cow_target_writer(const char *name, uint32_t *id)
+static uint64_t cookie_of(uint32_t id)
+{
+	struct cow_record record;
+	if (cow_record_read(id, &record))
+		return 0;
+	uint64_t cookie = record.cookie;
+	cow_record_fini(&record);
+	return cookie;
+}
+
+bool cow_target_writer(const char *name, struct cow_target *target)
 {
 	static uint32_t ids[COW_MAX_DEVICES];
-	if (cow_target_device(name, id))
+	if (cow_target_device(name, &target->id)) {
+		target->cookie = cookie_of(target->id);
 		return true;
+	}
 	int nr = cow_target_image(name, ids, COW_MAX_DEVICES);
 	bool found = false;
 	for (int i = 0; i < nr; i++) {
@@ -160,7 +172,7 @@ bool cow_target_writer(const char *name, uint32_t *id)
 		cow_record_fini(&record);
 		if (!writer)
 			continue;
-		*id = ids[i];
+		*target = (struct cow_target){ ids[i], record.cookie };
 		found = true;
 		if (!cow_control_is_dead(ids[i]))
 			break;

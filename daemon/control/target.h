@@ -23,7 +23,12 @@ int cow_target_image(const char *image, uint32_t *ids, int max);
 int cow_target_left(const char *image, uint32_t *ids, int max);
 /* Is the image no longer where it was when it was attached, and perhaps another there? */
 bool cow_target_has_moved(const struct cow_record *record);
+/* A device, and which of those that have had its number: 0: whichever has it. */
+struct cow_target {
+	uint32_t id;
+	uint64_t cookie;
+};
 /* The device that name is, or the one that has the image attached for writing: the live one, where a daemon died. False: none. */
-bool cow_target_writer(const char *name, uint32_t *id);
+bool cow_target_writer(const char *name, struct cow_target *target);
 
 #endif

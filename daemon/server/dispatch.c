@@ -158,7 +158,10 @@ static void want_requests(struct cow_dispatch *d, struct cow_client *client)
 static void answer_at_once(struct cow_dispatch *d, struct cow_client *client)
 {
 	const char *cmd = command_of(client);
-	if (!strcmp(cmd, "status"))
+	uint64_t cookie = cow_control_number(client->request, "cookie");
+	if (cookie && cookie != d->config.record->cookie)
+		answer(d, client, cow_control_error("is another device by now: see `cowblk list`"));
+	else if (!strcmp(cmd, "status"))
 		answer(d, client, status_reply(d));
 	else if (!strcmp(cmd, "requests"))
 		want_requests(d, client);

@@ -137,9 +137,20 @@ int cow_path_open_typed(int dir, const char *name, int flags, unsigned types, co
 	return ret;
 }
 
-int cow_path_check_owner(const struct cow_path *path, const struct stat *st, const char *shown,
-			 struct cow_error *err)
+static bool is_same(const struct stat *st, const struct cow_path *path)
 {
+	return S_ISBLK(st->st_mode) ? st->st_rdev == path->dev && path->ino == UINT64_MAX
+				    : st->st_dev == path->dev && st->st_ino == path->ino;
+}
+
+int cow_path_check(const struct cow_path *path, const struct stat *st, const char *shown,
+		   struct cow_error *err)
+{
+	if (path->is_descriptor && !is_same(st, path))
+		return cow_error_set(
+			err, -ESTALE,
+			"%s: is not to be had by its name any more: %s is another file", shown,
+			path->full);
 	if (path->link_owner == COW_PATH_ANY_OWNER || path->link_owner == st->st_uid)
 		return 0;
 	return cow_error_set(err, -EPERM,
@@ -263,12 +274,13 @@ static int step(struct resolving *r, struct cow_error *err)
 }
 
 /* The caller's own descriptor stands for the name that its file has now, which is then looked at. */
-static int own_descriptor(const char *name, char *own)
+static int own_descriptor(const char *name, struct cow_path *path, char *own)
 {
 	static const char *const folders[] = { "/dev/fd/", "/proc/self/fd/" };
 	for (size_t i = 0; i < sizeof(folders) / sizeof(folders[0]); i++) {
 		size_t n = strlen(folders[i]);
 		char link[64];
+		struct stat st;
 		if (strncmp(name, folders[i], n) || !name[n] || strlen(name + n) > 10 ||
 		    name[n + strspn(name + n, "0123456789")])
 			continue;
@@ -277,6 +289,11 @@ static int own_descriptor(const char *name, char *own)
 		if (got <= 0 || own[0] != '/')
 			return -ENOENT;
 		own[got] = '\0';
+		if (stat(link, &st))
+			return -errno;
+		path->is_descriptor = true;
+		path->dev = S_ISBLK(st.st_mode) ? st.st_rdev : st.st_dev;
+		path->ino = S_ISBLK(st.st_mode) ? UINT64_MAX : st.st_ino;
 		return 0;
 	}
 	return -ENOENT;
@@ -286,7 +303,7 @@ static int start(struct resolving *r, const char *name)
 {
 	char *full = r->path->full;
 	char own[PATH_MAX];
-	if (!own_descriptor(name, own))
+	if (!own_descriptor(name, r->path, own))
 		name = own;
 	size_t len = strlen(name);
 	full[0] = '\0';
@@ -310,7 +327,7 @@ int cow_path_resolve(const char *name, struct cow_path *path, struct cow_error *
 {
 	struct resolving r = { .path = path, .name = name };
 	path->link_owner = COW_PATH_ANY_OWNER;
-	path->missing = false;
+	path->missing = path->is_descriptor = false;
 	int ret = start(&r, name);
 	r.slash = ret ? ret : cow_path_open_slash();
 	if (r.slash < 0)

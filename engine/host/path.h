@@ -15,6 +15,7 @@
 
 #include <limits.h>
 #include <stdbool.h>
+#include <stdint.h>
 #include <sys/stat.h>
 
 #include "engine/base/error.h"
@@ -29,6 +30,12 @@ struct cow_path {
 	 */
 	uid_t link_owner;
 	bool missing; /* all is there but the last component */
+	/*
+	 * The name stood for a descriptor of the caller's: by then its file may have another name, or
+	 * something else be mounted over it. What is opened must be this file.
+	 */
+	bool is_descriptor;
+	uint64_t dev, ino; /* st_dev, st_ino; of a block device its number and UINT64_MAX */
 };
 
 /*
@@ -56,8 +63,11 @@ enum cow_path_types { COW_PATH_FILE = 1 << 0, COW_PATH_BLOCK = 1 << 1, COW_PATH_
 int cow_path_open_typed(int dir, const char *name, int flags, unsigned types, const char *shown,
 			struct stat *st, struct cow_error *err);
 
-/* -EPERM with a text unless what the path led to belongs to whom its links do. */
-int cow_path_check_owner(const struct cow_path *path, const struct stat *st, const char *shown,
-			 struct cow_error *err);
+/*
+ * What the path led to: -EPERM with a text unless it belongs to whom its links do, -ESTALE unless it
+ * is the file of the descriptor that the path stood for.
+ */
+int cow_path_check(const struct cow_path *path, const struct stat *st, const char *shown,
+		   struct cow_error *err);
 
 #endif

@@ -235,7 +235,7 @@ static int open_there(struct cow_host *host, const struct place *at, unsigned fl
 				     COW_PATH_FILE | COW_PATH_BLOCK, at->shown, &st, err);
 	if (fd < 0)
 		return cannot_open(at->shown, fd, err);
-	int ret = at->path ? cow_path_check_owner(at->path, &st, at->shown, err) : 0;
+	int ret = at->path ? cow_path_check(at->path, &st, at->shown, err) : 0;
 	if (!ret)
 		ret = clear_nonblock(fd);
 	if (!ret)
@@ -266,7 +266,7 @@ static int make_there(struct cow_host *host, const struct place *at, unsigned fl
 	int dir = cow_path_open(at->dir, folder, O_PATH | O_DIRECTORY, 0);
 	if (dir < 0)
 		return cannot_open(at->shown, dir, err);
-	int ret = fstat(dir, &st) ? -errno : cow_path_check_owner(at->path, &st, at->shown, err);
+	int ret = fstat(dir, &st) ? -errno : cow_path_check(at->path, &st, at->shown, err);
 	int fd = ret ? ret : cow_path_open(dir, base, O_RDWR | O_CREAT | O_EXCL, 0600);
 	ret = fd < 0 ? fd : set_up(host, at->shown, flags, fd, out, err);
 	if (!ret) {
@@ -348,6 +348,7 @@ static int system_root_open(struct cow_host *host, const char *dir, struct cow_r
 	if (!ret)
 		ret = root->via.missing ? -ENOENT : set_up_root(root, host, root->via.full);
 	root->via.link_owner = COW_PATH_ANY_OWNER;
+	root->via.is_descriptor = false;
 	if (ret) {
 		system_root_close(&root->base);
 		return cannot_open(dir, ret, err);

@@ -72,6 +72,17 @@ static bool has_own_folder(const struct cow_root *folder, const struct cow_file 
 	return !folder->slash && !file->block_device;
 }
 
+static int check_identity(struct cow_chain *chain, struct cow_file *file, struct cow_error *err)
+{
+	const struct cow_open_options *o = chain->options;
+	if (!o->file_ino || (o->file_dev == file->dev && o->file_ino == file->ino))
+		return 0;
+	cow_error_set(err, -ESTALE, "%s: is another file than the one that was given: try again",
+		      file->path);
+	chain->host->ops->close(file);
+	return -ESTALE;
+}
+
 int cow_chain_open_named(struct cow_chain *chain, const char *path, unsigned flags,
 			 struct cow_file **out, struct cow_error *err)
 {
@@ -82,6 +93,8 @@ int cow_chain_open_named(struct cow_chain *chain, const char *path, unsigned fla
 		return ret;
 	ret = cow_root_open_file(folder, name, cow_chain_unlocked(chain, flags), out, err);
 	free(name);
+	if (!ret)
+		ret = check_identity(chain, *out, err);
 	if (!ret && has_own_folder(folder, *out))
 		chain->own = folder;
 	else

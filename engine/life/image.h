@@ -28,6 +28,11 @@ enum cow_detect_zeroes { COW_DETECT_ZEROES_OFF, COW_DETECT_ZEROES_ON, COW_DETECT
 
 struct cow_open_options {
 	bool writable;
+	/*
+	 * The image that is named must be this file, of what cow_image_identity() says; 0: it may be
+	 * any
+	 */
+	uint64_t file_dev, file_ino;
 	bool no_lock;	 /* take no image lock (read-only use of an image in use) */
 	bool no_backing; /* do not open the backing file (check, info) */
 	bool no_discard; /* freed clusters stay allocated on the host (no punching) */

@@ -51,6 +51,22 @@ rm link.qcow2
 "$cowblk" detach link.qcow2 2>/dev/null || fail "detach of a dead device by a path that is gone"
 "$cowblk" list | grep -q "^$dev" && fail "$dev is still listed"
 
+# What was asked for one device does not reach the next one with its number: here the record that it was found by is of the last.
+"$cowblk" create next.qcow2 64M
+attach dev disk.qcow2 --id 0
+record=/run/cowblk/$(basename "$dev").json
+cp "$record" record
+detach "$dev"
+attach dev next.qcow2 --id 0
+cp "$record" fresh
+cp record "$record"
+must_fail 'is another device by now' "$cowblk" bitmap add "$dev" wrong
+must_fail 'is another device by now' "$cowblk" snapshot create "$dev" wrong
+must_fail 'is another device by now' "$cowblk" detach "$dev"
+cp fresh "$record"
+"$cowblk" bitmap list "$dev" | grep -q wrong && fail "a request for the last device was carried out"
+detach "$dev"
+
 # A file that is called as a device.
 attach dev disk.qcow2 --id 0
 name=$(basename "$dev")

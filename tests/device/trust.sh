@@ -93,6 +93,23 @@ for mask in 000 027 077; do
 	rm new.qcow2 shared.qcow2
 done
 
+# ---- a descriptor is its file, whatever its name leads to ----
+mkdir covered
+"$cowblk" create covered/disk.qcow2 4M
+"$cowblk" create other.qcow2 8M
+exec 5<covered/disk.qcow2
+attach dev /dev/fd/5
+[ "$(blockdev --getsize64 "$dev")" = 4194304 ] || fail "a descriptor's image: not its size"
+detach "$dev"
+mount -t tmpfs none covered
+mounts+=(covered)
+cp other.qcow2 covered/disk.qcow2
+must_fail 'another file' "$cowblk" info /dev/fd/5
+must_fail 'another file' "$cowblk" check /proc/self/fd/5
+must_fail 'another file' "$cowblk" attach /dev/fd/5
+exec 5<&-
+umount covered
+
 # ---- an overlay that nobody can put another in the place of ----
 "$cowblk" create over.qcow2 4M
 mkdir tmp
