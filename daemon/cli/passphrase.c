@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <linux/keyctl.h>
 #include <poll.h>
 #include <stdio.h>
@@ -12,6 +13,9 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+
+#include "engine/base/number.h"
+#include "engine/host/path.h"
 
 /* ---- options ---- */
 
@@ -69,41 +73,88 @@ static int read_all(int fd, struct cow_secret *secret)
 }
 
 /*
- * Opens what read_all() reads. A named pipe may have no writer yet: who waits for one says so,
- * but not about those that have something to say at once, like /dev/fd/3.
+ * A named pipe may have no writer yet: who waits for one says so, but not about those that have
+ * something to say at once.
  */
-static int open_source(int dir, const char *name)
+static int wait_for_writer(int fd)
 {
-	const int flags = O_RDONLY | O_CLOEXEC | O_NOCTTY;
 	struct stat st;
-	if (fstatat(dir, name, &st, 0) || !S_ISFIFO(st.st_mode))
-		return openat(dir, name, flags);
-	int fd = openat(dir, name, flags | O_NONBLOCK);
 	struct pollfd ready = { .fd = fd, .events = POLLIN };
-	if (fd < 0)
-		return fd;
-	if (!poll(&ready, 1, SAY_AFTER_MS)) {
+	if (!fstat(fd, &st) && S_ISFIFO(st.st_mode) && !poll(&ready, 1, SAY_AFTER_MS)) {
 		fprintf(stderr, "cowblk: key file: waiting for who writes the pipe\n");
 		while (poll(&ready, 1, -1) < 0 && errno == EINTR)
 			;
 	}
-	fcntl(fd, F_SETFL, 0);
-	return fd;
+	return fcntl(fd, F_SETFL, 0) ? -errno : 0;
 }
 
-static int load_at(int dir, const char *name, struct cow_secret *secret)
+/* Takes over fd, which may be an error. */
+static int load_fd(int fd, struct cow_secret *secret)
 {
-	int fd = open_source(dir, name);
 	if (fd < 0)
-		return -errno;
-	int ret = read_all(fd, secret);
+		return fd;
+	int ret = wait_for_writer(fd);
+	if (!ret)
+		ret = read_all(fd, secret);
 	close(fd);
 	return ret;
 }
 
+#define SOURCE_FLAGS (O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK)
+
+/*
+ * One that the caller has open, by any of the names that shells and scripts have for it: what it is
+ * was for him to choose. False: the name is another.
+ */
+static bool open_descriptor(const char *name, int *fd)
+{
+	static const char *const folders[] = { "/dev/fd/", "/proc/self/fd/" };
+	char link[40];
+	uint64_t number = 0;
+	bool known = !strcmp(name, "/dev/stdin");
+	for (size_t i = 0; i < sizeof(folders) / sizeof(folders[0]) && !known; i++) {
+		size_t n = strlen(folders[i]);
+		known = !strncmp(name, folders[i], n) &&
+			cow_number_parse(name + n, INT_MAX, &number);
+	}
+	if (!known)
+		return false;
+	snprintf(link, sizeof(link), "/proc/self/fd/%d", (int)number);
+	*fd = open(link, SOURCE_FLAGS);
+	if (*fd < 0)
+		*fd = -errno;
+	return true;
+}
+
+/* As images are: whoever owns a folder on the way does not choose what is read for him. */
+static int open_path(const char *path, struct cow_error *err)
+{
+	static struct cow_path real;
+	struct stat st;
+	int ret = cow_path_resolve(path, &real, err);
+	if (!ret && real.missing)
+		ret = -ENOENT;
+	int slash = ret ? ret : cow_path_open_slash();
+	if (slash < 0)
+		return slash;
+	int fd = cow_path_open_typed(slash, real.full + 1, SOURCE_FLAGS,
+				     COW_PATH_FILE | COW_PATH_FIFO, path, &st, err);
+	close(slash);
+	ret = fd < 0 ? fd : cow_path_check(&real, &st, path, err);
+	if (ret && fd >= 0)
+		close(fd);
+	return ret ? ret : fd;
+}
+
 static int load_file(const char *path, struct cow_secret *secret, struct cow_error *err)
 {
-	int ret = load_at(AT_FDCWD, path, secret);
+	struct cow_error why = { 0 };
+	int fd;
+	if (!open_descriptor(path, &fd))
+		fd = open_path(path, &why);
+	int ret = load_fd(fd, secret);
+	if (ret && why.text[0])
+		return cow_error_set(err, ret, "key file %s", why.text);
 	return ret ? cow_error_set(err, ret, "key file %s: %s", path, strerror(-ret)) : 0;
 }
 
@@ -119,8 +170,13 @@ static int load_credential(const char *name, struct cow_secret *secret, struct c
 	if (!name[0] || strchr(name, '/') || !strcmp(name, ".") || !strcmp(name, ".."))
 		return cow_error_set(err, -EINVAL, "credential '%s': must be a name, not a path",
 				     name);
+	struct cow_error why = { 0 };
+	struct stat st;
 	int dir = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
-	int ret = dir < 0 ? -errno : load_at(dir, name, secret);
+	int fd = dir < 0 ? -errno
+			 : cow_path_open_typed(dir, name, SOURCE_FLAGS,
+					       COW_PATH_FILE | COW_PATH_FIFO, name, &st, &why);
+	int ret = load_fd(fd, secret);
 	if (dir >= 0)
 		close(dir);
 	return ret ? cow_error_set(err, ret, "credential %s: %s", name, strerror(-ret)) : 0;

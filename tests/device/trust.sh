@@ -93,6 +93,52 @@ for mask in 000 027 077; do
 	rm new.qcow2 shared.qcow2
 done
 
+# ---- names that their owner exchanges all the time ----
+# $theirs leads to a file of root's that nobody else may read or write; each attach has the file beside it, or nothing.
+mkdir -m 755 racy outside
+head -c 4M /dev/zero | tr '\0' S >outside/secret
+cp outside/secret outside/kept
+chmod 600 outside/*
+head -c 4M /dev/zero | tr '\0' B >racy/base
+qemu-img create -q -f qcow2 -b base -F raw racy/image.qcow2 4M
+"$cowblk" create -o data_file=data racy/data.qcow2 4M
+truncate -s 4M racy/data
+attach dev racy/data.qcow2 --data-root racy
+dd if=racy/base of="$dev" bs=1M oflag=direct status=none
+detach "$dev"
+ln -s "$PWD/outside/secret" racy/theirs
+ln -s "$PWD/outside/secret" racy/other
+chown -hR 12345:12345 racy
+race()
+{
+	local other=$1 name=$2 nr=0 i racer
+	shift 2
+	"$COW_TOOLS/exchange" "racy/$name" "racy/$other" &
+	racer=$!
+	for i in $(seq 60); do
+		[ $nr -lt 2 ] || break
+		path=$("$cowblk" attach --no-partition-scan "$@" 2>said) || {
+			[ "$(wc -l <said)" = 1 ] || fail "a race for $name: $(cat said)"
+			continue
+		}
+		devices+=("$path")
+		nr=$((nr + 1))
+		[ "$(head -c 1 "$path" | tr -d '\0')" = B ] || fail "what root alone may read, in attach $i, by $name"
+		case "$*" in *read-only*) ;; *) head -c 4096 /dev/zero | tr '\0' B | dd of="$path" bs=4k oflag=direct status=none ;; esac
+		detach "$path"
+	done
+	kill $racer
+	wait $racer 2>/dev/null || true
+	[ "$nr" -gt 0 ] || fail "no attach in a race for $name succeeded: $(cat said)"
+	cmp outside/secret outside/kept || fail "a file of root's was written to in a race for $name"
+	say "a race for $name: $nr of $i attaches, of the right file"
+}
+race theirs base --read-only racy/image.qcow2
+race other data --data-root racy racy/data.qcow2
+ln -sf "$PWD/outside/secret" racy/key
+chown -h 12345 racy/key
+must_fail 'key file .*symbolic link of user 12345' "$cowblk" attach --key-file racy/key neighbours/image.qcow2
+
 # ---- a descriptor is its file, whatever its name leads to ----
 mkdir covered
 "$cowblk" create covered/disk.qcow2 4M
