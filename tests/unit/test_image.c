@@ -14,6 +14,7 @@
 #include "engine/create/create.h"
 #include "engine/format/format.h"
 #include "engine/life/image.h"
+#include "engine/life/memory.h"
 #include "engine/snapshot/snapshot.h"
 #include "tests/unit/memory_host.h"
 
@@ -264,6 +265,145 @@ static void test_host_that_cannot_punch(void **state)
 	close_image(f);
 }
 
+static int submit(struct fixture *f, enum cow_op_kind kind, uint64_t off, uint64_t bytes)
+{
+	return cow_queue_do(f->queue, kind, 0, off, bytes, f->buf);
+}
+
+/* Outside of the disk, unaligned, nothing, a write to what is read-only. */
+static void test_requests_that_cannot_be(void **state)
+{
+	struct fixture *f = *state;
+	const uint64_t end = (uint64_t)NR_SPANS * SPAN;
+	for (unsigned writable = 0; writable < 2; writable++) {
+		open_image(f, writable, 0);
+		assert_int_equal(submit(f, COW_OP_READ, end, 512), -EINVAL);
+		assert_int_equal(submit(f, COW_OP_READ, end - 512, 1024), -EINVAL);
+		assert_int_equal(submit(f, COW_OP_READ, 1, 512), -EINVAL);
+		assert_int_equal(submit(f, COW_OP_READ, UINT64_MAX - 511, 512), -EINVAL);
+		assert_int_equal(submit(f, COW_OP_READ, 512, 0), 0);
+		assert_int_equal(submit(f, COW_OP_WRITE, 0, 512), writable ? 0 : -EROFS);
+		close_image(f);
+	}
+}
+
+static void write_spans(struct fixture *f, unsigned first, unsigned nr)
+{
+	for (unsigned i = first; i < first + nr; i++)
+		assert_int_equal(submit(f, COW_OP_WRITE, (uint64_t)i * SPAN, SPAN), 0);
+}
+
+/* Free clusters inside the file are taken before it grows. */
+static void test_free_clusters_before_growing(void **state)
+{
+	struct fixture *f = *state;
+	open_image(f, true, 0);
+	write_spans(f, 0, NR_SPANS);
+	close_image(f);
+	open_image(f, true, 0);
+	discard_some(f, 48, 8);
+	close_image(f);
+	open_image(f, true, 0);
+	fail_next(f, COW_IO_RESIZE, -ENOSPC, 100000);
+	write_spans(f, 48, 4);
+	assert_int_equal(f->m->fail_more, 99999); /* growing was not tried */
+	f->m->fail_error = 0;
+	assert_null(cow_image_failure(f->image));
+	close_image(f);
+}
+
+/* A quota ends the file's growth: requests that need more fail as on a full host, and can be repeated. */
+static void test_file_that_may_not_grow(void **state)
+{
+	struct fixture *f = *state;
+	unsigned i = 0;
+	int ret = 0;
+	open_image(f, true, 0);
+	fail_next(f, COW_IO_RESIZE, -EDQUOT, 100000);
+	while (i < NR_SPANS && !ret)
+		ret = submit(f, COW_OP_WRITE, (uint64_t)i++ * SPAN, SPAN);
+	assert_int_equal(ret, -ENOSPC);
+	assert_null(cow_image_failure(f->image));
+	f->m->fail_error = 0;
+	write_spans(f, i - 1, NR_SPANS - i + 1);
+	close_image(f);
+}
+
+/* A full host lets nothing be released: closing says so and leaks, the image is as it was. */
+static void test_close_on_a_full_host(void **state)
+{
+	struct fixture *f = *state;
+	struct cow_error err = { 0 };
+	open_image(f, true, 0);
+	memset(f->buf, 7, SPAN);
+	write_spans(f, 0, 2);
+	assert_int_equal(submit(f, COW_OP_FLUSH, 0, 0), 0);
+	assert_int_equal(submit(f, COW_OP_DISCARD, SPAN, SPAN), 0);
+	assert_int_equal(submit(f, COW_OP_FLUSH, 0, 0), 0);
+	fail_next(f, COW_IO_WRITE, -ENOSPC, 1000000);
+	cow_queue_free(f->queue);
+	assert_true(cow_image_close(f->image, &f->m->loop, &err) < 0);
+	f->m->fail_error = 0;
+	open_image(f, true, 0);
+	assert_int_equal(submit(f, COW_OP_READ, 0, CLUSTER), 0);
+	assert_int_equal(f->buf[0], 7);
+	close_image(f);
+}
+
+/* An L2 table behind the end of the file: nothing is written to such an image, the rest is read. */
+static void test_table_past_the_end(void **state)
+{
+	struct fixture *f = *state;
+	struct cow_open_options options = { .writable = true };
+	struct cow_error err = { 0 };
+	struct cow_header h;
+	open_image(f, true, 0);
+	memset(f->buf, 9, CLUSTER);
+	assert_int_equal(submit(f, COW_OP_WRITE, SPAN, CLUSTER), 0);
+	close_image(f);
+	assert_int_equal(cow_header_decode(f->m->bytes, CLUSTER, &h, &err), 0);
+	cow_store64_be(f->m->bytes + h.l1_off, (1ull << 40) | QCOW2_COPIED);
+	assert_int_equal(
+		cow_image_open(&f->m->host, &f->m->loop, "/disk", &options, &f->image, &err),
+		-EINVAL);
+	assert_non_null(strstr(err.text, "past the end"));
+	open_image(f, false, 0);
+	assert_int_equal(submit(f, COW_OP_READ, 0, CLUSTER), -EIO);
+	assert_int_equal(submit(f, COW_OP_READ, SPAN, CLUSTER), 0);
+	assert_int_equal(f->buf[0], 9);
+	close_image(f);
+}
+
+static void count_want(void *ctx)
+{
+	(*(unsigned *)ctx)++;
+}
+
+/* A small image asks for no more memory than it begins with, and works on when it has rested. */
+static void test_memory_of_an_image(void **state)
+{
+	struct fixture *f = *state;
+	unsigned wanted = 0;
+	struct cow_open_options options = { .writable = true,
+					    .want_memory = count_want,
+					    .want_memory_ctx = &wanted };
+	struct cow_error err = { 0 };
+	if (cow_image_open(&f->m->host, &f->m->loop, "/disk", &options, &f->image, &err))
+		fail_msg("open: %s", err.text);
+	assert_int_equal(cow_queue_new(f->image, &f->m->loop, NR_SPANS, &f->queue), 0);
+	for (unsigned round = 0; round < 3; round++) {
+		all_spans(f, round ? COW_OP_READ : COW_OP_WRITE);
+		cow_image_grow(f->image);
+		cow_queue_rest(f->queue);
+	}
+	assert_int_equal(submit(f, COW_OP_FLUSH, 0, 0), 0);
+	cow_image_rest(f->image);
+	assert_true(cow_image_rest(f->image));
+	assert_int_equal(wanted, 0);
+	all_spans(f, COW_OP_READ);
+	close_image(f);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -272,6 +412,12 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_opening_syncs_first, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_host_errors_are_counted, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_host_that_cannot_punch, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_requests_that_cannot_be, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_free_clusters_before_growing, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_file_that_may_not_grow, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_close_on_a_full_host, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_table_past_the_end, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_memory_of_an_image, setup, teardown),
 	};
 	return cmocka_run_group_tests_name("image", tests, NULL, NULL);
 }
