@@ -17,6 +17,7 @@ int cow_cmd_create(int argc, char **argv);
 int cow_cmd_detach(int argc, char **argv);
 int cow_cmd_info(int argc, char **argv);
 int cow_cmd_list(int argc, char **argv);
+int cow_cmd_map(int argc, char **argv);
 int cow_cmd_measure(int argc, char **argv);
 int cow_cmd_rebase(int argc, char **argv);
 int cow_cmd_resize(int argc, char **argv);

@@ -30,6 +30,7 @@ static const struct command commands[] = {
 	  "write an image's content into its backing file" },
 	{ "rebase", cow_cmd_rebase, "cowblk rebase",
 	  "give an image another backing file, or none" },
+	{ "map", cow_cmd_map, "cowblk map", "show where an image's content lies" },
 	{ "measure", cow_cmd_measure, "cowblk measure", "say how large an image would become" },
 	{ "amend", cow_cmd_amend, "cowblk amend",
 	  "change an image's version, or its lazy refcounts" },

@@ -19,6 +19,7 @@ static enum look look_raw(struct cow_image *image, uint64_t off, struct cow_sour
 	s->kind = COW_SOURCE_DATA;
 	s->image = image;
 	s->host_off = off;
+	s->has_host = true;
 	return LOOK_FOUND;
 }
 
@@ -58,12 +59,13 @@ static enum look look_entry(struct cow_image *image, uint64_t off, const struct 
 	uint64_t in_cluster = cow_in_cluster(g, off);
 	s->bytes = cow_min(bytes, run->bytes);
 	s->image = image;
+	s->has_host = run->first.has_host && run->first.kind != COW_COMPRESSED;
+	s->host_off = run->first.host.v + in_cluster;
 	switch (run->first.kind) {
 	case COW_UNALLOCATED:
 		return LOOK_BELOW;
 	case COW_NORMAL:
 		s->kind = COW_SOURCE_DATA;
-		s->host_off = run->first.host.v + in_cluster;
 		s->bytes = cow_min(s->bytes, end_of_clusters(image) - s->host_off);
 		return LOOK_FOUND;
 	case COW_COMPRESSED:
@@ -112,6 +114,8 @@ bool cow_source_find(struct cow_image *image, uint64_t off, uint64_t bytes, stru
 	for (; image && off < image->core.g.size_bytes; image = image->backing) {
 		bytes = cow_min(bytes, image->core.g.size_bytes - off);
 		s->bytes = bytes;
+		s->last = image;
+		s->has_host = false;
 		enum look look = image->raw ? look_raw(image, off, s)
 					    : look_qcow2(image, off, bytes, s, task);
 		if (look == LOOK_WAIT)

@@ -19,9 +19,11 @@ struct cow_source {
 	enum cow_source_kind kind;
 	uint64_t bytes;		 /* length of the run, >= 512 */
 	struct cow_image *image; /* the level that maps it */
-	uint64_t host_off;	 /* DATA: in image->file */
-	uint64_t entry;		 /* COMPRESSED: the L2 entry */
-	uint64_t in_cluster;	 /* COMPRESSED: offset inside the inflated cluster */
+	uint64_t host_off; /* DATA: in image->file; ZERO: with has_host, the cluster kept for it */
+	bool has_host;	   /* it has a place on the host, as it is */
+	struct cow_image *last; /* the level that was asked last: `image`, unless that is NULL */
+	uint64_t entry;		/* COMPRESSED: the L2 entry */
+	uint64_t in_cluster;	/* COMPRESSED: offset inside the inflated cluster */
 };
 
 /*

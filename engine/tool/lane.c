@@ -45,6 +45,7 @@ static void look_file(struct cow_file *file, uint64_t off, uint64_t bytes, struc
 				  .data = true,
 				  .allocated = true,
 				  .plain = true,
+				  .mapped = true,
 				  .file = file,
 				  .host_off = off };
 	if (file->block_device)
@@ -113,9 +114,10 @@ static void from_source(struct cow_lane *lane, uint64_t off, const struct cow_so
 	e->zero = s->kind == COW_SOURCE_ZERO;
 	e->data = !e->zero;
 	e->plain = s->kind == COW_SOURCE_DATA && !level->key;
-	e->depth = level ? level->depth : 0;
-	if (e->plain) {
-		e->file = level->core.data;
+	e->depth = s->last->depth;
+	e->mapped = s->has_host && !s->last->key;
+	if (e->plain || e->mapped) {
+		e->file = s->last->core.data;
 		e->host_off = s->host_off;
 	}
 	if (s->kind != COW_SOURCE_DATA || (!level->raw && !lane->disk->preallocated))

@@ -18,8 +18,9 @@ struct cow_extent {
 	bool data;	/* it is stored, and must be read to be known */
 	bool allocated; /* some image of the chain says so; else there is nothing in any */
 	bool plain;	/* stored as it is, not compressed or encrypted */
-	unsigned depth; /* allocated: by which image of the chain, 0 is the top */
-	/* data and plain: where it is stored */
+	unsigned depth; /* which image of the chain says so, 0 is the top */
+	bool mapped;	/* it has a place in a file, as it is: */
+	/* data and plain, or mapped: where */
 	struct cow_file *file;
 	uint64_t host_off;
 };
