@@ -122,7 +122,7 @@ static enum cow_inflated_answer ask_locked(struct cow_inflated *cache,
 	}
 	struct cow_inflating *other = find_running_locked(cache, image, entry);
 	if (other) {
-		cow_waitlist_park(&other->waiters, task);
+		cow_waitlist_park(&other->waiters, task, "a cluster that another request inflates");
 		return COW_INFLATED_PARKED;
 	}
 	if (!mine)

@@ -19,7 +19,7 @@ void cow_commit_join(struct cow_commit *commit, struct cow_task *task)
 {
 	struct cow_loop *loop = task->loop;
 	cow_mutex_lock(&commit->lock);
-	cow_waitlist_park(&commit->joining, task);
+	cow_waitlist_park(&commit->joining, task, "a writeback pass");
 	bool start = !commit->running && !commit->held;
 	if (start)
 		start_locked(commit, loop);

@@ -42,7 +42,7 @@ bool cow_inflight_claim(struct cow_inflight *inflight, struct cow_claim *claim,
 	cow_mutex_lock(&shard->lock);
 	struct cow_claim *other = find_locked(shard, space, start, end);
 	if (other) {
-		cow_waitlist_park(&other->waiters, task);
+		cow_waitlist_park(&other->waiters, task, "a request that changes the range");
 		cow_mutex_unlock(&shard->lock);
 		return false;
 	}
@@ -98,7 +98,7 @@ bool cow_inflight_busy(struct cow_inflight *inflight, enum cow_claim_space space
 	cow_mutex_lock(&shard->lock);
 	struct cow_claim *other = find_locked(shard, space, start, end);
 	if (other)
-		cow_waitlist_park(&other->waiters, task);
+		cow_waitlist_park(&other->waiters, task, "a request that changes the range");
 	cow_mutex_unlock(&shard->lock);
 	return other != NULL;
 }

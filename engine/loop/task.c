@@ -4,8 +4,9 @@
 #include "engine/base/assert.h"
 #include "engine/base/mutex.h"
 
-void cow_waitlist_park(struct cow_waitlist *list, struct cow_task *task)
+void cow_waitlist_park(struct cow_waitlist *list, struct cow_task *task, const char *what)
 {
+	task->waits_for = what;
 	task->wait_next = NULL;
 	*list->tail = task;
 	list->tail = &task->wait_next;
@@ -52,6 +53,7 @@ static void run(struct cow_task *task)
 static void wake(struct cow_msg *msg)
 {
 	struct cow_task *task = (struct cow_task *)msg;
+	task->waits_for = NULL;
 	if (task->wake_error) {
 		cow_task_fail(task, task->wake_error);
 		task->wake_error = 0;
@@ -66,6 +68,7 @@ void cow_task_init(struct cow_task *task, const struct cow_step *unwind,
 	task->step = NULL;
 	task->unwind = unwind;
 	task->end = end;
+	task->waits_for = NULL;
 	task->wake_error = 0;
 	task->error = 0;
 	task->pending = 0;

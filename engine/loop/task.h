@@ -41,6 +41,8 @@ struct cow_task {
 	const struct cow_step *step;
 	const struct cow_step *unwind; /* where an error leads */
 	void (*end)(struct cow_task *task);
+	/* parked, on what: a constant text; the owner's, stays until the task runs again */
+	const char *waits_for;
 	struct cow_task *wait_next; /* link of the wait list; guarded by that list's lock */
 	int wake_error;		    /* the waker's word, read when the message runs */
 	int error;		    /* first error */
@@ -66,9 +68,9 @@ static inline bool cow_waitlist_empty(const struct cow_waitlist *list)
 
 /*
  * Append: from now on the task belongs to the list; the step must return COW_WAIT without touching
- * more.
+ * more. what: a constant text, for cow_inspect().
  */
-void cow_waitlist_park(struct cow_waitlist *list, struct cow_task *task);
+void cow_waitlist_park(struct cow_waitlist *list, struct cow_task *task, const char *what);
 /*
  * Move all of `list` to `to` (an initialised list); under the lock, to be woken after it is
  * dropped.

@@ -247,7 +247,7 @@ static void load_locked(struct cow_shard *shard, struct cow_slot *slot, uint64_t
 	struct cow_slot **bucket = bucket_of(shard, key);
 	slot->hash_next = *bucket;
 	*bucket = slot;
-	cow_waitlist_park(&slot->waiters, task);
+	cow_waitlist_park(&slot->waiters, task, "a slice of metadata");
 }
 
 struct cow_slot *cow_cache_get(struct cow_cache *cache, uint64_t key, struct cow_task *task)
@@ -264,7 +264,7 @@ struct cow_slot *cow_cache_get(struct cow_cache *cache, uint64_t key, struct cow
 		return slot;
 	}
 	if (slot) {
-		cow_waitlist_park(&slot->waiters, task);
+		cow_waitlist_park(&slot->waiters, task, "a slice of metadata");
 		cow_mutex_unlock(&shard->lock);
 		return NULL;
 	}
@@ -277,7 +277,7 @@ struct cow_slot *cow_cache_get(struct cow_cache *cache, uint64_t key, struct cow
 	if (slot)
 		load_locked(shard, slot, key, task);
 	else
-		cow_waitlist_park(&shard->starved, task);
+		cow_waitlist_park(&shard->starved, task, "room in a cache of metadata");
 	cow_mutex_unlock(&shard->lock);
 	if (more)
 		want_more(cache);
@@ -339,7 +339,8 @@ bool cow_cache_may_dirty(struct cow_slot *slot, struct cow_task *task)
 		    atomic_load(&cache->nr_dirty) < atomic_load(&cache->dirty_room);
 	bool more = shard->nr_slots < cache->per_shard;
 	if (!room)
-		cow_waitlist_park(&cache->limited, task);
+		cow_waitlist_park(&cache->limited, task,
+				  "a writeback pass: too many slices are dirty");
 	cow_mutex_unlock(&cache->limit_lock);
 	cow_cache_put(slot);
 	if (more)

@@ -65,7 +65,8 @@ bool cow_table_may_set(struct cow_table *table, uint64_t idx, struct cow_task *t
 	if (room)
 		*state |= TABLE_DIRTY;
 	else
-		cow_waitlist_park(&table->limited, task);
+		cow_waitlist_park(&table->limited, task,
+				  "a writeback pass: too much of a table is dirty");
 	cow_mutex_unlock(&table->lock);
 	if (!room)
 		table->need_writeback(table->ctx, loop);

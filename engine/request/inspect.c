@@ -50,6 +50,7 @@ bool cow_inspect(const struct cow_queue *queue, unsigned idx, struct cow_inspect
 		.end = op->end,
 		.cursor = op->cursor,
 		.step = op->task.step ? op->task.step->name : "?",
+		.waits_for = op->task.waits_for,
 		.error = op->task.error,
 		.nr_ios = op->task.pending,
 	};
@@ -68,7 +69,7 @@ void cow_inspect_wait_text(const struct cow_inspected *request, char *text, size
 		return;
 	}
 	if (!request->nr_ios) {
-		snprintf(text, len, "another task, or its turn");
+		snprintf(text, len, "its turn");
 		return;
 	}
 	int at = snprintf(text, len, "%u host I/O%s", request->nr_ios,

@@ -57,7 +57,7 @@ bool cow_op_get_bounce(struct cow_op *op)
 	if (op->bounce)
 		return true;
 	if (!queue->nr_bounces) {
-		cow_waitlist_park(&queue->bounce_waiters, &op->task);
+		cow_waitlist_park(&queue->bounce_waiters, &op->task, "a bounce buffer");
 		return false;
 	}
 	op->bounce = queue->bounces[--queue->nr_bounces];

@@ -119,7 +119,7 @@ static enum cow_next squeeze(struct cow_task *task)
 	struct cow_packer *p = &op->queue->packer;
 	const struct cow_geometry *g = &cow_op_image(op)->core.g;
 	if (p->owner) {
-		cow_waitlist_park(&op->queue->packer_waiters, task);
+		cow_waitlist_park(&op->queue->packer_waiters, task, "the compressor");
 		return COW_WAIT;
 	}
 	p->owner = op;

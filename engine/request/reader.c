@@ -53,7 +53,7 @@ static enum cow_next start_inflate(struct cow_op *op, struct cow_reader *r, stru
 	case COW_INFLATED_MINE:
 		return read_packed(op, r, piece);
 	case COW_INFLATED_MISS:
-		cow_waitlist_park(&queue->packed_waiters, &op->task);
+		cow_waitlist_park(&queue->packed_waiters, &op->task, "a buffer to inflate from");
 		return COW_WAIT;
 	case COW_INFLATED_PARKED:
 		break;

@@ -155,7 +155,7 @@ static enum cow_next admit(struct cow_task *task)
 	cow_mutex_lock(&f->lock);
 	bool park = atomic_load(&f->frozen);
 	if (park)
-		cow_waitlist_park(&f->parked, task);
+		cow_waitlist_park(&f->parked, task, "the end of a freeze");
 	cow_mutex_unlock(&f->lock);
 	return park ? COW_WAIT : COW_AGAIN;
 }

@@ -103,7 +103,7 @@ void cow_quarantine_wait(struct cow_quarantine *q, unsigned least, struct cow_ta
 	bool failed = cow_core_is_failed(q->core); /* nothing leaves the ring any more */
 	bool park = !failed && room_locked(q) < least;
 	if (park)
-		cow_waitlist_park(&q->full, task);
+		cow_waitlist_park(&q->full, task, "room in the quarantine");
 	cow_mutex_unlock(&q->lock);
 	if (!park) {
 		if (failed)
@@ -130,7 +130,7 @@ bool cow_quarantine_wait_freed(struct cow_quarantine *q, uint64_t *until, uint64
 	bool again = seen < *until && !cow_core_is_failed(q->core);
 	bool park = again && q->released == seen;
 	if (park)
-		cow_waitlist_park(&q->freed, task);
+		cow_waitlist_park(&q->freed, task, "freed host clusters");
 	cow_mutex_unlock(&q->lock);
 	if (!again)
 		return false;

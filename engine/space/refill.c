@@ -77,7 +77,7 @@ static enum cow_next baton(struct cow_task *task)
 	if (mine) {
 		alloc->busy = true;
 	} else {
-		cow_waitlist_park(&alloc->waiters, task);
+		cow_waitlist_park(&alloc->waiters, task, "another queue's refill");
 	}
 	cow_mutex_unlock(&alloc->lock);
 	if (!mine)

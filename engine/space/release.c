@@ -163,7 +163,7 @@ static enum cow_next wait_epoch(struct cow_task *task)
 	if (passed)
 		atomic_store(&q->waiting_for_epoch, false);
 	else
-		cow_waitlist_park(&q->epoch_waiter, task);
+		cow_waitlist_park(&q->epoch_waiter, task, "requests of an old epoch");
 	cow_mutex_unlock(&q->lock);
 	if (!passed)
 		return COW_WAIT;

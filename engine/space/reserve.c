@@ -45,7 +45,7 @@ static void prefetch(struct cow_reserve *reserve, struct cow_loop *loop)
 
 void cow_reserve_wait(struct cow_reserve *reserve, struct cow_task *task)
 {
-	cow_waitlist_park(&reserve->waiters, task);
+	cow_waitlist_park(&reserve->waiters, task, "free host clusters");
 	refill(reserve, task->loop);
 }
 
