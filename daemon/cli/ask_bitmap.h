@@ -9,11 +9,14 @@
 #include "daemon/control/target.h"
 
 #include "daemon/server/serve_bitmap.h"
+#include "engine/base/result.h"
 #include "engine/bitmap/bitmap.h"
 
 /* The target's daemon is asked. An error is told; the exit status. */
-int cow_ask_bitmap_change(struct cow_target target, const struct cow_bitmap_change *change);
-int cow_ask_bitmap_list(struct cow_target target, struct json_object **list);
-int cow_ask_bitmap_dump(struct cow_target target, const char *name, struct cow_dirty *d);
+COW_MUST_CHECK int cow_ask_bitmap_change(struct cow_target target,
+					 const struct cow_bitmap_change *change);
+COW_MUST_CHECK int cow_ask_bitmap_list(struct cow_target target, struct json_object **list);
+COW_MUST_CHECK int cow_ask_bitmap_dump(struct cow_target target, const char *name,
+				       struct cow_dirty *d);
 
 #endif

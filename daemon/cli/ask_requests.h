@@ -7,8 +7,9 @@
 #include <stdint.h>
 
 #include "daemon/control/target.h"
+#include "engine/base/result.h"
 
 /* The daemon of the target is asked: *answer is the object it gave, to be put. An error is told; exit status. */
-int cow_ask_requests(struct cow_target target, struct json_object **answer);
+COW_MUST_CHECK int cow_ask_requests(struct cow_target target, struct json_object **answer);
 
 #endif

@@ -206,7 +206,7 @@ int cow_cmd_compare(int argc, char **argv)
 	if (!open_both(&a, loop, c.disks))
 		status = compare(&a, &c);
 	for (int i = 0; i < 2; i++)
-		cow_disk_close(c.disks[i], loop, NULL);
+		COW_IGNORE(cow_disk_close(c.disks[i], loop, NULL));
 	cow_loop_free(loop);
 	return cow_interrupt_end(status);
 }

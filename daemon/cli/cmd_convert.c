@@ -363,7 +363,7 @@ static int convert(struct arguments *a, struct cow_loop *loop, struct cow_error 
 		ret = to_pipe(a, &c, err);
 	else if (!ret)
 		ret = to_file(a, loop, &c, err);
-	cow_disk_close(c.source, loop, NULL);
+	COW_IGNORE(cow_disk_close(c.source, loop, NULL));
 	cow_secrets_free(&a->secrets);
 	cow_secrets_free(&a->disks.secrets);
 	return ret;

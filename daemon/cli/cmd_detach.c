@@ -137,7 +137,7 @@ static int ask(struct cow_target target)
 	int status = cow_ask(&talk, target, new_request(false), &reply);
 	if (!status) {
 		json_object_put(reply);
-		cow_talk_wait_end(&talk);
+		COW_IGNORE(cow_talk_wait_end(&talk));
 	}
 	cow_talk_close(&talk);
 	return status;
@@ -173,7 +173,7 @@ static int force_out(const struct cow_record *record)
 	struct json_object *reply = cow_ask_within(&talk, target, new_request(true),
 						   FORCE_SILENCE_MS, FORCE_LIMIT_MS, &error);
 	if (reply && !cow_control_reply_error(reply))
-		cow_talk_wait_end(&talk);
+		COW_IGNORE(cow_talk_wait_end(&talk));
 	cow_talk_close(&talk);
 	if (reply && cow_ask_show_error(record->id, reply))
 		return cow_force_stop(record);

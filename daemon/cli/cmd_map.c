@@ -210,7 +210,7 @@ static int map(struct arguments *a, struct cow_loop *loop, struct cow_error *err
 	cow_secrets_free(&a->disks.secrets);
 	if (!ret)
 		ret = print_map(a, loop, disk, err);
-	cow_disk_close(disk, loop, NULL);
+	COW_IGNORE(cow_disk_close(disk, loop, NULL));
 	return ret;
 }
 

@@ -187,7 +187,7 @@ static int measure(struct arguments *a, struct cow_loop *loop, struct cow_error 
 	cow_progress_finish();
 	if (!ret && has_bitmaps)
 		ret = measure_bitmaps(a, loop, &bitmaps, &has_bitmaps, err);
-	cow_disk_close(m.disk, loop, NULL);
+	COW_IGNORE(cow_disk_close(m.disk, loop, NULL));
 	if (!ret)
 		print(a, &m, has_bitmaps ? &bitmaps : NULL);
 	return ret;

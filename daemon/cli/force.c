@@ -96,7 +96,7 @@ struct stop {
 static void *run_stop(void *arg)
 {
 	struct stop *stop = arg;
-	cow_ctrl_stop(&stop->ctrl, stop->id);
+	COW_IGNORE(cow_ctrl_stop(&stop->ctrl, stop->id));
 	return NULL;
 }
 

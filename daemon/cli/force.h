@@ -6,6 +6,7 @@
 #include <stdbool.h>
 
 #include "daemon/control/record.h"
+#include "engine/base/result.h"
 
 /* The record's process has the device, which is live, whatever has become of its socket. */
 bool cow_force_is_alive(const struct cow_record *record);
@@ -15,12 +16,12 @@ bool cow_force_is_alive(const struct cow_record *record);
  * not end by itself then; each step has a limit, and says what it does. Only a process that holds this very
  * device is touched. Exit status.
  */
-int cow_force_detach(const struct cow_record *record);
+COW_MUST_CHECK int cow_force_detach(const struct cow_record *record);
 
 /*
  * For a daemon that answers and cannot stop its device: its keeper is dead. Told by the kernel that the device has stopped
  * it closes the image as ever, and leaves device and record to us. Exit status.
  */
-int cow_force_stop(const struct cow_record *record);
+COW_MUST_CHECK int cow_force_stop(const struct cow_record *record);
 
 #endif

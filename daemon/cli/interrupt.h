@@ -6,6 +6,7 @@
 #include <stdatomic.h>
 #include <stdbool.h>
 
+#include "engine/base/result.h"
 #include "engine/tool/walk.h"
 
 /*
@@ -14,7 +15,7 @@
  */
 const atomic_bool *cow_interrupt_catch(void);
 /* Ends the process by the signal that came, as if it had not been caught; else returns status. */
-int cow_interrupt_end(int status);
+COW_MUST_CHECK int cow_interrupt_end(int status);
 
 /*
  * How far it is, on standard error: on a terminal, and where -p forces it; -q and SIGUSR1 as above.

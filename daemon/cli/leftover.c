@@ -76,7 +76,7 @@ static int clear(struct cow_record *record)
 	int ret = 0;
 	if (!cow_ctrl_open(&ctrl, &err)) {
 		if (is_still_theirs(&ctrl, record)) {
-			cow_ctrl_stop(&ctrl, record->id);
+			COW_IGNORE(cow_ctrl_stop(&ctrl, record->id));
 			ret = cow_ctrl_delete(&ctrl, record->id, DELETE_WAIT_MS);
 		}
 		cow_ctrl_close(&ctrl);
@@ -251,7 +251,7 @@ static void clear_dead(uint32_t id)
 	struct cow_record record;
 	if (!cow_control_is_dead(id) || cow_record_read(id, &record))
 		return;
-	cow_leftover_clear(&record);
+	COW_IGNORE(cow_leftover_clear(&record));
 	cow_record_fini(&record);
 }
 

@@ -10,18 +10,19 @@
 #include <stdint.h>
 
 #include "daemon/control/record.h"
+#include "engine/base/result.h"
 
 /*
  * Removes the device of a dead daemon and its record (freed and read anew), and says so on standard
  * error. Nothing happens to a device that the kernel has given to somebody else since. Exit status.
  */
-int cow_leftover_clear(struct cow_record *record);
+COW_MUST_CHECK int cow_leftover_clear(struct cow_record *record);
 
 /*
  * Devices without a record, at most max; their number. None while an attach is between the two, or
  * for users who may not ask the kernel.
  */
-int cow_leftover_find(uint32_t *ids, int max);
+COW_MUST_CHECK int cow_leftover_find(uint32_t *ids, int max);
 
 /* Removes the device id if it is such a one. False: it is not. */
 bool cow_leftover_remove(uint32_t id);
@@ -30,6 +31,6 @@ bool cow_leftover_remove(uint32_t id);
  * Before an attach: removes all without a record, and what dead daemons left of the image (absolute) and under
  * the id (UINT32_MAX: any). An exit status: 1 where the id stays taken, after telling by whom.
  */
-int cow_leftover_make_way(const char *image, uint32_t id);
+COW_MUST_CHECK int cow_leftover_make_way(const char *image, uint32_t id);
 
 #endif

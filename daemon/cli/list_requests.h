@@ -5,7 +5,9 @@
 
 #include <stdbool.h>
 
+#include "engine/base/result.h"
+
 /* target: a device or an image; NULL: all devices whose daemon answers. The exit status. */
-int cow_list_requests(const char *target, bool json);
+COW_MUST_CHECK int cow_list_requests(const char *target, bool json);
 
 #endif

@@ -18,6 +18,7 @@
 #include <stdbool.h>
 
 #include "engine/base/error.h"
+#include "engine/base/result.h"
 #include "engine/crypt/unlock.h"
 
 enum cow_secret_kind {
@@ -50,8 +51,8 @@ extern const struct argp cow_secret_argp;
  * Gets them all. what: named in the prompt (the image). twice: a prompt asks again and compares
  * (for a new image). From now on the process leaves no core dump. On failure nothing is held.
  */
-int cow_secrets_load(struct cow_secrets *secrets, const char *what, bool twice,
-		     struct cow_error *err);
+COW_MUST_CHECK int cow_secrets_load(struct cow_secrets *secrets, const char *what, bool twice,
+				    struct cow_error *err);
 /* Wipes them. May be called twice, and without a load. */
 void cow_secrets_free(struct cow_secrets *secrets);
 
@@ -59,7 +60,7 @@ void cow_secrets_free(struct cow_secrets *secrets);
  * secret_prompt.c: asks on the terminal, without echo. -ECANCELED: interrupted; -ENXIO: there is no
  * terminal.
  */
-int cow_secret_prompt(const char *what, bool twice, struct cow_secret *secret,
-		      struct cow_error *err);
+COW_MUST_CHECK int cow_secret_prompt(const char *what, bool twice, struct cow_secret *secret,
+				     struct cow_error *err);
 
 #endif

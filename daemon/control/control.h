@@ -21,16 +21,18 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "engine/base/result.h"
+
 /* A line with its newline, in both directions. */
 #define COW_CONTROL_LINE_BYTES 4096
 
 /* A listening socket, root's only, non-blocking; takes over a stale one. fd or -errno. */
-int cow_control_listen(uint32_t id);
+COW_MUST_CHECK int cow_control_listen(uint32_t id);
 /*
  * Without waiting: -EAGAIN: the daemon's backlog is full. -ECONNREFUSED, -ENOENT: no daemon there. A
  * non-blocking fd or -errno.
  */
-int cow_control_connect(uint32_t id);
+COW_MUST_CHECK int cow_control_connect(uint32_t id);
 
 /* Is there a daemon no more? One that is stuck is not dead. */
 bool cow_control_is_dead(uint32_t id);

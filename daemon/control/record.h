@@ -12,6 +12,8 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+#include "engine/base/result.h"
+
 #define COW_RUN_DIR "/run/cowblk"
 /* UINT32_MAX stands for "any" in the kernel's interface. */
 #define COW_MAX_DEVICE_ID (UINT32_MAX - 1)
@@ -37,18 +39,18 @@ bool cow_record_writes_image(const struct cow_record *record);
 void cow_record_path(uint32_t id, const char *suffix, char *path, size_t len);
 
 /* Makes COW_RUN_DIR. 0 or -errno. */
-int cow_record_make_dir(void);
+COW_MUST_CHECK int cow_record_make_dir(void);
 
 /*
  * Without waiting: ONE is held by each attach from before its device is in the kernel until its record is written; ALL
  * by those who look for devices without a record. An fd to be closed, or -errno; -EWOULDBLOCK: others hold it.
  */
 enum cow_record_lock { COW_RECORD_LOCK_ONE, COW_RECORD_LOCK_ALL };
-int cow_record_lock(enum cow_record_lock lock);
+COW_MUST_CHECK int cow_record_lock(enum cow_record_lock lock);
 
-int cow_record_write(const struct cow_record *record);
+COW_MUST_CHECK int cow_record_write(const struct cow_record *record);
 /* 0 or -errno; -EINVAL for a file that is no record. */
-int cow_record_read(uint32_t id, struct cow_record *record);
+COW_MUST_CHECK int cow_record_read(uint32_t id, struct cow_record *record);
 void cow_record_fini(struct cow_record *record);
 /* The record of this device and what lies beside it: by now the id may be another's. */
 void cow_record_remove(uint32_t id, uint64_t cookie);
@@ -56,7 +58,7 @@ void cow_record_remove(uint32_t id, uint64_t cookie);
 void cow_record_clear(uint32_t id);
 
 /* Ids with a record, ascending, at most max; the number of them or -errno. No directory: none. */
-int cow_record_list(uint32_t *ids, unsigned max);
+COW_MUST_CHECK int cow_record_list(uint32_t *ids, unsigned max);
 
 /* The record as JSON, for files, replies and `list --json`. */
 struct json_object *cow_record_to_json(const struct cow_record *record);

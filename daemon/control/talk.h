@@ -14,6 +14,7 @@
 #include <sys/types.h>
 
 #include "daemon/control/control.h"
+#include "engine/base/result.h"
 
 struct cow_talk {
 	int fd; /* non-blocking; -1: none */
@@ -41,19 +42,20 @@ void cow_talk_init(struct cow_talk *talk, int fd, unsigned limit_ms);
  * standard error says for whom, then every half minute. -ETIMEDOUT: it does not answer;
  * -ECONNREFUSED, -ENOENT: there is none. 0 or -errno.
  */
-int cow_talk_connect(struct cow_talk *talk, uint32_t id, pid_t pid, unsigned limit_ms);
+COW_MUST_CHECK int cow_talk_connect(struct cow_talk *talk, uint32_t id, pid_t pid,
+				    unsigned limit_ms);
 void cow_talk_close(struct cow_talk *talk);
 
 /* Takes over line. 0 or -errno. */
-int cow_talk_send(struct cow_talk *talk, struct json_object *line);
+COW_MUST_CHECK int cow_talk_send(struct cow_talk *talk, struct json_object *line);
 /*
  * The next line that is no progress; each line of progress gives the limit anew. NULL: none came;
  * *error says why (-ENODATA: the connection ended; -ETIMEDOUT).
  */
 struct json_object *cow_talk_receive(struct cow_talk *talk, int *error);
 /* What follows a line, all of it; the limit grows with its size. 0 or -errno. */
-int cow_talk_receive_bytes(struct cow_talk *talk, void *buf, size_t bytes);
+COW_MUST_CHECK int cow_talk_receive_bytes(struct cow_talk *talk, void *buf, size_t bytes);
 /* Waits for the other end to close. 0 or -ETIMEDOUT. */
-int cow_talk_wait_end(struct cow_talk *talk);
+COW_MUST_CHECK int cow_talk_wait_end(struct cow_talk *talk);
 
 #endif

@@ -7,6 +7,7 @@
 #include <stdint.h>
 
 #include "daemon/control/record.h"
+#include "engine/base/result.h"
 
 #define COW_MAX_DEVICES 4096
 
@@ -18,9 +19,9 @@ bool cow_target_is_ambiguous(const char *name);
  * All devices of the file that a path leads to now, whatever it was called when it was attached:
  * read-only it may have several. Their number, or -errno.
  */
-int cow_target_image(const char *image, uint32_t *ids, int max);
+COW_MUST_CHECK int cow_target_image(const char *image, uint32_t *ids, int max);
 /* Those of dead daemons whose image was at that path: it may be gone. */
-int cow_target_left(const char *image, uint32_t *ids, int max);
+COW_MUST_CHECK int cow_target_left(const char *image, uint32_t *ids, int max);
 /* Is the image no longer where it was when it was attached, and perhaps another there? */
 bool cow_target_has_moved(const struct cow_record *record);
 /* A device, and which of those that have had its number: 0: whichever has it. */

@@ -15,6 +15,8 @@
 #include <sched.h>
 #include <stdbool.h>
 
+#include "engine/base/result.h"
+
 enum cow_affinity_policy {
 	COW_AFFINITY_FLOAT,
 	COW_AFFINITY_QUEUE,
@@ -28,7 +30,7 @@ struct cow_affinity {
 };
 
 /* 0 or -EINVAL. */
-int cow_affinity_parse(const char *text, struct cow_affinity *affinity);
+COW_MUST_CHECK int cow_affinity_parse(const char *text, struct cow_affinity *affinity);
 
 /*
  * submitters: the queue's, allowed: this process's. False: leave the thread alone; else *cpus

@@ -13,6 +13,7 @@
 #include <sys/types.h>
 
 #include "engine/base/error.h"
+#include "engine/base/result.h"
 #include "uapi/ublk.h"
 
 struct cow_ctrl {
@@ -22,30 +23,33 @@ struct cow_ctrl {
 };
 
 /* err says what to do: no module, not root, io_uring forbidden. */
-int cow_ctrl_open(struct cow_ctrl *ctrl, struct cow_error *err);
+COW_MUST_CHECK int cow_ctrl_open(struct cow_ctrl *ctrl, struct cow_error *err);
 void cow_ctrl_close(struct cow_ctrl *ctrl);
 
 /* info: in and out. dev_id UB_ANY_ID: the kernel chooses. -EEXIST: the id is taken. */
-int cow_ctrl_add(struct cow_ctrl *ctrl, struct ub_dev_info *info);
+COW_MUST_CHECK int cow_ctrl_add(struct cow_ctrl *ctrl, struct ub_dev_info *info);
 /*
  * The device goes, and its id is free, when /dev/ublkcN and the block device are closed everywhere
  * (unmounted too). Waits at most wait_ms for that, or without limit on kernels that cannot do
  * otherwise.
  */
-int cow_ctrl_delete(struct cow_ctrl *ctrl, uint32_t id, unsigned wait_ms);
-int cow_ctrl_set_params(struct cow_ctrl *ctrl, uint32_t id, const struct ub_params *params);
-int cow_ctrl_get_params(struct cow_ctrl *ctrl, uint32_t id, struct ub_params *params);
-int cow_ctrl_get_info(struct cow_ctrl *ctrl, uint32_t id, struct ub_dev_info *info);
+COW_MUST_CHECK int cow_ctrl_delete(struct cow_ctrl *ctrl, uint32_t id, unsigned wait_ms);
+COW_MUST_CHECK int cow_ctrl_set_params(struct cow_ctrl *ctrl, uint32_t id,
+				       const struct ub_params *params);
+COW_MUST_CHECK int cow_ctrl_get_params(struct cow_ctrl *ctrl, uint32_t id,
+				       struct ub_params *params);
+COW_MUST_CHECK int cow_ctrl_get_info(struct cow_ctrl *ctrl, uint32_t id, struct ub_dev_info *info);
 /* The CPUs that submit to a queue. */
-int cow_ctrl_queue_cpus(struct cow_ctrl *ctrl, uint32_t id, unsigned queue, cpu_set_t *cpus);
+COW_MUST_CHECK int cow_ctrl_queue_cpus(struct cow_ctrl *ctrl, uint32_t id, unsigned queue,
+				       cpu_set_t *cpus);
 /* Every tag of every queue must be fetched, or this waits for ever. */
-int cow_ctrl_start(struct cow_ctrl *ctrl, uint32_t id, pid_t daemon);
+COW_MUST_CHECK int cow_ctrl_start(struct cow_ctrl *ctrl, uint32_t id, pid_t daemon);
 /* Flushes, waits for requests in flight (the queues must serve), aborts the fetches. */
-int cow_ctrl_stop(struct cow_ctrl *ctrl, uint32_t id);
+COW_MUST_CHECK int cow_ctrl_stop(struct cow_ctrl *ctrl, uint32_t id);
 /*
  * The same, but -EBUSY while somebody has the block device open; -EOPNOTSUPP without
  * UB_F_SAFE_STOP_DEV.
  */
-int cow_ctrl_try_stop(struct cow_ctrl *ctrl, uint32_t id);
+COW_MUST_CHECK int cow_ctrl_try_stop(struct cow_ctrl *ctrl, uint32_t id);
 
 #endif

@@ -165,14 +165,14 @@ static int add_device(struct cow_device *dev, const struct cow_device_config *co
 	snprintf(dev->disk, sizeof(dev->disk), "ublkb%u", dev->id);
 	snprintf(dev->path, sizeof(dev->path), "/dev/%s", dev->disk);
 	if (config->transfer->device_flags & ~dev->flags) {
-		cow_ctrl_delete(&dev->ctrl, dev->id, DELETE_WAIT_MS);
+		COW_IGNORE(cow_ctrl_delete(&dev->ctrl, dev->id, DELETE_WAIT_MS));
 		return cow_error_set(err, -EOPNOTSUPP,
 				     "--transfer %s: this kernel cannot do that: use copy",
 				     config->transfer->name);
 	}
 	ret = cow_keeper_serve(&dev->keeper, dev->id, dev->cookie);
 	if (ret) {
-		cow_ctrl_delete(&dev->ctrl, dev->id, DELETE_WAIT_MS);
+		COW_IGNORE(cow_ctrl_delete(&dev->ctrl, dev->id, DELETE_WAIT_MS));
 		return cow_error_set(err, ret, "the daemon's keeper: %s", strerror(-ret));
 	}
 	enter_state(dev, COW_DEVICE_ADDED);
@@ -361,7 +361,7 @@ static int go_live(struct cow_device *dev, const struct cow_device_config *confi
 	enter_state(dev, COW_DEVICE_LIVE);
 	ret = wait_node(dev, err);
 	if (ret) {
-		cow_ctrl_stop(&dev->ctrl, dev->id);
+		COW_IGNORE(cow_ctrl_stop(&dev->ctrl, dev->id));
 		return ret;
 	}
 	arrange_partitions(dev, config->partition_scan);
@@ -407,7 +407,7 @@ end_service:
 close_char:
 	close(dev->char_fd);
 delete_device:
-	cow_ctrl_delete(&dev->ctrl, dev->id, DELETE_WAIT_MS);
+	COW_IGNORE(cow_ctrl_delete(&dev->ctrl, dev->id, DELETE_WAIT_MS));
 close_image:
 	close_image(dev, err);
 close_ctrl:
@@ -488,22 +488,22 @@ static int stop_unused(struct cow_device *dev, const atomic_bool *given_up, stru
 	if (ret == -EPIPE)
 		return cannot_stop(dev, ret, err);
 	if (ret && !dev->temporary) {
-		cow_keeper_release(&dev->keeper);
+		COW_IGNORE(cow_keeper_release(&dev->keeper));
 		return cow_error_set(err, ret,
 				     "%s: cannot flush: %s: writes that failed are lost; mend that "
 				     "and detach again to keep the rest, or lose it with --force",
 				     dev->path, strerror(-ret));
 	}
 	if (dev->ctrl.features & UB_F_SAFE_STOP_DEV) {
-		cow_keeper_release(&dev->keeper);
+		COW_IGNORE(cow_keeper_release(&dev->keeper));
 		ret = stop_if_closed(dev, given_up);
 	} else if (is_given_up(given_up)) {
-		cow_keeper_release(&dev->keeper);
+		COW_IGNORE(cow_keeper_release(&dev->keeper));
 		ret = -ECANCELED;
 	} else {
 		/* our claim keeps others from mounting it meanwhile */
 		ret = cow_keeper_stop(&dev->keeper);
-		cow_keeper_release(&dev->keeper);
+		COW_IGNORE(cow_keeper_release(&dev->keeper));
 	}
 	if (ret == -EBUSY)
 		return busy_error(dev, err);

@@ -25,6 +25,7 @@
 #include "daemon/device/sandbox.h"
 #include "daemon/device/transfer.h"
 #include "daemon/device/uqueue.h"
+#include "engine/base/result.h"
 #include "engine/life/image.h"
 
 /*
@@ -89,8 +90,8 @@ struct cow_device {
 };
 
 /* All the way to LIVE, partitions included. After a failure nothing is left. */
-int cow_device_open(struct cow_device *dev, const struct cow_device_config *config,
-		    struct cow_error *err);
+COW_MUST_CHECK int cow_device_open(struct cow_device *dev, const struct cow_device_config *config,
+				   struct cow_error *err);
 
 /*
  * Gives up all but what serves the device and ends it (sandbox.h), for every thread there is and
@@ -104,14 +105,14 @@ void cow_device_confine(struct cow_device *dev, const char *run_dir);
  * -ECANCELED, and the device stays LIVE. Unless force: -EBUSY, with a text who, when the device or a
  * partition is in use, and the flush's error when that fails; then the device stays LIVE.
  */
-int cow_device_stop(struct cow_device *dev, bool force, const atomic_bool *given_up,
-		    struct cow_error *err);
+COW_MUST_CHECK int cow_device_stop(struct cow_device *dev, bool force, const atomic_bool *given_up,
+				   struct cow_error *err);
 
 /*
  * LIVE. Before a stop with force: what is mounted on the device, anywhere, is written back. Takes
  * half a minute at most. 0, also when nothing is mounted, or -errno with a text.
  */
-int cow_device_write_back(struct cow_device *dev, struct cow_error *err);
+COW_MUST_CHECK int cow_device_write_back(struct cow_device *dev, struct cow_error *err);
 
 /*
  * LIVE -> STOPPED, where the keeper is gone and nobody else stops the device: requests get no answer
@@ -126,6 +127,6 @@ bool cow_device_drained(const struct cow_device *dev);
  * STOPPED or drained -> CLOSED. An error (the first) means that the image could not be closed
  * cleanly.
  */
-int cow_device_close(struct cow_device *dev, struct cow_error *err);
+COW_MUST_CHECK int cow_device_close(struct cow_device *dev, struct cow_error *err);
 
 #endif

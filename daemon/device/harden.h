@@ -8,6 +8,8 @@
 
 #include <stdint.h>
 
+#include "engine/base/result.h"
+
 /*
  * It sits under the writeback path: memory is locked as it is touched, allocations never wait for
  * I/O, the OOM killer looks elsewhere. Before threads and rings exist, so that they inherit it.
@@ -22,7 +24,7 @@ void cow_harden_memory(void);
 void cow_harden_drop_privileges(void);
 
 /* Of the calling thread: keeps those of bits (1 << CAP_*), and no new privileges. 0 or -errno. */
-int cow_harden_keep_capabilities(uint64_t bits);
+COW_MUST_CHECK int cow_harden_keep_capabilities(uint64_t bits);
 
 /*
  * The caller's descriptors but the standard streams: his locks would be held and his pipes not end

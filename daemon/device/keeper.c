@@ -342,7 +342,9 @@ static void keep(int socket, const struct cow_keeper_hooks *hooks)
 	harden();
 	if (let_go(socket))
 		return;
-	cow_harden_keep_capabilities(caps);
+	int ret = cow_harden_keep_capabilities(caps);
+	if (ret)
+		cow_log(COW_LOG_WARNING, "keeper: capabilities: %s", strerror(-ret));
 	if (pthread_create(&thread, NULL, beat, NULL))
 		return;
 	serve_requests(&duty);

@@ -22,6 +22,7 @@
 
 #include "daemon/device/partitions.h"
 #include "engine/base/error.h"
+#include "engine/base/result.h"
 
 /* Both run in the keeper. */
 struct cow_keeper_hooks {
@@ -36,32 +37,33 @@ struct cow_keeper {
 };
 
 /* Before any thread exists and anything is open that the keeper must not hold on to. */
-int cow_keeper_start(struct cow_keeper *keeper, const struct cow_keeper_hooks *hooks,
-		     struct cow_error *err);
+COW_MUST_CHECK int cow_keeper_start(struct cow_keeper *keeper, const struct cow_keeper_hooks *hooks,
+				    struct cow_error *err);
 void cow_keeper_end(struct cow_keeper *keeper);
 
 /* Once. cookie: ublksrv_flags of the device, else -ESTALE with each request. */
-int cow_keeper_serve(struct cow_keeper *keeper, uint32_t id, uint64_t cookie);
+COW_MUST_CHECK int cow_keeper_serve(struct cow_keeper *keeper, uint32_t id, uint64_t cookie);
 
 /* As cow_ctrl_start(), for the caller. */
-int cow_keeper_start_device(struct cow_keeper *keeper);
+COW_MUST_CHECK int cow_keeper_start_device(struct cow_keeper *keeper);
 
 /* LIVE, before anybody has heard of it. As cow_partitions_arrange(). */
-int cow_keeper_arrange_partitions(struct cow_keeper *keeper, enum cow_partitions_wish wish);
+COW_MUST_CHECK int cow_keeper_arrange_partitions(struct cow_keeper *keeper,
+						 enum cow_partitions_wish wish);
 
 /* As cow_ctrl_stop(), _try_stop() and _delete(); the last runs hooks->deleted before. */
-int cow_keeper_stop(struct cow_keeper *keeper);
-int cow_keeper_try_stop(struct cow_keeper *keeper);
-int cow_keeper_delete(struct cow_keeper *keeper, unsigned wait_ms);
+COW_MUST_CHECK int cow_keeper_stop(struct cow_keeper *keeper);
+COW_MUST_CHECK int cow_keeper_try_stop(struct cow_keeper *keeper);
+COW_MUST_CHECK int cow_keeper_delete(struct cow_keeper *keeper, unsigned wait_ms);
 
 /* The keeper opens the block device with O_EXCL: -EBUSY while it is claimed. Until the release. */
-int cow_keeper_claim(struct cow_keeper *keeper);
+COW_MUST_CHECK int cow_keeper_claim(struct cow_keeper *keeper);
 /* With the claim. */
-int cow_keeper_flush(struct cow_keeper *keeper);
-int cow_keeper_release(struct cow_keeper *keeper);
+COW_MUST_CHECK int cow_keeper_flush(struct cow_keeper *keeper);
+COW_MUST_CHECK int cow_keeper_release(struct cow_keeper *keeper);
 
 /* All file systems on the device, for half a minute at most. 0 or -errno with a text. */
-int cow_keeper_write_back(struct cow_keeper *keeper, struct cow_error *err);
+COW_MUST_CHECK int cow_keeper_write_back(struct cow_keeper *keeper, struct cow_error *err);
 
 /* As cow_busy_find(). */
 bool cow_keeper_find_user(struct cow_keeper *keeper, char *text, size_t len);

@@ -11,6 +11,7 @@
 #include <stdatomic.h>
 
 #include "daemon/device/sandbox.h"
+#include "engine/base/result.h"
 #include "engine/life/image.h"
 
 struct cow_memory {
@@ -22,12 +23,12 @@ struct cow_memory {
 };
 
 /* Before the image is opened, with cow_memory_want() as its want_memory. 0 or -errno. */
-int cow_memory_init(struct cow_memory *memory);
+COW_MUST_CHECK int cow_memory_init(struct cow_memory *memory);
 void cow_memory_fini(struct cow_memory *memory);
 void cow_memory_want(void *ctx);
 
-int cow_memory_start(struct cow_memory *memory, struct cow_image *image,
-		     const struct cow_sandbox *sandbox);
+COW_MUST_CHECK int cow_memory_start(struct cow_memory *memory, struct cow_image *image,
+				    const struct cow_sandbox *sandbox);
 void cow_memory_stop(struct cow_memory *memory);
 
 #endif

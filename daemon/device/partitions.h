@@ -3,6 +3,8 @@
 #ifndef COW_PARTITIONS_H
 #define COW_PARTITIONS_H
 
+#include "engine/base/result.h"
+
 enum cow_partitions_wish {
 	COW_PARTITIONS_LEAVE,  /* nobody wants them, and the kernel has not looked */
 	COW_PARTITIONS_SCAN,   /* read the table, and wait until the partitions are there */
@@ -14,6 +16,6 @@ enum cow_partitions_wish {
 #define COW_PARTITIONS_AT_4096 1
 
 /* disk: "ublkb0". 0, COW_PARTITIONS_AT_4096 (where they are wanted) or -errno. */
-int cow_partitions_arrange(const char *disk, enum cow_partitions_wish wish);
+COW_MUST_CHECK int cow_partitions_arrange(const char *disk, enum cow_partitions_wish wish);
 
 #endif

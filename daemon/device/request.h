@@ -6,6 +6,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "engine/base/result.h"
 #include "engine/life/image.h"
 #include "uapi/ublk.h"
 
@@ -24,8 +25,8 @@ static inline bool cow_request_has_data(const struct cow_request *request)
  * buffer_bytes: the most a READ or WRITE may have. -EOPNOTSUPP for an operation that we never
  * offered.
  */
-int cow_request_decode(const struct ub_io_desc *desc, uint32_t buffer_bytes,
-		       struct cow_request *request);
+COW_MUST_CHECK int cow_request_decode(const struct ub_io_desc *desc, uint32_t buffer_bytes,
+				      struct cow_request *request);
 
 /*
  * The engine's 0 or -errno -> what COMMIT carries; data_bytes answers a successful READ or WRITE,

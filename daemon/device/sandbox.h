@@ -18,6 +18,8 @@
 #include <stdbool.h>
 #include <sys/types.h>
 
+#include "engine/base/result.h"
+
 struct cow_sandbox {
 	int ruleset_fd; /* landlock's, or -1 */
 	bool has_user;
@@ -31,7 +33,7 @@ struct cow_sandbox {
 void cow_sandbox_prepare(struct cow_sandbox *sandbox);
 
 /* Of the calling thread. 0 or -errno. */
-int cow_sandbox_become_user(const struct cow_sandbox *sandbox);
+COW_MUST_CHECK int cow_sandbox_become_user(const struct cow_sandbox *sandbox);
 
 /*
  * For every thread that exists by the time of cow_sandbox_enter(), and that needs no privilege any

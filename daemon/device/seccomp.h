@@ -12,7 +12,9 @@
 #ifndef COW_SECCOMP_H
 #define COW_SECCOMP_H
 
+#include "engine/base/result.h"
+
 /* For all threads of the process; needs no_new_privs. 0 or -errno. */
-int cow_seccomp_enter(void);
+COW_MUST_CHECK int cow_seccomp_enter(void);
 
 #endif

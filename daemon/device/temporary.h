@@ -6,6 +6,7 @@
 #ifndef COW_TEMPORARY_H
 #define COW_TEMPORARY_H
 
+#include "engine/base/result.h"
 #include "engine/life/image.h"
 
 /*
@@ -13,8 +14,8 @@
  * descriptor and has no name, so nobody can put another in its place, and its space goes back when
  * the daemon ends, however it ends. It lies in $TMPDIR, by default /var/tmp.
  */
-int cow_temporary_open(struct cow_loop *loop, const char *path,
-		       const struct cow_open_options *options, struct cow_image **out,
-		       struct cow_error *err);
+COW_MUST_CHECK int cow_temporary_open(struct cow_loop *loop, const char *path,
+				      const struct cow_open_options *options,
+				      struct cow_image **out, struct cow_error *err);
 
 #endif

@@ -17,6 +17,7 @@
 
 #include "daemon/device/sandbox.h"
 #include "daemon/device/transfer.h"
+#include "engine/base/result.h"
 #include "engine/life/image.h"
 #include "engine/loop/loop.h"
 #include "engine/request/inspect.h"
@@ -106,7 +107,8 @@ struct cow_uqueue {
  * Allocates everything, starts the thread and waits until every tag's fetch command is with the
  * kernel. 0 or -errno; after a failure nothing is left.
  */
-int cow_uqueue_start(struct cow_uqueue *queue, const struct cow_uqueue_config *config);
+COW_MUST_CHECK int cow_uqueue_start(struct cow_uqueue *queue,
+				    const struct cow_uqueue_config *config);
 
 /*
  * Once. Begins no request any more: drained when the engine has none. What comes is left to the

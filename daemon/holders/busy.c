@@ -218,7 +218,7 @@ static void look(int fd, void *ctx)
 	char text[COW_CHILD_TEXT_BYTES] = "+";
 	if (find(ctx, true, text + 1, sizeof(text) - 1) == COW_BUSY_NOBODY)
 		text[0] = '-';
-	cow_child_send(fd, text, -1);
+	COW_IGNORE(cow_child_send(fd, text, -1));
 }
 
 enum cow_busy cow_busy_find_everywhere(const char *disk, char *text, size_t len)

@@ -60,8 +60,10 @@ static int open_btrfs(const struct search *s, unsigned ns, const struct cow_moun
 	if (fd >= 0)
 		return fd;
 	fd = cow_mount_open_covered(namespaces->proc_fd, mount);
-	cow_mntns_enter(namespaces, ns);
-	return fd;
+	int back = cow_mntns_enter(namespaces, ns);
+	if (back && fd >= 0)
+		close(fd);
+	return back ? back : fd;
 }
 
 /* Names of devices are for the mounts of the own namespace: elsewhere they may mean others. */
@@ -295,10 +297,12 @@ int cow_fs_open(struct cow_fs_list *list, struct cow_fs *fs)
 	if (fs->fd < 0)
 		fs->fd = open_first(list, fs, true);
 	int ret = fs->fd < 0 ? fs->fd : 0;
-	if (ret)
+	int back = cow_mntns_enter(&list->namespaces, 0);
+	if (back && !ret)
+		close(fs->fd);
+	if (ret || back)
 		fs->fd = -1;
-	cow_mntns_enter(&list->namespaces, 0);
-	return ret;
+	return ret ? ret : back;
 }
 
 /* ---- words ---- */

@@ -12,6 +12,7 @@
 
 #include "daemon/holders/mounts.h"
 #include "daemon/holders/stack.h"
+#include "engine/base/result.h"
 
 struct cow_fs_mount {
 	unsigned ns; /* index of its namespace */
@@ -39,14 +40,14 @@ struct cow_fs_list {
  * disk: "ublkb0". all: in all mount namespaces, which are entered: see mounts.h. 0 or -errno (-ENODEV:
  * no such disk).
  */
-int cow_fs_find(struct cow_fs_list *list, const char *disk, bool all);
+COW_MUST_CHECK int cow_fs_find(struct cow_fs_list *list, const char *disk, bool all);
 void cow_fs_fini(struct cow_fs_list *list);
 
 /*
  * fs->fd: a file or folder of that file system and of no other, wherever it can be reached. 0 or
  * -errno. The caller may be in another namespace afterwards.
  */
-int cow_fs_open(struct cow_fs_list *list, struct cow_fs *fs);
+COW_MUST_CHECK int cow_fs_open(struct cow_fs_list *list, struct cow_fs *fs);
 
 /* "ext4 on /dev/mapper/secret (on /dev/ublkb0p1), mounted on /mnt in the mount namespace of process 7 (sh)" */
 void cow_fs_describe(const struct cow_fs_list *list, const struct cow_fs *fs, char *text,

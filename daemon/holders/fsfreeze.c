@@ -65,9 +65,9 @@ static void thaw_for_owner(struct cow_fsfreeze *f)
 	if (!f->nr || cow_child_start(&child, "cowblk-thaw", cow_fsowner_thaw_run, NULL))
 		return;
 	for (unsigned i = 0; i < f->nr; i++)
-		cow_child_send(child.fd, "f", f->fds[i]);
-	cow_child_send(child.fd, "T", -1);
-	cow_child_receive(child.fd, GRACE_MS, text, NULL);
+		COW_IGNORE(cow_child_send(child.fd, "f", f->fds[i]));
+	COW_IGNORE(cow_child_send(child.fd, "T", -1));
+	COW_IGNORE(cow_child_receive(child.fd, GRACE_MS, text, NULL));
 	cow_child_leave(&child);
 }
 
@@ -120,7 +120,7 @@ int cow_fsfreeze_freeze(struct cow_fsfreeze *f, struct cow_error *err)
 int cow_fsfreeze_thaw(struct cow_fsfreeze *f, struct cow_error *err)
 {
 	char text[COW_CHILD_TEXT_BYTES] = "";
-	cow_child_send(f->owner.fd, "T", -1);
+	COW_IGNORE(cow_child_send(f->owner.fd, "T", -1));
 	int ret = hear(f, GRACE_MS, "thawing", text);
 	if (ret || text[0] != 'd')
 		return owner_failed(f, ret, text, err);

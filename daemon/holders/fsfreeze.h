@@ -11,6 +11,7 @@
 
 #include "daemon/holders/child.h"
 #include "engine/base/error.h"
+#include "engine/base/result.h"
 
 #define COW_FSFREEZE_MAX 256u
 
@@ -31,14 +32,15 @@ struct cow_fsfreeze {
  * freeze to the thaw. 0, -ENOENT (none is mounted), -ETIMEDOUT, or -errno, with a text; then there
  * is nothing to leave.
  */
-int cow_fsfreeze_prepare(struct cow_fsfreeze *f, const char *disk, unsigned sync_ms,
-			 unsigned limit_ms, void (*say)(const char *text), struct cow_error *err);
+COW_MUST_CHECK int cow_fsfreeze_prepare(struct cow_fsfreeze *f, const char *disk, unsigned sync_ms,
+					unsigned limit_ms, void (*say)(const char *text),
+					struct cow_error *err);
 
 /* All of them frozen that can be; or none, -errno with a text, and nothing to leave. */
-int cow_fsfreeze_freeze(struct cow_fsfreeze *f, struct cow_error *err);
+COW_MUST_CHECK int cow_fsfreeze_freeze(struct cow_fsfreeze *f, struct cow_error *err);
 
 /* 0: all were frozen until now. Else a text: -ETIMEDOUT when they were not. Ends f. */
-int cow_fsfreeze_thaw(struct cow_fsfreeze *f, struct cow_error *err);
+COW_MUST_CHECK int cow_fsfreeze_thaw(struct cow_fsfreeze *f, struct cow_error *err);
 
 /* Ends f; what is frozen is thawed, sooner or later. */
 void cow_fsfreeze_leave(struct cow_fsfreeze *f);

@@ -169,7 +169,7 @@ static void __attribute__((format(printf, 2, 3))) tell(const struct owner *o, co
 	va_start(ap, fmt);
 	vsnprintf(text, sizeof(text), fmt, ap);
 	va_end(ap);
-	cow_child_send_within(o->fd, text, -1, left_ms(o));
+	COW_IGNORE(cow_child_send_within(o->fd, text, -1, left_ms(o)));
 }
 
 static bool maker_is_gone(const struct owner *o)
@@ -336,7 +336,7 @@ void cow_fsowner_thaw_run(int fd, void *ctx)
 		if (nr < COW_FSFREEZE_MAX)
 			fds[nr++] = passed;
 	thaw_all(fds, nr);
-	cow_child_send(fd, "d", -1);
+	COW_IGNORE(cow_child_send(fd, "d", -1));
 	while (nr_left)
 		usleep(POLL_MS * 1000);
 }

@@ -11,6 +11,8 @@
 #include <stdio.h>
 #include <sys/types.h>
 
+#include "engine/base/result.h"
+
 /* A line of mountinfo; the strings point into the line. */
 struct cow_mount {
 	int id, parent;
@@ -36,27 +38,29 @@ struct cow_mntns_list {
 };
 
 /* all: every one that there is, as far as the caller may know; else his own. 0 or -errno. */
-int cow_mntns_collect(struct cow_mntns_list *list, bool all);
+COW_MUST_CHECK int cow_mntns_collect(struct cow_mntns_list *list, bool all);
 void cow_mntns_fini(struct cow_mntns_list *list);
 /* 0 or -errno. */
-int cow_mntns_enter(const struct cow_mntns_list *list, unsigned idx);
+COW_MUST_CHECK int cow_mntns_enter(const struct cow_mntns_list *list, unsigned idx);
 
 /*
  * Every mount of a namespace, which is entered if it can be. 0 or -errno; each's return value other
  * than 0 ends it and is returned.
  */
-int cow_mounts_each(const struct cow_mntns_list *list, unsigned idx,
-		    int (*each)(void *ctx, unsigned idx, const struct cow_mount *mount), void *ctx);
+COW_MUST_CHECK int cow_mounts_each(const struct cow_mntns_list *list, unsigned idx,
+				   int (*each)(void *ctx, unsigned idx,
+					       const struct cow_mount *mount),
+				   void *ctx);
 
 /*
  * The root of a mount of the namespace that the caller is in, or -errno: -ESTALE when something
  * else is mounted over it. Never another mount's, never a device: a folder or a regular file.
  */
-int cow_mount_open(int proc_fd, const char *where, int id);
+COW_MUST_CHECK int cow_mount_open(int proc_fd, const char *where, int id);
 /*
  * The same for a mount that others are mounted over, in a private copy of the namespace: the
  * caller is in that copy afterwards.
  */
-int cow_mount_open_covered(int proc_fd, const struct cow_mount *wanted);
+COW_MUST_CHECK int cow_mount_open_covered(int proc_fd, const struct cow_mount *wanted);
 
 #endif

@@ -12,6 +12,8 @@
 #include <stddef.h>
 #include <sys/types.h>
 
+#include "engine/base/result.h"
+
 #define COW_STACK_MAX 4096u
 
 struct cow_stack_dev {
@@ -33,23 +35,23 @@ struct cow_stack {
 };
 
 /* disk: "ublkb0". 0, -ENODEV (no such disk), -ENOMEM, -E2BIG, or another -errno. */
-int cow_stack_build(struct cow_stack *stack, const char *disk);
+COW_MUST_CHECK int cow_stack_build(struct cow_stack *stack, const char *disk);
 void cow_stack_fini(struct cow_stack *stack);
 
 /* A folder below /sys, as opendir(). */
 DIR *cow_stack_open_sys(const struct cow_stack *stack, const char *path);
 
 /* Adds a device, and what lies on it; one that is there is let be. 0 or -errno. */
-int cow_stack_add(struct cow_stack *stack, const char *name, int below);
+COW_MUST_CHECK int cow_stack_add(struct cow_stack *stack, const char *name, int below);
 
 /* "259:0", as the kernel writes a device's number. */
 bool cow_stack_parse_dev(const char *text, dev_t *dev);
 
 /* The index, or -1. */
-int cow_stack_find(const struct cow_stack *stack, dev_t dev);
-int cow_stack_find_name(const struct cow_stack *stack, const char *name);
+COW_MUST_CHECK int cow_stack_find(const struct cow_stack *stack, dev_t dev);
+COW_MUST_CHECK int cow_stack_find_name(const struct cow_stack *stack, const char *name);
 /* The block device at a path below /dev: its index, or -1. */
-int cow_stack_find_path(const struct cow_stack *stack, const char *path);
+COW_MUST_CHECK int cow_stack_find_path(const struct cow_stack *stack, const char *path);
 
 /* " (on /dev/ublkb0p1)", with all that lies between; "" for the disk itself. */
 void cow_stack_describe(const struct cow_stack *stack, int idx, char *text, size_t len);

@@ -19,6 +19,7 @@
 #include "daemon/control/record.h"
 #include "daemon/device/device.h"
 #include "daemon/server/job.h"
+#include "engine/base/result.h"
 
 /* Constant, and valid as long as the thread runs. */
 struct cow_dispatch_config {
@@ -34,7 +35,8 @@ struct cow_dispatch_config {
 struct cow_dispatch;
 
 /* Starts the thread. 0 or -errno. */
-int cow_dispatch_start(struct cow_dispatch **out, const struct cow_dispatch_config *config);
+COW_MUST_CHECK int cow_dispatch_start(struct cow_dispatch **out,
+				      const struct cow_dispatch_config *config);
 /* After CLOSE is over: waits until the clients are told and the thread has ended. */
 void cow_dispatch_join(struct cow_dispatch *dispatch);
 

@@ -12,6 +12,8 @@
 #include <stdatomic.h>
 #include <stddef.h>
 
+#include "engine/base/result.h"
+
 enum cow_job_kind {
 	COW_JOB_STOP,	  /* a detach, or a signal that asks for one */
 	COW_JOB_SNAPSHOT, /* serve_snapshot.h */
@@ -53,7 +55,7 @@ struct cow_jobs {
 };
 
 /* 0 or -errno. */
-int cow_jobs_init(struct cow_jobs *jobs);
+COW_MUST_CHECK int cow_jobs_init(struct cow_jobs *jobs);
 void cow_jobs_fini(struct cow_jobs *jobs);
 
 /* The control thread's side. The job stays the caller's; none may be posted before it is reaped. */

@@ -197,6 +197,13 @@ static int lock_record(struct cow_error *err)
 	}
 }
 
+/* A keeper that is gone cannot stop it: then nothing is answered any more, and the close ends it. */
+static void stop_by_force(struct server *server)
+{
+	if (cow_device_stop(&server->device, true, NULL, NULL))
+		cow_device_abandon(&server->device);
+}
+
 static int open_and_publish(struct server *server, struct cow_error *err)
 {
 	int lock = lock_record(err);
@@ -207,8 +214,8 @@ static int open_and_publish(struct server *server, struct cow_error *err)
 		fill_record(server);
 		ret = publish(server, err);
 		if (ret) {
-			cow_device_stop(&server->device, true, NULL, NULL);
-			cow_device_close(&server->device, err);
+			stop_by_force(server);
+			COW_IGNORE(cow_device_close(&server->device, err));
 		}
 	}
 	close(lock);
@@ -254,7 +261,7 @@ static int serve(struct server *server, bool stopped)
 	cow_log(COW_LOG_ERR, "%s: no control thread: %s", server->device.path, strerror(-ret));
 	struct cow_job job = { .kind = COW_JOB_CLOSE };
 	if (!stopped)
-		cow_device_stop(&server->device, true, NULL, NULL);
+		stop_by_force(server);
 	close_device(server, &job);
 	json_object_put(job.reply);
 	return ret;

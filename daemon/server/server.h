@@ -4,6 +4,7 @@
 #define COW_SERVER_H
 
 #include "daemon/device/device.h"
+#include "engine/base/result.h"
 
 struct cow_server_config {
 	struct cow_device_config device;
@@ -18,6 +19,6 @@ struct cow_server_config {
 };
 
 /* Returns the exit status when the device is detached. */
-int cow_server_run(const struct cow_server_config *config);
+COW_MUST_CHECK int cow_server_run(const struct cow_server_config *config);
 
 #endif

@@ -6,6 +6,7 @@
 #ifndef COW_BITMAP_H
 #define COW_BITMAP_H
 
+#include "engine/base/result.h"
 #include "engine/bitmap/dirty.h"
 #include "engine/format/bitmap_directory.h"
 #include "engine/loop/loop.h"
@@ -33,17 +34,17 @@ struct cow_bitmap_change {
 /*
  * -ENOENT, -EEXIST, -EINVAL (inconsistent), -ENOTSUP (version 2), -ENOTRECOVERABLE: see bitmap_edit.h, or the host's.
  */
-int cow_bitmap_run(struct cow_loop *loop, struct cow_file *file,
-		   const struct cow_bitmap_change *change, struct cow_error *err);
+COW_MUST_CHECK int cow_bitmap_run(struct cow_loop *loop, struct cow_file *file,
+				  const struct cow_bitmap_change *change, struct cow_error *err);
 
 /* What is dirty, as the file has it; *d is initialised here. Writes nothing. */
-int cow_bitmap_dump(struct cow_loop *loop, struct cow_file *file, const char *name,
-		    struct cow_dirty *d, struct cow_error *err);
+COW_MUST_CHECK int cow_bitmap_dump(struct cow_loop *loop, struct cow_file *file, const char *name,
+				   struct cow_dirty *d, struct cow_error *err);
 
 /* "enabled", "disabled", "inconsistent": what can be done with it. */
 const char *cow_bitmap_state(uint32_t flags);
 /* The name of a command, and the reverse: -1: none. */
 const char *cow_bitmap_command_name(enum cow_bitmap_command command);
-int cow_bitmap_command_find(const char *name);
+COW_MUST_CHECK int cow_bitmap_command_find(const char *name);
 
 #endif

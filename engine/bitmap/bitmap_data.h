@@ -6,6 +6,7 @@
 #ifndef COW_BITMAP_DATA_H
 #define COW_BITMAP_DATA_H
 
+#include "engine/base/result.h"
 #include "engine/bitmap/dirty.h"
 #include "engine/format/bitmap_directory.h"
 #include "engine/loop/loop.h"
@@ -13,10 +14,12 @@
 /*
  * *table: b->table_entries entries in host byte order, each sound by itself (free). -EINVAL: it is not for a disk of this size.
  */
-int cow_bitmap_read_table(struct cow_loop *loop, struct cow_file *file, const struct cow_header *h,
-			  const struct cow_bitmap *b, uint64_t **table, struct cow_error *err);
+COW_MUST_CHECK int cow_bitmap_read_table(struct cow_loop *loop, struct cow_file *file,
+					 const struct cow_header *h, const struct cow_bitmap *b,
+					 uint64_t **table, struct cow_error *err);
 /* The content, into d, which is initialised here. */
-int cow_bitmap_read(struct cow_loop *loop, struct cow_file *file, const struct cow_header *h,
-		    const struct cow_bitmap *b, struct cow_dirty *d, struct cow_error *err);
+COW_MUST_CHECK int cow_bitmap_read(struct cow_loop *loop, struct cow_file *file,
+				   const struct cow_header *h, const struct cow_bitmap *b,
+				   struct cow_dirty *d, struct cow_error *err);
 
 #endif

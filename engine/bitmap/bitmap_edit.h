@@ -13,6 +13,7 @@
 #ifndef COW_BITMAP_EDIT_H
 #define COW_BITMAP_EDIT_H
 
+#include "engine/base/result.h"
 #include "engine/bitmap/dirty.h"
 #include "engine/format/bitmap_directory.h"
 #include "engine/edit/edit.h"
@@ -43,18 +44,18 @@ struct cow_bitmap_edit {
  * Refuses what cannot be changed, as cow_edit_open(). What an invalid extension (autoclear bit
  * clear) names is forgotten, not freed: its clusters may be in use by now.
  */
-int cow_bitmap_edit_open(struct cow_bitmap_edit *edit, struct cow_loop *loop, struct cow_file *file,
-			 struct cow_error *err);
+COW_MUST_CHECK int cow_bitmap_edit_open(struct cow_bitmap_edit *edit, struct cow_loop *loop,
+					struct cow_file *file, struct cow_error *err);
 void cow_bitmap_edit_close(struct cow_bitmap_edit *edit);
 
 /* NULL: none of that name; the error is set. */
 struct cow_bitmap_item *cow_bitmap_edit_find(struct cow_bitmap_edit *edit, const char *name);
 /* A new one, without content. Checks name and limits. Items move. */
-int cow_bitmap_edit_add(struct cow_bitmap_edit *edit, const char *name, unsigned granularity_bits,
-			struct cow_bitmap_item **out);
+COW_MUST_CHECK int cow_bitmap_edit_add(struct cow_bitmap_edit *edit, const char *name,
+				       unsigned granularity_bits, struct cow_bitmap_item **out);
 void cow_bitmap_edit_remove(struct cow_bitmap_edit *edit, struct cow_bitmap_item *item);
 
 /* -ENOTRECOVERABLE: nobody knows which of the two states is on disk; both are sound. */
-int cow_bitmap_edit_commit(struct cow_bitmap_edit *edit);
+COW_MUST_CHECK int cow_bitmap_edit_commit(struct cow_bitmap_edit *edit);
 
 #endif

@@ -13,6 +13,7 @@
 #ifndef COW_BITMAP_EXTENSION_H
 #define COW_BITMAP_EXTENSION_H
 
+#include "engine/base/result.h"
 #include "engine/format/format.h"
 #include "engine/loop/loop.h"
 
@@ -26,10 +27,12 @@ struct cow_bitmap_place {
  * Whether such a place can be written: -ENOSPC: no room in the first cluster. To be asked before
  * anything else is changed.
  */
-int cow_bitmap_extension_verify(struct cow_loop *loop, struct cow_file *file,
-				const struct cow_bitmap_place *place, struct cow_error *err);
+COW_MUST_CHECK int cow_bitmap_extension_verify(struct cow_loop *loop, struct cow_file *file,
+					       const struct cow_bitmap_place *place,
+					       struct cow_error *err);
 /* Durable when it returns 0. */
-int cow_bitmap_extension_write(struct cow_loop *loop, struct cow_file *file,
-			       const struct cow_bitmap_place *place, struct cow_error *err);
+COW_MUST_CHECK int cow_bitmap_extension_write(struct cow_loop *loop, struct cow_file *file,
+					      const struct cow_bitmap_place *place,
+					      struct cow_error *err);
 
 #endif

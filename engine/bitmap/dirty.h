@@ -12,6 +12,7 @@
 #include <stdint.h>
 
 #include "engine/base/error.h"
+#include "engine/base/result.h"
 
 #define COW_DIRTY_MAX_BYTES (512ull << 20) /* the format's limit, as in QEMU */
 
@@ -40,11 +41,12 @@ struct cow_dirty_budget {
 	unsigned nr;
 	uint64_t bytes;
 };
-int cow_dirty_budget_take(struct cow_dirty_budget *budget, uint64_t size_bytes,
-			  unsigned granularity_bits, struct cow_error *err);
+COW_MUST_CHECK int cow_dirty_budget_take(struct cow_dirty_budget *budget, uint64_t size_bytes,
+					 unsigned granularity_bits, struct cow_error *err);
 
 /* All clean. -EFBIG: more than the format's limit. */
-int cow_dirty_init(struct cow_dirty *d, uint64_t size_bytes, unsigned granularity_bits);
+COW_MUST_CHECK int cow_dirty_init(struct cow_dirty *d, uint64_t size_bytes,
+				  unsigned granularity_bits);
 void cow_dirty_fini(struct cow_dirty *d);
 
 /* [off, off+bytes) of the disk is dirty. Any thread. */

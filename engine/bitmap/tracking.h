@@ -17,6 +17,7 @@
 #ifndef COW_TRACKING_H
 #define COW_TRACKING_H
 
+#include "engine/base/result.h"
 #include "engine/bitmap/bitmap.h"
 #include "engine/meta/meta.h"
 
@@ -43,8 +44,9 @@ struct cow_tracking_directory {
 };
 
 /* free(dir->list), also after an error. */
-int cow_tracking_load_directory(struct cow_tracking_directory *dir, struct cow_loop *loop,
-				struct cow_file *file, struct cow_error *err);
+COW_MUST_CHECK int cow_tracking_load_directory(struct cow_tracking_directory *dir,
+					       struct cow_loop *loop, struct cow_file *file,
+					       struct cow_error *err);
 
 /*
  * Nothing here fails the image: what goes wrong is logged, and `kept` is false, as core's
@@ -55,15 +57,15 @@ void cow_tracking_start(struct cow_tracking *t, struct cow_loop *loop, struct co
  * The file is as if the image were closed. After an error the bitmaps are inconsistent on disk;
  * -ENOTRECOVERABLE: or they are not, and the disk must not be changed any more.
  */
-int cow_tracking_store(struct cow_tracking *t, struct cow_loop *loop, struct cow_file *file,
-		       struct cow_error *err);
+COW_MUST_CHECK int cow_tracking_store(struct cow_tracking *t, struct cow_loop *loop,
+				      struct cow_file *file, struct cow_error *err);
 /*
  * Where there is no room for new content: the clusters that a bitmap has already take it, and a
  * part of it that has none is dirty as a whole, which costs nothing. Coarse, but nothing is missed.
  * Only at the end: memory knows better.
  */
-int cow_tracking_store_in_place(struct cow_tracking *t, struct cow_meta *meta,
-				struct cow_loop *loop, struct cow_error *err);
+COW_MUST_CHECK int cow_tracking_store_in_place(struct cow_tracking *t, struct cow_meta *meta,
+					       struct cow_loop *loop, struct cow_error *err);
 void cow_tracking_fini(struct cow_tracking *t);
 
 static inline void cow_tracking_mark(struct cow_tracking *t, uint64_t off, uint64_t bytes)

@@ -12,6 +12,7 @@
 #include <stdint.h>
 
 #include "engine/base/error.h"
+#include "engine/base/result.h"
 #include "engine/loop/loop.h"
 
 enum cow_repair { COW_REPAIR_NONE, COW_REPAIR_LEAKS, COW_REPAIR_ALL };
@@ -44,8 +45,8 @@ struct cow_check_result {
  * table, recount, compare, rebuild, COPIED) and ends with the dirty and corrupt bits cleared when
  * nothing is left to repair.
  */
-int cow_check_file(struct cow_loop *loop, struct cow_file *file,
-		   const struct cow_check_options *options, struct cow_check_result *result,
-		   struct cow_error *err);
+COW_MUST_CHECK int cow_check_file(struct cow_loop *loop, struct cow_file *file,
+				  const struct cow_check_options *options,
+				  struct cow_check_result *result, struct cow_error *err);
 
 #endif

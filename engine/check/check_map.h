@@ -10,6 +10,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "engine/base/result.h"
+
 #define COW_CHECK_MAX_CLUSTERS (1ull << 34)
 #define COW_CHECK_MAX_MAP_BYTES (4ull << 30)
 #define COW_CHECK_MAX_REFS ((1u << 24) - 1) /* references to one cluster; counting stops there */
@@ -52,7 +54,7 @@ struct cow_check_map {
 };
 
 /* 0, -EFBIG or -ENOMEM. */
-int cow_check_map_init(struct cow_check_map *map, uint64_t nr_clusters);
+COW_MUST_CHECK int cow_check_map_init(struct cow_check_map *map, uint64_t nr_clusters);
 void cow_check_map_fini(struct cow_check_map *map);
 
 /* The cell of a cluster below nr_clusters for writing; NULL: out of memory or over the limit. */

@@ -14,6 +14,7 @@
 #ifndef COW_CHECKER_H
 #define COW_CHECKER_H
 
+#include "engine/base/result.h"
 #include "engine/check/check.h"
 #include "engine/check/check_map.h"
 #include "engine/core/load.h"
@@ -56,9 +57,9 @@ struct cow_checker {
 
 /* ---- checker.c ---- */
 
-int cow_checker_init(struct cow_checker *c, struct cow_loop *loop, struct cow_file *file,
-		     const struct cow_check_options *options, enum cow_repair fix,
-		     struct cow_error *err);
+COW_MUST_CHECK int cow_checker_init(struct cow_checker *c, struct cow_loop *loop,
+				    struct cow_file *file, const struct cow_check_options *options,
+				    enum cow_repair fix, struct cow_error *err);
 void cow_checker_fini(struct cow_checker *c);
 
 /* A finding. Counted in result.corruptions; leaks are counted by the caller. */
@@ -73,36 +74,39 @@ void cow_checker_progress(struct cow_checker *c, unsigned permille);
  * overlaps are reported. *usable
  * (may be NULL): false if it must not be followed. Returns 0 or -errno.
  */
-int cow_checker_mark(struct cow_checker *c, uint64_t off, uint64_t bytes, enum cow_check_kind kind,
-		     uint32_t refs, bool *usable);
+COW_MUST_CHECK int cow_checker_mark(struct cow_checker *c, uint64_t off, uint64_t bytes,
+				    enum cow_check_kind kind, uint32_t refs, bool *usable);
 
 /* Blocking I/O with the error text set. */
-int cow_checker_read(struct cow_checker *c, uint64_t off, void *buf, uint64_t bytes);
+COW_MUST_CHECK int cow_checker_read(struct cow_checker *c, uint64_t off, void *buf, uint64_t bytes);
 /* Writes what lies between the first and last changed byte of table, widened to sectors. */
-int cow_checker_write_changed(struct cow_checker *c, uint64_t off, const uint8_t *table,
-			      uint64_t first, uint64_t end);
+COW_MUST_CHECK int cow_checker_write_changed(struct cow_checker *c, uint64_t off,
+					     const uint8_t *table, uint64_t first, uint64_t end);
 
 /* ---- the phases ---- */
 
-int cow_check_mark_fixed(struct cow_checker *c); /* check_mark.c */
-int cow_check_mark_l1_tables(struct cow_checker *c);
-int cow_check_mark_bitmaps(struct cow_checker *c);   /* check_bitmap.c */
-int cow_check_mark_l2_tables(struct cow_checker *c); /* check_l2.c */
-int cow_repair_l2_tables(struct cow_checker *c);
-int cow_check_load_reftable(struct cow_checker *c); /* check_refcount.c */
-int cow_check_compare(struct cow_checker *c, bool fix);
-int cow_check_copied(struct cow_checker *c);			      /* check_copied.c */
-int cow_repair_rebuild(struct cow_checker *c, struct cow_error *err); /* repair_rebuild.c */
+COW_MUST_CHECK int cow_check_mark_fixed(struct cow_checker *c); /* check_mark.c */
+COW_MUST_CHECK int cow_check_mark_l1_tables(struct cow_checker *c);
+COW_MUST_CHECK int cow_check_mark_bitmaps(struct cow_checker *c);   /* check_bitmap.c */
+COW_MUST_CHECK int cow_check_mark_l2_tables(struct cow_checker *c); /* check_l2.c */
+COW_MUST_CHECK int cow_repair_l2_tables(struct cow_checker *c);
+COW_MUST_CHECK int cow_check_load_reftable(struct cow_checker *c); /* check_refcount.c */
+COW_MUST_CHECK int cow_check_compare(struct cow_checker *c, bool fix);
+COW_MUST_CHECK int cow_check_copied(struct cow_checker *c); /* check_copied.c */
+COW_MUST_CHECK int cow_repair_rebuild(struct cow_checker *c,
+				      struct cow_error *err); /* repair_rebuild.c */
 /*
  * Before a pass: puts the snapshot table right, if it cannot be decoded or names L1 tables that are
  * none. repair_snapshots.c
  */
-int cow_repair_snapshots(struct cow_loop *loop, struct cow_file *file,
-			 const struct cow_check_options *options, struct cow_error *err);
+COW_MUST_CHECK int cow_repair_snapshots(struct cow_loop *loop, struct cow_file *file,
+					const struct cow_check_options *options,
+					struct cow_error *err);
 /* barrier | change() of the header's first sector | barrier */
-int cow_repair_update_header(struct cow_loop *loop, struct cow_file *file,
-			     void (*change)(uint8_t *sector, void *ctx), void *ctx);
+COW_MUST_CHECK int cow_repair_update_header(struct cow_loop *loop, struct cow_file *file,
+					    void (*change)(uint8_t *sector, void *ctx), void *ctx);
 /* After the last pass. */
-int cow_repair_clear_bits(struct cow_loop *loop, struct cow_file *file, uint64_t bits);
+COW_MUST_CHECK int cow_repair_clear_bits(struct cow_loop *loop, struct cow_file *file,
+					 uint64_t bits);
 
 #endif

@@ -9,6 +9,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "engine/base/result.h"
+
 /* Reusable state, so that nothing allocates per cluster. One per user at a time. */
 struct cow_inflate;
 
@@ -20,8 +22,8 @@ void cow_inflate_free(struct cow_inflate *inflate);
  * type: QCOW2_COMPRESSION_*.
  * 0 or -EIO (broken data).
  */
-int cow_inflate_cluster(struct cow_inflate *inflate, uint8_t type, const uint8_t *in,
-			size_t in_bytes, uint8_t *out, size_t out_bytes);
+COW_MUST_CHECK int cow_inflate_cluster(struct cow_inflate *inflate, uint8_t type, const uint8_t *in,
+				       size_t in_bytes, uint8_t *out, size_t out_bytes);
 
 /* The other direction. */
 struct cow_deflate;

@@ -12,6 +12,7 @@
 #include <stdint.h>
 
 #include "engine/base/mutex.h"
+#include "engine/base/result.h"
 #include "engine/core/commit.h"
 #include "engine/core/limits.h"
 #include "engine/format/format.h"

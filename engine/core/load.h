@@ -6,6 +6,7 @@
 #ifndef COW_LOAD_H
 #define COW_LOAD_H
 
+#include "engine/base/result.h"
 #include "engine/format/format.h"
 #include "engine/format/bitmap_directory.h"
 #include "engine/loop/loop.h"
@@ -14,19 +15,20 @@
  * The header, verified against the file's length too unless lenient (see format.h), and the first
  * cluster, zero-padded where the file is shorter; *cluster is free()d by the caller.
  */
-int cow_load_header(struct cow_loop *loop, struct cow_file *file, bool lenient,
-		    struct cow_header *h, uint8_t **cluster, struct cow_error *err);
+COW_MUST_CHECK int cow_load_header(struct cow_loop *loop, struct cow_file *file, bool lenient,
+				   struct cow_header *h, uint8_t **cluster, struct cow_error *err);
 
 /*
  * The snapshot table: *out has h->nr_snapshots entries (cow_snapshots_free), *used_bytes is the
  * table's length.
  */
-int cow_load_snapshots(struct cow_loop *loop, struct cow_file *file, const struct cow_header *h,
-		       struct cow_snapshot **out, uint64_t *used_bytes, struct cow_error *err);
+COW_MUST_CHECK int cow_load_snapshots(struct cow_loop *loop, struct cow_file *file,
+				      const struct cow_header *h, struct cow_snapshot **out,
+				      uint64_t *used_bytes, struct cow_error *err);
 
 /* The bitmap directory: *out has ext->nr_bitmaps entries (free), NULL if the image has none. */
-int cow_load_bitmaps(struct cow_loop *loop, struct cow_file *file, const struct cow_header *h,
-		     const struct cow_extensions *ext, struct cow_bitmap **out,
-		     struct cow_error *err);
+COW_MUST_CHECK int cow_load_bitmaps(struct cow_loop *loop, struct cow_file *file,
+				    const struct cow_header *h, const struct cow_extensions *ext,
+				    struct cow_bitmap **out, struct cow_error *err);
 
 #endif

@@ -7,6 +7,7 @@
 #include <stdint.h>
 
 #include "engine/base/error.h"
+#include "engine/base/result.h"
 #include "engine/loop/loop.h"
 #include "engine/crypt/luks.h"
 
@@ -47,7 +48,7 @@ struct cow_create_options {
  * Names of the backing file and the data file are relative to the new image's directory. Nothing is
  * left behind on failure (unless it was there before).
  */
-int cow_create(struct cow_host *host, struct cow_loop *loop, const char *path,
-	       const struct cow_create_options *options, struct cow_error *err);
+COW_MUST_CHECK int cow_create(struct cow_host *host, struct cow_loop *loop, const char *path,
+			      const struct cow_create_options *options, struct cow_error *err);
 
 #endif

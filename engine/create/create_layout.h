@@ -12,6 +12,7 @@
 
 #include <stdint.h>
 
+#include "engine/base/result.h"
 #include "engine/create/create.h"
 #include "engine/format/format.h"
 
@@ -29,23 +30,25 @@ struct cow_create_layout {
 };
 
 /* Options -> the header's features and widths; checks the options against each other. */
-int cow_create_load_options(struct cow_header *h, const struct cow_create_options *o,
-			    struct cow_error *err);
+COW_MUST_CHECK int cow_create_load_options(struct cow_header *h, const struct cow_create_options *o,
+					   struct cow_error *err);
 /* What is to be preallocated, including what other options imply. */
 enum cow_preallocation cow_create_preallocation(const struct cow_create_options *o);
 
 /*
  * Checks the options against each other and the format's limits. size_bytes is a multiple of 512.
  */
-int cow_create_layout_init(struct cow_create_layout *l, const struct cow_create_options *options,
-			   uint64_t size_bytes, struct cow_error *err);
+COW_MUST_CHECK int cow_create_layout_init(struct cow_create_layout *l,
+					  const struct cow_create_options *options,
+					  uint64_t size_bytes, struct cow_error *err);
 
 /*
  * Header, extensions and backing file name -> the first cluster (zeroed by the caller). Sets the
  * name's place in l->header.
  */
-int cow_create_first_cluster(struct cow_create_layout *l, const struct cow_create_options *options,
-			     uint8_t *cluster, struct cow_error *err);
+COW_MUST_CHECK int cow_create_first_cluster(struct cow_create_layout *l,
+					    const struct cow_create_options *options,
+					    uint8_t *cluster, struct cow_error *err);
 
 /*
  * The feature name table, an extension of a version 3 header, at off; returns the offset behind it.
@@ -63,11 +66,12 @@ bool cow_create_looks_like_protocol(const char *name);
  */
 char *cow_create_resolve(const char *image_path, const char *name);
 /* The disk's size of a backing file. */
-int cow_create_backing_size(struct cow_host *host, struct cow_loop *loop, const char *path,
-			    bool qcow2, uint64_t *size_bytes, struct cow_error *err);
-int cow_create_find_size(struct cow_host *host, struct cow_loop *loop, const char *path,
-			 const struct cow_create_options *o, uint64_t *size_bytes,
-			 struct cow_error *err);
+COW_MUST_CHECK int cow_create_backing_size(struct cow_host *host, struct cow_loop *loop,
+					   const char *path, bool qcow2, uint64_t *size_bytes,
+					   struct cow_error *err);
+COW_MUST_CHECK int cow_create_find_size(struct cow_host *host, struct cow_loop *loop,
+					const char *path, const struct cow_create_options *o,
+					uint64_t *size_bytes, struct cow_error *err);
 
 /* ---- create_tables.c ---- */
 
@@ -75,8 +79,9 @@ int cow_create_find_size(struct cow_host *host, struct cow_loop *loop, const cha
  * Everything but the first cluster, into files that read as zeros (image, and data when it is
  * external: else NULL).
  */
-int cow_create_write_tables(struct cow_loop *loop, struct cow_file *image, struct cow_file *data,
-			    const struct cow_create_layout *l, const struct cow_create_options *o,
-			    struct cow_error *err);
+COW_MUST_CHECK int cow_create_write_tables(struct cow_loop *loop, struct cow_file *image,
+					   struct cow_file *data, const struct cow_create_layout *l,
+					   const struct cow_create_options *o,
+					   struct cow_error *err);
 
 #endif

@@ -15,6 +15,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "engine/base/result.h"
 #include "engine/crypt/secret.h"
 
 #define COW_CRYPT_SECTOR_BYTES 512u
@@ -36,13 +37,14 @@ struct cow_crypt;
 bool cow_crypt_cipher_valid(const struct cow_crypt_cipher *cipher);
 
 /* Copies the key's cipher->key_bytes. 0, -ENOTSUP (this cipher), -ENOMEM. */
-int cow_crypt_key_new(const struct cow_crypt_cipher *cipher, const uint8_t *key,
-		      struct cow_crypt_key **out);
+COW_MUST_CHECK int cow_crypt_key_new(const struct cow_crypt_cipher *cipher, const uint8_t *key,
+				     struct cow_crypt_key **out);
 /*
  * The key of a legacy AES image (crypt_method 1): its IVs are made of guest offsets. Any passphrase
  * gives a key.
  */
-int cow_crypt_key_new_legacy(const struct cow_secret *secret, struct cow_crypt_key **out);
+COW_MUST_CHECK int cow_crypt_key_new_legacy(const struct cow_secret *secret,
+					    struct cow_crypt_key **out);
 /* All contexts made of it are freed before. NULL is allowed. */
 void cow_crypt_key_free(struct cow_crypt_key *key);
 
@@ -51,15 +53,16 @@ const struct cow_crypt_cipher *cow_crypt_key_cipher(const struct cow_crypt_key *
 bool cow_crypt_key_uses_guest_offset(const struct cow_crypt_key *key);
 
 /* 0, -ENOMEM, or -EINVAL when OpenSSL refuses the key (XTS with two equal halves). */
-int cow_crypt_new(const struct cow_crypt_key *key, struct cow_crypt **out);
+COW_MUST_CHECK int cow_crypt_new(const struct cow_crypt_key *key, struct cow_crypt **out);
 void cow_crypt_free(struct cow_crypt *crypt);
 
 /*
  * off and bytes are multiples of 512. in == out is allowed, other overlap is not. 0, or -EIO: the
  * cipher failed, which it has no reason to; out is undefined then.
  */
-int cow_crypt_encrypt(struct cow_crypt *crypt, uint64_t off, const void *in, void *out,
-		      size_t bytes);
-int cow_crypt_decrypt(struct cow_crypt *crypt, uint64_t off, void *buf, size_t bytes);
+COW_MUST_CHECK int cow_crypt_encrypt(struct cow_crypt *crypt, uint64_t off, const void *in,
+				     void *out, size_t bytes);
+COW_MUST_CHECK int cow_crypt_decrypt(struct cow_crypt *crypt, uint64_t off, void *buf,
+				     size_t bytes);
 
 #endif

@@ -14,6 +14,7 @@
 #define COW_LUKS_H
 
 #include "engine/base/error.h"
+#include "engine/base/result.h"
 #include "engine/crypt/crypt.h"
 #include "engine/loop/loop.h"
 #include "uapi/luks.h"
@@ -52,8 +53,8 @@ struct cow_luks {
  * about the length. -EINVAL with rule and offset (of the header), -ENOTSUP for a cipher, mode or
  * hash that we do not know, by name.
  */
-int cow_luks_decode(const uint8_t *buf, uint64_t area_bytes, struct cow_luks *luks,
-		    struct cow_error *err);
+COW_MUST_CHECK int cow_luks_decode(const uint8_t *buf, uint64_t area_bytes, struct cow_luks *luks,
+				   struct cow_error *err);
 void cow_luks_encode(const struct cow_luks *luks, uint8_t *buf);
 
 /* Key material of one slot: bytes, a multiple of 512. */
@@ -62,16 +63,17 @@ uint64_t cow_luks_material_bytes(const struct cow_luks *luks);
 /* ---- blocking, control plane ---- */
 
 /* Reads and verifies the header at off in file. */
-int cow_luks_load(struct cow_loop *loop, struct cow_file *file, uint64_t off, uint64_t area_bytes,
-		  struct cow_luks *luks, struct cow_error *err);
+COW_MUST_CHECK int cow_luks_load(struct cow_loop *loop, struct cow_file *file, uint64_t off,
+				 uint64_t area_bytes, struct cow_luks *luks, struct cow_error *err);
 
 /*
  * Tries the passphrase on every active slot; a try takes about a second, as long as the image's
  * maker has set. -EACCES: it is none of this image's. *slot (may be NULL): which one it was.
  */
-int cow_luks_unlock(struct cow_loop *loop, struct cow_file *file, uint64_t off,
-		    const struct cow_luks *luks, const struct cow_secret *secret,
-		    struct cow_crypt_key **key, unsigned *slot, struct cow_error *err);
+COW_MUST_CHECK int cow_luks_unlock(struct cow_loop *loop, struct cow_file *file, uint64_t off,
+				   const struct cow_luks *luks, const struct cow_secret *secret,
+				   struct cow_crypt_key **key, unsigned *slot,
+				   struct cow_error *err);
 
 /* ---- a new header ---- */
 
@@ -84,15 +86,16 @@ struct cow_luks_format {
 /* aes-256, xts-plain64, sha256. */
 void cow_luks_format_default(struct cow_luks_format *format);
 /* 0, or -EINVAL / -ENOTSUP with the option that is wrong. */
-int cow_luks_format_check(const struct cow_luks_format *format, struct cow_error *err);
+COW_MUST_CHECK int cow_luks_format_check(const struct cow_luks_format *format,
+					 struct cow_error *err);
 /* The length of the header with room for eight slots. */
 uint64_t cow_luks_format_bytes(const struct cow_luks_format *format);
 /*
  * Makes a master key, puts it under secret into slot 0 and writes header and key material to [off,
  * off + cow_luks_format_bytes()). The other slots' material is left as it is.
  */
-int cow_luks_format(struct cow_loop *loop, struct cow_file *file, uint64_t off,
-		    const struct cow_luks_format *format, const struct cow_secret *secret,
-		    struct cow_error *err);
+COW_MUST_CHECK int cow_luks_format(struct cow_loop *loop, struct cow_file *file, uint64_t off,
+				   const struct cow_luks_format *format,
+				   const struct cow_secret *secret, struct cow_error *err);
 
 #endif

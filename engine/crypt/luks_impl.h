@@ -3,6 +3,7 @@
 #ifndef COW_LUKS_IMPL_H
 #define COW_LUKS_IMPL_H
 
+#include "engine/base/result.h"
 #include "engine/crypt/luks.h"
 
 /* "xts-plain64", ...; NULL: LUKS has no such mode. */
@@ -21,14 +22,15 @@ struct cow_luks_work *cow_luks_work_new(const struct cow_luks *luks);
 void cow_luks_work_free(struct cow_luks_work *work);
 
 /* slot_key = what the passphrase gives for this slot. */
-int cow_luks_slot_key(const struct cow_luks *luks, const struct cow_luks_slot *slot,
-		      const struct cow_secret *secret, struct cow_luks_work *work);
+COW_MUST_CHECK int cow_luks_slot_key(const struct cow_luks *luks, const struct cow_luks_slot *slot,
+				     const struct cow_secret *secret, struct cow_luks_work *work);
 /*
  * Key material is enciphered like the image's sectors, with slot_key, its own first sector being
  * sector 0.
  */
-int cow_luks_crypt_material(const struct cow_luks *luks, struct cow_luks_work *work, bool encrypt);
+COW_MUST_CHECK int cow_luks_crypt_material(const struct cow_luks *luks, struct cow_luks_work *work,
+					   bool encrypt);
 /* digest = of work->key, with the header's salt and iterations. */
-int cow_luks_key_digest(const struct cow_luks *luks, struct cow_luks_work *work);
+COW_MUST_CHECK int cow_luks_key_digest(const struct cow_luks *luks, struct cow_luks_work *work);
 
 #endif

@@ -18,6 +18,7 @@
 #include <stdint.h>
 
 #include "engine/base/error.h"
+#include "engine/base/result.h"
 #include "engine/loop/loop.h"
 
 enum cow_amend_switch { COW_AMEND_KEEP, COW_AMEND_ON, COW_AMEND_OFF };
@@ -30,7 +31,7 @@ struct cow_amend_options {
 /*
  * -EROFS: corrupt or not closed properly; -ENOTSUP: something in it needs version 3; -EFBIG: does not fit.
  */
-int cow_amend(struct cow_loop *loop, struct cow_file *file, const struct cow_amend_options *options,
-	      struct cow_error *err);
+COW_MUST_CHECK int cow_amend(struct cow_loop *loop, struct cow_file *file,
+			     const struct cow_amend_options *options, struct cow_error *err);
 
 #endif

@@ -198,7 +198,7 @@ static void cut_file(struct cow_edit *e)
 {
 	if (e->committed || !e->opened_bytes || e->file->block_device || !e->scan)
 		return;
-	cow_loop_resize(e->loop, e->file, e->opened_bytes);
+	COW_IGNORE(cow_loop_resize(e->loop, e->file, e->opened_bytes));
 }
 
 void cow_edit_close(struct cow_edit *e)

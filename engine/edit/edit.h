@@ -20,6 +20,7 @@
 #ifndef COW_EDIT_H
 #define COW_EDIT_H
 
+#include "engine/base/result.h"
 #include "engine/format/format.h"
 #include "engine/format/geometry.h"
 #include "engine/loop/loop.h"
@@ -63,57 +64,58 @@ struct cow_edit {
  * A dirty image is repaired first. Refuses what cannot be changed: the corrupt bit, an external
  * data file.
  */
-int cow_edit_open(struct cow_edit *e, struct cow_loop *loop, struct cow_file *file,
-		  struct cow_error *err);
+COW_MUST_CHECK int cow_edit_open(struct cow_edit *e, struct cow_loop *loop, struct cow_file *file,
+				 struct cow_error *err);
 /* The same for changes to which an external data file is no obstacle. */
-int cow_edit_open_any(struct cow_edit *e, struct cow_loop *loop, struct cow_file *file,
-		      struct cow_error *err);
+COW_MUST_CHECK int cow_edit_open_any(struct cow_edit *e, struct cow_loop *loop,
+				     struct cow_file *file, struct cow_error *err);
 void cow_edit_close(struct cow_edit *e);
 
 /*
  * Writes what has changed and switches the header. -ENOTRECOVERABLE: nobody knows which of the two
  * images is on disk.
  */
-int cow_edit_commit(struct cow_edit *e);
+COW_MUST_CHECK int cow_edit_commit(struct cow_edit *e);
 
 /* An L1 table as host byte order; *l1 has nr entries and is free()d by the caller. */
-int cow_edit_read_l1(struct cow_edit *e, uint64_t off, uint64_t nr, uint64_t **l1);
+COW_MUST_CHECK int cow_edit_read_l1(struct cow_edit *e, uint64_t off, uint64_t nr, uint64_t **l1);
 /* Write an L1 table to a new place, in whole clusters. No entries: *off is 0. */
-int cow_edit_write_l1(struct cow_edit *e, const uint64_t *l1, uint64_t nr, uint64_t *off);
+COW_MUST_CHECK int cow_edit_write_l1(struct cow_edit *e, const uint64_t *l1, uint64_t nr,
+				     uint64_t *off);
 /* e->snapshots to a new place; the old table is freed. */
-int cow_edit_write_snapshots(struct cow_edit *e);
+COW_MUST_CHECK int cow_edit_write_snapshots(struct cow_edit *e);
 /* e->l1 to a new place if it has changed; the old table of old_entries is freed. */
-int cow_edit_move_l1(struct cow_edit *e, uint32_t old_entries);
+COW_MUST_CHECK int cow_edit_move_l1(struct cow_edit *e, uint32_t old_entries);
 
 /* ---- snapshot_refs.c: refcounts ---- */
 
-int cow_edit_load_refcounts(struct cow_edit *e);
+COW_MUST_CHECK int cow_edit_load_refcounts(struct cow_edit *e);
 void cow_edit_free_refcounts(struct cow_edit *e);
-int cow_edit_refcount(struct cow_edit *e, uint64_t cluster, uint64_t *count);
+COW_MUST_CHECK int cow_edit_refcount(struct cow_edit *e, uint64_t cluster, uint64_t *count);
 /*
  * Every cluster that [off, off+bytes) touches: plus delta. All must be counted already; -ERANGE:
  * would not fit.
  */
-int cow_edit_count(struct cow_edit *e, uint64_t off, uint64_t bytes, int delta);
+COW_MUST_CHECK int cow_edit_count(struct cow_edit *e, uint64_t off, uint64_t bytes, int delta);
 /* nr consecutive clusters, free in the image as it stands and as it will be; refcount 1. */
-int cow_edit_alloc(struct cow_edit *e, uint64_t nr, uint64_t *off);
+COW_MUST_CHECK int cow_edit_alloc(struct cow_edit *e, uint64_t nr, uint64_t *off);
 /* Places and writes the changed blocks and the table that names them. */
-int cow_edit_write_refcounts(struct cow_edit *e);
+COW_MUST_CHECK int cow_edit_write_refcounts(struct cow_edit *e);
 /* After the commit: punch what the old image used and the new one does not. */
-int cow_edit_punch_freed(struct cow_edit *e);
+COW_MUST_CHECK int cow_edit_punch_freed(struct cow_edit *e);
 
 /* ---- snapshot_share.c: what an L1 table leads to ---- */
 
 /* Plus delta for every L2 table and cluster, once for each path. 0: only verifies. */
-int cow_edit_share(struct cow_edit *e, const uint64_t *l1, uint64_t nr, int delta);
+COW_MUST_CHECK int cow_edit_share(struct cow_edit *e, const uint64_t *l1, uint64_t nr, int delta);
 /*
  * COPIED flags of e->l1 and its tables as the refcounts want them. A table that changes moves;
  * `paths` of the references to it, those of e->l1 and of copies that the caller will make of it,
  * move along.
  */
-int cow_edit_fix_copied(struct cow_edit *e, int paths);
+COW_MUST_CHECK int cow_edit_fix_copied(struct cow_edit *e, int paths);
 
 /* An error in the image: rule and offset. -EINVAL. */
-int cow_edit_corrupt(struct cow_edit *e, uint64_t off, const char *rule);
+COW_MUST_CHECK int cow_edit_corrupt(struct cow_edit *e, uint64_t off, const char *rule);
 
 #endif

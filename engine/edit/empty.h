@@ -4,12 +4,13 @@
 #define COW_EMPTY_H
 
 #include "engine/base/error.h"
+#include "engine/base/result.h"
 #include "engine/loop/loop.h"
 
 /*
  * One change of the whole image (edit.h): a crash leaves it as it was or empty. file is writable and
  * locked. -ENOTSUP: an external data file.
  */
-int cow_empty(struct cow_loop *loop, struct cow_file *file, struct cow_error *err);
+COW_MUST_CHECK int cow_empty(struct cow_loop *loop, struct cow_file *file, struct cow_error *err);
 
 #endif

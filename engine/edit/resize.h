@@ -13,6 +13,7 @@
 #include <stdint.h>
 
 #include "engine/base/error.h"
+#include "engine/base/result.h"
 #include "engine/loop/loop.h"
 
 struct cow_resize_options {
@@ -25,7 +26,7 @@ struct cow_resize_options {
  * Refused: shrinking without `shrink`; dirty bitmaps; an external data file; snapshots in version
  * 2; VM state behind the disk; a backing file that would show behind the old end.
  */
-int cow_resize(struct cow_loop *loop, struct cow_file *file,
-	       const struct cow_resize_options *options, struct cow_error *err);
+COW_MUST_CHECK int cow_resize(struct cow_loop *loop, struct cow_file *file,
+			      const struct cow_resize_options *options, struct cow_error *err);
 
 #endif

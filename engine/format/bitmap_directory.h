@@ -16,6 +16,7 @@
 #include <stdint.h>
 
 #include "engine/base/error.h"
+#include "engine/base/result.h"
 #include "engine/format/format.h"
 
 #define COW_BITMAP_IN_USE (1u << 0)
@@ -48,9 +49,9 @@ struct cow_bitmap {
  * nr_bitmaps, free() it.
  * -EINVAL with rule and offset.
  */
-int cow_bitmaps_decode(const uint8_t *dir, const struct cow_header *h,
-		       const struct cow_extensions *ext, struct cow_bitmap **out,
-		       struct cow_error *err);
+COW_MUST_CHECK int cow_bitmaps_decode(const uint8_t *dir, const struct cow_header *h,
+				      const struct cow_extensions *ext, struct cow_bitmap **out,
+				      struct cow_error *err);
 
 /* Bytes that an encoded entry takes, padding included; and the encoding itself. */
 uint64_t cow_bitmap_entry_bytes(const struct cow_bitmap *b);

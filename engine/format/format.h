@@ -15,6 +15,7 @@
 #include <stdint.h>
 
 #include "engine/base/error.h"
+#include "engine/base/result.h"
 #include "uapi/qcow2.h"
 
 /*
@@ -64,7 +65,8 @@ bool cow_header_is_qcow2(const uint8_t *buf, size_t len);
  * Without that magic: err says what the file looks like and what to do. Returns code. len >= 512.
  * format_other.c
  */
-int cow_header_refuse_other(const uint8_t *buf, size_t len, int code, struct cow_error *err);
+COW_MUST_CHECK int cow_header_refuse_other(const uint8_t *buf, size_t len, int code,
+					   struct cow_error *err);
 
 /*
  * What image a file is that begins like this, "a qcow2 image" for one; NULL: no image that is known,
@@ -76,22 +78,24 @@ const char *cow_format_recognise(const uint8_t *buf, size_t len);
  * Decode and check every rule that needs the header only. len >= 112 (short files: zero-padded by
  * the caller, file_bytes tells).
  */
-int cow_header_decode(const uint8_t *buf, size_t len, struct cow_header *h, struct cow_error *err);
+COW_MUST_CHECK int cow_header_decode(const uint8_t *buf, size_t len, struct cow_header *h,
+				     struct cow_error *err);
 
 /*
  * Rules that need the file's size: tables lie inside the file (regular file or block device of
  * file_bytes).
  */
-int cow_header_verify_file(const struct cow_header *h, uint64_t file_bytes, struct cow_error *err);
+COW_MUST_CHECK int cow_header_verify_file(const struct cow_header *h, uint64_t file_bytes,
+					  struct cow_error *err);
 
 /*
  * For check and repair, which can do without what they can rebuild: decode without the rules of the
  * refcount table and the snapshot table, then ask for each part whether it is usable.
  */
-int cow_header_decode_lenient(const uint8_t *buf, size_t len, struct cow_header *h,
-			      struct cow_error *err);
-int cow_header_verify_l1_inside(const struct cow_header *h, uint64_t file_bytes,
-				struct cow_error *err);
+COW_MUST_CHECK int cow_header_decode_lenient(const uint8_t *buf, size_t len, struct cow_header *h,
+					     struct cow_error *err);
+COW_MUST_CHECK int cow_header_verify_l1_inside(const struct cow_header *h, uint64_t file_bytes,
+					       struct cow_error *err);
 bool cow_header_reftable_ok(const struct cow_header *h, uint64_t file_bytes, struct cow_error *err);
 bool cow_header_snapshots_ok(const struct cow_header *h, uint64_t file_bytes,
 			     struct cow_error *err);
@@ -103,12 +107,12 @@ bool cow_header_snapshots_ok(const struct cow_header *h, uint64_t file_bytes,
 void cow_header_encode(const struct cow_header *h, uint8_t *buf, size_t len);
 
 /* cluster: the whole first cluster (cluster_bytes, zero-padded). */
-int cow_extensions_decode(const uint8_t *cluster, const struct cow_header *h,
-			  struct cow_extensions *ext, struct cow_error *err);
+COW_MUST_CHECK int cow_extensions_decode(const uint8_t *cluster, const struct cow_header *h,
+					 struct cow_extensions *ext, struct cow_error *err);
 
 /* Copy the backing file's name, NUL-terminated, into name[1024]. "" if none. */
-int cow_backing_name(const uint8_t *cluster, const struct cow_header *h, char name[1024],
-		     struct cow_error *err);
+COW_MUST_CHECK int cow_backing_name(const uint8_t *cluster, const struct cow_header *h,
+				    char name[1024], struct cow_error *err);
 
 /* ---- derived ---- */
 
@@ -162,13 +166,13 @@ struct cow_snapshot {
  * cow_snapshots_free) and *used_bytes the table's length. -EINVAL with rule and offset (relative to
  * table_off, the table's place in the file).
  */
-int cow_snapshots_decode(const uint8_t *table, uint64_t len, uint64_t table_off,
-			 const struct cow_header *h, struct cow_snapshot **out,
-			 uint64_t *used_bytes, struct cow_error *err);
+COW_MUST_CHECK int cow_snapshots_decode(const uint8_t *table, uint64_t len, uint64_t table_off,
+					const struct cow_header *h, struct cow_snapshot **out,
+					uint64_t *used_bytes, struct cow_error *err);
 void cow_snapshots_free(struct cow_snapshot *snapshots, uint32_t nr);
 /* Rules for a snapshot's L1 table, to be checked before it is read. */
-int cow_snapshot_verify_l1(const struct cow_snapshot *s, const struct cow_header *h,
-			   uint64_t file_bytes, struct cow_error *err);
+COW_MUST_CHECK int cow_snapshot_verify_l1(const struct cow_snapshot *s, const struct cow_header *h,
+					  uint64_t file_bytes, struct cow_error *err);
 /* Bytes one encoded entry takes, padding included; and the encoding itself. */
 uint64_t cow_snapshot_bytes(const struct cow_snapshot *s);
 void cow_snapshot_encode(const struct cow_snapshot *s, uint8_t *buf);

@@ -16,6 +16,7 @@
 #include <stdbool.h>
 
 #include "engine/base/error.h"
+#include "engine/base/result.h"
 
 enum cow_lock_perm {
 	COW_LOCK_READ = 1 << 0,
@@ -29,7 +30,7 @@ enum cow_lock_perm {
  * it. -EBUSY with a text that names the holder where /proc tells; other errors when the file system
  * has no such locks. On failure close fd.
  */
-int cow_lock_image(int fd, bool writer, const char *path, struct cow_error *err);
+COW_MUST_CHECK int cow_lock_image(int fd, bool writer, const char *path, struct cow_error *err);
 
 /* Give up all locks of this open file description. */
 void cow_lock_release(int fd);

@@ -19,6 +19,7 @@
 #include <sys/stat.h>
 
 #include "engine/base/error.h"
+#include "engine/base/result.h"
 
 #define COW_PATH_ANY_OWNER ((uid_t)-1)
 
@@ -42,17 +43,17 @@ struct cow_path {
  * Where name leads now. Links in /proc are refused: they do not say where they lead. 0 or -errno with
  * a text.
  */
-int cow_path_resolve(const char *name, struct cow_path *path, struct cow_error *err);
+COW_MUST_CHECK int cow_path_resolve(const char *name, struct cow_path *path, struct cow_error *err);
 
 /*
  * Opens name (relative, as cow_path_resolve() leaves it; "" is the folder) below the folder dir,
  * following no link. With O_PATH a link as the last component is opened itself. A descriptor
  * (close-on-exec), or -errno: -ELOOP for a link, -EXDEV for a way out.
  */
-int cow_path_open(int dir, const char *name, int flags, mode_t mode);
+COW_MUST_CHECK int cow_path_open(int dir, const char *name, int flags, mode_t mode);
 
 /* A descriptor of "/", O_PATH, or -errno. */
-int cow_path_open_slash(void);
+COW_MUST_CHECK int cow_path_open_slash(void);
 
 /*
  * As cow_path_open(), of a file whose type is among types (COW_PATH_*): looked at before it is
@@ -60,14 +61,14 @@ int cow_path_open_slash(void);
  * text: another type. `shown` is the name for texts.
  */
 enum cow_path_types { COW_PATH_FILE = 1 << 0, COW_PATH_BLOCK = 1 << 1, COW_PATH_FIFO = 1 << 2 };
-int cow_path_open_typed(int dir, const char *name, int flags, unsigned types, const char *shown,
-			struct stat *st, struct cow_error *err);
+COW_MUST_CHECK int cow_path_open_typed(int dir, const char *name, int flags, unsigned types,
+				       const char *shown, struct stat *st, struct cow_error *err);
 
 /*
  * What the path led to: -EPERM with a text unless it belongs to whom its links do, -ESTALE unless it
  * is the file of the descriptor that the path stood for.
  */
-int cow_path_check(const struct cow_path *path, const struct stat *st, const char *shown,
-		   struct cow_error *err);
+COW_MUST_CHECK int cow_path_check(const struct cow_path *path, const struct stat *st,
+				  const char *shown, struct cow_error *err);
 
 #endif

@@ -7,6 +7,7 @@
 #ifndef COW_ROOT_H
 #define COW_ROOT_H
 
+#include "engine/base/result.h"
 #include "engine/host/file.h"
 
 struct cow_root {
@@ -16,19 +17,19 @@ struct cow_root {
 };
 
 /* 0 or -errno with a text. */
-int cow_root_open(struct cow_host *host, const char *dir, struct cow_root **out,
-		  struct cow_error *err);
+COW_MUST_CHECK int cow_root_open(struct cow_host *host, const char *dir, struct cow_root **out,
+				 struct cow_error *err);
 
 /*
  * The folder that path lies in, and its name there (malloc'ed). What is opened through this root must
  * belong to the owner of the links that path goes through, if that is neither root nor the caller.
  */
-int cow_root_of(struct cow_host *host, const char *path, struct cow_root **out, char **name,
-		struct cow_error *err);
+COW_MUST_CHECK int cow_root_of(struct cow_host *host, const char *path, struct cow_root **out,
+			       char **name, struct cow_error *err);
 
 /* Opens name below the root; flags without CREATE. */
-int cow_root_open_file(struct cow_root *root, const char *name, unsigned flags,
-		       struct cow_file **out, struct cow_error *err);
+COW_MUST_CHECK int cow_root_open_file(struct cow_root *root, const char *name, unsigned flags,
+				      struct cow_file **out, struct cow_error *err);
 
 /* NULL is fine. */
 void cow_root_close(struct cow_root *root);
@@ -40,6 +41,6 @@ const char *cow_root_below(const struct cow_root *root, const char *path);
  * Locks a file that was opened with NO_LOCK, after what could be wrong with it was found out: as
  * open() does without that flag.
  */
-int cow_file_lock(struct cow_file *file, struct cow_error *err);
+COW_MUST_CHECK int cow_file_lock(struct cow_file *file, struct cow_error *err);
 
 #endif

@@ -6,6 +6,7 @@
 #ifndef COW_SYSTEM_H
 #define COW_SYSTEM_H
 
+#include "engine/base/result.h"
 #include "engine/host/file.h"
 
 struct cow_host_file {
@@ -27,8 +28,8 @@ struct cow_host *cow_host_system(void);
  * A file of an open descriptor, which is the file's from then on, whatever comes of it. name: for
  * texts. flags: WRITE, BUFFERED, NO_LOCK.
  */
-int cow_system_adopt(int fd, const char *name, unsigned flags, struct cow_file **out,
-		     struct cow_error *err);
+COW_MUST_CHECK int cow_system_adopt(int fd, const char *name, unsigned flags, struct cow_file **out,
+				    struct cow_error *err);
 
 /* Closes a file that was made by COW_OPEN_CREATE and takes its name away, if it still has it. */
 void cow_system_remove(struct cow_file *file);

@@ -5,6 +5,7 @@
 
 #include <stdatomic.h>
 
+#include "engine/base/result.h"
 #include "engine/space/alloc.h"
 #include "engine/core/core.h"
 #include "engine/crypt/crypt.h"
@@ -54,12 +55,13 @@ struct cow_image {
  * Header, L1, refcount table anew; caches dropped; the allocator starts over. Frozen: all queues
  * idle, nothing dirty.
  */
-int cow_image_reload(struct cow_image *image, struct cow_loop *loop, struct cow_error *err);
+COW_MUST_CHECK int cow_image_reload(struct cow_image *image, struct cow_loop *loop,
+				    struct cow_error *err);
 /* The release may have stopped halfway because its loop goes: it goes on on a queue's. queue.c */
 void cow_image_hand_over_release(struct cow_image *image);
 /* The largest cluster of the chain: what an inflated cluster can take. */
 uint32_t cow_chain_cluster_bytes(const struct cow_image *image);
 /* One writeback pass, waited for. close.c */
-int cow_image_write_back(struct cow_image *image, struct cow_loop *loop);
+COW_MUST_CHECK int cow_image_write_back(struct cow_image *image, struct cow_loop *loop);
 
 #endif

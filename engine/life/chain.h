@@ -12,6 +12,7 @@
 #ifndef COW_CHAIN_H
 #define COW_CHAIN_H
 
+#include "engine/base/result.h"
 #include "engine/host/root.h"
 #include "engine/image/state.h"
 
@@ -33,22 +34,22 @@ struct cow_chain {
 	} seen[COW_MAX_BACKING_DEPTH];
 };
 
-int cow_chain_init(struct cow_chain *chain, struct cow_error *err);
+COW_MUST_CHECK int cow_chain_init(struct cow_chain *chain, struct cow_error *err);
 void cow_chain_fini(struct cow_chain *chain);
 
 /*
  * Opens the image that the caller named, and its folder as the chain's own. Not yet in the chain nor
  * locked.
  */
-int cow_chain_open_named(struct cow_chain *chain, const char *path, unsigned flags,
-			 struct cow_file **out, struct cow_error *err);
+COW_MUST_CHECK int cow_chain_open_named(struct cow_chain *chain, const char *path, unsigned flags,
+					struct cow_file **out, struct cow_error *err);
 
 /*
  * Notes file as part of the chain: -ELOOP if it is already or the chain is too deep. Then locks it,
  * unless flags has NO_LOCK.
  */
-int cow_chain_enter(struct cow_chain *chain, struct cow_file *file, unsigned flags,
-		    struct cow_error *err);
+COW_MUST_CHECK int cow_chain_enter(struct cow_chain *chain, struct cow_file *file, unsigned flags,
+				   struct cow_error *err);
 
 /* Flags to open a file with that cow_chain_enter() shall lock. */
 unsigned cow_chain_unlocked(const struct cow_chain *chain, unsigned flags);
@@ -57,8 +58,8 @@ unsigned cow_chain_unlocked(const struct cow_chain *chain, unsigned flags);
  * Opens image's backing file, if it has one, and sets image->backing. cluster: the image's first
  * cluster.
  */
-int cow_backing_open(struct cow_image *image, struct cow_chain *chain, const uint8_t *cluster,
-		     struct cow_error *err);
+COW_MUST_CHECK int cow_backing_open(struct cow_image *image, struct cow_chain *chain,
+				    const uint8_t *cluster, struct cow_error *err);
 
 /*
  * Opens the external data file, if the image has one, for writing if the image is: the one named in
@@ -66,14 +67,15 @@ int cow_backing_open(struct cow_image *image, struct cow_chain *chain, const uin
  * any case. To be written to it must be the caller's or the image's owner's, and not begin as an
  * image of its own.
  */
-int cow_data_file_open(struct cow_image *image, struct cow_chain *chain, struct cow_error *err);
+COW_MUST_CHECK int cow_data_file_open(struct cow_image *image, struct cow_chain *chain,
+				      struct cow_error *err);
 
 /*
  * open.c: one image of a chain and, through cow_backing_open(), those below. file: opened with
  * cow_chain_unlocked(cow_chain_flags()), taken over whatever comes of it.
  */
-int cow_image_open_in_chain(struct cow_chain *chain, struct cow_file *file, bool raw, bool top,
-			    struct cow_image **out, struct cow_error *err);
+COW_MUST_CHECK int cow_image_open_in_chain(struct cow_chain *chain, struct cow_file *file, bool raw,
+					   bool top, struct cow_image **out, struct cow_error *err);
 /* The flags of an image of the chain. */
 unsigned cow_chain_flags(const struct cow_chain *chain, bool top);
 void cow_image_free(struct cow_image *image);

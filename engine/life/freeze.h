@@ -14,6 +14,7 @@
 #include <stdatomic.h>
 
 #include "engine/base/mutex.h"
+#include "engine/base/result.h"
 #include "engine/life/image.h"
 #include "engine/loop/task.h"
 
@@ -34,26 +35,29 @@ typedef int cow_frozen_fn(void *ctx, struct cow_loop *loop, struct cow_file *fil
  * knows what is on disk (-ENOTRECOVERABLE) is failed for writing, one that cannot be loaded anew
  * for reading too. Nothing of the engine's runs on loop any more when this returns.
  */
-int cow_image_change_frozen(struct cow_image *image, struct cow_loop *loop, cow_frozen_fn *change,
-			    void *ctx, uint64_t *pause_ns, struct cow_error *err);
+COW_MUST_CHECK int cow_image_change_frozen(struct cow_image *image, struct cow_loop *loop,
+					   cow_frozen_fn *change, void *ctx, uint64_t *pause_ns,
+					   struct cow_error *err);
 
 /* ---- its parts, for changes that have work to do before and after the freeze ---- */
 
 /* -EBUSY if another change is under way, -EROFS. */
-int cow_freeze_begin(struct cow_image *image, struct cow_error *err);
+COW_MUST_CHECK int cow_freeze_begin(struct cow_image *image, struct cow_error *err);
 void cow_freeze_end(struct cow_image *image);
 /* Between the two. The change takes space by the allocator of the image only, and frees none. */
-int cow_freeze_switch(struct cow_image *image, struct cow_loop *loop, cow_frozen_fn *change,
-		      void *ctx, uint64_t *pause_ns, struct cow_error *err);
+COW_MUST_CHECK int cow_freeze_switch(struct cow_image *image, struct cow_loop *loop,
+				     cow_frozen_fn *change, void *ctx, uint64_t *pause_ns,
+				     struct cow_error *err);
 /* The same, for a change that treats the file as if the image were closed. */
-int cow_freeze_rewrite(struct cow_image *image, struct cow_loop *loop, cow_frozen_fn *change,
-		       void *ctx, uint64_t *pause_ns, struct cow_error *err);
+COW_MUST_CHECK int cow_freeze_rewrite(struct cow_image *image, struct cow_loop *loop,
+				      cow_frozen_fn *change, void *ctx, uint64_t *pause_ns,
+				      struct cow_error *err);
 /* Does a queue fill its reservation just now? A freeze would wait for that. */
 bool cow_freeze_refills(struct cow_image *image);
 /* No pass runs from here to the thaw, unless cow_commit_resume() lets them. */
-int cow_freeze_hold_passes(struct cow_image *image, struct cow_loop *loop);
+COW_MUST_CHECK int cow_freeze_hold_passes(struct cow_image *image, struct cow_loop *loop);
 /* A moment, in which others run. */
-int cow_freeze_nap(struct cow_loop *loop);
+COW_MUST_CHECK int cow_freeze_nap(struct cow_loop *loop);
 /* loop may go when this returns: what of the engine runs there ends, or goes on elsewhere. */
 void cow_freeze_leave_loop(struct cow_image *image, struct cow_loop *loop);
 

@@ -15,6 +15,7 @@
 #include <stdint.h>
 
 #include "engine/base/error.h"
+#include "engine/base/result.h"
 #include "engine/core/limits.h"
 #include "engine/crypt/secret.h"
 #include "engine/host/health.h"
@@ -87,16 +88,17 @@ struct cow_image_geometry {
  * -EBUSY (in use), -EPERM (a file outside the roots, or a data file that must not be written to), -ELOOP (backing loop or too deep),
  * -EROFS (corrupt bit set and writable asked), or the host's.
  */
-int cow_image_open(struct cow_host *host, struct cow_loop *loop, const char *path,
-		   const struct cow_open_options *options, struct cow_image **out,
-		   struct cow_error *err);
+COW_MUST_CHECK int cow_image_open(struct cow_host *host, struct cow_loop *loop, const char *path,
+				  const struct cow_open_options *options, struct cow_image **out,
+				  struct cow_error *err);
 
 /*
  * Writes all metadata back, returns unused reservations, trims the file, closes. No request may be
  * running and all queues are freed. The image is gone whatever it returns; an error means that
  * something could not be made durable.
  */
-int cow_image_close(struct cow_image *image, struct cow_loop *loop, struct cow_error *err);
+COW_MUST_CHECK int cow_image_close(struct cow_image *image, struct cow_loop *loop,
+				   struct cow_error *err);
 
 const struct cow_image_geometry *cow_image_geometry(const struct cow_image *image);
 /* Of the image that was named, absolute and without links; lives as long as it. */
@@ -133,8 +135,8 @@ void cow_image_each_file(const struct cow_image *image,
  * A queue's ops run on loop's thread. nr_ops requests may be in flight. At most COW_MAX_QUEUES per
  * image.
  */
-int cow_queue_new(struct cow_image *image, struct cow_loop *loop, unsigned nr_ops,
-		  struct cow_queue **out);
+COW_MUST_CHECK int cow_queue_new(struct cow_image *image, struct cow_loop *loop, unsigned nr_ops,
+				 struct cow_queue **out);
 /*
  * Owner thread, now and then after a burst: gives back the memory of buffers that are not in use, but
  * for one of each kind.
@@ -164,7 +166,7 @@ void cow_queue_submit(struct cow_queue *queue, unsigned idx, enum cow_op_kind ki
 		      uint64_t offset, uint64_t length, void *buf, cow_op_done_fn *done, void *ctx);
 
 /* Blocking form for tools and tests: uses its own op slot, any length. */
-int cow_queue_do(struct cow_queue *queue, enum cow_op_kind kind, unsigned flags, uint64_t offset,
-		 uint64_t length, void *buf);
+COW_MUST_CHECK int cow_queue_do(struct cow_queue *queue, enum cow_op_kind kind, unsigned flags,
+				uint64_t offset, uint64_t length, void *buf);
 
 #endif

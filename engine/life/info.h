@@ -4,6 +4,7 @@
 #define COW_INFO_H
 
 #include "engine/base/error.h"
+#include "engine/base/result.h"
 #include "engine/format/format.h"
 #include "engine/format/bitmap_directory.h"
 #include "engine/loop/loop.h"
@@ -20,8 +21,8 @@ struct cow_info {
 	struct cow_luks *luks; /* NULL if it is not LUKS, or of a kind that we do not know */
 };
 
-int cow_info_load(struct cow_host *host, struct cow_loop *loop, const char *path,
-		  struct cow_info *info, struct cow_error *err);
+COW_MUST_CHECK int cow_info_load(struct cow_host *host, struct cow_loop *loop, const char *path,
+				 struct cow_info *info, struct cow_error *err);
 void cow_info_fini(struct cow_info *info);
 
 #endif

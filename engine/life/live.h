@@ -44,6 +44,7 @@
 
 #include <stdatomic.h>
 
+#include "engine/base/result.h"
 #include "engine/life/image.h"
 #include "engine/snapshot/snapshot.h"
 
@@ -78,7 +79,7 @@ struct cow_live_snapshot {
  * (the image is failed). Nothing of the engine's runs on loop any more when this returns. -EBUSY:
  * another change of the whole image is under way.
  */
-int cow_image_change_snapshot(struct cow_image *image, struct cow_loop *loop,
-			      struct cow_live_snapshot *s, struct cow_error *err);
+COW_MUST_CHECK int cow_image_change_snapshot(struct cow_image *image, struct cow_loop *loop,
+					     struct cow_live_snapshot *s, struct cow_error *err);
 
 #endif

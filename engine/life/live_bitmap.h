@@ -6,6 +6,7 @@
 #include <stdint.h>
 
 #include "engine/base/error.h"
+#include "engine/base/result.h"
 #include "engine/bitmap/bitmap.h"
 
 struct cow_image;
@@ -14,17 +15,19 @@ struct cow_image;
  * Freezes it, stores its bitmaps, runs the change on the file, starts anew; see
  * cow_image_change_frozen().
  */
-int cow_image_change_bitmaps(struct cow_image *image, struct cow_loop *loop,
-			     const struct cow_bitmap_change *change, uint64_t *pause_ns,
-			     struct cow_error *err);
+COW_MUST_CHECK int cow_image_change_bitmaps(struct cow_image *image, struct cow_loop *loop,
+					    const struct cow_bitmap_change *change,
+					    uint64_t *pause_ns, struct cow_error *err);
 
 /* What is dirty now, of an enabled one; else what the file says. *d is initialised here. */
-int cow_image_dump_bitmap(struct cow_image *image, struct cow_loop *loop, const char *name,
-			  struct cow_dirty *d, struct cow_error *err);
+COW_MUST_CHECK int cow_image_dump_bitmap(struct cow_image *image, struct cow_loop *loop,
+					 const char *name, struct cow_dirty *d,
+					 struct cow_error *err);
 /*
  * The directory; those that are kept up to date do not show as in use. *list: *nr entries (free).
  */
-int cow_image_list_bitmaps(struct cow_image *image, struct cow_loop *loop, struct cow_bitmap **list,
-			   uint32_t *nr, struct cow_error *err);
+COW_MUST_CHECK int cow_image_list_bitmaps(struct cow_image *image, struct cow_loop *loop,
+					  struct cow_bitmap **list, uint32_t *nr,
+					  struct cow_error *err);
 
 #endif

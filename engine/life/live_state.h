@@ -5,6 +5,7 @@
 
 #include "engine/base/buf.h"
 #include "engine/base/math.h"
+#include "engine/base/result.h"
 #include "engine/image/state.h"
 #include "engine/life/live.h"
 #include "engine/loop/blocking.h"
@@ -34,15 +35,16 @@ struct cow_live_space {
 void cow_live_space_init(struct cow_live_space *space, struct cow_image *image,
 			 struct cow_loop *loop);
 /* One cluster, or nr consecutive ones: -ENOSPC if there are none. Counted in memory only. */
-int cow_live_space_take(struct cow_live_space *space, uint64_t *off);
-int cow_live_space_take_run(struct cow_live_space *space, uint32_t nr, uint64_t *off);
+COW_MUST_CHECK int cow_live_space_take(struct cow_live_space *space, uint64_t *off);
+COW_MUST_CHECK int cow_live_space_take_run(struct cow_live_space *space, uint32_t nr,
+					   uint64_t *off);
 /* Have some at hand for the freeze. */
-int cow_live_space_prepare(struct cow_live_space *space);
+COW_MUST_CHECK int cow_live_space_prepare(struct cow_live_space *space);
 /*
  * One reference less on nr clusters; waits for room in the quarantine. -EIO: the image has failed.
  * -ENOSPC: a full host lets nothing be released; the clusters are leaked.
  */
-int cow_live_space_free(struct cow_live_space *space, uint64_t cluster, uint64_t nr);
+COW_MUST_CHECK int cow_live_space_free(struct cow_live_space *space, uint64_t cluster, uint64_t nr);
 /* What was not given out (or all, given out or not) goes back to the image. */
 void cow_live_space_fini(struct cow_live_space *space, bool all);
 
@@ -68,7 +70,7 @@ void cow_live_ios_init(struct cow_live_ios *ios, struct cow_loop *loop, struct c
 void cow_live_ios_add(struct cow_live_ios *ios, enum cow_io_kind kind, uint64_t off, void *buf,
 		      uint64_t bytes);
 /* Until all are done: 0 or the first error. */
-int cow_live_ios_wait(struct cow_live_ios *ios);
+COW_MUST_CHECK int cow_live_ios_wait(struct cow_live_ios *ios);
 
 /* ---- the change ---- */
 
@@ -118,9 +120,9 @@ struct cow_live {
 /* ---- live_state.c ---- */
 
 uint32_t cow_live_clusters(const struct cow_live *x, uint64_t bytes);
-int cow_live_corrupt(struct cow_live *x, uint64_t off, const char *rule);
+COW_MUST_CHECK int cow_live_corrupt(struct cow_live *x, uint64_t off, const char *rule);
 /* delta, or allocation: err says so. */
-int cow_live_trouble(struct cow_live *x, int ret);
+COW_MUST_CHECK int cow_live_trouble(struct cow_live *x, int ret);
 bool cow_live_cancelled(const struct cow_live *x);
 /* From the first of these parts of a cluster to the last. */
 struct cow_shadow_part cow_live_span(const struct cow_live *x, uint64_t parts);
@@ -132,15 +134,15 @@ void cow_live_io(struct cow_live *x, enum cow_io_kind kind, uint64_t off, uint8_
 /* ---- the other parts ---- */
 
 /* live_tables.c: all L2 tables that are not done, or not any more. */
-int cow_live_do_tables(struct cow_live *x);
+COW_MUST_CHECK int cow_live_do_tables(struct cow_live *x);
 /* DELETE: what the snapshot refers to. */
-int cow_live_count_victim(struct cow_live *x);
+COW_MUST_CHECK int cow_live_count_victim(struct cow_live *x);
 /* live_refs.c: the same for refcount blocks. */
-int cow_live_do_blocks(struct cow_live *x);
+COW_MUST_CHECK int cow_live_do_blocks(struct cow_live *x);
 /* DELETE, afterwards: free what only the snapshot referred to. */
-int cow_live_free_victim(struct cow_live *x);
+COW_MUST_CHECK int cow_live_free_victim(struct cow_live *x);
 /* live_switch.c */
-int cow_live_find_places(struct cow_live *x);
-int cow_live_switch(struct cow_live *x);
+COW_MUST_CHECK int cow_live_find_places(struct cow_live *x);
+COW_MUST_CHECK int cow_live_switch(struct cow_live *x);
 
 #endif

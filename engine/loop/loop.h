@@ -20,6 +20,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "engine/base/result.h"
 #include "engine/loop/io.h"
 
 /* ---- messages ---- */
@@ -46,10 +47,10 @@ uint64_t cow_loop_now(struct cow_loop *loop);
  * drain completions, run deferred messages until none is left. Returns 0 or -errno (the ring itself
  * broke).
  */
-int cow_loop_run(struct cow_loop *loop, bool wait);
+COW_MUST_CHECK int cow_loop_run(struct cow_loop *loop, bool wait);
 
 /* Rounds until *flag is true. For the blocking control plane. */
-int cow_loop_run_until(struct cow_loop *loop, const bool *flag);
+COW_MUST_CHECK int cow_loop_run_until(struct cow_loop *loop, const bool *flag);
 
 /* ---- for bodies ---- */
 
@@ -82,8 +83,8 @@ struct cow_loop {
 void cow_loop_init(struct cow_loop *loop, const struct cow_loop_ops *ops);
 
 /* The bodies' constructors. depth: the number of I/Os expected at once (a hint, not a limit). */
-int cow_loop_sync_new(struct cow_loop **out);
-int cow_loop_uring_new(unsigned depth, struct cow_loop **out);
+COW_MUST_CHECK int cow_loop_sync_new(struct cow_loop **out);
+COW_MUST_CHECK int cow_loop_uring_new(unsigned depth, struct cow_loop **out);
 void cow_loop_free(struct cow_loop *loop);
 
 /*

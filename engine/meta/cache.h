@@ -32,6 +32,7 @@
 #include <stdatomic.h>
 
 #include "engine/base/mutex.h"
+#include "engine/base/result.h"
 #include "engine/core/limits.h"
 #include "engine/loop/loop.h"
 #include "engine/loop/task.h"
@@ -100,9 +101,10 @@ struct cow_cache {
  * rank: COW_RANK_L2_SHARD or COW_RANK_REF_SHARD. bytes is rounded to at least a handful of slots
  * (limits->cache_slots goes before it).
  */
-int cow_cache_init(struct cow_cache *cache, struct cow_file *file, uint32_t slice_bytes,
-		   uint64_t bytes, const struct cow_limits *limits, enum cow_lock_rank rank,
-		   void (*need_writeback)(void *, struct cow_loop *), void *ctx);
+COW_MUST_CHECK int cow_cache_init(struct cow_cache *cache, struct cow_file *file,
+				  uint32_t slice_bytes, uint64_t bytes,
+				  const struct cow_limits *limits, enum cow_lock_rank rank,
+				  void (*need_writeback)(void *, struct cow_loop *), void *ctx);
 void cow_cache_fini(struct cow_cache *cache);
 
 /*

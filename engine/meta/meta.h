@@ -7,6 +7,7 @@
 #ifndef COW_META_H
 #define COW_META_H
 
+#include "engine/base/result.h"
 #include "engine/core/core.h"
 #include "engine/meta/cache.h"
 #include "engine/meta/overlap.h"
@@ -25,12 +26,14 @@ struct cow_meta {
  * L1 table and caches, after core's header and geometry; of a writable image all the rest as well.
  * cache_bytes: of the L2 cache. On failure cow_meta_fini() is still due.
  */
-int cow_meta_open(struct cow_meta *meta, struct cow_core *core, struct cow_loop *loop,
-		  uint64_t cache_bytes, struct cow_error *err);
+COW_MUST_CHECK int cow_meta_open(struct cow_meta *meta, struct cow_core *core,
+				 struct cow_loop *loop, uint64_t cache_bytes,
+				 struct cow_error *err);
 /* Of the caches and of what may not be written over nothing is left. Nothing runs, nothing is dirty. */
 void cow_meta_forget(struct cow_meta *meta);
 /* After that: the tables as the file, which core's header speaks of, has them now. */
-int cow_meta_reload(struct cow_meta *meta, struct cow_loop *loop, struct cow_error *err);
+COW_MUST_CHECK int cow_meta_reload(struct cow_meta *meta, struct cow_loop *loop,
+				   struct cow_error *err);
 /* Also of a zeroed one. */
 void cow_meta_fini(struct cow_meta *meta);
 

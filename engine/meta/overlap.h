@@ -15,6 +15,7 @@
 #include <stdint.h>
 
 #include "engine/base/error.h"
+#include "engine/base/result.h"
 
 struct cow_meta;
 
@@ -27,7 +28,7 @@ struct cow_overlap_filter {
  * After L1 and refcount table are loaded; refuses an image whose metadata overlaps itself (-EINVAL
  * with rule and offset).
  */
-int cow_overlap_init(struct cow_meta *meta, struct cow_error *err);
+COW_MUST_CHECK int cow_overlap_init(struct cow_meta *meta, struct cow_error *err);
 void cow_overlap_fini(struct cow_meta *meta);
 /* A host cluster becomes an L2 table or a refcount block. */
 void cow_overlap_add(struct cow_meta *meta, uint64_t off);

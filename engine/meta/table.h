@@ -13,6 +13,7 @@
 #include <stdatomic.h>
 
 #include "engine/base/mutex.h"
+#include "engine/base/result.h"
 #include "engine/loop/task.h"
 
 #define COW_TABLE_BLOCK_BYTES 512u
@@ -40,9 +41,9 @@ struct cow_table_block {
 	uint64_t idx;
 };
 
-int cow_table_init(struct cow_table *table, uint64_t off, uint64_t nr, uint64_t capacity,
-		   unsigned max_dirty, void (*need_writeback)(void *, struct cow_loop *),
-		   void *ctx);
+COW_MUST_CHECK int cow_table_init(struct cow_table *table, uint64_t off, uint64_t nr,
+				  uint64_t capacity, unsigned max_dirty,
+				  void (*need_writeback)(void *, struct cow_loop *), void *ctx);
 void cow_table_fini(struct cow_table *table);
 /* Take nr big-endian entries as read from the file. */
 void cow_table_load(struct cow_table *table, const uint8_t *be, uint64_t nr);

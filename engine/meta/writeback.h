@@ -21,6 +21,7 @@
 
 #include <stdatomic.h>
 
+#include "engine/base/result.h"
 #include "engine/core/commit.h"
 #include "engine/meta/cache.h"
 #include "engine/meta/table.h"
@@ -76,7 +77,7 @@ struct cow_writeback {
 };
 
 /* The pass that core's commit runs; after the tables and caches. 0 or -ENOMEM. */
-int cow_writeback_init(struct cow_writeback *wb, struct cow_meta *meta);
+COW_MUST_CHECK int cow_writeback_init(struct cow_writeback *wb, struct cow_meta *meta);
 /* Also of a zeroed one. */
 void cow_writeback_fini(struct cow_writeback *wb);
 

@@ -12,6 +12,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "engine/base/result.h"
+
 #define COW_WRITTEN_MAX_PARTS 64u
 
 struct cow_written_entry {
@@ -31,8 +33,8 @@ struct cow_written {
  * Parts are slices, or what makes 64 parts a cluster. Room for marks at nr_clusters clusters, 32
  * bytes each at most. 0 or -ENOMEM.
  */
-int cow_written_init(struct cow_written *w, unsigned cluster_bits, unsigned slice_bits,
-		     uint64_t nr_clusters);
+COW_MUST_CHECK int cow_written_init(struct cow_written *w, unsigned cluster_bits,
+				    unsigned slice_bits, uint64_t nr_clusters);
 void cow_written_fini(struct cow_written *w);
 /* [off, off+bytes) of the host file, within a cluster. */
 void cow_written_note(struct cow_written *w, uint64_t off, uint64_t bytes);

@@ -15,6 +15,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "engine/base/result.h"
+
 struct cow_deflate;
 struct cow_op;
 struct cow_queue;
@@ -37,7 +39,7 @@ struct cow_packing {
 	uint64_t plain_until; /* guest offset: up to here compression did not pay */
 };
 
-int cow_packer_init(struct cow_queue *queue);
+COW_MUST_CHECK int cow_packer_init(struct cow_queue *queue);
 void cow_packer_fini(struct cow_queue *queue);
 /* The queue ends: what the tail still holds goes back with the reservation. */
 void cow_packer_close(struct cow_queue *queue);

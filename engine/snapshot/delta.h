@@ -13,6 +13,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "engine/base/result.h"
+
 #define COW_DELTA_GROUP 16384u /* clusters */
 
 struct cow_delta_group {
@@ -34,10 +36,10 @@ struct cow_delta {
 void cow_delta_init(struct cow_delta *d);
 void cow_delta_fini(struct cow_delta *d);
 /* 0, -ENOMEM, -EOVERFLOW past what any refcount may need, or past the last cluster. */
-int cow_delta_add(struct cow_delta *d, uint64_t cluster, int by);
+COW_MUST_CHECK int cow_delta_add(struct cow_delta *d, uint64_t cluster, int by);
 int64_t cow_delta_get(const struct cow_delta *d, uint64_t cluster);
 /* 0 or -ENOMEM. */
-int cow_delta_mark_one(struct cow_delta *d, uint64_t cluster, bool one);
+COW_MUST_CHECK int cow_delta_mark_one(struct cow_delta *d, uint64_t cluster, bool one);
 bool cow_delta_is_one(const struct cow_delta *d, uint64_t cluster);
 /* The first cluster in [cluster, end) with a change, or end. */
 uint64_t cow_delta_next(const struct cow_delta *d, uint64_t cluster, uint64_t end);

@@ -6,6 +6,7 @@
 #ifndef COW_SHADOW_H
 #define COW_SHADOW_H
 
+#include "engine/base/result.h"
 #include "engine/format/geometry.h"
 #include "engine/snapshot/delta.h"
 
@@ -27,8 +28,9 @@ bool cow_shadow_has_copied(const struct cow_geometry *g, const uint8_t *table);
  * `before` made (NULL: none), times `by`; nothing for entries that are the same. 0 or
  * cow_delta_add()'s error.
  */
-int cow_shadow_count(struct cow_delta *d, const struct cow_geometry *g, const uint8_t *before,
-		     const uint8_t *now, struct cow_shadow_part part, int by);
+COW_MUST_CHECK int cow_shadow_count(struct cow_delta *d, const struct cow_geometry *g,
+				    const uint8_t *before, const uint8_t *now,
+				    struct cow_shadow_part part, int by);
 
 void cow_shadow_clear_copied(const struct cow_geometry *g, uint8_t *table,
 			     struct cow_shadow_part part);

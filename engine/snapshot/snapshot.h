@@ -17,6 +17,7 @@
 #include <stdint.h>
 
 #include "engine/base/error.h"
+#include "engine/base/result.h"
 #include "engine/format/format.h"
 #include "engine/loop/loop.h"
 
@@ -36,19 +37,21 @@ struct cow_snapshot_date {
 };
 
 /* *idx: its place in list[nr]. -ENOENT; -EINVAL if the key fits several. */
-int cow_snapshot_find(const struct cow_snapshot *list, uint32_t nr,
-		      const struct cow_snapshot_key *key, uint32_t *idx, struct cow_error *err);
+COW_MUST_CHECK int cow_snapshot_find(const struct cow_snapshot *list, uint32_t nr,
+				     const struct cow_snapshot_key *key, uint32_t *idx,
+				     struct cow_error *err);
 
 /* id (may be NULL): the new snapshot's, free()d by the caller. -EEXIST if the name is taken. */
-int cow_snapshot_create(struct cow_loop *loop, struct cow_file *file, const char *name,
-			const struct cow_snapshot_date *date, char **id, struct cow_error *err);
+COW_MUST_CHECK int cow_snapshot_create(struct cow_loop *loop, struct cow_file *file,
+				       const char *name, const struct cow_snapshot_date *date,
+				       char **id, struct cow_error *err);
 /*
  * The disk becomes what it was, in content and size; VM state of the snapshot comes back with it.
  * The snapshot stays.
  */
-int cow_snapshot_apply(struct cow_loop *loop, struct cow_file *file,
-		       const struct cow_snapshot_key *key, struct cow_error *err);
-int cow_snapshot_delete(struct cow_loop *loop, struct cow_file *file,
-			const struct cow_snapshot_key *key, struct cow_error *err);
+COW_MUST_CHECK int cow_snapshot_apply(struct cow_loop *loop, struct cow_file *file,
+				      const struct cow_snapshot_key *key, struct cow_error *err);
+COW_MUST_CHECK int cow_snapshot_delete(struct cow_loop *loop, struct cow_file *file,
+				       const struct cow_snapshot_key *key, struct cow_error *err);
 
 #endif

@@ -6,14 +6,17 @@
 #ifndef COW_SNAPSHOT_LIST_H
 #define COW_SNAPSHOT_LIST_H
 
+#include "engine/base/result.h"
 #include "engine/snapshot/snapshot.h"
 
 /* 0, or why a snapshot of that name cannot be added. */
-int cow_snapshot_list_may_add(const struct cow_snapshot *list, const struct cow_header *h,
-			      const char *name, struct cow_error *err);
+COW_MUST_CHECK int cow_snapshot_list_may_add(const struct cow_snapshot *list,
+					     const struct cow_header *h, const char *name,
+					     struct cow_error *err);
 /* The last one is new: of the disk that h describes, its L1 table still without a place. */
-int cow_snapshot_list_add(struct cow_snapshot **list, struct cow_header *h, const char *name,
-			  const struct cow_snapshot_date *date, struct cow_error *err);
+COW_MUST_CHECK int cow_snapshot_list_add(struct cow_snapshot **list, struct cow_header *h,
+					 const char *name, const struct cow_snapshot_date *date,
+					 struct cow_error *err);
 void cow_snapshot_list_remove(struct cow_snapshot *list, struct cow_header *h, uint32_t idx);
 
 /* The table in the file. */

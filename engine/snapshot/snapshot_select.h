@@ -8,21 +8,23 @@
 #ifndef COW_SNAPSHOT_SELECT_H
 #define COW_SNAPSHOT_SELECT_H
 
+#include "engine/base/result.h"
 #include "engine/snapshot/snapshot.h"
 
 /*
  * Finds the snapshot `text` (id or name), locks it, and makes h a header whose active disk it is:
  * size and L1 table. h is as it was loaded just now.
  */
-int cow_snapshot_select(struct cow_loop *loop, struct cow_file *file, const char *text,
-			struct cow_header *h, struct cow_error *err);
+COW_MUST_CHECK int cow_snapshot_select(struct cow_loop *loop, struct cow_file *file,
+				       const char *text, struct cow_header *h,
+				       struct cow_error *err);
 
 /*
  * Until the file is closed: nobody deletes it (reader), or nobody reads it (exclusive). -EBUSY.
  * Files of a simulated host have no locks.
  */
-int cow_snapshot_lock(struct cow_file *file, const struct cow_snapshot *snapshot, bool exclusive,
-		      struct cow_error *err);
+COW_MUST_CHECK int cow_snapshot_lock(struct cow_file *file, const struct cow_snapshot *snapshot,
+				     bool exclusive, struct cow_error *err);
 /* The change is over. */
 void cow_snapshot_unlock(struct cow_file *file, const struct cow_snapshot *snapshot);
 

@@ -19,6 +19,7 @@
 #include <stdatomic.h>
 
 #include "engine/base/mutex.h"
+#include "engine/base/result.h"
 #include "engine/core/limits.h"
 #include "engine/format/geometry.h"
 #include "engine/loop/task.h"
@@ -99,14 +100,14 @@ struct cow_alloc {
  * meta of a writable image, and where what it frees goes (made before or after). reserve_bytes: a
  * queue's largest reservation, 0: 16 MiB.
  */
-int cow_alloc_init(struct cow_alloc *alloc, struct cow_meta *meta, struct cow_quarantine *q,
-		   uint64_t reserve_bytes);
+COW_MUST_CHECK int cow_alloc_init(struct cow_alloc *alloc, struct cow_meta *meta,
+				  struct cow_quarantine *q, uint64_t reserve_bytes);
 void cow_alloc_fini(struct cow_alloc *alloc);
 /*
  * Control plane, before the first request: rounds the file's length up (closing cuts it again),
  * syncs it, empties the page cache of it.
  */
-int cow_alloc_prepare_file(struct cow_alloc *alloc, struct cow_loop *loop);
+COW_MUST_CHECK int cow_alloc_prepare_file(struct cow_alloc *alloc, struct cow_loop *loop);
 /* The file was changed behind our back, under a freeze: its length is bytes now. */
 void cow_alloc_restart(struct cow_alloc *alloc, uint64_t bytes);
 /* These host clusters may be free again. */

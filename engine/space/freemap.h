@@ -15,6 +15,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "engine/base/result.h"
+
 struct cow_freemap {
 	uint32_t *first;     /* per block: see freemap.c */
 	uint64_t capacity;   /* blocks; constant */
@@ -25,7 +27,7 @@ struct cow_freemap {
 
 #define COW_FREEMAP_NONE UINT64_MAX
 
-int cow_freemap_init(struct cow_freemap *map, uint64_t capacity, uint64_t per_block);
+COW_MUST_CHECK int cow_freemap_init(struct cow_freemap *map, uint64_t capacity, uint64_t per_block);
 void cow_freemap_fini(struct cow_freemap *map);
 /* All is unknown again. */
 void cow_freemap_forget(struct cow_freemap *map);

@@ -7,9 +7,10 @@
 #ifndef COW_LOOK_H
 #define COW_LOOK_H
 
+#include "engine/base/result.h"
 #include "engine/space/reserve.h"
 
-int cow_look_init(struct cow_alloc *alloc);
+COW_MUST_CHECK int cow_look_init(struct cow_alloc *alloc);
 void cow_look_fini(struct cow_alloc *alloc);
 
 /* How many refcount blocks there are to be looked at: those below where the file ends. */

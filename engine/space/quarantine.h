@@ -20,6 +20,7 @@
 #define COW_QUARANTINE_H
 
 #include "engine/base/mutex.h"
+#include "engine/base/result.h"
 #include "engine/core/limits.h"
 #include "engine/space/epoch.h"
 #include "engine/loop/task.h"
@@ -96,7 +97,8 @@ struct cow_quarantine {
  * Of a writable image; is told from here on when writeback passes capture and complete. To be
  * emptied it needs cow_release_init() as well.
  */
-int cow_quarantine_init(struct cow_quarantine *q, struct cow_core *core, struct cow_epoch *epoch);
+COW_MUST_CHECK int cow_quarantine_init(struct cow_quarantine *q, struct cow_core *core,
+				       struct cow_epoch *epoch);
 void cow_quarantine_fini(struct cow_quarantine *q);
 
 /*

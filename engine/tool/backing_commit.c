@@ -185,8 +185,8 @@ static int finish(struct commit *m, struct cow_error *err)
 
 static void close_all(struct commit *m)
 {
-	cow_disk_close(m->target, m->loop, NULL);
-	cow_disk_close(m->source, m->loop, NULL);
+	COW_IGNORE(cow_disk_close(m->target, m->loop, NULL));
+	COW_IGNORE(cow_disk_close(m->source, m->loop, NULL));
 	for (unsigned i = 0; i < COW_MAX_BACKING_DEPTH; i++)
 		if (m->between[i])
 			m->host->ops->close(m->between[i]);

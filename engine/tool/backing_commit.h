@@ -8,6 +8,7 @@
 #ifndef COW_BACKING_COMMIT_H
 #define COW_BACKING_COMMIT_H
 
+#include "engine/base/result.h"
 #include "engine/tool/disk.h"
 #include "engine/tool/walk.h"
 
@@ -23,7 +24,7 @@ struct cow_backing_commit {
 /*
  * 0 or -errno with a text. Locks the image and its base as their writer and those between as a reader.
  */
-int cow_backing_commit(struct cow_loop *loop, const struct cow_backing_commit *c,
-		       struct cow_error *err);
+COW_MUST_CHECK int cow_backing_commit(struct cow_loop *loop, const struct cow_backing_commit *c,
+				      struct cow_error *err);
 
 #endif

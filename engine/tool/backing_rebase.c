@@ -245,7 +245,7 @@ static int take_over_all(struct rebase *m, struct cow_error *err)
 	ret = open_base(m, err);
 	if (!ret)
 		ret = take_all(m, err);
-	cow_disk_close(m->base, m->loop, NULL);
+	COW_IGNORE(cow_disk_close(m->base, m->loop, NULL));
 	int closed = cow_disk_close(m->image, m->loop, err);
 	return ret ? ret : closed;
 }

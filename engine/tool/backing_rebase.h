@@ -9,6 +9,7 @@
 #ifndef COW_BACKING_REBASE_H
 #define COW_BACKING_REBASE_H
 
+#include "engine/base/result.h"
 #include "engine/tool/disk.h"
 #include "engine/tool/walk.h"
 
@@ -22,7 +23,7 @@ struct cow_backing_rebase {
 	struct cow_progress progress;
 };
 
-int cow_backing_rebase(struct cow_loop *loop, const struct cow_backing_rebase *r,
-		       struct cow_error *err);
+COW_MUST_CHECK int cow_backing_rebase(struct cow_loop *loop, const struct cow_backing_rebase *r,
+				      struct cow_error *err);
 
 #endif

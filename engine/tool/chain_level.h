@@ -3,6 +3,7 @@
 #ifndef COW_CHAIN_LEVEL_H
 #define COW_CHAIN_LEVEL_H
 
+#include "engine/base/result.h"
 #include "engine/tool/disk.h"
 
 struct cow_level {
@@ -12,7 +13,8 @@ struct cow_level {
 };
 
 /* -ENOENT: the chain is not that long. */
-int cow_level_get(const struct cow_disk *disk, unsigned depth, struct cow_level *level);
+COW_MUST_CHECK int cow_level_get(const struct cow_disk *disk, unsigned depth,
+				 struct cow_level *level);
 void cow_level_fini(struct cow_level *level);
 
 /*

@@ -8,6 +8,7 @@
 #ifndef COW_COMPARE_H
 #define COW_COMPARE_H
 
+#include "engine/base/result.h"
 #include "engine/tool/disk.h"
 #include "engine/tool/walk.h"
 
@@ -33,6 +34,6 @@ struct cow_compare {
 };
 
 /* 0 with a verdict, or -errno. */
-int cow_compare(struct cow_compare *c);
+COW_MUST_CHECK int cow_compare(struct cow_compare *c);
 
 #endif

@@ -9,6 +9,7 @@
 #ifndef COW_CONVERT_H
 #define COW_CONVERT_H
 
+#include "engine/base/result.h"
 #include "engine/tool/disk.h"
 #include "engine/tool/walk.h"
 
@@ -36,9 +37,9 @@ struct cow_convert {
 };
 
 /* 0 or -errno. What was written is durable when the target is closed. */
-int cow_convert(struct cow_convert *c);
+COW_MUST_CHECK int cow_convert(struct cow_convert *c);
 
 /* The content, all zeros included, to a pipe or the like. -EPIPE without a signal is the caller's care. */
-int cow_convert_stream(struct cow_convert *c, int fd);
+COW_MUST_CHECK int cow_convert_stream(struct cow_convert *c, int fd);
 
 #endif

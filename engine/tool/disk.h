@@ -9,6 +9,7 @@
 #ifndef COW_DISK_H
 #define COW_DISK_H
 
+#include "engine/base/result.h"
 #include "engine/life/image.h"
 
 enum cow_disk_format { COW_DISK_QCOW2, COW_DISK_RAW };
@@ -23,10 +24,11 @@ struct cow_disk_spec {
 };
 
 /* 0 or -errno with a text that names the file. */
-int cow_disk_open(struct cow_loop *loop, const struct cow_disk_spec *spec, struct cow_disk **out,
-		  struct cow_error *err);
+COW_MUST_CHECK int cow_disk_open(struct cow_loop *loop, const struct cow_disk_spec *spec,
+				 struct cow_disk **out, struct cow_error *err);
 /* No lane is open. Of a disk that was written to: 0 means that all of it is durable. NULL is fine. */
-int cow_disk_close(struct cow_disk *disk, struct cow_loop *loop, struct cow_error *err);
+COW_MUST_CHECK int cow_disk_close(struct cow_disk *disk, struct cow_loop *loop,
+				  struct cow_error *err);
 
 /* A multiple of 512; what is behind the end of a raw file reads as zeros. */
 uint64_t cow_disk_bytes(const struct cow_disk *disk);
@@ -38,7 +40,8 @@ void cow_disk_identity(const struct cow_disk *disk, uint64_t *dev, uint64_t *ino
  * Where in the disk's chain that file is: its depth, 0 is the disk itself; -1: nowhere. *reach: up to
  * here (bytes) no image above it, nor itself, is too short for what it holds to show.
  */
-int cow_disk_find_level(const struct cow_disk *disk, uint64_t dev, uint64_t ino, uint64_t *reach);
+COW_MUST_CHECK int cow_disk_find_level(const struct cow_disk *disk, uint64_t dev, uint64_t ino,
+				       uint64_t *reach);
 /* The file of the disk's backing file, and its disk's size. False: there is none. */
 bool cow_disk_backing(const struct cow_disk *disk, uint64_t *dev, uint64_t *ino, uint64_t *bytes);
 /* The same for the level of that depth, which may not be there. */

@@ -5,6 +5,7 @@
 
 #include <stdatomic.h>
 
+#include "engine/base/result.h"
 #include "engine/tool/lane.h"
 
 struct cow_disk_map {
@@ -18,6 +19,6 @@ struct cow_disk_map {
 };
 
 /* loop: the caller's own. */
-int cow_disk_map(struct cow_loop *loop, struct cow_disk_map *m);
+COW_MUST_CHECK int cow_disk_map(struct cow_loop *loop, struct cow_disk_map *m);
 
 #endif

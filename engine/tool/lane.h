@@ -9,6 +9,7 @@
 #ifndef COW_LANE_H
 #define COW_LANE_H
 
+#include "engine/base/result.h"
 #include "engine/tool/disk.h"
 
 /* What a range holds: QEMU's block status. */
@@ -35,15 +36,18 @@ struct cow_lane {
 };
 
 /* Offsets and lengths are multiples of 512 inside the disk, buffers from cow_buf_alloc(). 0 or -errno. */
-int cow_lane_open(struct cow_lane *lane, struct cow_disk *disk, struct cow_loop *loop);
+COW_MUST_CHECK int cow_lane_open(struct cow_lane *lane, struct cow_disk *disk,
+				 struct cow_loop *loop);
 /* Zeroed or open. */
 void cow_lane_close(struct cow_lane *lane);
 
-int cow_lane_extent(struct cow_lane *lane, uint64_t off, uint64_t bytes, struct cow_extent *extent);
-int cow_lane_read(struct cow_lane *lane, uint64_t off, uint64_t bytes, void *buf);
-int cow_lane_write(struct cow_lane *lane, uint64_t off, uint64_t bytes, const void *buf);
+COW_MUST_CHECK int cow_lane_extent(struct cow_lane *lane, uint64_t off, uint64_t bytes,
+				   struct cow_extent *extent);
+COW_MUST_CHECK int cow_lane_read(struct cow_lane *lane, uint64_t off, uint64_t bytes, void *buf);
+COW_MUST_CHECK int cow_lane_write(struct cow_lane *lane, uint64_t off, uint64_t bytes,
+				  const void *buf);
 /* The range reads as zeros from then on; its space goes back where that is possible. */
-int cow_lane_zero(struct cow_lane *lane, uint64_t off, uint64_t bytes);
+COW_MUST_CHECK int cow_lane_zero(struct cow_lane *lane, uint64_t off, uint64_t bytes);
 
 /* Does all of it read as zeros? */
 bool cow_is_zero(const void *buf, size_t bytes);

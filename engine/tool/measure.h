@@ -3,6 +3,7 @@
 #ifndef COW_MEASURE_H
 #define COW_MEASURE_H
 
+#include "engine/base/result.h"
 #include "engine/create/create.h"
 #include "engine/tool/disk.h"
 #include "engine/tool/walk.h"
@@ -20,6 +21,6 @@ struct cow_measure {
 };
 
 /* 0, or -errno with a text: options that contradict each other, a size that the format cannot have. */
-int cow_measure(struct cow_measure *m, struct cow_error *err);
+COW_MUST_CHECK int cow_measure(struct cow_measure *m, struct cow_error *err);
 
 #endif

@@ -251,7 +251,7 @@ static void wipe_header(struct cow_target *t, struct cow_loop *loop)
 	if (zeros && !t->host->ops->open(t->host, t->spec->disk.path,
 					 COW_OPEN_WRITE | COW_OPEN_BUFFERED, &file, NULL)) {
 		if (!cow_loop_write(loop, file, 0, zeros, 4096))
-			cow_loop_sync(loop, file);
+			COW_IGNORE(cow_loop_sync(loop, file));
 		t->host->ops->close(file);
 	}
 	free(zeros);
@@ -269,7 +269,7 @@ static void remove_data_file(struct cow_target *t)
 void cow_target_give_up(struct cow_target *t, struct cow_loop *loop)
 {
 	bool opened = t->disk;
-	cow_disk_close(t->disk, loop, NULL);
+	COW_IGNORE(cow_disk_close(t->disk, loop, NULL));
 	if (t->temporary) {
 		unlink(t->temporary);
 		remove_data_file(t);

@@ -8,6 +8,7 @@
 #ifndef COW_TARGET_H
 #define COW_TARGET_H
 
+#include "engine/base/result.h"
 #include "engine/create/create.h"
 #include "engine/tool/disk.h"
 
@@ -32,10 +33,11 @@ struct cow_target {
 };
 
 /* spec must stay. 0, or -errno with a text; nothing is left then. */
-int cow_target_open(struct cow_loop *loop, const struct cow_target_spec *spec,
-		    struct cow_target *target, struct cow_error *err);
+COW_MUST_CHECK int cow_target_open(struct cow_loop *loop, const struct cow_target_spec *spec,
+				   struct cow_target *target, struct cow_error *err);
 /* Everything is written. On failure it is as if it had been given up. */
-int cow_target_finish(struct cow_target *target, struct cow_loop *loop, struct cow_error *err);
+COW_MUST_CHECK int cow_target_finish(struct cow_target *target, struct cow_loop *loop,
+				     struct cow_error *err);
 /* Something went wrong: no new file stays; of a device that shall be an image the header goes. */
 void cow_target_give_up(struct cow_target *target, struct cow_loop *loop);
 

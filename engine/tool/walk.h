@@ -10,6 +10,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+#include "engine/base/result.h"
 #include "engine/loop/loop.h"
 
 #define COW_WALK_MAX_THREADS 16u
@@ -62,7 +63,7 @@ bool cow_walk_take(struct cow_walker *walker, uint64_t upto, uint64_t *off, uint
 void cow_walk_cut(struct cow_walker *walker, uint64_t off);
 
 /* Blocking. 0 or what ended it first. */
-int cow_walk_run(struct cow_walk *walk);
+COW_MUST_CHECK int cow_walk_run(struct cow_walk *walk);
 
 /* As many threads as serve this machine's CPUs well. */
 unsigned cow_walk_threads(void);

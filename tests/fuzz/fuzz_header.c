@@ -39,7 +39,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 			calloc(1, cow_cluster_bytes(&h) < 112 ? 112 : cow_cluster_bytes(&h));
 		memcpy(cluster, buf, probe < cow_cluster_bytes(&h) ? probe : cow_cluster_bytes(&h));
 		check_accepted(cluster, &h);
-		cow_header_verify_file(&h, size * 64, &err);
+		COW_IGNORE(cow_header_verify_file(&h, size * 64, &err));
 		free(cluster);
 	}
 	free(buf);

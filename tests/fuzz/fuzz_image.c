@@ -149,8 +149,8 @@ static void run_request(struct cow_queue *queue, uint64_t disk_bytes, const uint
 			 : kind == COW_OP_WRITE_ZEROES ? p[1] & 3
 						       : 0;
 	memset(buf, p[7], length);
-	cow_queue_do(queue, kind, flags, kind == COW_OP_FLUSH ? 0 : offset,
-		     kind == COW_OP_FLUSH ? 0 : length, buf);
+	COW_IGNORE(cow_queue_do(queue, kind, flags, kind == COW_OP_FLUSH ? 0 : offset,
+				kind == COW_OP_FLUSH ? 0 : length, buf));
 }
 
 static int create_snapshot(void *ctx, struct cow_loop *loop, struct cow_file *file,
@@ -232,7 +232,7 @@ static void drive(struct small_host *h, const uint8_t *requests, unsigned nr, un
 		return;
 	}
 	run_requests(image, &disk->loop, requests, nr);
-	cow_image_close(image, &disk->loop, &err);
+	COW_IGNORE(cow_image_close(image, &disk->loop, &err));
 	if (sound)
 		cow_assert(is_sound(disk));
 }

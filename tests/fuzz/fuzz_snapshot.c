@@ -29,7 +29,7 @@ static void check_again(const struct cow_snapshot *s, const struct cow_header *h
 	cow_assert(!cow_snapshots_decode(buf, bytes, 0, &one, &list, &used, &err) && used == bytes);
 	cow_assert(!strcmp(list[0].name, s->name) && list[0].l1_off == s->l1_off);
 	cow_assert(list[0].disk_bytes == s->disk_bytes && list[0].icount == s->icount);
-	cow_snapshot_verify_l1(s, h, 1 << 20, &err);
+	COW_IGNORE(cow_snapshot_verify_l1(s, h, 1 << 20, &err));
 	cow_snapshots_free(list, 1);
 	free(buf);
 }

@@ -73,6 +73,24 @@ def rule_numbers(source):
             yield from check_numbers(name, source.text(name))
 
 
+# These give back the status that they are given, for a `return` in one line.
+GIVE_BACK = {"cow_error_set", "cow_cmd_fail", "cow_cmd_fail_ambiguous", "cow_ask_fail", "cow_named_fail", "cow_ask_show_error",
+             "cow_core_fail", "cow_core_corrupt"}
+
+
+def check_results(name, text):
+    for number, line in enumerate(text.splitlines(), 1):
+        found = re.match(r"(?:extern )?int (cow_\w+)\(", line)
+        if found and found[1] not in GIVE_BACK:
+            yield f"{name}:{number}: {found[1]}() needs COW_MUST_CHECK (engine/base/result.h)"
+
+
+def rule_results(source):
+    for name in source.files(".h"):
+        if name.startswith(("engine/", "daemon/")):
+            yield from check_results(name, source.text(name))
+
+
 def rule_self(_source):
     """The rules must find what they are for."""
     for line in ("cd /wor" "k/main", "uri http://some" "mirror.example/debian"):
@@ -81,6 +99,12 @@ def rule_self(_source):
     for line in ("n = strtoul(text, NULL, 10);", 'sscanf(name, "ublkb%u", &id)', "atoi(argv[1])"):
         if not list(check_numbers("x", line)):
             yield f"{line}: the rule is silent"
+
+
+    if not list(check_results("x.h", "int cow_file_close(struct cow_file *file);")):
+        yield "an unmarked result is not noticed"
+    if list(check_results("x.h", "COW_MUST_CHECK int cow_file_close(struct cow_file *file);\nint cow_error_set(int error);")):
+        yield "a marked result is taken for an unmarked one"
 
 
 def main():

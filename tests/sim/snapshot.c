@@ -67,7 +67,7 @@ void sim_snapshot_verify_taken(struct sim_run *run, const struct sim_taken *t)
 	if (ret)
 		sim_fail("snapshot %s: cannot open: %s", t->name, err.text);
 	verify_opened(run, image, t);
-	cow_image_close(image, &run->control->base, &err);
+	COW_IGNORE(cow_image_close(image, &run->control->base, &err));
 }
 
 void sim_snapshots_verify(struct sim_run *run)

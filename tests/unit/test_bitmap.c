@@ -161,7 +161,7 @@ static void failing_sessions(void **state)
 			if (!cow_image_open(&f->m->host, &f->m->loop, "/disk", &options, &image,
 					    NULL)) {
 				put(f, image, 40960, 4096, 7);
-				cow_image_close(image, &f->m->loop, NULL);
+				COW_IGNORE(cow_image_close(image, &f->m->loop, NULL));
 			}
 			f->m->fail_error = 0;
 			const char *dirty = nr_bitmaps(f) ? dump(f, "a") : NULL;

@@ -489,7 +489,7 @@ static void *worker_main(void *arg)
 				   .add = i & 1 };
 		cow_task_init(&v.task, &failed_step, visit_end);
 		cow_task_start(&v.task, w->loop, &visit_step);
-		cow_loop_run_until(w->loop, &v.done);
+		COW_IGNORE(cow_loop_run_until(w->loop, &v.done));
 		w->added += v.add;
 	}
 	atomic_fetch_sub(&nr_running, 1);

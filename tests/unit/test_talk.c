@@ -29,7 +29,7 @@ static void say(int fd, const char *key, const char *text)
 	struct cow_talk talk;
 	json_object_object_add(o, key, json_object_new_string(text));
 	cow_talk_init(&talk, fd, 1000);
-	cow_talk_send(&talk, o);
+	COW_IGNORE(cow_talk_send(&talk, o));
 }
 
 static void *serve(void *arg)
