@@ -1,18 +1,15 @@
 /* SPDX-License-Identifier: MIT */
 #include "engine/host/lock.h"
 
-#include <ctype.h>
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
-#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
+
+#include "engine/host/holder.h"
 
 #define PERM_BASE 100
 #define UNSHARED_BASE 200
@@ -21,99 +18,13 @@
 #define MAX_TRIES 6
 #define FIRST_PAUSE_US 2000u
 
-/* ---- who holds it: best effort, for the message only ---- */
-
-struct holder {
-	long pid;
-	bool locks; /* seen to hold open-file-description locks, not only to have the file open */
-	char name[32];
-};
-
-static bool is_number(const char *s)
+static int in_use(int fd, const char *path, const struct flock *theirs, struct cow_error *err)
 {
-	return isdigit((unsigned char)s[0]) && strspn(s, "0123456789") == strlen(s);
-}
-
-/* First line of a small file without its newline; "" on failure. */
-static void read_line(const char *path, char *buf, size_t size)
-{
-	FILE *f = fopen(path, "re");
-	if (!f || !fgets(buf, (int)size, f))
-		buf[0] = '\0';
-	if (f)
-		fclose(f);
-	buf[strcspn(buf, "\n")] = '\0';
-}
-
-static bool fdinfo_has_locks(const char *pid, const char *fd)
-{
-	char path[64], line[256];
-	snprintf(path, sizeof(path), "/proc/%.16s/fdinfo/%.16s", pid, fd);
-	FILE *f = fopen(path, "re");
-	if (!f)
-		return false;
-	bool found = false;
-	while (!found && fgets(line, sizeof(line), f))
-		found = strstr(line, "OFDLCK") != NULL;
-	fclose(f);
-	return found;
-}
-
-/* Looks at the files that process pid has open. */
-static void look_at_process(const char *pid, const struct stat *image, int own_fd,
-			    struct holder *holder)
-{
-	char path[80];
-	snprintf(path, sizeof(path), "/proc/%.16s/fd", pid);
-	DIR *dir = opendir(path);
-	if (!dir)
-		return;
-	bool self = atol(pid) == (long)getpid();
-	struct dirent *entry;
-	while (!holder->locks && (entry = readdir(dir)) != NULL) {
-		struct stat st;
-		if (!is_number(entry->d_name) || (self && atoi(entry->d_name) == own_fd))
-			continue;
-		if (fstatat(dirfd(dir), entry->d_name, &st, 0) < 0 || st.st_dev != image->st_dev ||
-		    st.st_ino != image->st_ino)
-			continue;
-		bool locks = fdinfo_has_locks(pid, entry->d_name);
-		if (holder->pid && !locks)
-			continue;
-		holder->pid = atol(pid);
-		holder->locks = locks;
-	}
-	closedir(dir);
-}
-
-static void find_holder(int fd, struct holder *holder)
-{
-	struct stat image;
-	DIR *proc = opendir("/proc");
-	memset(holder, 0, sizeof(*holder));
-	if (!proc || fstat(fd, &image) < 0)
-		goto out;
-	struct dirent *entry;
-	while (!holder->locks && (entry = readdir(proc)) != NULL)
-		if (is_number(entry->d_name))
-			look_at_process(entry->d_name, &image, fd, holder);
-	if (holder->pid) {
-		char path[64];
-		snprintf(path, sizeof(path), "/proc/%ld/comm", holder->pid);
-		read_line(path, holder->name, sizeof(holder->name));
-	}
-out:
-	if (proc)
-		closedir(proc);
-}
-
-static int in_use(int fd, const char *path, struct cow_error *err)
-{
-	struct holder holder;
-	find_holder(fd, &holder);
-	if (!holder.pid)
+	struct cow_holder holder;
+	if (!cow_holder_find(fd, theirs, &holder))
 		return cow_error_set(err, -EBUSY,
-				     "%s: image is in use by another process: stop that first",
+				     "%s: image is in use by a process that cannot be seen from "
+				     "here: stop that first",
 				     path);
 	return cow_error_set(err, -EBUSY, "%s: image is in use by %ld %s: stop that first", path,
 			     holder.pid, holder.name);
@@ -133,8 +44,8 @@ static int lock_bytes(int fd, int base, unsigned bits)
 	return 0;
 }
 
-/* 1 if another open file description has one of the bytes locked. */
-static int others_have(int fd, int base, unsigned bits)
+/* 1 if another open file description has one of the bytes locked, *theirs then. */
+static int others_have(int fd, int base, unsigned bits, struct flock *theirs)
 {
 	for (int bit = 0; bit < NR_PERMS; bit++) {
 		struct flock fl = {
@@ -144,21 +55,23 @@ static int others_have(int fd, int base, unsigned bits)
 			continue;
 		if (fcntl(fd, F_OFD_GETLK, &fl) < 0)
 			return -errno;
-		if (fl.l_type != F_UNLCK)
+		if (fl.l_type != F_UNLCK) {
+			*theirs = fl;
 			return 1;
+		}
 	}
 	return 0;
 }
 
-static int try_lock(int fd, unsigned uses, unsigned unshared)
+static int try_lock(int fd, unsigned uses, unsigned unshared, struct flock *theirs)
 {
 	int ret = lock_bytes(fd, PERM_BASE, uses);
 	if (!ret)
 		ret = lock_bytes(fd, UNSHARED_BASE, unshared);
 	if (!ret)
-		ret = others_have(fd, UNSHARED_BASE, uses);
+		ret = others_have(fd, UNSHARED_BASE, uses, theirs);
 	if (!ret)
-		ret = others_have(fd, PERM_BASE, unshared);
+		ret = others_have(fd, PERM_BASE, unshared, theirs);
 	return ret == 1 || ret == -EACCES ? -EAGAIN : ret;
 }
 
@@ -182,14 +95,15 @@ int cow_lock_image(int fd, bool writer, const char *path, struct cow_error *err)
 	unsigned uses = writer ? COW_LOCK_READ | COW_LOCK_WRITE | COW_LOCK_RESIZE : COW_LOCK_READ;
 	unsigned unshared = COW_LOCK_WRITE | COW_LOCK_RESIZE;
 
-	int ret = try_lock(fd, uses, unshared);
+	struct flock theirs = { 0 };
+	int ret = try_lock(fd, uses, unshared, &theirs);
 	for (unsigned tries = 0; ret == -EAGAIN && tries < MAX_TRIES; tries++) {
 		cow_lock_release(fd);
 		pause_at_random(tries);
-		ret = try_lock(fd, uses, unshared);
+		ret = try_lock(fd, uses, unshared, &theirs);
 	}
 	if (ret == -EAGAIN)
-		return in_use(fd, path, err);
+		return in_use(fd, path, &theirs, err);
 	if (ret)
 		return cow_error_set(err, ret, "%s: cannot lock the image: %s", path,
 				     strerror(-ret));

@@ -11,6 +11,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -81,6 +83,95 @@ static void test_own(void **state)
 	close_image(reader);
 	assert_int_equal(open_image(COW_OPEN_WRITE, &writer, &err), 0); /* all locks are gone */
 	close_image(writer);
+}
+
+/* ---- who it is ---- */
+
+static int lock_byte(int fd, int command, int byte)
+{
+	struct flock fl = { .l_type = F_RDLCK, .l_whence = SEEK_SET, .l_start = byte, .l_len = 1 };
+	return fcntl(fd, command, &fl);
+}
+
+/* A process that has the image open and a byte locked (-1: none), until it is killed. */
+static pid_t start_holder(int command, int byte)
+{
+	int ready[2];
+	char c;
+	assert_int_equal(pipe(ready), 0);
+	pid_t pid = fork();
+	if (!pid) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		int fd = open(image, O_RDWR);
+		if (fd >= 0 && (byte < 0 || !lock_byte(fd, command, byte)))
+			(void)!write(ready[1], "+", 1);
+		pause();
+		_exit(0);
+	}
+	assert_int_equal(read(ready[0], &c, 1), 1);
+	close(ready[0]);
+	close(ready[1]);
+	return pid;
+}
+
+static void end_holder(pid_t pid)
+{
+	kill(pid, SIGKILL);
+	waitpid(pid, NULL, 0);
+}
+
+static void expect_holder(const char *who)
+{
+	struct cow_file *file;
+	struct cow_error err;
+	char expect[256];
+	assert_int_equal(open_image(COW_OPEN_WRITE, &file, &err), -EBUSY);
+	snprintf(expect, sizeof(expect), "%s: image is in use by %s: stop that first", image, who);
+	assert_string_equal(err.text, expect);
+}
+
+/* Among others who have it open, or have locked what does not matter: before it and behind it. */
+static void test_holder_is_named(void **state)
+{
+	static const int commands[] = { F_OFD_SETLK, F_SETLK };
+	for (size_t i = 0; i < 2; i++) {
+		char who[64];
+		pid_t idle = start_holder(F_OFD_SETLK, -1), other = start_holder(F_OFD_SETLK, 500);
+		pid_t holder = start_holder(commands[i], 201);
+		pid_t after = start_holder(F_OFD_SETLK, 300);
+		snprintf(who, sizeof(who), "%d test_lock", (int)holder);
+		expect_holder(who);
+		end_holder(idle);
+		end_holder(other);
+		end_holder(holder);
+		end_holder(after);
+	}
+}
+
+/* Who has it open has nothing to do with it: the lock's file is on its way through a socket. */
+static void test_unseen_holder(void **state)
+{
+	pid_t idle = start_holder(F_OFD_SETLK, -1);
+	int fds[2], fd = open(image, O_RDWR);
+	union {
+		struct cmsghdr head;
+		char room[CMSG_SPACE(sizeof(int))];
+	} control = { .head = { CMSG_LEN(sizeof(int)), SOL_SOCKET, SCM_RIGHTS } };
+	char byte = 0;
+	struct iovec iov = { &byte, 1 };
+	struct msghdr msg = { .msg_iov = &iov,
+			      .msg_iovlen = 1,
+			      .msg_control = &control,
+			      .msg_controllen = sizeof(control.room) };
+	assert_int_equal(lock_byte(fd, F_OFD_SETLK, 201), 0);
+	memcpy(CMSG_DATA(&control.head), &fd, sizeof(fd));
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, fds), 0);
+	assert_int_equal(sendmsg(fds[0], &msg, 0), 1);
+	close(fd);
+	expect_holder("a process that cannot be seen from here");
+	close(fds[0]);
+	close(fds[1]);
+	end_holder(idle);
 }
 
 /* ---- two that come at once ---- */
@@ -259,6 +350,8 @@ int main(void)
 	signal(SIGPIPE, SIG_IGN);
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(test_own, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_holder_is_named, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_unseen_holder, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_one_of_two_wins, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_brief_holder, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_qemu_refuses_ours, setup, teardown),
