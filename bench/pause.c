@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * pause DIRECTORY SIZE_GIB CLUSTER_BYTES [--keep]
+ * pause DIRECTORY SIZE_GIB CLUSTER_BYTES [--attach-only]
  *
- * How long requests wait for a snapshot of a running image, whatever its size. Makes an image of
- * that size in DIRECTORY, all of it mapped (metadata only: the host file is sparse), has one thread
- * write 4 KiB at random places, and makes and deletes a snapshot meanwhile. Prints, as JSON, the
+ * How long requests wait, whatever the image's size: for the first new cluster after an attach, and
+ * for a snapshot of the running image. Makes an image of that size in DIRECTORY, all of it mapped
+ * but for one cluster (metadata only: the host file is sparse). Opens it and writes to that cluster;
+ * then has one thread write 4 KiB at random places, and makes and deletes a snapshot meanwhile.
+ * Prints, as JSON, for the attach how long opening and the first writes took; for the snapshots the
  * pause as the engine has measured it, the longest that a write took, seconds in all, and memory: as
  * the engine counts what it takes for the change, and the growth of the process.
  */
@@ -145,7 +147,75 @@ static int both(struct cow_image *image, struct cow_loop *loop)
 	return ret ? ret : w.ret;
 }
 
-static int run(const char *path, uint64_t size_bytes, uint32_t cluster_bytes)
+/* ---- attach ---- */
+
+static double ms_since(uint64_t start)
+{
+	return (double)(now_ns() - start) / 1e6;
+}
+
+static int use(const char *path, struct cow_loop *loop, struct cow_error *err,
+	       int (*what)(struct cow_queue *, uint64_t, void *), uint64_t at)
+{
+	const struct cow_open_options options = { .writable = true };
+	struct cow_image *image;
+	struct cow_queue *queue;
+	void *buf = cow_buf_alloc(WRITE_BYTES);
+	uint64_t start = now_ns();
+	int ret = buf ? cow_image_open(cow_host_system(), loop, path, &options, &image, err)
+		      : -ENOMEM;
+	if (!ret) {
+		printf("\"open_ms\": %.2f, ", ms_since(start));
+		ret = cow_queue_new(image, loop, 1, &queue);
+		if (!ret) {
+			ret = what(queue, at, buf);
+			cow_queue_free(queue);
+		}
+		int closed = cow_image_close(image, loop, err);
+		ret = ret ? ret : closed;
+	}
+	free(buf);
+	return ret;
+}
+
+static int make_hole(struct cow_queue *queue, uint64_t at, void *buf)
+{
+	return cow_queue_do(queue, COW_OP_DISCARD, 0, at, 1 << 21, NULL);
+}
+
+static uint64_t cpu_ns(void)
+{
+	struct timespec t;
+	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+/* Processor time as well: a busy machine says nothing about the time that passes. */
+static int write_there(struct cow_queue *queue, uint64_t at, void *buf)
+{
+	uint64_t start = now_ns(), cpu = cpu_ns();
+	int ret = cow_queue_do(queue, COW_OP_WRITE, 0, at, WRITE_BYTES, buf);
+	printf("\"first_write_ms\": %.2f, \"first_write_cpu_ms\": %.2f, ", ms_since(start),
+	       (double)(cpu_ns() - cpu) / 1e6);
+	start = now_ns();
+	if (!ret)
+		ret = cow_queue_do(queue, COW_OP_WRITE, 0, at + WRITE_BYTES, WRITE_BYTES, buf);
+	printf("\"second_write_ms\": %.2f", ms_since(start));
+	return ret;
+}
+
+static int attach(const char *path, struct cow_loop *loop, uint64_t at, struct cow_error *err)
+{
+	printf("\"before\": {");
+	int ret = use(path, loop, err, make_hole, at);
+	printf("\"hole_bytes\": %u}, \"attach\": {", 1u << 21);
+	if (!ret)
+		ret = use(path, loop, err, write_there, at);
+	printf("}");
+	return ret;
+}
+
+static int run(const char *path, uint64_t size_bytes, uint32_t cluster_bytes, bool snapshots)
 {
 	const struct cow_create_options make = { .size_bytes = size_bytes,
 						 .has_size = true,
@@ -160,8 +230,11 @@ static int run(const char *path, uint64_t size_bytes, uint32_t cluster_bytes)
 	if (!ret)
 		ret = cow_create(cow_host_system(), loop, path, &make, &err);
 	if (!ret)
+		ret = attach(path, loop, size_bytes / 2, &err);
+	printf(snapshots ? ", " : "}\n");
+	if (!ret && snapshots)
 		ret = cow_image_open(cow_host_system(), loop, path, &options, &image, &err);
-	if (!ret)
+	if (!ret && snapshots)
 		ret = both(image, loop);
 	if (image) {
 		int closed = cow_image_close(image, loop, &err);
@@ -176,16 +249,14 @@ int main(int argc, char **argv)
 {
 	char path[4096];
 	if (argc < 4) {
-		fprintf(stderr, "usage: pause DIRECTORY SIZE_GIB CLUSTER_BYTES [--keep]\n");
+		fprintf(stderr, "usage: pause DIRECTORY SIZE_GIB CLUSTER_BYTES [--attach-only]\n");
 		return 2;
 	}
 	snprintf(path, sizeof(path), "%s/bench-pause.%d.qcow2", argv[1], getpid());
 	printf("{\"size_gib\": %s, \"cluster_bytes\": %s, ", argv[2], argv[3]);
-	int ret =
-		run(path, strtoull(argv[2], NULL, 10) << 30, (uint32_t)strtoul(argv[3], NULL, 10));
-	if (argc > 4 && !strcmp(argv[4], "--keep"))
-		puts(path);
-	else
-		unlink(path);
+	bool attach_only = argc > 4 && !strcmp(argv[4], "--attach-only");
+	int ret = run(path, strtoull(argv[2], NULL, 10) << 30, (uint32_t)strtoul(argv[3], NULL, 10),
+		      !attach_only);
+	unlink(path);
 	return ret ? 1 : 0;
 }

@@ -15,15 +15,16 @@
 #include "engine/snapshot/snapshot_list.h"
 #include "engine/snapshot/snapshot_select.h"
 
-/* Rounds beside the requests end when so few parts are left, or when no end is in sight. */
+/* Rounds beside the requests end when so few parts are left, or when they get no fewer. */
 #define FEW_LEFT 64u
-#define MAX_ROUNDS 12u
+#define MAX_ROUNDS 24u
+#define MAX_IN_VAIN 6u
 /*
  * The freeze has to wait for what was freed to be released, and for refills: most of that is waited
  * for before it, but not for ever.
  */
 #define DRAIN_NS (1000ull * 1000 * 1000)
-#define DRAINED_EXTENTS 256u
+#define DRAINED_EXTENTS 96u
 /* Buffers: twice so much. */
 #define BUF_BYTES (1ull << 20)
 
@@ -184,7 +185,7 @@ static int one_round(struct cow_live *x)
 
 static int all_rounds(struct cow_live *x)
 {
-	unsigned last = UINT32_MAX;
+	unsigned fewest = UINT32_MAX, in_vain = 0;
 	int ret = 0;
 	for (unsigned i = 0; i < MAX_ROUNDS && !ret; i++) {
 		ret = cow_live_space_prepare(&x->space);
@@ -197,9 +198,14 @@ static int all_rounds(struct cow_live *x)
 		ret = one_round(x);
 		cow_log(COW_LOG_DEBUG, "%s: snapshot: round %u beside the requests: %u slices",
 			x->image->core.path, i + 1, x->nr_done);
-		if (i && (x->nr_done <= FEW_LEFT || x->nr_done > last - last / 8))
+		if (i && x->nr_done <= FEW_LEFT)
 			break;
-		last = x->nr_done;
+		if (x->nr_done < fewest - fewest / 8) {
+			fewest = x->nr_done;
+			in_vain = 0;
+		} else if (++in_vain == MAX_IN_VAIN) {
+			break;
+		}
 	}
 	return ret;
 }

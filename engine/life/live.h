@@ -33,7 +33,9 @@
  * freeze, since the snapshots that share it stay. That is why no two such changes run at once.
  *
  * Where there is no room for shadows, or none in one piece for L1, the change is done all under the
- * freeze, as on a closed image (engine/snapshot/snapshot.h).
+ * freeze, as on a closed image (engine/snapshot/snapshot.h). The allocator gives no run that crosses
+ * a refcount block, which is what limits L1: with refcounts of 16 bits disks larger than 510 MiB of
+ * 512-byte clusters (8 GiB of 1 KiB, 128 GiB of 2 KiB, 2 TiB of 4 KiB clusters) are changed so.
  *
  * Memory: 2 bits a host cluster that the image leads to (6 when deleting) and more where compressed
  * clusters share it, 24 bytes an L1 entry and a refcount block, and up to 64 more for marks of what

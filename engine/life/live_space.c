@@ -169,7 +169,8 @@ int cow_live_space_free(struct cow_live_space *space, uint64_t cluster, uint64_t
 {
 	struct cow_quarantine *q = &space->image->quarantine;
 	unsigned full = atomic_load(&q->nr_full);
-	while (!cow_quarantine_reserve(q, 1, 1)) {
+	/* A snapshot's clusters are many: requests that free a few go before them. */
+	while (!cow_quarantine_reserve_many(q, 1)) {
 		if (cow_core_is_failed(&space->image->core))
 			return -EIO;
 		if (atomic_load(&q->nr_full) - full > FULL_TRIES)
