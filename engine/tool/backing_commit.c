@@ -123,6 +123,23 @@ static int open_base(struct commit *m, struct cow_error *err)
 
 /* ---- all ---- */
 
+/* A snapshot shows the backing file wherever it holds nothing, and that is about to change. */
+static int refuse_snapshots(struct commit *m, struct cow_error *err)
+{
+	struct cow_level top;
+	if (m->c->base || m->c->keep)
+		return 0;
+	int ret = cow_level_get(m->source, 0, &top);
+	uint32_t nr = ret ? 0 : top.nr_snapshots;
+	cow_level_fini(&top);
+	if (ret || !nr)
+		return ret;
+	return cow_error_set(err, -ENOTSUP,
+			     "%s: has internal snapshots, which would show the changed backing "
+			     "file: delete them, or commit with -d if they are not needed",
+			     m->c->image->path);
+}
+
 static int open_all(struct commit *m, struct cow_error *err)
 {
 	struct cow_disk_spec spec = *m->c->image;
@@ -133,6 +150,8 @@ static int open_all(struct commit *m, struct cow_error *err)
 		ret = cow_disk_open(m->loop, &spec, &m->source, err);
 	if (!ret)
 		ret = find_base(m, err);
+	if (!ret)
+		ret = refuse_snapshots(m, err);
 	if (!ret)
 		ret = lock_between(m, err);
 	if (ret)

@@ -232,6 +232,21 @@ static int open_base(struct rebase *m, struct cow_error *err)
 	return 0;
 }
 
+/* They would show the new backing file wherever they hold nothing. */
+static int refuse_snapshots(struct rebase *m, struct cow_error *err)
+{
+	struct cow_level top;
+	int ret = cow_level_get(m->image, 0, &top);
+	uint32_t nr = ret ? 0 : top.nr_snapshots;
+	cow_level_fini(&top);
+	if (ret || !nr)
+		return ret;
+	return cow_error_set(
+		err, -ENOTSUP,
+		"has internal snapshots, which would show the new backing file: delete "
+		"them, or rebase with -u if both backing files hold the same");
+}
+
 static int take_over_all(struct rebase *m, struct cow_error *err)
 {
 	struct cow_disk_spec spec = *m->r->image;
@@ -242,7 +257,9 @@ static int take_over_all(struct rebase *m, struct cow_error *err)
 	cow_level_expect_backing(m->image);
 	m->cluster = cow_disk_cluster_bytes(m->image);
 	m->unit = (uint32_t)cow_max(UNIT_BYTES, m->cluster);
-	ret = open_base(m, err);
+	ret = refuse_snapshots(m, err);
+	if (!ret)
+		ret = open_base(m, err);
 	if (!ret)
 		ret = take_all(m, err);
 	COW_IGNORE(cow_disk_close(m->base, m->loop, NULL));

@@ -28,6 +28,7 @@ int cow_level_get(const struct cow_disk *disk, unsigned depth, struct cow_level 
 		.dev = image->core.file->dev,
 		.ino = image->core.file->ino,
 		.bytes = image->core.g.size_bytes,
+		.nr_snapshots = image->core.header.nr_snapshots,
 	};
 	return level->path ? 0 : -ENOMEM;
 }

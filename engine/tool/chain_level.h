@@ -10,6 +10,7 @@ struct cow_level {
 	char *path; /* absolute, owned */
 	bool raw;
 	uint64_t dev, ino, bytes;
+	uint32_t nr_snapshots;
 };
 
 /* -ENOENT: the chain is not that long. */
