@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <signal.h>
+#include <string.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -98,11 +99,12 @@ static void *run_walker(void *arg)
 	struct cow_walker *walker = arg;
 	struct cow_walk *walk = walker->walk;
 	int ret = new_loop(&walker->loop);
+	if (ret)
+		walker->loop = NULL;
 	if (!ret) {
 		cow_loop_enter(walker->loop);
 		work(walker);
 		cow_loop_enter(NULL);
-		cow_loop_free(walker->loop);
 	} else {
 		finish_piece(walk, 0, ret);
 	}
@@ -122,7 +124,7 @@ static int start_threads(struct cow_walk *walk)
 	pthread_sigmask(SIG_SETMASK, &all, &before);
 	for (unsigned i = 0; i < walk->nr_threads && !ret; i++) {
 		struct cow_walker *w = &walk->walkers[i];
-		*w = (struct cow_walker){ .walk = walk };
+		w->walk = walk;
 		pthread_mutex_lock(&walk->lock);
 		ret = -pthread_create(&w->thread, NULL, run_walker, w);
 		w->running = !ret;
@@ -159,6 +161,10 @@ static void wait_for_threads(struct cow_walk *walk)
 	for (unsigned i = 0; i < walk->nr_threads; i++)
 		if (walk->walkers[i].running)
 			pthread_join(walk->walkers[i].thread, NULL);
+	/* Who has woken a thread may still be about to ring its bell when that thread is through. */
+	for (unsigned i = 0; i < walk->nr_threads; i++)
+		if (walk->walkers[i].loop)
+			cow_loop_free(walk->walkers[i].loop);
 }
 
 int cow_walk_run(struct cow_walk *walk)
@@ -170,6 +176,7 @@ int cow_walk_run(struct cow_walk *walk)
 	walk->done = 0;
 	walk->result = 0;
 	walk->nr_running = 0;
+	memset(walk->walkers, 0, sizeof(walk->walkers));
 	int ret = start_threads(walk);
 	wait_for_threads(walk);
 	pthread_cond_destroy(&walk->ended);
