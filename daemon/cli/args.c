@@ -105,12 +105,54 @@ static error_t parse_format(int key, const char *arg, struct argp_state *state)
 	return 0;
 }
 
+/* ---- argp's own errors, in one line as all others ---- */
+
+static struct {
+	const char *program;
+	FILE *stream; /* what argp says before it ends the process */
+	char *text;
+	size_t bytes;
+} said;
+
+static void tell_said(void)
+{
+	if (!said.stream || fclose(said.stream) || !said.text[0])
+		return;
+	size_t n = strlen(said.program);
+	const char *text = said.text;
+	if (!strncmp(text, said.program, n) && !strncmp(text + n, ": ", 2))
+		text += n + 2;
+	said.text[strcspn(said.text, "\n")] = '\0';
+	if (strstr(text, ": see "))
+		cow_cmd_fail("%s", text);
+	else
+		cow_cmd_fail("%s: see `%s --help`", text, said.program);
+}
+
+static void listen_to_argp(const char *program)
+{
+	said.program = program;
+	said.stream = open_memstream(&said.text, &said.bytes);
+	if (said.stream)
+		atexit(tell_said);
+}
+
+static void leave_argp(void)
+{
+	if (said.stream)
+		fclose(said.stream);
+	free(said.text);
+	said.stream = NULL;
+}
+
 static error_t parse_common(int key, char *arg, struct argp_state *state)
 {
 	struct parse *parse = state->input;
 	switch (key) {
 	case ARGP_KEY_INIT:
 		state->child_inputs[0] = parse->input;
+		if (said.stream)
+			state->err_stream = said.stream;
 		return 0;
 	case ARGP_KEY_ARG:
 		if (!*arg && !(parse->take & COW_ARGS_EMPTY))
@@ -195,11 +237,13 @@ static const struct argp_option *find_short(const struct known *known, char lett
 	return NULL;
 }
 
+static int usage_status = COW_EXIT_USAGE;
+
 static void refuse(const char *program, const char *what, const char *hint)
 {
 	cow_cmd_fail("%s: no such option%s%s: see `%s --help`", what,
 		     hint ? ": did you mean --" : "", hint ? hint : "", program);
-	exit(COW_EXIT_USAGE);
+	exit(usage_status);
 }
 
 /* What has a short name in no command may have one in another: its long one begins with it. */
@@ -219,7 +263,7 @@ static void check_value(const struct known *known, const char *program, const ch
 		return;
 	cow_cmd_fail("%s: %s: %s: see `%s --help`", what,
 		     value ? "the value is empty" : "needs a value", o->arg, program);
-	exit(COW_EXIT_USAGE);
+	exit(usage_status);
 }
 
 /* True: the value is the next word. */
@@ -235,7 +279,7 @@ static bool scan_long(const struct known *known, const char *program, const char
 		refuse(program, what, cow_args_nearest(name, long_name, known));
 	if (o && !o->arg && word[2 + len]) {
 		cow_cmd_fail("--%s: takes no value: see `%s --help`", o->name, program);
-		exit(COW_EXIT_USAGE);
+		exit(usage_status);
 	}
 	if (o && o->arg)
 		check_value(known, program, what, o, word[2 + len] ? word + 3 + len : next);
@@ -291,8 +335,12 @@ void cow_args_parse(const struct argp *argp, unsigned take, int argc, char **arg
 	own.args_doc = own.doc = NULL;
 	add_known(&known, options);
 	gather(&known, argp);
+	if (take & COW_ARGS_OWN_STATUS_2)
+		usage_status = 1;
 	scan(&known, argc, argv);
-	argp_err_exit_status = COW_EXIT_USAGE;
+	argp_err_exit_status = usage_status;
+	listen_to_argp(argv[0]);
 	if (argp_parse(&all, argc, argv, 0, NULL, &parse))
-		exit(COW_EXIT_USAGE);
+		exit(usage_status);
+	leave_argp();
 }

@@ -10,7 +10,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-/* The status of every command line that is wrong. */
+/* The status of a command line that is wrong; but see COW_ARGS_OWN_STATUS_2. */
 #define COW_EXIT_USAGE 2
 
 /* Which of the common options a subcommand takes. */
@@ -22,6 +22,8 @@ enum {
 	COW_ARGS_PROGRESS = 16,	   /* -p */
 	COW_ARGS_EMPTY_VALUE = 64, /* an option's value may be empty: -b "" */
 	COW_ARGS_EMPTY = 32, /* an argument may be empty: there are snapshots without a name */
+	COW_ARGS_OWN_STATUS_2 =
+		128, /* 2 says something else: a wrong command line is a failure, 1 */
 };
 
 struct cow_args {

@@ -190,7 +190,7 @@ int cow_cmd_check(int argc, char **argv)
 		.parser = parse_option,
 		.args_doc = "IMAGE|DEVICE",
 		.doc = "Check IMAGE, which must not be in use.\vExit status: 0 clean, 1 could not "
-		       "be checked, 2 corrupt (or a wrong command line), "
+		       "be checked (or a wrong command line), 2 corrupt, "
 		       "3 leaks only, 63 not a format that can be checked. With --repair: what is "
 		       "left afterwards.",
 	};
@@ -199,8 +199,9 @@ int cow_cmd_check(int argc, char **argv)
 	struct cow_check_result result = { 0 };
 	struct cow_loop *loop;
 	cow_args_parse(&argp,
-		       COW_ARGS_QUIET | COW_ARGS_OUTPUT | COW_ARGS_FORMAT | COW_ARGS_PROGRESS, argc,
-		       argv, &a.common, &a);
+		       COW_ARGS_OWN_STATUS_2 | COW_ARGS_QUIET | COW_ARGS_OUTPUT | COW_ARGS_FORMAT |
+			       COW_ARGS_PROGRESS,
+		       argc, argv, &a.common, &a);
 	char *image = cow_named_path(a.image);
 	if (!image)
 		return EXIT_NOT_CHECKED;
