@@ -5,7 +5,6 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include "engine/base/assert.h"
@@ -15,6 +14,7 @@
 #include "tests/sim/live.h"
 #include "tests/sim/second.h"
 #include "tests/sim/snapshot.h"
+#include "tests/sim/sweep.h"
 
 static struct sim_run *current; /* for sim_fail() */
 
@@ -325,36 +325,20 @@ static void power_off_hook(struct sim_world *world)
 	struct sim_run *run = current;
 	sim_model_crash(&run->model);
 	sim_guest_abandon(run);
+	if (run->swept)
+		sim_sweep_settled(run);
+}
+
+static void event_hook(struct sim_world *world)
+{
+	if (current)
+		sim_sweep_event(current);
 }
 
 static void step_hook(struct sim_world *world)
 {
 	if (current)
 		sim_live_step(current);
-}
-
-/* Power is lost here, in a process of its own; this one goes on. */
-static void event_hook(struct sim_world *world)
-{
-	struct sim_run *run = current;
-	if (!run || run->swept || run->finishing || run->action_idx + 1 < run->script->config.sweep)
-		return;
-	pid_t pid = fork();
-	cow_assert(pid >= 0);
-	if (!pid) {
-		run->swept = true;
-		world->random.state += world->events;
-		world->crash_kind = SIM_CRASH_POWER;
-		sim_world_power_off(world);
-		return;
-	}
-	int status;
-	cow_assert(waitpid(pid, &status, 0) == pid);
-	if (status) {
-		fprintf(stderr, "  power lost before host operation %llu\n",
-			(unsigned long long)world->events);
-		_exit(1);
-	}
 }
 
 static void setup(struct sim_run *run, const struct sim_script *script, bool trace)

@@ -91,7 +91,9 @@ struct sim_run {
 	struct cow_secret *secret; /* opens whatever of the chain is encrypted */
 	unsigned action_idx;
 	bool seen_power_off;
-	bool swept;	/* a process of its own, forked to lose power at one moment of a sweep */
+	bool swept; /* a process of its own, forked to lose power at one moment of a sweep */
+	/* swept: hashes of the hosts that other ways left at this moment, shared with them */
+	uint64_t *seen;
 	bool finishing; /* nothing is swept any more */
 	struct sim_stats stats;
 	const char *dump_dir;	 /* where a failing run leaves the host's files; may be NULL */

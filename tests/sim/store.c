@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "engine/base/assert.h"
+#include "tests/sim/random.h"
 
 #define CHUNK 16384u
 
@@ -103,6 +104,21 @@ void sim_store_resize(struct sim_store *s, uint64_t size_bytes)
 	if (size_bytes < s->size_bytes)
 		sim_store_zero(s, size_bytes, s->size_bytes - size_bytes);
 	s->size_bytes = size_bytes;
+}
+
+/* A chunk of zeros counts as none. */
+uint64_t sim_store_hash(const struct sim_store *s)
+{
+	uint64_t hash = sim_mix(s->size_bytes);
+	for (size_t i = 0; i < s->nr_chunks; i++) {
+		uint64_t sum = 0, word;
+		for (size_t at = 0; s->chunks[i] && at < CHUNK; at += sizeof(word)) {
+			memcpy(&word, s->chunks[i] + at, sizeof(word));
+			sum += word ? sim_mix(word ^ sim_mix(at)) : 0;
+		}
+		hash = sum ? sim_mix(hash ^ sum ^ sim_mix(i)) : hash;
+	}
+	return hash;
 }
 
 bool sim_store_is_hole(const struct sim_store *s, uint64_t offset)

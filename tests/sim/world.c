@@ -288,6 +288,8 @@ void sim_world_power_off(struct sim_world *world)
 	}
 	if (sim_disk_in_doubt(&world->disk))
 		world->crash_kind = SIM_CRASH_POWER;
+	if (world->on_loss)
+		world->on_loss(world);
 	sim_disk_crash(&world->disk, world->crash_kind, &world->random);
 	world->powered_off = true;
 	world->power_off_at = 0;

@@ -82,6 +82,8 @@ struct sim_world {
 	enum sim_crash crash_kind;
 	bool powered_off; /* every operation fails without effect, the disk shows what survived */
 	struct sim_faults faults;
+	/* power goes off: what survives is not settled yet */
+	void (*on_loss)(struct sim_world *world);
 	void (*on_power_off)(struct sim_world *world);
 	void (*on_step)(struct sim_world *world);
 	void (*on_event)(struct sim_world *world); /* a host operation is about to take effect */
