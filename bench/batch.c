@@ -2,6 +2,8 @@
 #include "bench/batch.h"
 
 #include "engine/base/assert.h"
+#include "engine/request/queue.h"
+#include "engine/request/kind.h"
 
 struct slot {
 	struct bench_batch *batch;

@@ -5,6 +5,7 @@
 #define BENCH_BATCH_H
 
 #include "engine/life/image.h"
+#include "engine/request/kind.h"
 
 #define BENCH_MAX_DEPTH 256
 

@@ -15,6 +15,9 @@
 #include "bench/batch.h"
 #include "engine/base/buf.h"
 #include "engine/host/system.h"
+#include "engine/life/image.h"
+#include "engine/request/queue.h"
+#include "engine/request/kind.h"
 
 struct counters {
 	uint64_t reads, writes, flushes, punches, resizes;

@@ -17,6 +17,9 @@
 #include "engine/base/assert.h"
 #include "engine/base/buf.h"
 #include "engine/create/create.h"
+#include "engine/life/image.h"
+#include "engine/request/queue.h"
+#include "engine/request/kind.h"
 
 #define IMAGE_BYTES (1ull << 30)
 #define FILL_BYTES (512u << 10)

@@ -23,8 +23,11 @@
 #include "engine/base/buf.h"
 #include "engine/create/create.h"
 #include "engine/host/system.h"
+#include "engine/life/image.h"
 #include "engine/life/live.h"
 #include "engine/loop/loop_uring.h"
+#include "engine/request/queue.h"
+#include "engine/request/kind.h"
 
 #define WRITE_BYTES 4096u
 

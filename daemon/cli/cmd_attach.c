@@ -27,6 +27,7 @@
 #include "daemon/server/server.h"
 #include "daemon/control/target.h"
 #include "engine/base/number.h"
+#include "engine/crypt/secret.h"
 #include "engine/host/path.h"
 
 #define DEFAULT_DEPTH 64

@@ -14,6 +14,7 @@
 #include "daemon/cli/interrupt.h"
 #include "daemon/cli/named.h"
 #include "daemon/control/show.h"
+#include "engine/crypt/secret.h"
 #include "engine/tool/compare.h"
 
 enum exit_code {

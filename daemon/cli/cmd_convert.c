@@ -17,6 +17,7 @@
 #include "daemon/cli/interrupt.h"
 #include "daemon/cli/named.h"
 #include "engine/base/number.h"
+#include "engine/crypt/secret.h"
 #include "engine/host/system.h"
 #include "engine/tool/convert.h"
 #include "engine/tool/target.h"

@@ -13,6 +13,7 @@
 #include "daemon/cli/named.h"
 #include "daemon/cli/passphrase.h"
 #include "engine/create/create.h"
+#include "engine/crypt/secret.h"
 #include "engine/host/system.h"
 
 struct arguments {

@@ -16,6 +16,7 @@
 #include "daemon/cli/named.h"
 #include "daemon/cli/values.h"
 #include "daemon/control/show.h"
+#include "engine/crypt/secret.h"
 #include "engine/host/system.h"
 #include "engine/life/info.h"
 #include "engine/tool/measure.h"

@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "engine/base/number.h"
+#include "engine/crypt/secret.h"
 #include "engine/host/path.h"
 
 /* ---- options ---- */

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "daemon/cli/passphrase.h"
+#include "engine/crypt/secret.h"
 
 static const int signals[] = { SIGINT, SIGTERM, SIGHUP, SIGQUIT };
 #define NR_SIGNALS (sizeof(signals) / sizeof(signals[0]))

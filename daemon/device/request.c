@@ -3,6 +3,8 @@
 
 #include <errno.h>
 
+#include "engine/request/kind.h"
+
 #define SECTOR_SHIFT 9
 
 static const struct {

@@ -8,6 +8,7 @@
 
 #include "engine/base/result.h"
 #include "engine/life/image.h"
+#include "engine/request/kind.h"
 #include "uapi/ublk.h"
 
 struct cow_request {

@@ -23,6 +23,8 @@
 #include "engine/base/log.h"
 #include "engine/base/pages.h"
 #include "engine/loop/loop_uring.h"
+#include "engine/request/queue.h"
+#include "engine/request/kind.h"
 
 /*
  * Of each buffer; what most requests use, always kept. The rest is locked when it is touched, and

@@ -12,6 +12,7 @@
 #include "daemon/control/control.h"
 #include "daemon/control/show.h"
 #include "engine/base/log.h"
+#include "engine/request/kind.h"
 
 /* A queue's thread comes to its messages at once unless it is stuck in the kernel. */
 #define ANSWER_LIMIT_MS 1000u

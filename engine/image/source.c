@@ -129,3 +129,12 @@ bool cow_source_find(struct cow_image *image, uint64_t off, uint64_t bytes, stru
 	s->bytes = bytes;
 	return true;
 }
+
+uint32_t cow_source_cluster_bytes(const struct cow_image *image)
+{
+	uint32_t bytes = 0;
+	for (; image; image = image->backing)
+		if (!image->raw && image->core.g.cluster_bytes > bytes)
+			bytes = image->core.g.cluster_bytes;
+	return bytes;
+}

@@ -32,5 +32,7 @@ struct cow_source {
  */
 bool cow_source_find(struct cow_image *image, uint64_t off, uint64_t bytes,
 		     struct cow_source *source, struct cow_task *task);
+/* The largest cluster of the chain: what an inflated cluster can take. */
+uint32_t cow_source_cluster_bytes(const struct cow_image *image);
 
 #endif

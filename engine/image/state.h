@@ -11,11 +11,13 @@
 #include "engine/crypt/crypt.h"
 #include "engine/meta/meta.h"
 #include "engine/space/epoch.h"
-#include "engine/life/freeze.h"
-#include "engine/life/image.h"
 #include "engine/image/claim.h"
+#include "engine/image/gate.h"
+#include "engine/core/options.h"
 #include "engine/space/quarantine.h"
 #include "engine/bitmap/tracking.h"
+
+struct cow_queue;
 
 struct cow_image {
 	struct cow_core core;
@@ -39,7 +41,7 @@ struct cow_image {
 	struct cow_alloc alloc;
 	struct cow_quarantine quarantine;
 	struct cow_epoch epoch;
-	struct cow_freeze freeze;
+	struct cow_gate gate;
 
 	/* changed by the control thread while nothing runs: at open, under a freeze */
 	struct cow_tracking tracking; /* dirty bitmaps; writable images */
@@ -57,10 +59,8 @@ struct cow_image {
  */
 COW_MUST_CHECK int cow_image_reload(struct cow_image *image, struct cow_loop *loop,
 				    struct cow_error *err);
-/* The release may have stopped halfway because its loop goes: it goes on on a queue's. queue.c */
-void cow_image_hand_over_release(struct cow_image *image);
-/* The largest cluster of the chain: what an inflated cluster can take. */
-uint32_t cow_chain_cluster_bytes(const struct cow_image *image);
+/* The image and those below. open.c */
+void cow_image_free(struct cow_image *image);
 /* One writeback pass, waited for. close.c */
 COW_MUST_CHECK int cow_image_write_back(struct cow_image *image, struct cow_loop *loop);
 

@@ -61,6 +61,19 @@ static struct cow_root *find_root(struct cow_root **roots, size_t nr, const char
 
 /* ---- files of the chain ---- */
 
+const char *cow_chain_snapshot(const struct cow_chain *chain, bool top)
+{
+	return top ? chain->options->snapshot : NULL;
+}
+
+unsigned cow_chain_flags(const struct cow_chain *chain, bool top)
+{
+	const struct cow_open_options *o = chain->options;
+	bool no_lock = o->no_lock || cow_chain_snapshot(chain, top);
+	return (top && o->writable ? COW_OPEN_WRITE : 0) | (no_lock ? COW_OPEN_NO_LOCK : 0) |
+	       (o->buffered ? COW_OPEN_BUFFERED : 0);
+}
+
 unsigned cow_chain_unlocked(const struct cow_chain *chain, unsigned flags)
 {
 	return flags | (chain->host->ops->lock ? COW_OPEN_NO_LOCK : 0);
@@ -276,23 +289,16 @@ static int open_backing_file(struct cow_image *image, struct cow_chain *chain, c
 	return 0;
 }
 
-int cow_backing_open(struct cow_image *image, struct cow_chain *chain, const uint8_t *cluster,
-		     struct cow_error *err)
+int cow_chain_open_backing(struct cow_chain *chain, struct cow_image *image, const uint8_t *cluster,
+			   struct cow_chain_file *out, struct cow_error *err)
 {
-	struct cow_file *file;
 	char name[1024];
-	bool raw;
+	out->file = NULL;
 	int ret = cow_backing_name(cluster, &image->core.header, name, err);
 	if (ret || !name[0] || chain->options->no_backing)
 		return ret;
-	ret = format_is_raw(image, name, &raw, err);
-	if (!ret)
-		ret = open_backing_file(image, chain, name, &file, err);
-	if (!ret)
-		ret = cow_image_open_in_chain(chain, file, raw, false, &image->backing, err);
-	if (!ret)
-		image->backing_bytes = image->backing->core.g.size_bytes;
-	return ret;
+	ret = format_is_raw(image, name, &out->raw, err);
+	return ret ? ret : open_backing_file(image, chain, name, &out->file, err);
 }
 
 /* ---- external data file ---- */
@@ -348,7 +354,7 @@ static int check_data_format(struct cow_image *image, struct cow_chain *chain,
 			     image->core.path, file->path, is);
 }
 
-int cow_data_file_open(struct cow_image *image, struct cow_chain *chain, struct cow_error *err)
+int cow_chain_open_data(struct cow_chain *chain, struct cow_image *image, struct cow_error *err)
 {
 	const struct cow_open_options *options = chain->options;
 	image->core.data = image->core.file;

@@ -54,12 +54,16 @@ COW_MUST_CHECK int cow_chain_enter(struct cow_chain *chain, struct cow_file *fil
 /* Flags to open a file with that cow_chain_enter() shall lock. */
 unsigned cow_chain_unlocked(const struct cow_chain *chain, unsigned flags);
 
-/*
- * Opens image's backing file, if it has one, and sets image->backing. cluster: the image's first
- * cluster.
- */
-COW_MUST_CHECK int cow_backing_open(struct cow_image *image, struct cow_chain *chain,
-				    const uint8_t *cluster, struct cow_error *err);
+/* A file of the chain that is not entered yet. */
+struct cow_chain_file {
+	struct cow_file *file; /* opened with cow_chain_unlocked(cow_chain_flags()) */
+	bool raw;
+};
+
+/* Opens image's backing file; NULL: it has none. cluster: the image's first cluster. */
+COW_MUST_CHECK int cow_chain_open_backing(struct cow_chain *chain, struct cow_image *image,
+					  const uint8_t *cluster, struct cow_chain_file *out,
+					  struct cow_error *err);
 
 /*
  * Opens the external data file, if the image has one, for writing if the image is: the one named in
@@ -67,17 +71,12 @@ COW_MUST_CHECK int cow_backing_open(struct cow_image *image, struct cow_chain *c
  * any case. To be written to it must be the caller's or the image's owner's, and not begin as an
  * image of its own.
  */
-COW_MUST_CHECK int cow_data_file_open(struct cow_image *image, struct cow_chain *chain,
-				      struct cow_error *err);
+COW_MUST_CHECK int cow_chain_open_data(struct cow_chain *chain, struct cow_image *image,
+				       struct cow_error *err);
 
-/*
- * open.c: one image of a chain and, through cow_backing_open(), those below. file: opened with
- * cow_chain_unlocked(cow_chain_flags()), taken over whatever comes of it.
- */
-COW_MUST_CHECK int cow_image_open_in_chain(struct cow_chain *chain, struct cow_file *file, bool raw,
-					   bool top, struct cow_image **out, struct cow_error *err);
 /* The flags of an image of the chain. */
 unsigned cow_chain_flags(const struct cow_chain *chain, bool top);
-void cow_image_free(struct cow_image *image);
+/* The top image's snapshot that is asked for instead of its active disk, or NULL. */
+const char *cow_chain_snapshot(const struct cow_chain *chain, bool top);
 
 #endif

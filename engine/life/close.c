@@ -12,6 +12,7 @@
 #include "engine/base/math.h"
 #include "engine/life/chain.h"
 #include "engine/base/log.h"
+#include "engine/life/image.h"
 #include "engine/loop/blocking.h"
 
 /* A task that joins one pass. */

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "engine/image/state.h"
+#include "engine/life/image.h"
 
 void cow_image_each_file(const struct cow_image *image,
 			 void (*each)(void *ctx, struct cow_file *file), void *ctx)

@@ -8,6 +8,7 @@
 #include "engine/life/chain.h"
 #include "engine/base/log.h"
 #include "engine/request/op.h"
+#include "engine/request/queue.h"
 
 #define POLL_NS (200ull * 1000)
 #define RELOAD_TRIES 3u
@@ -121,21 +122,14 @@ void cow_freeze_leave_loop(struct cow_image *image, struct cow_loop *loop)
 		if (cow_freeze_nap(loop))
 			break;
 	atomic_store(&q->leaving[COW_MAX_QUEUES], NULL);
-	cow_image_hand_over_release(image);
+	cow_queue_hand_over_release(image);
 }
 
 static void thaw(struct cow_image *image, struct cow_loop *loop)
 {
-	struct cow_freeze *f = &image->freeze;
-	struct cow_waitlist wake;
-	cow_waitlist_init(&wake);
 	cow_quarantine_resume(&image->quarantine);
 	cow_commit_resume(&image->core.commit, loop);
-	cow_mutex_lock(&f->lock);
-	atomic_store(&f->frozen, false);
-	cow_waitlist_take(&f->parked, &wake);
-	cow_mutex_unlock(&f->lock);
-	cow_waitlist_wake(&wake, 0);
+	cow_gate_open(&image->gate);
 }
 
 /*
@@ -193,9 +187,7 @@ static int freeze(struct cow_image *image, struct cow_loop *loop, cow_frozen_fn 
 		  enum space space, uint64_t *pause_ns, struct cow_error *err)
 {
 	uint64_t start = cow_loop_now(loop);
-	cow_assert(atomic_load(&image->freeze.changing));
-	cow_assert(!atomic_load(&image->freeze.frozen));
-	atomic_store(&image->freeze.frozen, true);
+	cow_gate_shut(&image->gate);
 	int ret = run_frozen(image, loop, change, ctx, space, err);
 	thaw(image, loop);
 	if (pause_ns)
@@ -209,7 +201,7 @@ int cow_freeze_begin(struct cow_image *image, struct cow_error *err)
 	if (!image->core.writable || cow_core_is_failed(&image->core))
 		return cow_error_set(err, -EROFS, "%s: the image is not writable",
 				     image->core.path);
-	if (atomic_exchange(&image->freeze.changing, true))
+	if (atomic_exchange(&image->gate.changing, true))
 		return cow_error_set(err, -EBUSY,
 				     "%s: another change of the whole image is under way",
 				     image->core.path);
@@ -218,7 +210,7 @@ int cow_freeze_begin(struct cow_image *image, struct cow_error *err)
 
 void cow_freeze_end(struct cow_image *image)
 {
-	atomic_store(&image->freeze.changing, false);
+	atomic_store(&image->gate.changing, false);
 }
 
 int cow_freeze_switch(struct cow_image *image, struct cow_loop *loop, cow_frozen_fn *change,

@@ -11,19 +11,8 @@
 #ifndef COW_FREEZE_H
 #define COW_FREEZE_H
 
-#include <stdatomic.h>
-
-#include "engine/base/mutex.h"
 #include "engine/base/result.h"
 #include "engine/life/image.h"
-#include "engine/loop/task.h"
-
-struct cow_freeze {
-	atomic_bool changing; /* a change of the whole image is under way, frozen or about to be */
-	atomic_bool frozen;
-	struct cow_mutex lock;
-	struct cow_waitlist parked; /* requests, until the thaw; lock */
-};
 
 typedef int cow_frozen_fn(void *ctx, struct cow_loop *loop, struct cow_file *file,
 			  struct cow_error *err);

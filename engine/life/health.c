@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* How the host treats the files of a chain: the sum, for who asks. */
 #include "engine/image/state.h"
+#include "engine/life/image.h"
 
 static void add_file(struct cow_file *file, struct cow_image_health *out)
 {

@@ -172,7 +172,7 @@ int cow_live_switch(struct cow_live *x)
 	struct cow_snapshot *last = &x->snapshots[x->header.nr_snapshots - 1];
 	struct cow_snapshot_date date = { 0 };
 	x->frozen = x->space.frozen = true;
-	cow_assert(atomic_load(&x->image->freeze.frozen));
+	cow_assert(cow_gate_is_shut(&x->image->gate));
 	if (x->s->what == COW_LIVE_CREATE) {
 		if (x->s->moment)
 			x->s->moment(x->s->ctx, &date);

@@ -8,6 +8,7 @@
 
 #include "engine/base/buf.h"
 #include "engine/base/math.h"
+#include "engine/image/source.h"
 #include "engine/life/chain.h"
 #include "engine/base/log.h"
 #include "engine/check/check.h"
@@ -15,6 +16,7 @@
 #include "engine/core/load.h"
 #include "engine/compress/inflated.h"
 #include "engine/format/map.h"
+#include "engine/life/image.h"
 #include "engine/life/memory.h"
 #include "engine/loop/blocking.h"
 #include "engine/snapshot/snapshot_select.h"
@@ -180,12 +182,6 @@ static int measure_snapshots(struct cow_image *image, struct cow_chain *chain,
 	return ret;
 }
 
-/* The top image's snapshot that is asked for instead of its active disk. */
-static const char *snapshot_of(const struct cow_chain *chain, bool top)
-{
-	return top ? chain->options->snapshot : NULL;
-}
-
 static int select_snapshot(struct cow_image *image, struct cow_chain *chain, const char *snapshot,
 			   struct cow_error *err)
 {
@@ -202,11 +198,28 @@ static void init_locks(struct cow_image *image)
 	cow_core_init(&image->core);
 	cow_mutex_init(&image->queues_lock, COW_RANK_QUEUES);
 	cow_epoch_init(&image->epoch);
-	cow_mutex_init(&image->freeze.lock, COW_RANK_FREEZE);
-	cow_waitlist_init(&image->freeze.parked);
+	cow_gate_init(&image->gate);
 }
 
 /* ---- open ---- */
+
+static void free_one(struct cow_image *image)
+{
+	cow_meta_fini(&image->meta);
+	cow_alloc_fini(&image->alloc);
+	cow_quarantine_fini(&image->quarantine);
+	cow_tracking_fini(&image->tracking);
+	free(image->core.zeros);
+	cow_inflated_free(image->inflated);
+	free(image->left);
+	cow_crypt_key_free(image->key);
+	if (image->core.data && image->core.data != image->core.file)
+		image->core.host->ops->close(image->core.data);
+	if (image->core.file)
+		image->core.host->ops->close(image->core.file);
+	free(image->core.path);
+	free(image);
+}
 
 static void publish_geometry(struct cow_image *image)
 {
@@ -229,7 +242,7 @@ static void open_raw(struct cow_image *image)
 }
 
 static int open_qcow2(struct cow_image *image, struct cow_chain *chain, const char *snapshot,
-		      struct cow_error *err)
+		      struct cow_chain_file *backing, struct cow_error *err)
 {
 	uint8_t *cluster = NULL;
 	int ret = load_header(image, chain, &cluster, err);
@@ -242,7 +255,7 @@ static int open_qcow2(struct cow_image *image, struct cow_chain *chain, const ch
 	if (!ret)
 		ret = select_snapshot(image, chain, snapshot, err);
 	if (!ret)
-		ret = cow_data_file_open(image, chain, err);
+		ret = cow_chain_open_data(chain, image, err);
 	if (!ret)
 		ret = cow_crypt_open(chain->loop, image->core.file, &image->core.header,
 				     &image->core.ext, chain->options->secrets,
@@ -258,20 +271,10 @@ static int open_qcow2(struct cow_image *image, struct cow_chain *chain, const ch
 		ret = init_writing(image, chain, err);
 	publish_geometry(image);
 	if (!ret)
-		ret = cow_backing_open(image, chain, cluster, err);
-	if (!ret && image->core.writable)
-		start_tracking(image, chain->loop);
+		ret = cow_chain_open_backing(chain, image, cluster, backing, err);
 out:
 	free(cluster);
 	return ret;
-}
-
-unsigned cow_chain_flags(const struct cow_chain *chain, bool top)
-{
-	const struct cow_open_options *o = chain->options;
-	bool no_lock = o->no_lock || snapshot_of(chain, top);
-	return (top && o->writable ? COW_OPEN_WRITE : 0) | (no_lock ? COW_OPEN_NO_LOCK : 0) |
-	       (o->buffered ? COW_OPEN_BUFFERED : 0);
 }
 
 static struct cow_image *new_image(struct cow_chain *chain, struct cow_file *file, bool top)
@@ -298,45 +301,73 @@ static struct cow_image *new_image(struct cow_chain *chain, struct cow_file *fil
 	return image;
 }
 
-int cow_image_open_in_chain(struct cow_chain *chain, struct cow_file *file, bool raw, bool top,
-			    struct cow_image **out, struct cow_error *err)
+static void say_whose(struct cow_error *err, const struct cow_image *image)
 {
-	struct cow_image *image = new_image(chain, file, top);
+	if (err->code && strncmp(err->text, image->core.path, strlen(image->core.path)))
+		cow_error_prefix(err, "%s", image->core.path);
+}
+
+/* One image of the chain, of *file, which is gone then, and is the backing file, if there is one. */
+static int open_one(struct cow_chain *chain, struct cow_chain_file *file, bool top,
+		    struct cow_image **out, struct cow_error *err)
+{
+	struct cow_image *image = new_image(chain, file->file, top);
 	if (!image)
 		return cow_error_set(err, -ENOMEM, "out of memory");
-	int ret = cow_chain_enter(chain, file, cow_chain_flags(chain, top), err);
-	if (!ret && raw) {
+	int ret = cow_chain_enter(chain, file->file, cow_chain_flags(chain, top), err);
+	file->file = NULL;
+	if (!ret && file->raw) {
 		open_raw(image);
 	} else if (!ret) {
-		struct cow_error own = { 0 };
-		ret = open_qcow2(image, chain, snapshot_of(chain, top), &own);
-		if (own.code && strncmp(own.text, image->core.path, strlen(image->core.path)))
-			cow_error_prefix(&own, "%s", image->core.path);
-		if (own.code)
-			cow_error_set(err, own.code, "%s", own.text);
+		ret = open_qcow2(image, chain, cow_chain_snapshot(chain, top), file, err);
+		say_whose(err, image);
 	}
 	if (ret) {
 		cow_error_set(err, ret, "%s: %s", image->core.path, strerror(-ret));
-		cow_image_free(image);
+		free_one(image);
 		return ret;
 	}
 	*out = image;
 	return 0;
 }
 
-uint32_t cow_chain_cluster_bytes(const struct cow_image *image)
+/* From the top down. What goes wrong is told with the names of all images that lead there. */
+static int open_all(struct cow_chain *chain, struct cow_file *top, struct cow_image **out,
+		    struct cow_error *err)
 {
-	uint32_t bytes = 0;
-	for (; image; image = image->backing)
-		if (!image->raw && image->core.g.cluster_bytes > bytes)
-			bytes = image->core.g.cluster_bytes;
-	return bytes;
+	struct cow_chain_file file = { .file = top };
+	struct cow_image *images[COW_MAX_BACKING_DEPTH];
+	struct cow_error own = { 0 };
+	unsigned nr = 0;
+	int ret;
+	do {
+		struct cow_image *image = NULL;
+		ret = open_one(chain, &file, !nr, &image, &own);
+		if (ret)
+			break;
+		cow_assert(nr < COW_MAX_BACKING_DEPTH); /* the chain counts as well */
+		if (nr) {
+			images[nr - 1]->backing = image;
+			images[nr - 1]->backing_bytes = image->core.g.size_bytes;
+		}
+		images[nr++] = image;
+	} while (file.file);
+	if (!ret) {
+		*out = images[0];
+		return 0;
+	}
+	for (unsigned i = nr; i-- > 0;) {
+		say_whose(&own, images[i]);
+		free_one(images[i]);
+	}
+	cow_error_set(err, own.code, "%s", own.text);
+	return ret;
 }
 
 static int init_inflated(struct cow_image **image, struct cow_error *err)
 {
 	(*image)->inflated =
-		cow_inflated_new(cow_chain_cluster_bytes(*image), &(*image)->core.limits);
+		cow_inflated_new(cow_source_cluster_bytes(*image), &(*image)->core.limits);
 	if ((*image)->inflated)
 		return 0;
 	cow_image_free(*image);
@@ -358,10 +389,13 @@ static int open_top(struct cow_chain *chain, const char *path, struct cow_image 
 		chain->below = file;
 		file = overlay;
 	}
-	ret = cow_image_open_in_chain(chain, file, false, true, out, err);
-	if (!ret)
-		(*out)->overlay = overlay;
-	return ret;
+	ret = open_all(chain, file, out, err);
+	if (ret)
+		return ret;
+	(*out)->overlay = overlay;
+	if ((*out)->core.writable)
+		start_tracking(*out, chain->loop);
+	return 0;
 }
 
 int cow_image_open(struct cow_host *host, struct cow_loop *loop, const char *path,
@@ -401,22 +435,9 @@ int cow_image_reload(struct cow_image *image, struct cow_loop *loop, struct cow_
 
 void cow_image_free(struct cow_image *image)
 {
-	if (!image)
-		return;
-	if (image->backing)
-		cow_image_free(image->backing);
-	cow_meta_fini(&image->meta);
-	cow_alloc_fini(&image->alloc);
-	cow_quarantine_fini(&image->quarantine);
-	cow_tracking_fini(&image->tracking);
-	free(image->core.zeros);
-	cow_inflated_free(image->inflated);
-	free(image->left);
-	cow_crypt_key_free(image->key);
-	if (image->core.data && image->core.data != image->core.file)
-		image->core.host->ops->close(image->core.data);
-	if (image->core.file)
-		image->core.host->ops->close(image->core.file);
-	free(image->core.path);
-	free(image);
+	struct cow_image *backing;
+	for (; image; image = backing) {
+		backing = image->backing;
+		free_one(image);
+	}
 }

@@ -6,6 +6,7 @@
 #include <stdio.h>
 
 #include "engine/request/op.h"
+#include "engine/request/kind.h"
 
 const char *cow_inspect_kind(enum cow_op_kind kind)
 {

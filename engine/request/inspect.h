@@ -11,7 +11,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "engine/request/op.h"
+#include "engine/loop/io.h"
+#include "engine/request/queue.h"
+#include "engine/request/kind.h"
 
 /* The texts are constant; io.path lives as long as the image is open. */
 struct cow_inspected {

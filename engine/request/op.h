@@ -20,6 +20,7 @@
 #include "engine/compress/inflated.h"
 #include "engine/format/map.h"
 #include "engine/request/pack.h"
+#include "engine/request/kind.h"
 #include "engine/image/source.h"
 #include "engine/space/reserve.h"
 

@@ -11,6 +11,7 @@
 #include "engine/request/data.h"
 #include "engine/request/mapping.h"
 #include "engine/meta/refcount.h"
+#include "engine/request/kind.h"
 
 static const struct cow_step step_look, step_squeeze, step_place, step_refer, step_write,
 	step_written, step_publish;

@@ -7,6 +7,7 @@
 #include "engine/base/pages.h"
 #include "engine/request/op.h"
 #include "engine/request/queue.h"
+#include "engine/request/kind.h"
 #include "engine/request/start.h"
 #include "engine/space/refill.h"
 
@@ -25,7 +26,7 @@ static void take_all(struct cow_queue *queue)
  */
 static int alloc_buffers(struct cow_queue *queue)
 {
-	uint32_t cluster = cow_chain_cluster_bytes(queue->image);
+	uint32_t cluster = cow_source_cluster_bytes(queue->image);
 	/*
 	 * A compressed cluster's length field reaches to twice the cluster; it starts anywhere in a
 	 * sector.
@@ -167,7 +168,7 @@ static void keep_reservation(struct cow_image *image, const struct cow_reserve *
 }
 
 /* Somebody may be waiting for it. */
-void cow_image_hand_over_release(struct cow_image *image)
+void cow_queue_hand_over_release(struct cow_image *image)
 {
 	cow_mutex_lock(&image->queues_lock);
 	for (unsigned i = 0; i < COW_MAX_QUEUES; i++) {
@@ -197,7 +198,7 @@ void cow_queue_free(struct cow_queue *queue)
 	cow_mutex_unlock(&image->queues_lock);
 	free_buffers(queue);
 	if (image->core.writable)
-		cow_image_hand_over_release(image);
+		cow_queue_hand_over_release(image);
 }
 
 static void start(struct cow_op *op, enum cow_op_kind kind, unsigned flags, uint64_t offset,

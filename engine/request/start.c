@@ -9,6 +9,7 @@
 #include "engine/request/pack.h"
 #include "engine/request/read.h"
 #include "engine/request/reader.h"
+#include "engine/request/kind.h"
 #include "engine/request/write.h"
 #include "engine/request/zero.h"
 
@@ -136,28 +137,20 @@ static void start_over(struct cow_op *op)
 	op->explicit_zeros = false;
 }
 
-/*
- * In while the image is not frozen. The count first, then the look: the freeze sets its flag first,
- * then looks at the count.
- */
+/* The count first, then the look: see gate.h. */
 static enum cow_next admit(struct cow_task *task)
 {
 	struct cow_op *op = cow_op_of(task);
-	struct cow_freeze *f = &cow_op_image(op)->freeze;
+	struct cow_gate *gate = &cow_op_image(op)->gate;
 	atomic_fetch_add(&op->queue->running, 1);
-	if (!atomic_load(&f->frozen)) {
+	if (!cow_gate_is_shut(gate)) {
 		cow_op_enter_epoch(op);
 		if (atomic_load_explicit(&cow_op_image(op)->core.unreadable, memory_order_relaxed))
 			cow_task_fail(task, -EIO);
 		return cow_task_goto(task, first_step(op->kind));
 	}
 	atomic_fetch_sub(&op->queue->running, 1);
-	cow_mutex_lock(&f->lock);
-	bool park = atomic_load(&f->frozen);
-	if (park)
-		cow_waitlist_park(&f->parked, task, "the end of a freeze");
-	cow_mutex_unlock(&f->lock);
-	return park ? COW_WAIT : COW_AGAIN;
+	return cow_gate_park(gate, task) ? COW_WAIT : COW_AGAIN;
 }
 
 /* As after the freeze: what the op found out before may be no longer true. */

@@ -13,6 +13,7 @@
 #include "engine/request/data.h"
 #include "engine/request/flush.h"
 #include "engine/request/mapping.h"
+#include "engine/request/kind.h"
 
 static enum cow_next begin(struct cow_task *task)
 {

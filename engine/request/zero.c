@@ -16,6 +16,7 @@
 
 #include "engine/base/math.h"
 #include "engine/request/mapping.h"
+#include "engine/request/kind.h"
 #include "engine/request/write.h"
 
 /*

@@ -12,6 +12,8 @@
 #include "engine/image/source.h"
 #include "engine/image/state.h"
 #include "engine/loop/blocking.h"
+#include "engine/request/queue.h"
+#include "engine/request/kind.h"
 #include "engine/tool/disk_state.h"
 
 #define ZEROS_BYTES (256u << 10)

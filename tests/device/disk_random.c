@@ -23,6 +23,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
+#include "engine/request/kind.h"
 #include "tests/interop/model.h"
 #include "tests/interop/workload.h"
 

@@ -24,6 +24,8 @@
 #include "engine/format/format.h"
 #include "engine/life/freeze.h"
 #include "engine/life/image.h"
+#include "engine/request/queue.h"
+#include "engine/request/kind.h"
 #include "engine/snapshot/snapshot.h"
 #include "tests/fuzz/luks_area.h"
 #include "tests/fuzz/memory_disk.h"

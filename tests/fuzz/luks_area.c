@@ -6,6 +6,7 @@
 #include "engine/base/assert.h"
 #include "engine/crypt/luks_impl.h"
 #include "engine/crypt/luks_kdf.h"
+#include "engine/crypt/secret.h"
 
 #define SLOT_BYTES (64u << 10)
 

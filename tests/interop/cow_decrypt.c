@@ -14,6 +14,7 @@
 
 #include "engine/base/be.h"
 #include "engine/base/buf.h"
+#include "engine/crypt/secret.h"
 #include "engine/crypt/unlock.h"
 #include "engine/core/load.h"
 #include "engine/host/system.h"

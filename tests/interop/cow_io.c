@@ -27,8 +27,11 @@
 #include <unistd.h>
 
 #include "engine/base/buf.h"
+#include "engine/crypt/secret.h"
 #include "engine/host/system.h"
 #include "engine/life/image.h"
+#include "engine/request/queue.h"
+#include "engine/request/kind.h"
 
 #define CHUNK_BYTES (1u << 20)
 #define MAX_ROOTS 8

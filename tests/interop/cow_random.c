@@ -29,6 +29,8 @@
 #include "engine/host/system.h"
 #include "engine/life/image.h"
 #include "engine/request/inspect.h"
+#include "engine/request/queue.h"
+#include "engine/request/kind.h"
 #include "tests/interop/live.h"
 #include "tests/interop/model.h"
 #include "tests/interop/random_options.h"

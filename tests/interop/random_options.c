@@ -7,6 +7,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "engine/crypt/secret.h"
 #include "tests/interop/model.h"
 #include "tests/interop/workload.h"
 

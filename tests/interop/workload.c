@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/request/kind.h"
+
 #define SECTOR 512ull
 
 uint64_t rng_next(struct rng *rng)

@@ -7,6 +7,7 @@
 #include <stdint.h>
 
 #include "engine/life/image.h"
+#include "engine/request/kind.h"
 
 struct rng {
 	uint64_t state;

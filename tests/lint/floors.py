@@ -11,7 +11,7 @@ import subprocess
 import sys
 
 PUBLIC = {"engine/" + name for name in """
-    life/image.h life/live.h life/live_bitmap.h life/memory.h life/freeze.h life/info.h request/request.h request/op.h request/queue.h
+    life/image.h life/live.h life/live_bitmap.h life/memory.h life/freeze.h life/info.h request/kind.h request/queue.h
     request/inspect.h create/create.h check/check.h snapshot/snapshot.h snapshot/snapshot_select.h bitmap/bitmap.h bitmap/dirty.h edit/amend.h edit/resize.h crypt/secret.h
     crypt/luks.h loop/loop.h loop/loop_uring.h host/file.h host/lock.h host/path.h host/system.h base/assert.h base/error.h base/log.h
     base/number.h base/pages.h base/result.h tool/disk.h tool/walk.h tool/compare.h tool/convert.h tool/target.h

@@ -7,6 +7,8 @@
 #include "engine/base/assert.h"
 #include "engine/base/buf.h"
 #include "engine/request/inspect.h"
+#include "engine/request/queue.h"
+#include "engine/request/kind.h"
 #include "tests/sim/run.h"
 #include "tests/sim/second.h"
 

@@ -6,6 +6,8 @@
 
 #include "engine/base/assert.h"
 #include "engine/check/check.h"
+#include "engine/life/image.h"
+#include "engine/request/queue.h"
 #include "tests/sim/prepare.h"
 #include "tests/sim/snapshot.h"
 #include "tests/sim/run.h"

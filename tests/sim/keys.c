@@ -10,6 +10,7 @@
 #include "engine/core/load.h"
 #include "engine/crypt/luks_impl.h"
 #include "engine/crypt/luks_kdf.h"
+#include "engine/crypt/secret.h"
 #include "engine/loop/blocking.h"
 
 #define CRYPT_METHOD_OFF 32 /* in the header */

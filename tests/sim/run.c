@@ -10,6 +10,7 @@
 #include "engine/base/assert.h"
 #include "engine/base/be.h"
 #include "engine/base/log.h"
+#include "engine/crypt/secret.h"
 #include "tests/sim/keys.h"
 #include "tests/sim/live.h"
 #include "tests/sim/second.h"

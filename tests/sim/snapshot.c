@@ -9,6 +9,9 @@
 #include "engine/base/be.h"
 #include "engine/base/buf.h"
 #include "engine/check/check.h"
+#include "engine/life/image.h"
+#include "engine/request/queue.h"
+#include "engine/request/kind.h"
 #include "engine/snapshot/snapshot.h"
 #include "tests/sim/prepare.h"
 

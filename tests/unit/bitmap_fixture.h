@@ -29,6 +29,8 @@
 #include "engine/format/geometry.h"
 #include "engine/life/image.h"
 #include "engine/bitmap/tracking.h"
+#include "engine/request/queue.h"
+#include "engine/request/kind.h"
 #include "tests/unit/memory_host.h"
 
 #define DISK_BYTES (256u << 10)

@@ -15,6 +15,8 @@
 #include "engine/check/check.h"
 #include "engine/create/create.h"
 #include "engine/life/image.h"
+#include "engine/request/queue.h"
+#include "engine/request/kind.h"
 #include "tests/unit/memory_host.h"
 
 struct fixture {

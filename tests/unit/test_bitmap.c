@@ -4,6 +4,8 @@
  * any point of a command or a session.
  */
 #include "engine/base/buf.h"
+#include "engine/life/image.h"
+#include "engine/request/kind.h"
 #include "tests/unit/bitmap_fixture.h"
 
 /* ---- commands ---- */

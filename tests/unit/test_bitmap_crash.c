@@ -4,7 +4,9 @@
  * writes.
  */
 #include "engine/base/buf.h"
+#include "engine/life/image.h"
 #include "engine/life/live_bitmap.h"
+#include "engine/request/kind.h"
 #include "tests/unit/bitmap_fixture.h"
 
 /* ---- the header ---- */

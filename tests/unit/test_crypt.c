@@ -17,6 +17,7 @@
 #include <openssl/evp.h>
 
 #include "engine/crypt/crypt.h"
+#include "engine/crypt/secret.h"
 
 #define SECTOR COW_CRYPT_SECTOR_BYTES
 

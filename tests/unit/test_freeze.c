@@ -13,6 +13,8 @@
 #include "engine/create/create.h"
 #include "engine/life/freeze.h"
 #include "engine/life/image.h"
+#include "engine/request/queue.h"
+#include "engine/request/kind.h"
 #include "tests/unit/memory_host.h"
 
 #define CLUSTER 65536u

@@ -16,6 +16,8 @@
 #include "engine/base/buf.h"
 #include "engine/format/format.h"
 #include "engine/life/image.h"
+#include "engine/request/queue.h"
+#include "engine/request/kind.h"
 #include "tests/unit/memory_host.h"
 
 #define CLUSTER 65536ull

@@ -15,6 +15,8 @@
 #include "engine/format/format.h"
 #include "engine/life/image.h"
 #include "engine/life/memory.h"
+#include "engine/request/kind.h"
+#include "engine/request/queue.h"
 #include "engine/snapshot/snapshot.h"
 #include "tests/unit/memory_host.h"
 

@@ -15,7 +15,10 @@
 #include "engine/base/pages.h"
 #include "engine/create/create.h"
 #include "engine/image/state.h"
+#include "engine/life/image.h"
 #include "engine/request/op.h"
+#include "engine/request/queue.h"
+#include "engine/request/kind.h"
 #include "tests/unit/memory_host.h"
 
 #define CLUSTER 65536u

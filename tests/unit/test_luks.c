@@ -17,6 +17,7 @@
 #include <cmocka.h>
 
 #include "engine/base/be.h"
+#include "engine/crypt/secret.h"
 #include "engine/crypt/unlock.h"
 #include "engine/crypt/luks_impl.h"
 #include "engine/crypt/luks_kdf.h"

@@ -16,6 +16,8 @@
 #include "engine/core/limits.h"
 #include "engine/create/create.h"
 #include "engine/life/image.h"
+#include "engine/request/queue.h"
+#include "engine/request/kind.h"
 #include "tests/unit/memory_host.h"
 
 #define CLUSTER 4096u

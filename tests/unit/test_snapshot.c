@@ -17,6 +17,8 @@
 #include "engine/create/create.h"
 #include "engine/core/load.h"
 #include "engine/life/image.h"
+#include "engine/request/queue.h"
+#include "engine/request/kind.h"
 #include "engine/snapshot/snapshot.h"
 #include "tests/unit/memory_host.h"
 

@@ -30,6 +30,8 @@
 #include "engine/host/system.h"
 #include "engine/life/image.h"
 #include "engine/loop/loop.h"
+#include "engine/request/queue.h"
+#include "engine/request/kind.h"
 
 #define DISK_BYTES (1u << 20)
 #define STRANGER 12345

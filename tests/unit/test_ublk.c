@@ -14,6 +14,7 @@
 #include "daemon/device/params.c"
 #undef SECTOR_SHIFT
 #include "daemon/device/request.c"
+#include "engine/request/kind.h"
 
 /* ---- requests ---- */
 

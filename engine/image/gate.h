@@ -1,0 +1,39 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The gate that requests come in through. A change of the whole image shuts it, waits until those
+ * inside are through, and opens it again.
+ *
+ * Who comes in counts himself first, then looks whether the gate is shut; who shuts it does so
+ * first, then looks at the counts. So none is overlooked.
+ */
+#ifndef COW_GATE_H
+#define COW_GATE_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+
+#include "engine/base/mutex.h"
+#include "engine/loop/task.h"
+
+struct cow_gate {
+	/* a change of the whole image is under way, the gate shut or about to be */
+	atomic_bool changing;
+	atomic_bool shut;
+	struct cow_mutex lock;
+	struct cow_waitlist parked; /* requests, until it opens; lock */
+};
+
+void cow_gate_init(struct cow_gate *gate);
+
+static inline bool cow_gate_is_shut(struct cow_gate *gate)
+{
+	return atomic_load(&gate->shut);
+}
+
+void cow_gate_shut(struct cow_gate *gate);
+/* Those who are parked come in. */
+void cow_gate_open(struct cow_gate *gate);
+/* Parks the task until the gate opens. False: it is open. */
+bool cow_gate_park(struct cow_gate *gate, struct cow_task *task);
+
+#endif
