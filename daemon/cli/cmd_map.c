@@ -4,16 +4,20 @@
 
 #include <argp.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "daemon/cli/args.h"
 #include "daemon/cli/disk_options.h"
 #include "daemon/cli/interrupt.h"
 #include "daemon/cli/named.h"
+#include "daemon/control/record.h"
 #include "daemon/control/show.h"
+#include "daemon/control/target.h"
 #include "engine/tool/disk_map.h"
 
 struct arguments {
@@ -159,6 +163,50 @@ static int tell(void *ctx, uint64_t off, const struct cow_extent *e)
 	return ret;
 }
 
+/* ---- a device ---- */
+
+/* What the daemon has in memory goes to the image; requests go on meanwhile. 0 or the exit status. */
+static int flush_device(uint32_t id)
+{
+	char path[24];
+	snprintf(path, sizeof(path), "/dev/ublkb%u", id);
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	int ret = fd < 0 || fsync(fd) ? -errno : 0;
+	if (fd >= 0)
+		close(fd);
+	return ret ? cow_cmd_fail("%s: cannot flush: %s", path, strerror(-ret)) : 0;
+}
+
+/* Its image instead, which the device may be writing to. 0 or the exit status. */
+static int take_device(struct arguments *a, uint32_t id)
+{
+	struct cow_record record;
+	if (cow_record_read(id, &record))
+		return 1;
+	bool live = !record.snapshot && !record.temporary;
+	cow_record_fini(&record);
+	if (!live)
+		return cow_cmd_fail("%s: serves a snapshot or a temporary overlay: only a live "
+				    "disk has a map",
+				    a->image);
+	a->disks.share = true;
+	return flush_device(id);
+}
+
+/* *path: of the image, to be freed. 0 or the exit status. */
+static int find_image(struct arguments *a, char **path)
+{
+	uint32_t id;
+	*path = cow_named_path(a->image);
+	if (!*path)
+		return 1;
+	int status = 0;
+	if (strcmp(*path, a->image) != 0 && cow_target_device(a->image, &id))
+		status = take_device(a, id);
+	a->image = *path;
+	return status;
+}
+
 /* ---- the command ---- */
 
 static int say_failure(const struct arguments *a, const struct cow_disk_map *m, int ret,
@@ -222,7 +270,7 @@ int cow_cmd_map(int argc, char **argv)
 	static const struct argp argp = {
 		.options = options,
 		.parser = parse_option,
-		.args_doc = "IMAGE",
+		.args_doc = "IMAGE|DEVICE",
 		.doc = "Show where what the disk of IMAGE holds lies: offset and length on the "
 		       "disk, "
 		       "offset in a file of the backing chain. In JSON also what reads as zeros.",
@@ -233,10 +281,17 @@ int cow_cmd_map(int argc, char **argv)
 	struct cow_loop *loop;
 	cow_args_parse(&argp, COW_ARGS_OUTPUT | COW_ARGS_SHARE, argc, argv, &a.common, &a);
 	a.disks.share = a.common.share;
-	if (cow_loop_sync_new(&loop))
-		return cow_cmd_fail("out of memory");
+	char *path;
+	int found = find_image(&a, &path);
+	if (!found && cow_loop_sync_new(&loop))
+		found = cow_cmd_fail("out of memory");
+	if (found) {
+		free(path);
+		return found;
+	}
 	int ret = map(&a, loop, &err);
 	cow_loop_free(loop);
 	int status = ret && ret != -ECANCELED ? cow_named_fail(a.image, ret, &err) : !!ret;
+	free(path);
 	return cow_interrupt_end(status);
 }

@@ -18,6 +18,18 @@ must_fail 'attached as /dev/ublkb5' "$cowblk" attach other-name.qcow2
 [ "$("$cowblk" bitmap list "$a" | awk 'NR > 1 { print $3 }')" = of-a ] || fail "bitmaps of $a: $("$cowblk" bitmap list "$a")"
 [ "$("$cowblk" bitmap list "$b" | awk 'NR > 1 { print $3 }')" = of-b ] || fail "bitmaps of $b: $("$cowblk" bitmap list "$b")"
 "$cowblk" bitmap remove "$a" of-a && "$cowblk" bitmap remove "$b" of-b || fail "bitmap remove"
+# Where a device's content lies, what only its daemon knew so far too: as the image says when it is closed.
+dd if=/dev/urandom of="$b" bs=1M count=3 seek=7 oflag=direct status=none
+"$cowblk" map "$b" >map || fail "map $b"
+grep -q '^0x700000 ' map && [ $(($(awk 'NR > 1 { printf "%s+", $2 }' map)0)) = $((3 << 20)) ] || fail "map $b: $(cat map)"
+"$cowblk" map --json "$b" >map.json || fail "map --json $b"
+detach "$b"
+"$cowblk" map "$PWD/b.qcow2" | cmp - map || fail "map of the device is not that of its image: $(cat map)"
+"$cowblk" map --json b.qcow2 | cmp - map.json || fail "map --json of the device is not that of its image"
+attach b b.qcow2 --temporary
+must_fail 'only a live disk has a map' "$cowblk" map "$b"
+detach "$b"
+attach b b.qcow2 --queues 1 --depth 16
 "$cowblk" create c.qcow2 1M
 must_fail '5: taken' "$cowblk" attach --id 5 c.qcow2
 
