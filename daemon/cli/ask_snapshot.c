@@ -8,6 +8,7 @@
 #include "daemon/cli/ask.h"
 #include "daemon/cli/cmd.h"
 #include "daemon/control/control.h"
+#include "daemon/control/record.h"
 #include "daemon/holders/fsfreeze.h"
 
 /* Written back while they run: that hurts nobody, and may be much. */
@@ -63,6 +64,16 @@ static int act_frozen(struct cow_talk *talk, struct cow_target target, struct co
 	return 1;
 }
 
+static pid_t daemon_of(uint32_t id)
+{
+	struct cow_record record;
+	if (cow_record_read(id, &record))
+		return 0;
+	pid_t pid = record.pid;
+	cow_record_fini(&record);
+	return pid;
+}
+
 static int ask_frozen(struct cow_talk *talk, struct cow_target target, struct json_object *request,
 		      const struct cow_snapshot_key *key, struct json_object **reply)
 {
@@ -71,7 +82,8 @@ static int ask_frozen(struct cow_talk *talk, struct cow_target target, struct js
 	char disk[24];
 	snprintf(disk, sizeof(disk), "ublkb%u", target.id);
 	talk->fd = -1;
-	int ret = cow_fsfreeze_prepare(&f, disk, SYNC_LIMIT_MS, FREEZE_LIMIT_MS, say, &err);
+	int ret = cow_fsfreeze_prepare(&f, disk, SYNC_LIMIT_MS, FREEZE_LIMIT_MS,
+				       daemon_of(target.id), say, &err);
 	if (ret) {
 		json_object_put(request);
 		return cow_cmd_fail("/dev/%s: %s%s", disk, err.text,

@@ -155,7 +155,7 @@ static void write_back(uint32_t id)
 	struct cow_error err = { 0 };
 	char disk[24];
 	snprintf(disk, sizeof(disk), "ublkb%u", id);
-	int ret = cow_fsfreeze_prepare(&f, disk, SYNC_LIMIT_MS, 0, say, &err);
+	int ret = cow_fsfreeze_prepare(&f, disk, SYNC_LIMIT_MS, 0, 0, say, &err);
 	if (!ret)
 		cow_fsfreeze_leave(&f);
 	else if (ret != -ENOENT)

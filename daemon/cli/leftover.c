@@ -4,6 +4,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -16,6 +17,7 @@
 #include "daemon/control/control.h"
 #include "daemon/control/target.h"
 #include "daemon/holders/busy.h"
+#include "daemon/holders/child.h"
 #include "daemon/device/ctrl.h"
 #include "daemon/device/device.h"
 #include "engine/base/number.h"
@@ -27,6 +29,8 @@
 /* For an attach that is under way. */
 #define LOCK_WAIT_MS 1000
 #define POLL_MS 20
+#define WORD_AFTER_MS 2000
+#define TAKE_AWAY_LIMIT_MS 20000
 /* For an attach in another container, until it has opened its device. */
 #define SETTLE_MS 1000
 /* An empty folder is somebody's root to be for a moment only. */
@@ -56,6 +60,48 @@ static bool is_still_theirs(struct cow_ctrl *ctrl, const struct cow_record *reco
 	return !cow_ctrl_get_info(ctrl, record->id, &info) && info.ublksrv_flags == record->cookie;
 }
 
+/*
+ * In a process of its own: the kernel waits for whoever holds the disk's file system, which may be
+ * for ever, and nothing ends a process meanwhile.
+ */
+static void take_away(int fd, void *ctx)
+{
+	const struct cow_record *record = ctx;
+	struct cow_ctrl ctrl;
+	struct cow_error err = { 0 };
+	char text[16];
+	int ret = 0;
+	if (cow_ctrl_open(&ctrl, &err)) {
+		ret = err.code;
+	} else if (is_still_theirs(&ctrl, record)) {
+		COW_IGNORE(cow_ctrl_stop(&ctrl, record->id));
+		ret = cow_ctrl_delete(&ctrl, record->id, DELETE_WAIT_MS);
+	}
+	snprintf(text, sizeof(text), "%d", -ret);
+	COW_IGNORE(cow_child_send(fd, text, -1));
+}
+
+/* 0, -errno; -ETIMEDOUT: the kernel is at it. */
+static int take_away_in_time(struct cow_record *record)
+{
+	struct cow_child child;
+	char text[COW_CHILD_TEXT_BYTES];
+	uint64_t code = 0;
+	int ret = cow_child_start(&child, "cowblk-stop", take_away, record);
+	if (ret)
+		return ret;
+	ret = cow_child_receive(child.fd, WORD_AFTER_MS, text, NULL);
+	if (ret == -ETIMEDOUT) {
+		fprintf(stderr, "cowblk: /dev/ublkb%u: waiting for the kernel to take it away\n",
+			record->id);
+		ret = cow_child_receive(child.fd, TAKE_AWAY_LIMIT_MS, text, NULL);
+	}
+	cow_child_leave(&child);
+	if (!ret && !cow_number_parse(text, INT_MAX, &code))
+		ret = -EIO;
+	return ret ? ret : -(int)code;
+}
+
 static int clear(struct cow_record *record)
 {
 	/* Or did it just end as it should, while we were looking? */
@@ -71,18 +117,13 @@ static int clear(struct cow_record *record)
 			"with `cowblk detach --force`",
 			id, (int)record->pid);
 
-	struct cow_ctrl ctrl;
-	struct cow_error err = { 0 };
-	int ret = 0;
-	if (!cow_ctrl_open(&ctrl, &err)) {
-		if (is_still_theirs(&ctrl, record)) {
-			COW_IGNORE(cow_ctrl_stop(&ctrl, record->id));
-			ret = cow_ctrl_delete(&ctrl, record->id, DELETE_WAIT_MS);
-		}
-		cow_ctrl_close(&ctrl);
-	} else if (err.code != -ENODEV) {
-		return cow_cmd_fail("%s", err.text);
-	}
+	int ret = take_away_in_time(record);
+	if (ret == -ETIMEDOUT)
+		return cow_cmd_fail(
+			"/dev/ublkb%u: its daemon (process %d) has died, and the kernel "
+			"does not let go of it: a file system on it hangs: see the "
+			"kernel's log",
+			record->id, (int)record->pid);
 	if (ret && ret != -ENODEV)
 		return cow_cmd_fail("/dev/ublkb%u: cannot delete: %s", record->id, strerror(-ret));
 	cow_record_remove(record->id, record->cookie);

@@ -165,7 +165,7 @@ static int write_back(const struct duty *duty, char *text, size_t len)
 		return -EINVAL;
 	snprintf(disk, sizeof(disk), "ublkb%u", duty->id);
 	note[0] = '\0';
-	int ret = cow_fsfreeze_prepare(&f, disk, WRITE_BACK_LIMIT_MS, 0, take_note, &err);
+	int ret = cow_fsfreeze_prepare(&f, disk, WRITE_BACK_LIMIT_MS, 0, 0, take_note, &err);
 	if (!ret)
 		cow_fsfreeze_leave(&f);
 	snprintf(text, len, "%s", ret && ret != -ENOENT ? err.text : note);

@@ -96,9 +96,10 @@ static int owner_failed(struct cow_fsfreeze *f, int ret, const char *text, struc
 }
 
 int cow_fsfreeze_prepare(struct cow_fsfreeze *f, const char *disk, unsigned sync_ms,
-			 unsigned limit_ms, void (*say)(const char *text), struct cow_error *err)
+			 unsigned limit_ms, pid_t server, void (*say)(const char *text),
+			 struct cow_error *err)
 {
-	struct cow_fsowner config = { .disk = disk, .limit_ms = limit_ms };
+	struct cow_fsowner config = { .disk = disk, .limit_ms = limit_ms, .server = server };
 	char text[COW_CHILD_TEXT_BYTES];
 	*f = (struct cow_fsfreeze){ .limit_ms = limit_ms, .trying = -1, .say = say };
 	int ret = cow_child_start(&f->owner, "cowblk-freeze", cow_fsowner_run, &config);

@@ -29,12 +29,12 @@ struct cow_fsfreeze {
 /*
  * Finds and opens all file systems on disk ("ublkb0"), in all mount namespaces, and writes them back
  * while they run: so the freeze is short. sync_ms: the limit of that; limit_ms: from the first
- * freeze to the thaw. 0, -ENOENT (none is mounted), -ETIMEDOUT, or -errno, with a text; then there
+ * freeze to the thaw; server: the disk's daemon, or 0. 0, -ENOENT (none is mounted), -ETIMEDOUT, or -errno, with a text; then there
  * is nothing to leave.
  */
 COW_MUST_CHECK int cow_fsfreeze_prepare(struct cow_fsfreeze *f, const char *disk, unsigned sync_ms,
-					unsigned limit_ms, void (*say)(const char *text),
-					struct cow_error *err);
+					unsigned limit_ms, pid_t server,
+					void (*say)(const char *text), struct cow_error *err);
 
 /* All of them frozen that can be; or none, -errno with a text, and nothing to leave. */
 COW_MUST_CHECK int cow_fsfreeze_freeze(struct cow_fsfreeze *f, struct cow_error *err);

@@ -15,6 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/pidfd.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -25,6 +26,14 @@
 /* What a thaw may take before the others' turn comes. */
 #define THAW_LIMIT_MS 5000
 #define POLL_MS 20
+/* For a file system to find out by itself that its disk is dead. */
+#define DEAD_GRACE_MS 1000
+
+/* Of XFS, where it is called XFS_IOC_GOINGDOWN; ext4, f2fs and btrfs have it too. */
+#ifndef FS_IOC_SHUTDOWN
+#define FS_IOC_SHUTDOWN _IOR('X', 125, uint32_t)
+#endif
+#define SHUTDOWN_WITHOUT_LOG 2
 
 static uint64_t now_ms(void)
 {
@@ -153,6 +162,8 @@ struct owner {
 	unsigned nr;
 	uint64_t deadline_ms; /* from the first freeze to the thaw; else 0 */
 	char failure[COW_CHILD_TEXT_BYTES];
+	int server;	  /* pidfd; -1: unknown */
+	uint64_t dead_ms; /* since when it is known to be dead; 0: not */
 };
 
 /* While something is frozen nobody waits longer than that, not for a maker that reads nothing either. */
@@ -190,15 +201,40 @@ static void thaw(struct owner *o)
 	o->nr = 0;
 }
 
+/* ---- a disk whose server has died: nothing that is not on it by now will ever be ---- */
+
+static bool is_dead(struct owner *o)
+{
+	struct pollfd p = { .fd = o->server, .events = POLLIN };
+	if (o->server >= 0 && !o->dead_ms && poll(&p, 1, 0) > 0)
+		o->dead_ms = now_ms();
+	return o->dead_ms && now_ms() - o->dead_ms >= DEAD_GRACE_MS;
+}
+
+static void shut_down(struct owner *o)
+{
+	for (unsigned i = o->list.nr; i-- > 0;) {
+		uint32_t how = SHUTDOWN_WITHOUT_LOG;
+		if (o->list.fs[i].fd >= 0)
+			ioctl(o->list.fs[i].fd, FS_IOC_SHUTDOWN, &how);
+	}
+	close(o->server);
+	o->server = -1;
+	o->dead_ms = 0;
+}
+
 /* Until it is frozen, the maker is gone or the time is over. */
 static int freeze_in_time(struct owner *o, int fd)
 {
 	struct call *call = call_start(fd, FIFREEZE);
 	if (!call)
 		return -ENOMEM;
-	while (!call_wait(call, POLL_MS))
+	while (!call_wait(call, POLL_MS)) {
+		if (is_dead(o))
+			shut_down(o);
 		if (maker_is_gone(o) || now_ms() >= o->deadline_ms)
 			break;
+	}
 	return call_end(call);
 }
 
@@ -318,10 +354,15 @@ static void run(struct owner *o)
 void cow_fsowner_run(int fd, void *ctx)
 {
 	static struct owner o;
-	o = (struct owner){ .config = ctx, .fd = fd };
+	o = (struct owner){ .config = ctx, .fd = fd, .server = -1 };
+	if (o.config->server)
+		o.server = pidfd_open(o.config->server, 0);
 	run(&o);
-	while (nr_left)
+	while (nr_left) {
+		if (is_dead(&o))
+			shut_down(&o);
 		usleep(POLL_MS * 1000);
+	}
 }
 
 /* ---- when an owner was killed ---- */

@@ -14,12 +14,19 @@
 #ifndef COW_FSOWNER_H
 #define COW_FSOWNER_H
 
+#include <sys/types.h>
+
 struct cow_fsowner {
 	const char *disk;
 	unsigned limit_ms; /* from the first freeze to the thaw */
+	pid_t server;	   /* who answers the disk's requests; 0: nobody knows */
 };
 
-/* ctx: a struct cow_fsowner. */
+/*
+ * ctx: a struct cow_fsowner. Where the server dies while a file system is being frozen, that is shut
+ * down: XFS writes its metadata again and again, for ever, and the kernel cannot take the disk away
+ * before it has the lock that the freeze holds.
+ */
 void cow_fsowner_run(int fd, void *ctx);
 
 /* In place of an owner that was killed: thaws the descriptors that it is sent, up to a message without one. */
