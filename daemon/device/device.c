@@ -284,7 +284,11 @@ static int serve(struct cow_device *dev, const struct cow_device_config *config,
 	ret = start_queues(dev, config, err);
 	if (ret)
 		goto free_queues;
-	ret = cow_memory_start(&dev->memory, dev->image, &dev->sandbox);
+	dev->memory.disk = dev->disk;
+	dev->memory.image = dev->image;
+	dev->memory.queues = dev->queues;
+	dev->memory.nr_queues = dev->nr_queues;
+	ret = cow_memory_start(&dev->memory, &dev->sandbox);
 	if (ret) {
 		stop_queues(dev, dev->nr_queues);
 		goto free_queues;

@@ -6,7 +6,9 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include "daemon/device/swaps.h"
 #include "engine/base/assert.h"
+#include "engine/base/log.h"
 #include "engine/life/memory.h"
 
 /* Caches that nobody asks for so long become small: twice that, at most. */
@@ -15,12 +17,18 @@
 int cow_memory_init(struct cow_memory *memory)
 {
 	memory->fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	return memory->fd < 0 ? -errno : 0;
+	if (memory->fd < 0)
+		return -errno;
+	memory->swaps_fd = cow_swaps_open();
+	memory->keeps = false;
+	return 0;
 }
 
 void cow_memory_fini(struct cow_memory *memory)
 {
 	close(memory->fd);
+	if (memory->swaps_fd >= 0)
+		close(memory->swaps_fd);
 }
 
 void cow_memory_want(void *ctx)
@@ -31,6 +39,17 @@ void cow_memory_want(void *ctx)
 	cow_assert(n == sizeof(one) || errno == EAGAIN);
 }
 
+static void keep_all(struct cow_memory *memory)
+{
+	cow_log(COW_LOG_INFO, "%s is used for swap: its memory is taken and kept", memory->disk);
+	for (unsigned i = 0; i < memory->nr_queues; i++)
+		cow_uqueue_keep_memory(&memory->queues[i]);
+	cow_image_keep(memory->image);
+	memory->keeps = true;
+}
+
+/* ---- the thread ---- */
+
 static void *thread_main(void *arg)
 {
 	struct cow_memory *memory = arg;
@@ -38,22 +57,25 @@ static void *thread_main(void *arg)
 	bool small = true;
 	cow_sandbox_enter_thread(memory->sandbox);
 	while (!atomic_load(&memory->quit)) {
-		struct pollfd p = { .fd = memory->fd, .events = POLLIN };
-		poll(&p, 1, small ? -1 : REST_MS);
+		/* urgent: the list of swap areas has changed */
+		struct pollfd p[] = { { .fd = memory->fd, .events = POLLIN },
+				      { .fd = memory->swaps_fd, .events = POLLPRI } };
+		int n = poll(p, 2, small ? -1 : REST_MS);
+		if (p[1].revents && !memory->keeps &&
+		    cow_swaps_have(memory->swaps_fd, memory->disk))
+			keep_all(memory);
 		if (read(memory->fd, &count, sizeof(count)) == sizeof(count)) {
 			cow_image_grow(memory->image);
 			small = false;
-		} else {
+		} else if (!n) {
 			small = cow_image_rest(memory->image);
 		}
 	}
 	return NULL;
 }
 
-int cow_memory_start(struct cow_memory *memory, struct cow_image *image,
-		     const struct cow_sandbox *sandbox)
+int cow_memory_start(struct cow_memory *memory, const struct cow_sandbox *sandbox)
 {
-	memory->image = image;
 	memory->sandbox = sandbox;
 	atomic_store(&memory->quit, false);
 	int ret = -pthread_create(&memory->thread, NULL, thread_main, memory);

@@ -3,6 +3,9 @@
  * A thread that takes memory for the image's caches when they would use more, and gives it back
  * when they have been idle. It may sleep for memory, which the threads that serve requests must
  * not: what is short of memory may be waiting for them.
+ *
+ * When the kernel begins to swap to the device it takes all memory that can ever be needed, and
+ * keeps it: what makes memory free must not wait for memory.
  */
 #ifndef COW_DEVICE_MEMORY_H
 #define COW_DEVICE_MEMORY_H
@@ -11,12 +14,19 @@
 #include <stdatomic.h>
 
 #include "daemon/device/sandbox.h"
+#include "daemon/device/uqueue.h"
 #include "engine/base/result.h"
 #include "engine/life/image.h"
 
 struct cow_memory {
-	int fd; /* an eventfd */
+	int fd;	      /* an eventfd */
+	int swaps_fd; /* swaps.h */
+	bool keeps;   /* the thread's: all of it is taken */
+	/* while the thread runs */
+	const char *disk; /* "ublkb0" */
 	struct cow_image *image;
+	struct cow_uqueue *queues;
+	unsigned nr_queues;
 	const struct cow_sandbox *sandbox;
 	atomic_bool quit;
 	pthread_t thread;
@@ -27,8 +37,8 @@ COW_MUST_CHECK int cow_memory_init(struct cow_memory *memory);
 void cow_memory_fini(struct cow_memory *memory);
 void cow_memory_want(void *ctx);
 
-COW_MUST_CHECK int cow_memory_start(struct cow_memory *memory, struct cow_image *image,
-				    const struct cow_sandbox *sandbox);
+/* memory->disk to nr_queues are set. */
+COW_MUST_CHECK int cow_memory_start(struct cow_memory *memory, const struct cow_sandbox *sandbox);
 void cow_memory_stop(struct cow_memory *memory);
 
 #endif

@@ -160,12 +160,9 @@ static bool rest_tag(struct cow_tag *tag)
 	return true;
 }
 
-static void rest(struct cow_uqueue *queue)
+static void rest_some(struct cow_uqueue *queue)
 {
 	unsigned given = 0;
-	if (!cow_uring_is_quiet(queue->loop))
-		return; /* after the next round */
-	queue->rest_due = false;
 	while (queue->rested < queue->config.depth && given < REST_TAGS) {
 		struct cow_tag *tag = &queue->tags[queue->rested++];
 		given += rest_tag(tag);
@@ -180,6 +177,17 @@ static void rest(struct cow_uqueue *queue)
 		start_tick(queue, TICK_NS);
 	queue->rested = 0;
 	queue->rest_left = false;
+}
+
+static void rest(struct cow_uqueue *queue)
+{
+	if (!cow_uring_is_quiet(queue->loop))
+		return; /* after the next round */
+	queue->rest_due = false;
+	pthread_mutex_lock(&queue->lock);
+	if (!queue->keeps)
+		rest_some(queue);
+	pthread_mutex_unlock(&queue->lock);
 }
 
 /* ---- requests ---- */
@@ -461,6 +469,16 @@ static int make_tags(struct cow_uqueue *queue)
 								   : PREFAULT_BYTES);
 	}
 	return 0;
+}
+
+/* The lock is not held while we wait for memory, since the queue's thread must not. */
+void cow_uqueue_keep_memory(struct cow_uqueue *queue)
+{
+	pthread_mutex_lock(&queue->lock);
+	queue->keeps = true;
+	pthread_mutex_unlock(&queue->lock);
+	cow_pages_take(queue->buffers, buffers_bytes(queue));
+	cow_queue_take_memory(queue->engine);
 }
 
 /* ---- start and stop ---- */

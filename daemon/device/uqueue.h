@@ -98,6 +98,7 @@ struct cow_uqueue {
 	pthread_cond_t changed;
 	bool reported; /* lock */
 	int error;     /* lock: why it could not begin to serve */
+	bool keeps;    /* lock: gives no memory back any more */
 	_Atomic bool drained;
 
 	struct cow_uqueue_answer answer;
@@ -127,6 +128,12 @@ void cow_uqueue_stop(struct cow_uqueue *queue);
  * other until then.
  */
 void cow_uqueue_free(struct cow_uqueue *queue);
+
+/*
+ * All memory that it can ever need is taken now, and kept: for swap. From any thread that may wait
+ * for memory, while the queue's thread runs.
+ */
+void cow_uqueue_keep_memory(struct cow_uqueue *queue);
 
 /*
  * What the requests in flight are at. From one thread, as long as the queue's thread runs: ask, then

@@ -58,6 +58,24 @@ void cow_image_grow(struct cow_image *image)
 	}
 }
 
+static void keep_cache(struct cow_cache *cache, uint8_t *copies)
+{
+	if (copies)
+		cow_pages_take(copies, cache->max_dirty * (size_t)cache->slice_bytes);
+	cow_cache_keep(cache);
+}
+
+void cow_image_keep(struct cow_image *image)
+{
+	for (; image && !image->raw; image = image->backing) {
+		keep_cache(&image->meta.l2, image->meta.writeback.l2_buf);
+		if (!image->core.writable)
+			continue;
+		keep_cache(&image->meta.refs, image->meta.writeback.refs_buf);
+		cow_writeback_take(&image->meta.writeback, true);
+	}
+}
+
 bool cow_image_rest(struct cow_image *image)
 {
 	bool small = true;

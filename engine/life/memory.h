@@ -17,6 +17,8 @@ void cow_image_start_memory(struct cow_image *image, const struct cow_open_optio
 
 /* Takes what was wanted, step by step. */
 void cow_image_grow(struct cow_image *image);
+/* Takes all, wanted or not, and keeps it: for swap. */
+void cow_image_keep(struct cow_image *image);
 /* Gives back what was grown and not used since the last call. True: everything is small. */
 bool cow_image_rest(struct cow_image *image);
 

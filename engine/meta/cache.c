@@ -152,6 +152,15 @@ void cow_cache_grow(struct cow_cache *cache)
 	atomic_store(&cache->wanted, false);
 }
 
+void cow_cache_keep(struct cow_cache *cache)
+{
+	if (!cache->least)
+		return; /* all slots are in use */
+	while (cache->shards[0].nr_slots < cache->per_shard)
+		cow_cache_grow(cache);
+	cache->least = cache->per_shard;
+}
+
 static bool is_busy(const struct cow_slot *slot)
 {
 	return slot->state == COW_SLOT_LOADING || slot->dirty || slot->writing;

@@ -117,6 +117,8 @@ void cow_cache_start_small(struct cow_cache *cache, uint64_t bytes, void (*want)
 unsigned cow_cache_next_slots(struct cow_cache *cache);
 /* Takes memory for twice the slots. May sleep for memory. */
 void cow_cache_grow(struct cow_cache *cache);
+/* The same thread: takes it for all slots, and keeps it from now on. */
+void cow_cache_keep(struct cow_cache *cache);
 /*
  * The same thread, now and then: gives back what was grown if nobody has asked for a slice since the
  * last call. True: it is small.

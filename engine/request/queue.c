@@ -14,11 +14,11 @@
 /* Of compressed clusters on their way, where a cluster is not larger than that. */
 #define PACKED_BYTES (640u << 10)
 
-static void take_all(struct cow_queue *queue)
+/* What a compressed cluster is inflated into changes places with others, and is left out. */
+void cow_queue_take_memory(struct cow_queue *queue)
 {
 	cow_pages_take(queue->bounce_memory, queue->all_bounces * (size_t)COW_BOUNCE_BYTES);
 	cow_pages_take(queue->packed_memory, queue->all_packed * queue->packed_bytes);
-	cow_pages_take(queue->unpacked, queue->unpacked_bytes);
 }
 
 /*
@@ -53,8 +53,10 @@ static int alloc_buffers(struct cow_queue *queue)
 	queue->nr_packed = queue->all_packed;
 	queue->nr_bounces = queue->all_bounces;
 	cow_pages_take(queue->bounces[queue->nr_bounces - 1], COW_BOUNCE_BYTES);
-	if (queue->image->keep_memory)
-		take_all(queue);
+	if (queue->image->keep_memory) {
+		cow_queue_take_memory(queue);
+		cow_pages_take(queue->unpacked, queue->unpacked_bytes);
+	}
 	return 0;
 }
 

@@ -23,6 +23,11 @@ COW_MUST_CHECK int cow_queue_new(struct cow_image *image, struct cow_loop *loop,
  * for one of each kind.
  */
 void cow_queue_rest(struct cow_queue *queue);
+/*
+ * Any thread that may wait for memory: takes that of all buffers. Whoever wants it kept does not
+ * call cow_queue_rest().
+ */
+void cow_queue_take_memory(struct cow_queue *queue);
 /* All its ops are finished. Keeps the queue's reservation in the image until close. */
 void cow_queue_free(struct cow_queue *queue);
 

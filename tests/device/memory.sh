@@ -3,6 +3,7 @@
 # that is nearly out of memory, the daemon included. It must come to an end, and no task may hang in the kernel.
 # Taking the memory is the slow part on User-Mode Linux (a minute a GiB), so the machine is small.
 # memory: 640M
+# needs: mkswap swapon swapoff
 . "$(dirname "$0")/lib.sh"
 cgroup=/sys/fs/cgroup
 [ -f $cgroup/cgroup.controllers ] || skip "no cgroup2"
@@ -37,6 +38,16 @@ large=$(rss_kib)
 sleep 4
 wait_for rested || fail "of $large KiB the daemon still has $(rss_kib), $small before the burst"
 say "memory of the daemon: $small KiB, in a burst $large KiB, then $(rss_kib) KiB"
+
+# What the kernel swaps to keeps all that it can ever need, from then on.
+mkswap "$dev" >/dev/null
+swapon "$dev"
+kept() { large=$(rss_kib); [ "$large" -gt $((small + 49152)) ]; }
+wait_for kept || fail "used for swap, the daemon has $large KiB, $small before"
+swapoff "$dev"
+say "memory of the daemon, with swap on the device: $large KiB"
+detach "$dev"
+attach dev host/disk.qcow2
 
 mkfs.ext4 -q "$dev"
 mount_on "$dev" mnt
