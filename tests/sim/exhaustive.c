@@ -16,22 +16,22 @@ static const struct {
 	bool snapshot; /* what is written first is shared with one */
 } kinds[] = {
 	{ "512-byte clusters", { .cluster_bits = 9 }, false },
-	{ "shared with a snapshot", { .cluster_bits = 9 }, true },
+	{ "shared with a snapshot", { .cluster_bits = 10 }, true },
 	{ "1-bit refcounts", { .cluster_bits = 10, .refcount_bits = 1 }, false },
 	{ "version 2 over a raw file",
-	  { .cluster_bits = 9, .version = 2, .backing = SIM_BACKING_RAW },
+	  { .cluster_bits = 10, .version = 2, .backing = SIM_BACKING_RAW },
 	  false },
 	{ "over a compressed image",
 	  { .cluster_bits = 12, .backing = SIM_BACKING_QCOW2, .base_bits = 12, .base_pack = 1 },
 	  false },
 	{ "subclusters", { .cluster_bits = 14, .ext_l2 = 1, .backing = SIM_BACKING_RAW }, false },
 	{ "compressed", { .cluster_bits = 12, .compress = 1 }, false },
-	{ "LUKS", { .cluster_bits = 9, .encrypt = SIM_ENCRYPT_XTS }, false },
+	{ "LUKS", { .cluster_bits = 10, .encrypt = SIM_ENCRYPT_XTS }, false },
 	{ "raw data file", { .cluster_bits = 12, .data_file = SIM_DATA_RAW }, false },
-	{ "data file", { .cluster_bits = 9, .data_file = SIM_DATA_OUTSIDE }, false },
-	{ "block device", { .cluster_bits = 9, .block_device = 1 }, false },
-	{ "lazy refcounts", { .cluster_bits = 9, .lazy = 1 }, false },
-	{ "dirty bitmap", { .cluster_bits = 9, .bitmap = 9 }, false },
+	{ "data file", { .cluster_bits = 10, .data_file = SIM_DATA_OUTSIDE }, false },
+	{ "block device", { .cluster_bits = 10, .block_device = 1 }, false },
+	{ "lazy refcounts", { .cluster_bits = 10, .lazy = 1 }, false },
+	{ "dirty bitmap", { .cluster_bits = 10, .bitmap = 9 }, false },
 };
 #define NR_KINDS (sizeof(kinds) / sizeof(kinds[0]))
 
@@ -73,12 +73,14 @@ static void add(struct sim_script *script, struct sim_action a)
 	sim_script_add(script, &a);
 }
 
-/* Clusters 0 to 3 hold data; then the sequence, at once or one by one; then the image is closed. */
+/* The first clusters hold data; then the sequence, at once or one by one; then the image is closed. */
 static void make(struct sim_script *script, unsigned kind, const unsigned *ops, unsigned nr,
 		 unsigned serial)
 {
 	struct sim_config *c = &script->config;
 	*script = (struct sim_script){ .config = kinds[kind].config };
+	/* what is not shared is half new, so that a part of a cluster is copied or filled up */
+	unsigned written = kinds[kind].snapshot ? 4 : 2;
 	uint64_t cluster = 1ull << c->cluster_bits;
 	c->seed = serial;
 	c->size_bytes = c->backing_bytes = CLUSTERS * cluster;
@@ -90,7 +92,7 @@ static void make(struct sim_script *script, unsigned kind, const unsigned *ops, 
 	c->reserve_bytes = 1;
 	c->limits.bounces = 2;
 	c->limits.inflated = 2;
-	add(script, (struct sim_action){ .kind = SIM_GUEST_WRITE, .length = 4 * cluster });
+	add(script, (struct sim_action){ .kind = SIM_GUEST_WRITE, .length = written * cluster });
 	add(script, (struct sim_action){ .kind = SIM_DRAIN });
 	if (kinds[kind].snapshot)
 		add(script, action_of(OP_SNAPSHOT, cluster));
