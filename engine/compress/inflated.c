@@ -51,6 +51,9 @@ void cow_inflated_free(struct cow_inflated *cache)
 
 static struct cow_inflated_slot *find_locked(struct cow_inflated *cache,
 					     const struct cow_image *image, uint64_t entry)
+	COW_REQUIRES(cache->lock);
+static struct cow_inflated_slot *find_locked(struct cow_inflated *cache,
+					     const struct cow_image *image, uint64_t entry)
 {
 	for (unsigned i = 0; i < cache->nr_slots; i++)
 		if (cache->slots[i].entry == entry && cache->slots[i].image == image)
@@ -58,6 +61,9 @@ static struct cow_inflated_slot *find_locked(struct cow_inflated *cache,
 	return NULL;
 }
 
+static struct cow_inflating *find_running_locked(struct cow_inflated *cache,
+						 const struct cow_image *image, uint64_t entry)
+	COW_REQUIRES(cache->lock);
 static struct cow_inflating *find_running_locked(struct cow_inflated *cache,
 						 const struct cow_image *image, uint64_t entry)
 {
@@ -68,6 +74,8 @@ static struct cow_inflating *find_running_locked(struct cow_inflated *cache,
 }
 
 static void start_locked(struct cow_inflated *cache, struct cow_inflating *mine,
+			 const struct cow_image *image, uint64_t entry) COW_REQUIRES(cache->lock);
+static void start_locked(struct cow_inflated *cache, struct cow_inflating *mine,
 			 const struct cow_image *image, uint64_t entry)
 {
 	*mine = (struct cow_inflating){ .image = image, .entry = entry, .next = cache->running };
@@ -75,6 +83,8 @@ static void start_locked(struct cow_inflated *cache, struct cow_inflating *mine,
 	cache->running = mine;
 }
 
+static void end_locked(struct cow_inflated *cache, const struct cow_inflating *mine)
+	COW_REQUIRES(cache->lock);
 static void end_locked(struct cow_inflated *cache, const struct cow_inflating *mine)
 {
 	struct cow_inflating **link = &cache->running;
@@ -84,6 +94,8 @@ static void end_locked(struct cow_inflated *cache, const struct cow_inflating *m
 }
 
 /* The one unused for longest; NULL: all are being copied from. */
+static struct cow_inflated_slot *victim_locked(struct cow_inflated *cache)
+	COW_REQUIRES(cache->lock);
 static struct cow_inflated_slot *victim_locked(struct cow_inflated *cache)
 {
 	struct cow_inflated_slot *oldest = NULL;
@@ -95,6 +107,8 @@ static struct cow_inflated_slot *victim_locked(struct cow_inflated *cache)
 	return oldest;
 }
 
+static void keep_locked(struct cow_inflated *cache, const struct cow_inflating *mine, uint8_t **buf)
+	COW_REQUIRES(cache->lock);
 static void keep_locked(struct cow_inflated *cache, const struct cow_inflating *mine, uint8_t **buf)
 {
 	struct cow_inflated_slot *s = victim_locked(cache);
@@ -109,6 +123,11 @@ static void keep_locked(struct cow_inflated *cache, const struct cow_inflating *
 
 /* ---- requests ---- */
 
+static enum cow_inflated_answer ask_locked(struct cow_inflated *cache,
+					   const struct cow_image *image, uint64_t entry,
+					   struct cow_inflating *mine, struct cow_task *task,
+					   struct cow_inflated_slot **slot)
+	COW_REQUIRES(cache->lock);
 static enum cow_inflated_answer ask_locked(struct cow_inflated *cache,
 					   const struct cow_image *image, uint64_t entry,
 					   struct cow_inflating *mine, struct cow_task *task,

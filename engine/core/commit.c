@@ -9,6 +9,8 @@ void cow_commit_init(struct cow_commit *commit)
 }
 
 static void start_locked(struct cow_commit *commit, struct cow_loop *loop)
+	COW_REQUIRES(commit->lock);
+static void start_locked(struct cow_commit *commit, struct cow_loop *loop)
 {
 	commit->running = true;
 	commit->wanted = false;

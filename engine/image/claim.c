@@ -25,6 +25,8 @@ static struct cow_inflight_shard *shard_of(struct cow_inflight *inflight,
 }
 
 static struct cow_claim *find_locked(struct cow_inflight_shard *shard, enum cow_claim_space space,
+				     uint64_t start, uint64_t end) COW_REQUIRES(shard->lock);
+static struct cow_claim *find_locked(struct cow_inflight_shard *shard, enum cow_claim_space space,
 				     uint64_t start, uint64_t end)
 {
 	for (struct cow_claim *c = shard->claims; c; c = c->next)

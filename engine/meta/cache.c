@@ -184,6 +184,8 @@ static struct cow_slot **bucket_of(struct cow_shard *shard, uint64_t key)
 }
 
 static struct cow_slot *find_locked(struct cow_shard *shard, uint64_t key)
+	COW_REQUIRES(shard->lock);
+static struct cow_slot *find_locked(struct cow_shard *shard, uint64_t key)
 {
 	struct cow_slot *slot = *bucket_of(shard, key);
 	while (slot && slot->key != key)
@@ -191,6 +193,7 @@ static struct cow_slot *find_locked(struct cow_shard *shard, uint64_t key)
 	return slot;
 }
 
+static void unhash_locked(struct cow_shard *shard, struct cow_slot *slot) COW_REQUIRES(shard->lock);
 static void unhash_locked(struct cow_shard *shard, struct cow_slot *slot)
 {
 	struct cow_slot **link = bucket_of(shard, slot->key);
@@ -201,6 +204,8 @@ static void unhash_locked(struct cow_shard *shard, struct cow_slot *slot)
 }
 
 /* Clock: an empty slot, or a clean one not used since the hand last passed. */
+static struct cow_slot *victim_locked(struct cow_shard *shard, bool *evicts)
+	COW_REQUIRES(shard->lock);
 static struct cow_slot *victim_locked(struct cow_shard *shard, bool *evicts)
 {
 	*evicts = true;
@@ -244,6 +249,8 @@ static void load_done(struct cow_io *io)
 }
 
 static void load_locked(struct cow_shard *shard, struct cow_slot *slot, uint64_t key,
+			struct cow_task *task) COW_REQUIRES(shard->lock);
+static void load_locked(struct cow_shard *shard, struct cow_slot *slot, uint64_t key,
 			struct cow_task *task)
 {
 	/* Here, so that a slot takes no memory before its first use. */
@@ -259,6 +266,11 @@ static void load_locked(struct cow_shard *shard, struct cow_slot *slot, uint64_t
 	cow_waitlist_park(&slot->waiters, task, "a slice of metadata");
 }
 
+/*
+ * A slot goes out with its shard's lock held, and comes back by one of the put functions: the one
+ * place where the analysis of locks has to be off.
+ */
+COW_NO_ANALYSIS
 struct cow_slot *cow_cache_get(struct cow_cache *cache, uint64_t key, struct cow_task *task)
 {
 	struct cow_shard *shard = shard_of(cache, key);
@@ -298,6 +310,7 @@ struct cow_slot *cow_cache_get(struct cow_cache *cache, uint64_t key, struct cow
 	return NULL;
 }
 
+COW_NO_ANALYSIS
 void cow_cache_put(struct cow_slot *slot)
 {
 	cow_mutex_unlock(&slot->shard->lock);
@@ -361,6 +374,7 @@ bool cow_cache_may_dirty(struct cow_slot *slot, struct cow_task *task)
 	return false;
 }
 
+COW_NO_ANALYSIS
 void cow_cache_put_dirty(struct cow_slot *slot)
 {
 	cow_assert(slot->dirty);
@@ -414,6 +428,7 @@ static bool was_touched(struct cow_cache *cache)
 }
 
 /* False: somebody has begun to use them again, or too much of the others is dirty. */
+static bool shrink_locked(struct cow_shard *shard, unsigned least) COW_REQUIRES(shard->lock);
 static bool shrink_locked(struct cow_shard *shard, unsigned least)
 {
 	if (shard->nr_dirty > most_dirty(least))

@@ -49,6 +49,7 @@ void cow_quarantine_fini(struct cow_quarantine *q)
 /* The most that a request needs to go on at all (pack.c). */
 #define LEAST_MAX 8u
 
+static unsigned room_locked(const struct cow_quarantine *q) COW_REQUIRES(q->lock);
 static unsigned room_locked(const struct cow_quarantine *q)
 {
 	uint64_t taken = q->tail - q->head + q->reserved + q->limits->ring_own;

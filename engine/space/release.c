@@ -133,6 +133,7 @@ static int freed_cmp(const void *a, const void *b)
  * The union of the batch's extents. Compressed clusters share host clusters, so extents may
  * overlap.
  */
+static void block_batch_locked(struct cow_quarantine *q) COW_REQUIRES(q->lock);
 static void block_batch_locked(struct cow_quarantine *q)
 {
 	q->nr_blocked = 0;
