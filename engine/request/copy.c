@@ -131,11 +131,31 @@ static uint32_t max_clusters(const struct cow_op *op, uint64_t run_bytes, bool r
 }
 
 /* The mapping as it is under the claim: from now on nobody else changes it. */
+/* What each step behind the claim stands on. */
+static void stand_on_claim(const struct cow_op *op)
+{
+	cow_assert(op->active && op->in_epoch);
+	cow_assert(op->claim.held && op->claim.space == COW_CLAIM_CLUSTERS);
+}
+
+/* And behind look: what is copied is ours, and there is room for what it takes the place of. */
+static void stand_on_copy(const struct cow_op *op)
+{
+	const struct cow_copy *copy = &op->copy;
+	unsigned bits = cow_op_image(op)->core.g.cluster_bits;
+	stand_on_claim(op);
+	cow_assert(op->claim.start <= copy->start >> bits && copy->end >> bits <= op->claim.end);
+	cow_assert(copy->start <= copy->fill_start && copy->fill_end <= copy->end);
+	cow_assert(copy->fill_start <= copy->data_start && copy->data_end <= copy->fill_end);
+	cow_assert(!copy->frees || op->room);
+}
+
 static enum cow_next look(struct cow_task *task)
 {
 	struct cow_op *op = cow_op_of(task);
 	const struct cow_geometry *g = &cow_op_image(op)->core.g;
 	enum cow_next next;
+	stand_on_claim(op);
 	uint64_t table = cow_mapping_writable_table(op, op->cursor, &next);
 	if (!table)
 		return give_up(op);
@@ -202,6 +222,7 @@ static enum cow_next fill(struct cow_task *task)
 	struct cow_op *op = cow_op_of(task);
 	struct cow_copy *copy = &op->copy;
 	bool encrypted = cow_data_is_encrypted(cow_op_image(op));
+	stand_on_copy(op);
 	uint64_t rest = head_bytes(copy) + tail_bytes(copy);
 	copy->chunk = copy->data_start;
 	if (!rest && !encrypted)
@@ -225,6 +246,8 @@ static enum cow_next read_head(struct cow_task *task)
 {
 	struct cow_op *op = cow_op_of(task);
 	struct cow_copy *copy = &op->copy;
+	cow_assert(op->bounce);
+	stand_on_copy(op);
 	enum cow_next next = cow_reader_read(op, &op->reader);
 	if (next != COW_AGAIN || task->error)
 		return next;
@@ -241,6 +264,7 @@ static enum cow_next read_head(struct cow_task *task)
 static enum cow_next read_tail(struct cow_task *task)
 {
 	struct cow_op *op = cow_op_of(task);
+	stand_on_copy(op);
 	enum cow_next next = cow_reader_read(op, &op->reader);
 	if (next != COW_AGAIN || task->error)
 		return next;
@@ -261,6 +285,8 @@ static enum cow_next write_merged(struct cow_task *task)
 {
 	struct cow_op *op = cow_op_of(task);
 	struct cow_copy *copy = &op->copy;
+	cow_assert(op->bounce);
+	stand_on_copy(op);
 	struct cow_piece *piece = cow_op_piece(op);
 	if (!piece)
 		return cow_task_wait_io(task);
@@ -288,6 +314,7 @@ static enum cow_next chunk(struct cow_task *task)
 {
 	struct cow_op *op = cow_op_of(task);
 	struct cow_copy *copy = &op->copy;
+	stand_on_copy(op);
 	copy->chunk = copy->chunk_end;
 	if (copy->chunk >= copy->data_start && copy->chunk < copy->data_end)
 		copy->chunk = copy->data_end;
@@ -307,6 +334,8 @@ static enum cow_next chunk_read(struct cow_task *task)
 {
 	struct cow_op *op = cow_op_of(task);
 	struct cow_copy *copy = &op->copy;
+	cow_assert(op->bounce);
+	stand_on_copy(op);
 	enum cow_next next = cow_reader_read(op, &op->reader);
 	if (next != COW_AGAIN || task->error)
 		return next;
@@ -325,6 +354,7 @@ static enum cow_next write_data(struct cow_task *task)
 {
 	struct cow_op *op = cow_op_of(task);
 	struct cow_copy *copy = &op->copy;
+	stand_on_copy(op);
 	struct cow_piece *piece = cow_op_piece(op);
 	uint64_t max = cow_data_max_bytes(cow_op_image(op));
 	if (!piece || (op->bounce && task->pending)) /* one bounce buffer: one write at a time */
@@ -342,6 +372,7 @@ static enum cow_next write_data(struct cow_task *task)
 static enum cow_next written(struct cow_task *task)
 {
 	struct cow_op *op = cow_op_of(task);
+	stand_on_copy(op);
 	if (task->pending)
 		return cow_task_wait_io(task);
 	cow_op_put_bounce(op);
@@ -383,6 +414,7 @@ static enum cow_next publish(struct cow_task *task)
 	struct cow_image *image = cow_op_image(op);
 	struct cow_copy *copy = &op->copy;
 	enum cow_next next;
+	stand_on_copy(op);
 	uint64_t table = cow_mapping_writable_table(op, copy->start, &next);
 	cow_assert(table); /* was writable under look, and tables stay so until a freeze */
 	struct cow_slot *slot = cow_mapping_slot(op, table, copy->start);

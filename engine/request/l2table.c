@@ -35,11 +35,21 @@ static enum cow_next leave(struct cow_op *op)
 	return cow_task_goto(&op->task, op->map);
 }
 
+/* What each step behind the claim stands on: nobody else makes this table. */
+static void stand_on_claim(const struct cow_op *op)
+{
+	cow_assert(op->active && op->in_epoch && op->room);
+	cow_assert(op->claim.held && op->claim.space == COW_CLAIM_L1);
+	cow_assert(op->claim.start == op->table.l1_idx);
+}
+
 static enum cow_next look(struct cow_task *task)
 {
 	struct cow_op *op = cow_op_of(task);
 	struct cow_image *image = cow_op_image(op);
 	struct cow_new_table *t = &op->table;
+	stand_on_claim(op);
+	cow_assert(!op->table.holds_host);
 	t->old = cow_table_get(&image->meta.l1, t->l1_idx);
 	if (t->old & QCOW2_COPIED)
 		return leave(op); /* somebody else made it */
@@ -60,6 +70,8 @@ static enum cow_next fill(struct cow_task *task)
 	struct cow_op *op = cow_op_of(task);
 	struct cow_image *image = cow_op_image(op);
 	struct cow_new_table *t = &op->table;
+	stand_on_claim(op);
+	cow_assert(op->table.holds_host);
 	if (t->old) {
 		if (!cow_op_get_bounce(op))
 			return COW_WAIT;
@@ -89,6 +101,8 @@ static enum cow_next copy_read(struct cow_task *task)
 	struct cow_op *op = cow_op_of(task);
 	struct cow_image *image = cow_op_image(op);
 	struct cow_new_table *t = &op->table;
+	stand_on_claim(op);
+	cow_assert(op->table.holds_host);
 	struct cow_piece *piece = cow_op_piece(op);
 	if (!piece)
 		return cow_task_wait_io(task);
@@ -103,6 +117,8 @@ static enum cow_next copy_write(struct cow_task *task)
 	struct cow_op *op = cow_op_of(task);
 	struct cow_image *image = cow_op_image(op);
 	struct cow_new_table *t = &op->table;
+	stand_on_claim(op);
+	cow_assert(op->table.holds_host);
 	if (task->pending)
 		return cow_task_wait_io(task);
 	if (t->done == image->core.g.cluster_bytes) {
@@ -126,6 +142,8 @@ static enum cow_next publish(struct cow_task *task)
 	struct cow_op *op = cow_op_of(task);
 	struct cow_image *image = cow_op_image(op);
 	struct cow_new_table *t = &op->table;
+	stand_on_claim(op);
+	cow_assert(op->table.holds_host);
 	if (!cow_table_may_set(&image->meta.l1, t->l1_idx, task))
 		return COW_WAIT;
 	cow_overlap_add(&image->meta, t->host.v);

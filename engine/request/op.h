@@ -154,7 +154,7 @@ static inline struct cow_op *cow_op_of(struct cow_task *task)
 	return (struct cow_op *)task;
 }
 
-static inline struct cow_image *cow_op_image(struct cow_op *op)
+static inline struct cow_image *cow_op_image(const struct cow_op *op)
 {
 	return op->queue->image;
 }

@@ -95,11 +95,20 @@ static enum cow_next write_plain(struct cow_op *op)
 	return leave(op);
 }
 
+/* What each step behind the claim stands on: one cluster is ours, with room for all it may free. */
+static void stand_on_claim(const struct cow_op *op)
+{
+	cow_assert(op->active && op->in_epoch && op->room);
+	cow_assert(op->claim.held && op->claim.space == COW_CLAIM_CLUSTERS);
+	cow_assert(op->claim.start == op->cursor >> cow_op_image(op)->core.g.cluster_bits);
+}
+
 static enum cow_next look(struct cow_task *task)
 {
 	struct cow_op *op = cow_op_of(task);
 	const struct cow_geometry *g = &cow_op_image(op)->core.g;
 	enum cow_next next;
+	stand_on_claim(op);
 	uint64_t table = cow_mapping_writable_table(op, op->cursor, &next);
 	if (!table)
 		return leave(op);
@@ -119,6 +128,7 @@ static enum cow_next squeeze(struct cow_task *task)
 	struct cow_op *op = cow_op_of(task);
 	struct cow_packer *p = &op->queue->packer;
 	const struct cow_geometry *g = &cow_op_image(op)->core.g;
+	stand_on_claim(op);
 	if (p->owner) {
 		cow_waitlist_park(&op->queue->packer_waiters, task, "the compressor");
 		return COW_WAIT;
@@ -150,6 +160,8 @@ static enum cow_next place(struct cow_task *task)
 	struct cow_op *op = cow_op_of(task);
 	struct cow_packer *p = &op->queue->packer;
 	unsigned bits = cow_op_image(op)->core.g.cluster_bits;
+	stand_on_claim(op);
+	cow_assert(op->queue->packer.owner == op);
 	if (p->end - p->pos < op->packing.bytes) {
 		struct cow_hoff host;
 		bool zero;
@@ -197,6 +209,8 @@ static enum cow_next refer(struct cow_task *task)
 	struct cow_image *image = cow_op_image(op);
 	const struct cow_geometry *g = &image->core.g;
 	struct cow_packing *k = &op->packing;
+	stand_on_claim(op);
+	cow_assert(op->queue->packer.owner == op);
 	while (k->referenced < nr_touched(op)) {
 		uint64_t cluster = (k->host >> g->cluster_bits) + k->referenced;
 		struct cow_slot *slot = NULL;
@@ -225,6 +239,8 @@ static enum cow_next write_packed(struct cow_task *task)
 {
 	struct cow_op *op = cow_op_of(task);
 	struct cow_packer *p = &op->queue->packer;
+	stand_on_claim(op);
+	cow_assert(op->queue->packer.owner == op);
 	struct cow_piece *piece = cow_op_piece(op);
 	if (!piece)
 		return cow_task_wait_io(task);
@@ -238,6 +254,8 @@ static enum cow_next write_packed(struct cow_task *task)
 static enum cow_next written(struct cow_task *task)
 {
 	struct cow_op *op = cow_op_of(task);
+	stand_on_claim(op);
+	cow_assert(op->queue->packer.owner == op);
 	if (task->pending)
 		return cow_task_wait_io(task);
 	cow_packer_put(op);
@@ -255,6 +273,7 @@ static enum cow_next publish(struct cow_task *task)
 	struct cow_image *image = cow_op_image(op);
 	const struct cow_geometry *g = &image->core.g;
 	enum cow_next next;
+	stand_on_claim(op);
 	uint64_t table = cow_mapping_writable_table(op, op->cursor, &next);
 	cow_assert(table); /* as under look */
 	struct cow_slot *slot = cow_mapping_slot(op, table, op->cursor);
