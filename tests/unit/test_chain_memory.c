@@ -19,9 +19,14 @@
 
 #define LEVELS 32
 #define TIB (1ull << 40)
-/* What a byte of ours costs in resident memory: TSan has several of its own for each. */
+/*
+ * What a byte of ours costs in resident memory: TSan has several of its own for each, ASan keeps
+ * what is freed for a while.
+ */
 #ifdef __SANITIZE_THREAD__
 #define COST 6
+#elif defined(__SANITIZE_ADDRESS__)
+#define COST 2
 #else
 #define COST 1
 #endif
