@@ -124,9 +124,13 @@ check_clean a.qcow2
 
 # Only its own record goes with a device: the id may be another's by then.
 attach a a.qcow2
+pid=$(pid_of "$a")
 record=/run/cowblk/${a#/dev/}.json
 sed -i 's/"cookie": *[0-9]*/"cookie":1/' "$record"
-detach "$a"
+must_fail "is another device by now" "$cowblk" detach "$a"
+kill "$pid"
+wait_for test ! -b "$a" || fail "SIGTERM did not end the device"
+wait_for test ! -d "/proc/$pid" || fail "SIGTERM did not end the daemon"
 [ -e "$record" ] && [ -e "${record%.json}.sock" ] || fail "a detach removed the record of the id's next device"
 rm "${record%.json}".*
 
