@@ -72,7 +72,8 @@ write_in()
 		fi
 		say "$mib MiB are too little for the writers themselves: $(killed) were killed"
 		[ $mib -lt 64 ] || fail "the writers are killed in $mib MiB: $(dmesg | grep -i oom | tail -3)"
-		rmdir $group
+		echo 1 > $group/cgroup.kill # those whose parent was killed go on
+		wait_for rmdir $group 2>/dev/null || fail "the writers' group does not end"
 		mib=$((mib * 3 / 2))
 	done
 	[ $status = 0 ] || fail "a writer failed in $mib MiB: status $status"

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # An image that names what is not its own: other disks from a disk, a neighbour as data file, and names that lead out;
 # who owns the folder, and what the umask was. Nothing that was not allowed is read or written.
-# needs: mknod losetup
+# needs: mknod losetup chown
 . "$(dirname "$0")/lib.sh"
 
 # ---- disks ----
