@@ -154,7 +154,7 @@ static bool overlap(const struct sim_change *a, const struct sim_change *b)
 
 /*
  * What came before a covered change to the same bytes cannot come out after it: it is covered with
- * it.
+ * it, and so is what came before that.
  */
 static void cover_predecessors(struct sim_file *f)
 {
@@ -162,9 +162,11 @@ static void cover_predecessors(struct sim_file *f)
 	while (again) {
 		again = false;
 		for (struct sim_change *c = f->head; c; c = c->next) {
+			bool was = c->covered;
 			for (struct sim_change *later = c->next; later && !c->covered;
 			     later = later->next)
 				c->covered = later->covered && overlap(c, later);
+			again |= c->covered && !was;
 		}
 	}
 }
