@@ -403,6 +403,25 @@ static void test_grows_when_wanted(void **state)
 	assert_int_equal(write_back(f), 1);
 }
 
+/* Kept: all room at once, and none is given back, however long nobody uses it. */
+static void test_keeps(void **state)
+{
+	struct fixture *f = *state;
+	atomic_uint nr_wanted = 0;
+	cache_open(f, FILE_SLICES, kicked);
+	unsigned all = slots_of(f);
+	cow_cache_keep(&f->cache); /* it never was small */
+	assert_int_equal(slots_of(f), all);
+	cow_cache_start_small(&f->cache, 16 * SLICE, wanted, &nr_wanted);
+	assert_true(slots_of(f) < all);
+	cow_cache_keep(&f->cache);
+	assert_int_equal(slots_of(f), all);
+	cow_cache_rest(&f->cache);
+	cow_cache_rest(&f->cache);
+	cow_cache_rest(&f->cache);
+	assert_int_equal(slots_of(f), all);
+}
+
 /* A cache that nobody has used for two looks is small again; what is dirty stays where it is. */
 static void test_rests(void **state)
 {
@@ -544,6 +563,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_drop, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_load_error, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_grows_when_wanted, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_keeps, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_rests, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_rests_with_dirty, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_threads, setup, teardown),
