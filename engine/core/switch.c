@@ -6,13 +6,8 @@
 #include <string.h>
 
 #include "engine/base/buf.h"
+#include "engine/base/full.h"
 #include "engine/loop/blocking.h"
-
-/* A full host (copy on write, a thin pool) refuses to overwrite too, and has changed nothing then. */
-static bool is_refusal(int error)
-{
-	return error == -ENOSPC || error == -EDQUOT;
-}
 
 static int write_sector(struct cow_loop *loop, struct cow_file *file, const uint8_t *sector,
 			const uint8_t *old, uint8_t *found, bool *begun)
@@ -21,10 +16,11 @@ static int write_sector(struct cow_loop *loop, struct cow_file *file, const uint
 	if (cow_loop_sync(loop, file))
 		return -ENOTRECOVERABLE;
 	*begun = true;
+	/* A full host (copy on write, a thin pool) refuses to overwrite too. */
 	int ret = cow_loop_write(loop, file, 0, sector, COW_SWITCH_BYTES);
 	if (!ret)
 		return cow_loop_sync(loop, file) ? -ENOTRECOVERABLE : 0;
-	if (!is_refusal(ret) || cow_loop_read(loop, file, 0, found, COW_SWITCH_BYTES) ||
+	if (!cow_full_is(ret) || cow_loop_read(loop, file, 0, found, COW_SWITCH_BYTES) ||
 	    memcmp(found, old, COW_SWITCH_BYTES))
 		return -ENOTRECOVERABLE;
 	return ret;

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "engine/base/buf.h"
+#include "engine/base/full.h"
 #include "engine/base/math.h"
 #include "engine/life/chain.h"
 #include "engine/base/log.h"
@@ -125,7 +126,7 @@ static int store_bitmaps(struct cow_image *image, struct cow_loop *loop, struct 
 {
 	struct cow_error own = { 0 };
 	int ret = cow_tracking_store(&image->tracking, loop, image->core.file, &own);
-	if (ret == -ENOSPC) {
+	if (cow_full_is(ret)) {
 		own = (struct cow_error){ 0 };
 		ret = cow_tracking_store_in_place(&image->tracking, &image->meta, loop, &own);
 		if (!ret)

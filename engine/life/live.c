@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "engine/base/be.h"
+#include "engine/base/full.h"
 #include "engine/base/log.h"
 #include "engine/core/load.h"
 #include "engine/life/freeze.h"
@@ -356,7 +357,7 @@ int cow_image_change_snapshot(struct cow_image *image, struct cow_loop *loop,
 		return ret;
 	ret = change_beside(image, loop, s, err);
 	/* -EOVERFLOW: an entry that leads nowhere; the other way says which. */
-	if ((ret == -ENOSPC || ret == -EAGAIN || ret == -EOVERFLOW) &&
+	if ((cow_full_is(ret) || ret == -EAGAIN || ret == -EOVERFLOW) &&
 	    !cow_core_is_failed(&image->core)) {
 		s->all_frozen = true;
 		*err = (struct cow_error){ 0 };

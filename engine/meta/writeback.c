@@ -7,6 +7,7 @@
 
 #include "engine/base/buf.h"
 #include "engine/base/container.h"
+#include "engine/base/full.h"
 #include "engine/base/pages.h"
 #include "engine/meta/meta.h"
 
@@ -286,17 +287,17 @@ static enum cow_next unwind(struct cow_task *task)
 		return cow_task_wait_io(task);
 	if (sync_broke(wb) && !cow_core_is_failed(meta->core))
 		sync_failed(wb);
-	else if (task->error != -ENOSPC && !cow_core_is_failed(meta->core))
+	else if (!cow_full_is(task->error) && !cow_core_is_failed(meta->core))
 		cow_core_fail(meta->core, task->loop, "cannot write metadata: %s",
 			      strerror(-task->error));
-	complete(wb, task->error == -ENOSPC ? -ENOSPC : -EIO);
+	task->error = cow_full_is(task->error) ? -ENOSPC : -EIO;
+	complete(wb, task->error);
 	return COW_END;
 }
 
 static void end(struct cow_task *task)
 {
-	int error = task->error;
-	cow_commit_end(of(task)->commit, error && error != -ENOSPC ? -EIO : error);
+	cow_commit_end(of(task)->commit, task->error);
 }
 
 static const struct cow_step step_capture = { "writeback: capture", capture };

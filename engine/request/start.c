@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "engine/base/full.h"
 #include "engine/request/flush.h"
 #include "engine/request/pack.h"
 #include "engine/request/read.h"
@@ -66,6 +67,7 @@ static enum cow_next unwind(struct cow_task *task)
 {
 	if (task->pending)
 		return cow_task_wait_io(task);
+	task->error = cow_full_fold(task->error);
 	return waits_for_freed(cow_op_of(task)) ? COW_WAIT : COW_END;
 }
 

@@ -12,6 +12,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "engine/base/full.h"
 #include "engine/base/math.h"
 #include "engine/meta/meta.h"
 #include "engine/meta/refcount.h"
@@ -447,10 +448,8 @@ static enum cow_next finish(struct cow_task *task)
 /* The host does not let the file grow; there may be free clusters where nobody has looked. */
 static bool cannot_grow(struct cow_reserve *r)
 {
-	int error = r->task.error;
 	return r->io.kind == COW_IO_RESIZE && r->io.result && !r->tail_is_full &&
-	       (error == -ENOSPC || error == -EFBIG || error == -EDQUOT) &&
-	       !cow_core_is_failed(r->alloc->core);
+	       cow_full_is(r->task.error) && !cow_core_is_failed(r->alloc->core);
 }
 
 /* What lies behind the file's end goes back, if there is room for it on that way; else it stays. */
@@ -501,9 +500,7 @@ static enum cow_next unwind(struct cow_task *task)
 static void end(struct cow_task *task)
 {
 	struct cow_reserve *r = of(task);
-	int error = task->error;
-	if (error == -EFBIG || error == -EDQUOT)
-		error = -ENOSPC;
+	int error = cow_full_fold(task->error);
 	if (error ==
 	    -EOPNOTSUPP) /* a punch, while the image has failed: of no meaning to a request */
 		error = -EIO;

@@ -184,12 +184,19 @@ static bool has_no_room(struct sim_world *world, const struct cow_io *io)
 	       sim_chance(&world->random, f->full_percent);
 }
 
+/* A full file system, a quota, a file as long as it may be: the engine must not care. */
+static int64_t no_room(struct sim_world *world)
+{
+	static const int errors[] = { -ENOSPC, -EDQUOT, -EFBIG };
+	return errors[sim_below(&world->random, 3)];
+}
+
 static int64_t refuse(struct sim_world *world, struct sim_pending *p)
 {
 	world->faults.nr_full++;
 	if (world->faults.full == SIM_FULL_ALL && sim_chance(&world->random, 30))
 		sim_execute_part(world, p);
-	return -ENOSPC;
+	return no_room(world);
 }
 
 /* What was written without room for it: as bad as any failed sync. */
@@ -279,7 +286,7 @@ static int64_t outcome(struct sim_world *world, struct sim_pending *p)
 		return -ENOTSUP;
 	if (sync_has_no_room(world, io)) {
 		fail_io(world, p);
-		return -ENOSPC;
+		return no_room(world);
 	}
 	if (beyond_device(io) || has_no_room(world, io))
 		return refuse(world, p);

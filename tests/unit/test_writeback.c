@@ -293,16 +293,27 @@ static void test_idle_flush_is_cheap(void **state)
 
 /* ---- errors ---- */
 
-static void test_full_host_is_no_damage(void **state)
+/* Whatever word the host has for it, metadata and data are refused alike. */
+static void refuse_a_flush_and_a_write(struct fixture *f, int error, uint64_t off)
 {
-	struct fixture *f = *state;
-	memset(f->buf, 7, CLUSTER);
-	do_op(f, COW_OP_WRITE, 0, CLUSTER);
-	f->m->fail_error = -ENOSPC;
+	do_op(f, COW_OP_WRITE, off, CLUSTER);
+	f->m->fail_error = error;
 	f->m->fail_kind = COW_IO_WRITE;
 	assert_int_equal(cow_queue_do(f->queue, COW_OP_FLUSH, 0, 0, 0, NULL), -ENOSPC);
 	assert_null(cow_image_failure(f->image));
 	do_op(f, COW_OP_FLUSH, 0, 0);
+	f->m->fail_error = error;
+	assert_int_equal(cow_queue_do(f->queue, COW_OP_WRITE, 0, off, CLUSTER, f->buf), -ENOSPC);
+	assert_null(cow_image_failure(f->image));
+}
+
+static void test_full_host_is_no_damage(void **state)
+{
+	struct fixture *f = *state;
+	memset(f->buf, 7, CLUSTER);
+	refuse_a_flush_and_a_write(f, -ENOSPC, 0);
+	refuse_a_flush_and_a_write(f, -EDQUOT, 2ull * CLUSTER);
+	refuse_a_flush_and_a_write(f, -EFBIG, 4ull * CLUSTER);
 	do_op(f, COW_OP_WRITE, CLUSTER, CLUSTER);
 	memset(f->buf, 0, CLUSTER);
 	do_op(f, COW_OP_READ, 0, CLUSTER);
