@@ -316,8 +316,14 @@ int cow_bitmap_edit_commit(struct cow_bitmap_edit *edit)
 	uint64_t old_off = edit->e.ext.bitmap_directory_off,
 		 old_bytes = edit->e.ext.bitmap_directory_bytes;
 	int ret = write_all(edit, &place);
-	if (!ret && cow_bitmap_extension_write(loop, file, &place, edit->e.err))
-		ret = -ENOTRECOVERABLE;
+	if (ret)
+		return ret;
+	ret = cow_bitmap_extension_write(loop, file, &place, edit->e.err);
+	if (ret && ret != -ENOTRECOVERABLE)
+		cow_log(COW_LOG_WARNING,
+			"%s: what was written for its bitmaps is leaked: cowblk check --repair "
+			"leaks gives it back",
+			file->path);
 	if (!ret && edit->had)
 		ret = free_old(edit, loop, file, old_off, old_bytes);
 	return ret;

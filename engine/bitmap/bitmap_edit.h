@@ -55,7 +55,10 @@ COW_MUST_CHECK int cow_bitmap_edit_add(struct cow_bitmap_edit *edit, const char 
 				       unsigned granularity_bits, struct cow_bitmap_item **out);
 void cow_bitmap_edit_remove(struct cow_bitmap_edit *edit, struct cow_bitmap_item *item);
 
-/* -ENOTRECOVERABLE: nobody knows which of the two states is on disk; both are sound. */
+/*
+ * -ENOTRECOVERABLE: nobody knows which of the two states is on disk; both are sound. Another error:
+ * the old one is, or no bitmap is valid any more.
+ */
 COW_MUST_CHECK int cow_bitmap_edit_commit(struct cow_bitmap_edit *edit);
 
 #endif

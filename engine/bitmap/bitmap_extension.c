@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "engine/base/be.h"
+#include "engine/base/full.h"
 #include "engine/base/math.h"
 #include "engine/core/load.h"
 #include "engine/format/geometry.h"
@@ -21,7 +22,7 @@ struct change {
 	struct cow_file *file;
 	struct cow_error *err;
 	struct cow_header header;
-	uint8_t *cluster; /* the first one, as read */
+	uint8_t *cluster; /* the first one, as it is on disk */
 	uint64_t off;	  /* of the extension; if there is none: of END */
 	bool found, last; /* last: END follows */
 };
@@ -74,10 +75,23 @@ static int load(struct change *c)
 
 /* ---- writing ---- */
 
+static bool is_as_before(struct change *c, uint64_t off, uint64_t bytes)
+{
+	uint8_t *found = malloc(bytes);
+	bool same = found && !cow_loop_read(c->loop, c->file, off, found, bytes) &&
+		    !memcmp(found, c->cluster + off, bytes);
+	free(found);
+	return same;
+}
+
+/* A full host (copy on write, a thin pool) refuses to overwrite too. */
 static int put(struct change *c, uint64_t off, const void *buf, uint64_t bytes)
 {
 	int ret = cow_loop_write(c->loop, c->file, off, buf, bytes);
-	return ret ? ret : cow_loop_sync(c->loop, c->file);
+	if (ret)
+		return cow_full_is(ret) && is_as_before(c, off, bytes) ? ret : -ENOTRECOVERABLE;
+	memcpy(c->cluster + off, buf, bytes);
+	return cow_loop_sync(c->loop, c->file) ? -ENOTRECOVERABLE : 0;
 }
 
 static int set_autoclear(struct change *c, bool valid)
@@ -88,9 +102,11 @@ static int set_autoclear(struct change *c, bool valid)
 		now |= QCOW2_AUTOCLEAR_BITMAPS;
 	if (now == c->header.autoclear)
 		return 0;
-	c->header.autoclear = now;
 	cow_store64_be(be, now);
-	return put(c, offsetof(struct qcow2_header_be, autoclear_features), be, sizeof(be));
+	int ret = put(c, offsetof(struct qcow2_header_be, autoclear_features), be, sizeof(be));
+	if (!ret)
+		c->header.autoclear = now;
+	return ret;
 }
 
 static void encode(const struct cow_bitmap_place *place, uint8_t out[DATA_BYTES])
@@ -106,11 +122,16 @@ static int replace(struct change *c, const struct cow_bitmap_place *place)
 	uint8_t data[DATA_BYTES];
 	uint64_t at = c->off + HEAD_BYTES;
 	bool one_sector = at / 512 == (at + DATA_BYTES - 1) / 512;
+	bool valid = c->header.autoclear & QCOW2_AUTOCLEAR_BITMAPS;
 	int ret = one_sector ? 0 : set_autoclear(c, false);
 	encode(place, data);
-	if (!ret)
-		ret = put(c, at, data, sizeof(data));
-	return ret ? ret : set_autoclear(c, true);
+	if (ret)
+		return ret;
+	ret = put(c, at, data, sizeof(data));
+	if (ret == -ENOTRECOVERABLE)
+		return ret;
+	int set = set_autoclear(c, !ret || valid);
+	return ret ? ret : set;
 }
 
 /* Its old bytes stay until the header names the new ones. */
@@ -168,7 +189,10 @@ static int take_away(struct change *c)
 	if (!c->found)
 		return 0;
 	int ret = set_autoclear(c, false);
-	return ret || !c->last ? ret : put(c, c->off, end, sizeof(end));
+	if (!ret && c->last)
+		ret = put(c, c->off, end, sizeof(end));
+	/* Refused: it stays, invalid. */
+	return cow_full_is(ret) && !(c->header.autoclear & QCOW2_AUTOCLEAR_BITMAPS) ? 0 : ret;
 }
 
 int cow_bitmap_extension_verify(struct cow_loop *loop, struct cow_file *file,
@@ -193,5 +217,7 @@ int cow_bitmap_extension_write(struct cow_loop *loop, struct cow_file *file,
 	else if (!ret)
 		ret = c.found ? replace(&c, place) : append(&c, place);
 	free(c.cluster);
-	return ret ? cow_error_set(err, ret, "cannot write the header: %s", strerror(-ret)) : 0;
+	return ret ? cow_error_set(err, ret, "cannot write the header: %s",
+				   strerror(ret == -ENOTRECOVERABLE ? EIO : -ret))
+		   : 0;
 }

@@ -30,7 +30,10 @@ struct cow_bitmap_place {
 COW_MUST_CHECK int cow_bitmap_extension_verify(struct cow_loop *loop, struct cow_file *file,
 					       const struct cow_bitmap_place *place,
 					       struct cow_error *err);
-/* Durable when it returns 0. */
+/*
+ * Durable when it returns 0. -ENOTRECOVERABLE: nobody knows which of the two states is on disk;
+ * another error: the header names what it did before, or that is invalid now.
+ */
 COW_MUST_CHECK int cow_bitmap_extension_write(struct cow_loop *loop, struct cow_file *file,
 					      const struct cow_bitmap_place *place,
 					      struct cow_error *err);

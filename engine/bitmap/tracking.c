@@ -7,6 +7,7 @@
 
 #include "engine/base/be.h"
 #include "engine/base/buf.h"
+#include "engine/base/full.h"
 #include "engine/base/log.h"
 #include "engine/bitmap/bitmap_data.h"
 #include "engine/bitmap/bitmap_edit.h"
@@ -85,7 +86,7 @@ static int write_flags(struct cow_tracking *t, struct cow_loop *loop, struct cow
 		cow_store32_be(be, t->list[i].flags | more);
 		ret = cow_loop_write(loop, file, t->list[i].flags_off, be, sizeof(be));
 	}
-	return ret || !t->nr ? ret : cow_loop_sync(loop, file);
+	return ret || !t->nr ? ret : cow_loop_sync(loop, file) ? -EIO : 0;
 }
 
 static int start(struct cow_tracking *t, struct cow_tracking_directory *dir, struct cow_loop *loop,
@@ -164,6 +165,27 @@ static int store_changed(struct cow_tracking *t, struct cow_loop *loop, struct c
 	return ret;
 }
 
+/* All of them are marked as in use, or are so again. */
+static bool is_taken_back(struct cow_tracking *t, struct cow_loop *loop, struct cow_file *file)
+{
+	bool again = false;
+	for (unsigned i = 0; i < t->nr; i++) {
+		uint8_t be[4];
+		if (cow_loop_read(loop, file, t->list[i].flags_off, be, sizeof(be)))
+			return false;
+		again |= cow_load32_be(be) != (t->list[i].flags | COW_BITMAP_IN_USE);
+	}
+	return !again || !write_flags(t, loop, file, COW_BITMAP_IN_USE);
+}
+
+/* Some may look consistent when it fails: a full host refuses to overwrite too. */
+static int say_consistent(struct cow_tracking *t, struct cow_loop *loop, struct cow_file *file)
+{
+	int ret = write_flags(t, loop, file, 0);
+	bool sure = !ret || (cow_full_is(ret) && is_taken_back(t, loop, file));
+	return sure ? ret : -ENOTRECOVERABLE;
+}
+
 int cow_tracking_store(struct cow_tracking *t, struct cow_loop *loop, struct cow_file *file,
 		       struct cow_error *err)
 {
@@ -172,8 +194,8 @@ int cow_tracking_store(struct cow_tracking *t, struct cow_loop *loop, struct cow
 	int ret = 0;
 	if (any_changed(t))
 		ret = store_changed(t, loop, file, err);
-	else if (write_flags(t, loop, file, 0))
-		ret = -ENOTRECOVERABLE; /* some may look consistent now */
+	else
+		ret = say_consistent(t, loop, file);
 	return ret ? cow_error_set(err, ret, "cannot store its dirty bitmaps: %s", strerror(-ret))
 		   : 0;
 }

@@ -10,9 +10,9 @@
  * Who waits for a pass: core/commit.h. Nothing holds a lock while a pass writes; slots may be
  * changed meanwhile and belong to the next pass.
  *
- * Errors. A full host (base/full.h) while writing: what was captured becomes dirty again, who joined gets -ENOSPC, the
- * image stays good (any part of a phase may be on disk: that is what the order is for). Anything
- * else, and any failed fdatasync: the image is failed.
+ * Errors. A full host (base/full.h) while writing: what was captured becomes dirty again, who
+ * joined gets -ENOSPC, the image stays good (any part of a phase may be on disk: that is what the
+ * order is for). Anything else, and any failed fdatasync: the image is failed.
  *
  * Lock: commit->lock guards who waits, and whether a pass runs. The rest belongs to the pass.
  */

@@ -5,6 +5,7 @@
  */
 #include "engine/base/buf.h"
 #include "engine/life/image.h"
+#include "engine/life/live_bitmap.h"
 #include "engine/request/kind.h"
 #include "tests/unit/bitmap_fixture.h"
 
@@ -138,6 +139,91 @@ static void failures(void **state)
 		fail_each(f, COW_BITMAP_ADD, "c", kinds[i], i == 1 ? -ENOSPC : -EIO);
 		fail_each(f, COW_BITMAP_REMOVE, "a", kinds[i], -EIO);
 		fail_each(f, COW_BITMAP_CLEAR, "b", kinds[i], i == 1 ? -ENOSPC : -EIO);
+	}
+}
+
+/*
+ * Each write in turn, and what follows it, is refused: nothing is in doubt, and the bitmaps are
+ * what they were, or invalid.
+ */
+static void refuse_each(struct fixture *f, enum cow_bitmap_command what, const char *name,
+			unsigned more)
+{
+	f->m->hook = NULL;
+	restore(f);
+	uint32_t before = nr_bitmaps(f);
+	for (unsigned skip = 0;; skip++) {
+		restore(f);
+		f->m->fail_kind = COW_IO_WRITE;
+		f->m->fail_error = skip % 2 ? -EDQUOT : -ENOSPC;
+		f->m->fail_skip = skip;
+		f->m->fail_more = more;
+		int error = f->m->fail_error, ret = command(f, what, name);
+		bool hit = !f->m->fail_error || f->m->fail_more != more;
+		f->m->fail_error = 0;
+		f->m->fail_more = 0;
+		if (!hit)
+			break;
+		assert_true(!ret || ret == error);
+		assert_sound(f);
+		if (ret)
+			assert_true(!nr_bitmaps(f) || nr_bitmaps(f) == before);
+		assert_true(skip < 1000);
+	}
+}
+
+static void refuse_all(struct fixture *f, enum cow_bitmap_command what, const char *name)
+{
+	begin_recording(f);
+	refuse_each(f, what, name, 0);
+	refuse_each(f, what, name, 100000);
+}
+
+static void full_host(void **state)
+{
+	struct fixture *f = *state;
+	create(f);
+	refuse_all(f, COW_BITMAP_ADD, "a");
+	restore(f);
+	must(f, COW_BITMAP_ADD, "a");
+	must(f, COW_BITMAP_ADD, "b");
+	write_closed(f, 4096, 8192, 1);
+	refuse_all(f, COW_BITMAP_ADD, "c");
+	refuse_all(f, COW_BITMAP_CLEAR, "b");
+	refuse_all(f, COW_BITMAP_REMOVE, "a");
+	restore(f);
+	must(f, COW_BITMAP_REMOVE, "a");
+	refuse_all(f, COW_BITMAP_REMOVE, "b");
+	lay_out(f, 360, -1, false); /* the place is cut by the end of a sector */
+	must(f, COW_BITMAP_ADD, "a");
+	refuse_all(f, COW_BITMAP_ADD, "b");
+}
+
+/* The same beside a device: it goes on, and can be closed. */
+static void full_host_of_a_device(void **state)
+{
+	struct fixture *f = *state;
+	create(f);
+	must(f, COW_BITMAP_ADD, "a");
+	begin_recording(f);
+	f->m->hook = NULL;
+	const struct cow_bitmap_change add = { .command = COW_BITMAP_ADD, .name = "b" };
+	for (unsigned skip = 0, round = 0; skip < 60; round++, skip += !(round % 2)) {
+		uint64_t pause;
+		restore(f);
+		struct cow_image *image = open_image(f, true);
+		if (round % 2)
+			assert_int_equal(put(f, image, 4096, 4096, 7), 0);
+		assert_int_equal(do_op(f, image, COW_OP_FLUSH, 0, 0, NULL), 0);
+		f->m->fail_kind = COW_IO_WRITE;
+		f->m->fail_error = -ENOSPC;
+		f->m->fail_skip = skip;
+		COW_IGNORE(cow_image_change_bitmaps(image, &f->m->loop, &add, &pause, &f->err));
+		f->m->fail_error = 0;
+		assert_null(cow_image_failure(image));
+		assert_int_equal(put(f, image, 8192, 4096, 8), 0);
+		assert_int_equal(cow_image_close(image, &f->m->loop, NULL), 0);
+		assert_sound(f);
 	}
 }
 
@@ -384,6 +470,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(no_room, setup, teardown),
 		cmocka_unit_test_setup_teardown(invalid_extension, setup, teardown),
 		cmocka_unit_test_setup_teardown(failures, setup, teardown),
+		cmocka_unit_test_setup_teardown(full_host, setup, teardown),
+		cmocka_unit_test_setup_teardown(full_host_of_a_device, setup, teardown),
 		cmocka_unit_test_setup_teardown(failing_sessions, setup, teardown),
 		cmocka_unit_test_setup_teardown(short_last_cluster, setup, teardown),
 		cmocka_unit_test_setup_teardown(no_room_at_close, setup, teardown),
