@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # A host that lets nobody but its mounter use a file (FUSE without allow_other): the daemon stays who may, and all works. And
 # such a host that does not answer keeps nobody else's device from being detached.
+# needs: fuse?
 . "$(dirname "$0")/lib.sh"
 [ -e /dev/fuse ] || { short && skip "no FUSE in this kernel"; fail "no FUSE in this kernel"; }
 
