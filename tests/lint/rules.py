@@ -91,19 +91,37 @@ def rule_results(source):
             yield from check_results(name, source.text(name))
 
 
-# Asserts of what must hold, in a folder: a ratchet, on the way to one in a hundred lines of what is not pure format code.
-ASSERTS = {"engine/request": 34, "engine/loop": 11, "engine/life": 6, "engine/image": 3, "engine/meta": 6, "engine/space": 5, "engine/core": 2}
+# Asserts of what must hold, in each folder but format, which only reads and writes bytes: a ratchet, on the way to one in a hundred
+# lines. A folder's number only grows, and new code has no fewer of them than there are now.
+ASSERTS = {"base": 0, "bitmap": 0, "check": 1, "compress": 0, "core": 2, "create": 0, "crypt": 1, "edit": 0, "host": 0, "image": 3, "life": 6,
+           "loop": 11, "meta": 6, "request": 34, "snapshot": 1, "space": 5, "tool": 0}
+LINES_FOR_AN_ASSERT = 325
 
 
-def check_asserts(folder, texts):
-    count = sum(len(re.findall(r"\bcow_assert\(", text)) for text in texts)
-    if count < ASSERTS[folder]:
-        yield f"{folder}: {count} asserts; there were {ASSERTS[folder]}: what must hold is still to be said"
+def count_asserts(texts):
+    return sum(len(re.findall(r"^\s+cow_assert\(", text, re.M)) for text in texts)
+
+
+def check_asserts(folders):
+    """folder -> its sources"""
+    for folder, texts in sorted(folders.items()):
+        count = count_asserts(texts)
+        if folder not in ASSERTS:
+            yield f"engine/{folder}: it stands not in ASSERTS (tests/lint/rules.py)"
+        elif count < ASSERTS[folder]:
+            yield f"engine/{folder}: {count} asserts; there were {ASSERTS[folder]}: what must hold is still to be said"
+    lines = sum(text.count("\n") for texts in folders.values() for text in texts)
+    count = sum(map(count_asserts, folders.values()))
+    if lines > LINES_FOR_AN_ASSERT * count:
+        yield f"engine: {count} asserts in {lines} lines: at least one in {LINES_FOR_AN_ASSERT}: say what must hold in what is new"
 
 
 def rule_asserts(source):
-    for folder in ASSERTS:
-        yield from check_asserts(folder, [source.text(name) for name in source.files(".c") if os.path.dirname(name) == folder])
+    folders = {}
+    for name in source.files(".c"):
+        if name.startswith("engine/") and not name.startswith("engine/format/"):
+            folders.setdefault(os.path.dirname(name)[len("engine/"):], []).append(source.text(name))
+    yield from check_asserts(folders)
 
 
 def rule_self(_source):
@@ -114,14 +132,17 @@ def rule_self(_source):
     for line in ("n = strtoul(text, NULL, 10);", 'sscanf(name, "ublkb%u", &id)', "atoi(argv[1])"):
         if not list(check_numbers("x", line)):
             yield f"{line}: the rule is silent"
-
-
     if not list(check_results("x.h", "int cow_file_close(struct cow_file *file);")):
         yield "an unmarked result is not noticed"
     if list(check_results("x.h", "COW_MUST_CHECK int cow_file_close(struct cow_file *file);\nint cow_error_set(int error);")):
         yield "a marked result is taken for an unmarked one"
-    if not list(check_asserts("engine/core", ["cow_assert(a);"])):
-        yield "an assert that goes is not noticed"
+    one = "\tcow_assert(a);\n"
+    for folders, said in (({"core": [one]}, "there were 2"), ({"core": ["/* cow_assert(a); */\n" * 2]}, "0 asserts"), ({"new": [one]}, "stands not"),
+                          ({"core": [one * 2 + "\n" * 1000]}, "at least one in")):
+        if not any(said in line for line in check_asserts(folders)):
+            yield f"asserts: nothing is said of {said}"
+    if list(check_asserts({"core": [one * 2]})):
+        yield "asserts: enough of them are too few"
 
 
 def main():
