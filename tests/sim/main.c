@@ -248,6 +248,10 @@ static int run_seeds(const struct arguments *a)
 		(unsigned long long)sum.all_frozen, (unsigned long long)sum.snapshots_lost,
 		(unsigned long long)sum.bitmaps, (unsigned long long)sum.believed,
 		(unsigned long long)sum.second, (unsigned long long)(now_seconds() - start));
+	if (a->child.run.second_percent && !sum.second && !failed) {
+		fprintf(stderr, "cow_sim: --qemu: QEMU has seen no crash state\n");
+		return 1;
+	}
 	return failed ? 1 : 0;
 }
 
