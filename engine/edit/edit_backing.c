@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The name goes behind the extensions if the header's sector has room for it, else to a place in the
- * first cluster where the old one is not; it is durable before the sector is written.
+ * first cluster where neither the old one nor the old extensions are; it is durable before the sector
+ * is written.
  */
 #include "engine/edit/edit_backing.h"
 
@@ -30,6 +31,7 @@ struct backing_edit {
 	struct cow_error *err;
 	struct cow_header old, header; /* as it stands; as it shall be */
 	uint8_t *cluster;	       /* the first one, as it stands */
+	size_t old_end;		       /* of its extensions */
 	uint8_t sector[SECTOR];	       /* its first sector, as it shall be */
 };
 
@@ -82,6 +84,7 @@ static size_t copy_extensions(struct backing_edit *b, bool names)
 		}
 		at += bytes;
 	}
+	b->old_end = at + END_BYTES;
 	return to;
 }
 
@@ -111,10 +114,11 @@ static int build_sector(struct backing_edit *b, size_t *end)
 
 /* ---- the name ---- */
 
-/* Outside of the sector, in whole sectors; the old name is the image's until the switch. */
+/* Outside of the sector, in whole sectors; what is there now is the image's until the switch. */
 static int write_name(struct backing_edit *b)
 {
-	uint64_t bytes = strlen(b->name), room = cow_round_up(bytes, SECTOR), to = SECTOR;
+	uint64_t bytes = strlen(b->name), room = cow_round_up(bytes, SECTOR);
+	uint64_t to = cow_max(SECTOR, cow_round_up(b->old_end, SECTOR));
 	uint64_t old_end = b->old.backing_name_off + b->old.backing_name_bytes;
 	if (b->old.backing_name_off && b->old.backing_name_off < to + room && old_end > to)
 		to = cow_round_up(old_end, SECTOR);
