@@ -401,6 +401,15 @@ int cow_system_adopt(int fd, const char *name, unsigned flags, struct cow_file *
 	return ret;
 }
 
+int cow_system_keep(struct cow_file *file)
+{
+	int fd = fcntl(cow_host_fd(file), F_DUPFD_CLOEXEC, 0);
+	if (fd < 0)
+		return -errno;
+	((struct cow_host_file *)file)->kept = true;
+	return fd;
+}
+
 static int system_lock(struct cow_file *file, struct cow_error *err)
 {
 	struct stat st;
@@ -426,7 +435,8 @@ static void system_close(struct cow_file *base)
 	 * Now, not when the last reference goes: a ring that is being torn down may hold one for a
 	 * while.
 	 */
-	cow_lock_release(file->fd);
+	if (!file->kept)
+		cow_lock_release(file->fd);
 	close(file->fd);
 	if (file->dir_fd >= 0)
 		close(file->dir_fd);

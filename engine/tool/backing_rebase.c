@@ -5,6 +5,7 @@
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "engine/base/buf.h"
 #include "engine/base/math.h"
@@ -20,6 +21,7 @@ struct rebase {
 	const struct cow_backing_rebase *r;
 	struct cow_loop *loop;
 	struct cow_disk *image, *base; /* base NULL: none */
+	int kept;		       /* the image's descriptor with its lock; -1 */
 	uint32_t cluster, unit;
 	/* where the image's chain leads to the new base: what is there or below stays visible */
 	unsigned shared_depth;
@@ -262,17 +264,33 @@ static int take_over_all(struct rebase *m, struct cow_error *err)
 		ret = open_base(m, err);
 	if (!ret)
 		ret = take_all(m, err);
+	if (!ret)
+		m->kept = cow_disk_keep(m->image);
+	if (!ret && m->kept < 0)
+		ret = m->kept;
 	COW_IGNORE(cow_disk_close(m->base, m->loop, NULL));
 	int closed = cow_disk_close(m->image, m->loop, err);
 	return ret ? ret : closed;
+}
+
+/* Nobody else had the image since what it shows was compared. */
+static int reopen(struct rebase *m, struct cow_file **file, struct cow_error *err)
+{
+	const struct cow_disk_spec *image = m->r->image;
+	struct cow_host *host = cow_host_system();
+	unsigned flags = COW_OPEN_WRITE | (image->open.buffered ? COW_OPEN_BUFFERED : 0);
+	if (m->kept < 0)
+		return host->ops->open(host, image->path, flags, file, err);
+	int fd = m->kept;
+	m->kept = -1;
+	return cow_system_adopt(fd, image->path, flags | COW_OPEN_NO_LOCK, file, err);
 }
 
 static int rename_base(struct rebase *m, struct cow_error *err)
 {
 	struct cow_host *host = cow_host_system();
 	struct cow_file *file;
-	int ret = host->ops->open(host, m->r->image->path, COW_OPEN_WRITE | COW_OPEN_BUFFERED,
-				  &file, err);
+	int ret = reopen(m, &file, err);
 	if (ret)
 		return ret;
 	ret = cow_edit_backing(m->loop, file, m->r->base, m->r->format, err);
@@ -283,7 +301,9 @@ static int rename_base(struct rebase *m, struct cow_error *err)
 int cow_backing_rebase(struct cow_loop *loop, const struct cow_backing_rebase *r,
 		       struct cow_error *err)
 {
-	struct rebase m = { .r = r, .loop = loop, .shared_depth = COW_MAX_BACKING_DEPTH };
+	struct rebase m = {
+		.r = r, .loop = loop, .kept = -1, .shared_depth = COW_MAX_BACKING_DEPTH
+	};
 	struct cow_error own = { 0 };
 	int ret = 0;
 	if (r->base && cow_create_looks_like_protocol(r->base))
@@ -295,6 +315,8 @@ int cow_backing_rebase(struct cow_loop *loop, const struct cow_backing_rebase *r
 		ret = take_over_all(&m, &own);
 	if (!ret)
 		ret = rename_base(&m, &own);
+	if (m.kept >= 0)
+		close(m.kept);
 	if (!ret)
 		return 0;
 	if (own.code && strncmp(own.text, r->image->path, strlen(r->image->path)))

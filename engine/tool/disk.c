@@ -92,6 +92,11 @@ int cow_disk_close(struct cow_disk *disk, struct cow_loop *loop, struct cow_erro
 	return ret;
 }
 
+int cow_disk_keep(const struct cow_disk *disk)
+{
+	return cow_system_keep(disk->image ? disk->image->core.file : disk->file);
+}
+
 uint64_t cow_disk_bytes(const struct cow_disk *disk)
 {
 	if (disk->image)

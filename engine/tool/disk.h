@@ -30,6 +30,12 @@ COW_MUST_CHECK int cow_disk_open(struct cow_loop *loop, const struct cow_disk_sp
 COW_MUST_CHECK int cow_disk_close(struct cow_disk *disk, struct cow_loop *loop,
 				  struct cow_error *err);
 
+/*
+ * Of a disk that is to be closed and whose file is to be worked on then: that file's descriptor, by
+ * which it stays locked. See cow_system_keep().
+ */
+COW_MUST_CHECK int cow_disk_keep(const struct cow_disk *disk);
+
 /* A multiple of 512; what is behind the end of a raw file reads as zeros. */
 uint64_t cow_disk_bytes(const struct cow_disk *disk);
 /* The unit that a range is mapped by; 512 of a raw file. */

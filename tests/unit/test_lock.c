@@ -114,6 +114,24 @@ static pid_t start_holder(int command, int byte)
 	return pid;
 }
 
+/* Who goes on with a file after its close lets nobody come in between. */
+static void test_kept(void **state)
+{
+	struct cow_file *file, *next, *other;
+	struct cow_error err;
+	assert_int_equal(open_image(COW_OPEN_WRITE, &file, &err), 0);
+	int fd = cow_system_keep(file);
+	assert_true(fd >= 0);
+	close_image(file);
+	assert_int_equal(open_image(COW_OPEN_WRITE, &other, &err), -EBUSY);
+	unsigned flags = COW_OPEN_WRITE | COW_OPEN_NO_LOCK;
+	assert_int_equal(cow_system_adopt(fd, image, flags, &next, &err), 0);
+	assert_int_equal(open_image(COW_OPEN_WRITE, &other, &err), -EBUSY);
+	close_image(next);
+	assert_int_equal(open_image(COW_OPEN_WRITE, &other, &err), 0);
+	close_image(other);
+}
+
 static void end_holder(pid_t pid)
 {
 	kill(pid, SIGKILL);
@@ -350,6 +368,7 @@ int main(void)
 	signal(SIGPIPE, SIG_IGN);
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(test_own, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_kept, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_holder_is_named, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_unseen_holder, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_one_of_two_wins, setup, teardown),
