@@ -9,6 +9,7 @@
 #include "engine/base/error.h"
 #include "engine/edit/empty.h"
 #include "engine/edit/resize.h"
+#include "engine/format/format.h"
 #include "engine/host/system.h"
 #include "engine/loop/blocking.h"
 #include "engine/tool/chain_level.h"
@@ -123,21 +124,40 @@ static int open_base(struct commit *m, struct cow_error *err)
 
 /* ---- all ---- */
 
-/* A snapshot shows the backing file wherever it holds nothing, and that is about to change. */
-static int refuse_snapshots(struct commit *m, struct cow_error *err)
+/* What could not be emptied in the end, or should not: nothing has been written yet. */
+static int refuse_top(struct commit *m, const struct cow_level *top, struct cow_error *err)
+{
+	const char *path = m->c->image->path;
+	bool emptied = !m->c->base && !m->c->keep;
+	if (top->incompatible & QCOW2_INCOMPAT_CORRUPT)
+		return cow_error_set(err, -EROFS,
+				     "%s: the image is marked corrupt: repair it with cowblk check "
+				     "--repair all",
+				     path);
+	if (emptied && (top->incompatible & QCOW2_INCOMPAT_DATA_FILE))
+		return cow_error_set(err, -ENOTSUP,
+				     "%s: has an external data file, and cannot be emptied: commit "
+				     "with -d if it is not needed",
+				     path);
+	/* A snapshot shows the backing file wherever it holds nothing, and that would change. */
+	if (emptied && top->nr_snapshots)
+		return cow_error_set(err, -ENOTSUP,
+				     "%s: has internal snapshots, which would show the changed "
+				     "backing file: delete them, or commit with -d if they are not "
+				     "needed",
+				     path);
+	return 0;
+}
+
+static int check_top(struct commit *m, struct cow_error *err)
 {
 	struct cow_level top;
-	if (m->c->base || m->c->keep)
-		return 0;
 	int ret = cow_level_get(m->source, 0, &top);
-	uint32_t nr = ret ? 0 : top.nr_snapshots;
+	if (ret)
+		return cow_error_set(err, ret, "out of memory");
+	ret = refuse_top(m, &top, err);
 	cow_level_fini(&top);
-	if (ret || !nr)
-		return ret;
-	return cow_error_set(err, -ENOTSUP,
-			     "%s: has internal snapshots, which would show the changed backing "
-			     "file: delete them, or commit with -d if they are not needed",
-			     m->c->image->path);
+	return ret;
 }
 
 static int open_all(struct commit *m, struct cow_error *err)
@@ -151,7 +171,7 @@ static int open_all(struct commit *m, struct cow_error *err)
 	if (!ret)
 		ret = find_base(m, err);
 	if (!ret)
-		ret = refuse_snapshots(m, err);
+		ret = check_top(m, err);
 	if (!ret)
 		ret = lock_between(m, err);
 	if (ret)

@@ -29,6 +29,7 @@ int cow_level_get(const struct cow_disk *disk, unsigned depth, struct cow_level 
 		.ino = image->core.file->ino,
 		.bytes = image->core.g.size_bytes,
 		.nr_snapshots = image->core.header.nr_snapshots,
+		.incompatible = image->core.header.incompatible,
 	};
 	return level->path ? 0 : -ENOMEM;
 }

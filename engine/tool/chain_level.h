@@ -11,6 +11,7 @@ struct cow_level {
 	bool raw;
 	uint64_t dev, ino, bytes;
 	uint32_t nr_snapshots;
+	uint64_t incompatible; /* of a qcow2 image's header */
 };
 
 /* -ENOENT: the chain is not that long. */
