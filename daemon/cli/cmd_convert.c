@@ -297,6 +297,7 @@ static int say_failure(const struct cow_convert *c, const char *image, const cha
 			     c->failed_off, strerror(-ret));
 }
 
+/* Also with -U, without which the locks of what is read would say it. */
 static int check_apart(const struct arguments *a, const struct cow_disk *source,
 		       struct cow_error *err)
 {
@@ -308,8 +309,14 @@ static int check_apart(const struct arguments *a, const struct cow_disk *source,
 		return 0;
 	cow_disk_identity(source, &dev, &ino);
 	bool same = file->dev == dev && file->ino == ino;
+	bool used = cow_disk_uses(source, file->dev, file->ino);
 	host->ops->close(file);
-	return same ? cow_error_set(err, -EINVAL, "%s: is the image that is read", a->out) : 0;
+	if (same)
+		return cow_error_set(err, -EINVAL, "%s: is the image that is read", a->out);
+	return used ? cow_error_set(err, -EINVAL,
+				    "%s: is in use: it is in the chain of the image that is read",
+				    a->out)
+		    : 0;
 }
 
 static int to_file(struct arguments *a, struct cow_loop *loop, struct cow_convert *c,

@@ -157,3 +157,17 @@ int cow_disk_find_level(const struct cow_disk *disk, uint64_t dev, uint64_t ino,
 	}
 	return -1;
 }
+
+static bool is_file(const struct cow_file *file, uint64_t dev, uint64_t ino)
+{
+	return file && file->dev == dev && file->ino == ino;
+}
+
+bool cow_disk_uses(const struct cow_disk *disk, uint64_t dev, uint64_t ino)
+{
+	const struct cow_image *image = disk->image;
+	bool found = is_file(disk->file, dev, ino);
+	for (; image && !found; image = image->backing)
+		found = is_file(image->core.file, dev, ino) || is_file(image->core.data, dev, ino);
+	return found;
+}

@@ -48,6 +48,8 @@ void cow_disk_identity(const struct cow_disk *disk, uint64_t *dev, uint64_t *ino
  */
 COW_MUST_CHECK int cow_disk_find_level(const struct cow_disk *disk, uint64_t dev, uint64_t ino,
 				       uint64_t *reach);
+/* Is it a file of the disk's: its own, or one of its chain's, data files too? */
+bool cow_disk_uses(const struct cow_disk *disk, uint64_t dev, uint64_t ino);
 /* The file of the disk's backing file, and its disk's size. False: there is none. */
 bool cow_disk_backing(const struct cow_disk *disk, uint64_t *dev, uint64_t *ino, uint64_t *bytes);
 /* The same for the level of that depth, which may not be there. */
