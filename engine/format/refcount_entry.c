@@ -74,6 +74,31 @@ void cow_refcount_set(void *block, uint32_t order, uint64_t idx, uint64_t value)
 	}
 }
 
+/* 64 bits of entries, of any width and byte order: (v - 1) & ~v & top has a bit if one of them is 0. */
+static bool has_zero(const uint8_t *p, uint64_t ones, unsigned width)
+{
+	uint64_t v;
+	memcpy(&v, p, sizeof(v));
+	return (v - ones) & ~v & ones << (width - 1);
+}
+
+uint64_t cow_refcount_find_zero(const void *block, uint32_t order, uint64_t idx, uint64_t end)
+{
+	unsigned width = 1u << order;
+	uint64_t ones = UINT64_MAX / cow_refcount_max(order), per_word = 64 >> order;
+	const uint8_t *p = block;
+	while (idx < end) {
+		if (!(idx % per_word) && end - idx >= per_word &&
+		    !has_zero(p + (idx << order) / 8, ones, width))
+			idx += per_word;
+		else if (cow_refcount_get(block, order, idx))
+			idx++;
+		else
+			return idx;
+	}
+	return end;
+}
+
 /*
  * ---- compressed L2 entries: low x bits offset, then the number of additional sectors up to bit 61 ----
  */

@@ -43,20 +43,15 @@ static void found(struct cow_alloc *alloc, uint64_t block, uint64_t idx)
 	cow_mutex_unlock(&alloc->lock);
 }
 
-static uint64_t first_free(const struct cow_geometry *g, const uint8_t *block)
-{
-	uint64_t i = 0;
-	while (i < g->refs_per_block && cow_refcount_get(block, g->refcount_order, i))
-		i++;
-	return i;
-}
-
 /* A block that cannot be read has nothing to offer; the log has the error. */
 static void look_done(struct cow_io *io)
 {
 	struct cow_look *look = (struct cow_look *)io;
 	const struct cow_geometry *g = look->alloc->g;
-	found(look->alloc, look->block, io->result ? g->refs_per_block : first_free(g, look->buf));
+	found(look->alloc, look->block,
+	      io->result
+		      ? g->refs_per_block
+		      : cow_refcount_find_zero(look->buf, g->refcount_order, 0, g->refs_per_block));
 	cow_task_io_done(look->task, 0);
 }
 

@@ -211,12 +211,13 @@ static bool add_fresh(struct cow_reserve *r, uint64_t cluster)
 static bool scan_slice(struct cow_reserve *r, struct cow_slot *slot, uint64_t end, bool take)
 {
 	const struct cow_geometry *g = r->alloc->g;
+	uint64_t first = r->scan - r->scan % g->refs_per_slice, until;
 	while (r->scan < end) {
-		uint64_t idx = r->scan % g->refs_per_slice, until;
-		if (cow_refcount_get(slot->data, g->refcount_order, idx)) {
-			r->scan++;
-			continue;
-		}
+		uint64_t idx = cow_refcount_find_zero(slot->data, g->refcount_order,
+						      r->scan - first, end - first);
+		r->scan = first + idx;
+		if (r->scan == end)
+			break;
 		if (cow_quarantine_blocks(r->alloc->quarantine, r->scan, &until)) {
 			r->scan = cow_min(until, end);
 			continue;

@@ -60,6 +60,28 @@ static void every_width(void **state)
 		set_then_get(order);
 }
 
+/* Every place of a zero, from every place on, among counts of all kinds: lanes that differ by a borrow too. */
+static void find_zero(void **state)
+{
+	for (uint32_t order = 0; order <= 6; order++) {
+		uint8_t block[64 + 1];
+		uint64_t nr = 64 * 8 >> order, max = cow_refcount_max(order);
+		const uint64_t counts[] = { 1, max, max / 2 + 1 };
+		for (unsigned i = 0; i < nr * 3; i++) {
+			uint64_t zero = i % nr;
+			for (uint64_t n = 0; n < nr; n++)
+				cow_refcount_set(block + 1, order, n,
+						 n == zero ? 0 : counts[i / nr]);
+			for (uint64_t from = 0; from < nr; from++) {
+				uint64_t end = nr - from / 3;
+				bool there = from <= zero && zero < end;
+				uint64_t at = cow_refcount_find_zero(block + 1, order, from, end);
+				assert_int_equal(at, there ? zero : end);
+			}
+		}
+	}
+}
+
 static void largest_values(void **state)
 {
 	assert_int_equal(cow_refcount_max(0), 1);
@@ -104,9 +126,8 @@ static void compressed_round_trip(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(every_width),
-		cmocka_unit_test(largest_values),
-		cmocka_unit_test(compressed_word),
+		cmocka_unit_test(every_width),		 cmocka_unit_test(find_zero),
+		cmocka_unit_test(largest_values),	 cmocka_unit_test(compressed_word),
 		cmocka_unit_test(compressed_round_trip),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
