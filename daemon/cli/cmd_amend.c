@@ -1,15 +1,16 @@
 /* SPDX-License-Identifier: MIT */
 /* cowblk amend: change the format of an image that is not attached. */
-#include "daemon/cli/cmd.h"
+#include "daemon/cli/commands.h"
+#include "daemon/options/cmd.h"
 
 #include <argp.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "daemon/cli/args.h"
-#include "daemon/cli/named.h"
-#include "daemon/cli/values.h"
+#include "daemon/options/args.h"
+#include "daemon/options/named.h"
+#include "daemon/options/values.h"
 #include "daemon/control/target.h"
 #include "engine/edit/amend.h"
 #include "engine/host/system.h"

@@ -15,14 +15,15 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "daemon/cli/args.h"
-#include "daemon/cli/cmd.h"
-#include "daemon/cli/leftover.h"
+#include "daemon/options/args.h"
+#include "daemon/cli/commands.h"
+#include "daemon/options/cmd.h"
+#include "daemon/client/leftover.h"
 #include "daemon/control/control.h"
 #include "daemon/control/record.h"
 #include "daemon/control/show.h"
 #include "daemon/server/report.h"
-#include "daemon/cli/passphrase.h"
+#include "daemon/options/passphrase.h"
 #include "daemon/device/harden.h"
 #include "daemon/server/server.h"
 #include "daemon/control/target.h"

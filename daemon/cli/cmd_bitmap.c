@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* cowblk bitmap: persistent dirty bitmaps, of an image that is closed or attached. */
-#include "daemon/cli/cmd.h"
+#include "daemon/cli/commands.h"
+#include "daemon/options/cmd.h"
 
 #include <argp.h>
 #include <errno.h>
@@ -11,9 +12,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "daemon/cli/args.h"
-#include "daemon/cli/ask_bitmap.h"
-#include "daemon/cli/named.h"
+#include "daemon/options/args.h"
+#include "daemon/client/ask_bitmap.h"
+#include "daemon/options/named.h"
 #include "daemon/control/show.h"
 #include "daemon/control/target.h"
 #include "engine/bitmap/bitmap.h"
@@ -107,7 +108,7 @@ static int run_list(const struct arguments *a, bool live, struct cow_target targ
 static void print_raw(const struct cow_dirty *d)
 {
 	static uint8_t buf[RAW_BYTES];
-	uint64_t bytes = cow_dirty_bytes(d->size_bytes, d->granularity_bits);
+	uint64_t bytes = cow_bitmap_data_bytes(d->size_bytes, d->granularity_bits);
 	for (uint64_t at = 0; at < bytes; at += RAW_BYTES) {
 		cow_dirty_store(d, at, buf, RAW_BYTES);
 		fwrite(buf, 1, bytes - at < RAW_BYTES ? bytes - at : RAW_BYTES, stdout);

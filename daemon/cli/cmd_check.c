@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* cowblk check: consistency check and repair; names and exit codes of `qemu-img check`. */
-#include "daemon/cli/cmd.h"
+#include "daemon/cli/commands.h"
+#include "daemon/options/cmd.h"
 
 #include <argp.h>
 #include <errno.h>
@@ -12,8 +13,8 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "daemon/cli/args.h"
-#include "daemon/cli/named.h"
+#include "daemon/options/args.h"
+#include "daemon/options/named.h"
 #include "daemon/control/show.h"
 #include "engine/check/check.h"
 #include "engine/host/system.h"

@@ -1,15 +1,16 @@
 /* SPDX-License-Identifier: MIT */
 /* cowblk commit: an image's content goes into its backing file. Options of `qemu-img commit`. */
-#include "daemon/cli/cmd.h"
+#include "daemon/cli/commands.h"
+#include "daemon/options/cmd.h"
 
 #include <argp.h>
 #include <errno.h>
 #include <stdio.h>
 
-#include "daemon/cli/args.h"
-#include "daemon/cli/disk_options.h"
-#include "daemon/cli/interrupt.h"
-#include "daemon/cli/named.h"
+#include "daemon/options/args.h"
+#include "daemon/options/disk_options.h"
+#include "daemon/options/interrupt.h"
+#include "daemon/options/named.h"
 #include "engine/tool/backing_commit.h"
 
 struct arguments {

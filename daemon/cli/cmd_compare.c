@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* cowblk compare: do two disks hold the same? Words and statuses of `qemu-img compare`. */
-#include "daemon/cli/cmd.h"
+#include "daemon/cli/commands.h"
+#include "daemon/options/cmd.h"
 
 #include <argp.h>
 #include <errno.h>
@@ -9,10 +10,10 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "daemon/cli/args.h"
-#include "daemon/cli/disk_options.h"
-#include "daemon/cli/interrupt.h"
-#include "daemon/cli/named.h"
+#include "daemon/options/args.h"
+#include "daemon/options/disk_options.h"
+#include "daemon/options/interrupt.h"
+#include "daemon/options/named.h"
 #include "daemon/control/show.h"
 #include "engine/crypt/secret.h"
 #include "engine/tool/compare.h"

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* cowblk convert: a disk's content into a new image. Options of `qemu-img convert`. */
-#include "daemon/cli/cmd.h"
+#include "daemon/cli/commands.h"
+#include "daemon/options/cmd.h"
 
 #include <argp.h>
 #include <errno.h>
@@ -11,11 +12,11 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "daemon/cli/args.h"
-#include "daemon/cli/create_options.h"
-#include "daemon/cli/disk_options.h"
-#include "daemon/cli/interrupt.h"
-#include "daemon/cli/named.h"
+#include "daemon/options/args.h"
+#include "daemon/options/create_options.h"
+#include "daemon/options/disk_options.h"
+#include "daemon/options/interrupt.h"
+#include "daemon/options/named.h"
 #include "engine/base/number.h"
 #include "engine/crypt/secret.h"
 #include "engine/host/system.h"

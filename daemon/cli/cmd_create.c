@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* cowblk create: make a new qcow2 image. */
-#include "daemon/cli/cmd.h"
+#include "daemon/cli/commands.h"
+#include "daemon/options/cmd.h"
 
 #include <argp.h>
 #include <stdbool.h>
@@ -8,10 +9,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "daemon/cli/args.h"
-#include "daemon/cli/create_options.h"
-#include "daemon/cli/named.h"
-#include "daemon/cli/passphrase.h"
+#include "daemon/options/args.h"
+#include "daemon/options/create_options.h"
+#include "daemon/options/named.h"
+#include "daemon/options/passphrase.h"
 #include "engine/create/create.h"
 #include "engine/crypt/secret.h"
 #include "engine/host/system.h"

@@ -8,11 +8,12 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "daemon/cli/args.h"
-#include "daemon/cli/ask.h"
-#include "daemon/cli/cmd.h"
-#include "daemon/cli/force.h"
-#include "daemon/cli/leftover.h"
+#include "daemon/options/args.h"
+#include "daemon/client/ask.h"
+#include "daemon/cli/commands.h"
+#include "daemon/options/cmd.h"
+#include "daemon/client/force.h"
+#include "daemon/client/leftover.h"
 #include "daemon/control/control.h"
 #include "daemon/control/record.h"
 #include "daemon/control/target.h"

@@ -5,7 +5,8 @@
  * The data is gathered once, as JSON; the text for people is printed from it. Strings come from the
  * image: JSON has them whole, in the text what is not printable is shown as '?'.
  */
-#include "daemon/cli/cmd.h"
+#include "daemon/cli/commands.h"
+#include "daemon/options/cmd.h"
 
 #include <argp.h>
 #include <inttypes.h>
@@ -15,8 +16,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "daemon/cli/args.h"
-#include "daemon/cli/named.h"
+#include "daemon/options/args.h"
+#include "daemon/options/named.h"
 #include "daemon/control/show.h"
 #include "engine/host/system.h"
 #include "engine/life/info.h"

@@ -9,10 +9,11 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "daemon/cli/args.h"
-#include "daemon/cli/cmd.h"
-#include "daemon/cli/leftover.h"
-#include "daemon/cli/list_requests.h"
+#include "daemon/options/args.h"
+#include "daemon/cli/commands.h"
+#include "daemon/options/cmd.h"
+#include "daemon/client/leftover.h"
+#include "daemon/client/list_requests.h"
 #include "daemon/control/record.h"
 #include "daemon/control/show.h"
 #include "daemon/control/survey.h"

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* cowblk map: where a disk's content lies. Output of `qemu-img map`. */
-#include "daemon/cli/cmd.h"
+#include "daemon/cli/commands.h"
+#include "daemon/options/cmd.h"
 
 #include <argp.h>
 #include <errno.h>
@@ -11,10 +12,10 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "daemon/cli/args.h"
-#include "daemon/cli/disk_options.h"
-#include "daemon/cli/interrupt.h"
-#include "daemon/cli/named.h"
+#include "daemon/options/args.h"
+#include "daemon/options/disk_options.h"
+#include "daemon/options/interrupt.h"
+#include "daemon/options/named.h"
 #include "daemon/control/record.h"
 #include "daemon/control/show.h"
 #include "daemon/control/target.h"

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* cowblk measure: how large would an image become? Options and JSON of `qemu-img measure`. */
-#include "daemon/cli/cmd.h"
+#include "daemon/cli/commands.h"
+#include "daemon/options/cmd.h"
 
 #include <argp.h>
 #include <errno.h>
@@ -9,12 +10,12 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "daemon/cli/args.h"
-#include "daemon/cli/create_options.h"
-#include "daemon/cli/disk_options.h"
-#include "daemon/cli/interrupt.h"
-#include "daemon/cli/named.h"
-#include "daemon/cli/values.h"
+#include "daemon/options/args.h"
+#include "daemon/options/create_options.h"
+#include "daemon/options/disk_options.h"
+#include "daemon/options/interrupt.h"
+#include "daemon/options/named.h"
+#include "daemon/options/values.h"
 #include "daemon/control/show.h"
 #include "engine/crypt/secret.h"
 #include "engine/host/system.h"

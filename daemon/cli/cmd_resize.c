@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 /* cowblk resize: give an image that is not attached another disk size. */
-#include "daemon/cli/cmd.h"
+#include "daemon/cli/commands.h"
+#include "daemon/options/cmd.h"
 
 #include <argp.h>
 #include <ctype.h>
 #include <string.h>
 
-#include "daemon/cli/args.h"
-#include "daemon/cli/named.h"
+#include "daemon/options/args.h"
+#include "daemon/options/named.h"
 #include "daemon/control/target.h"
 #include "engine/edit/resize.h"
 #include "engine/host/system.h"

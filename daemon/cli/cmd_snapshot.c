@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* cowblk snapshot: internal snapshots of an image that is not attached. */
-#include "daemon/cli/cmd.h"
+#include "daemon/cli/commands.h"
+#include "daemon/options/cmd.h"
 
 #include <argp.h>
 #include <errno.h>
@@ -11,9 +12,9 @@
 #include <string.h>
 #include <time.h>
 
-#include "daemon/cli/args.h"
-#include "daemon/cli/ask_snapshot.h"
-#include "daemon/cli/named.h"
+#include "daemon/options/args.h"
+#include "daemon/client/ask_snapshot.h"
+#include "daemon/options/named.h"
 #include "daemon/control/record.h"
 #include "daemon/control/show.h"
 #include "daemon/control/target.h"

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* The program: a table of subcommands and nothing else. */
-#include "daemon/cli/args.h"
-#include "daemon/cli/cmd.h"
+#include "daemon/options/args.h"
+#include "daemon/cli/commands.h"
+#include "daemon/options/cmd.h"
 
 #include <fcntl.h>
 #include <stdio.h>

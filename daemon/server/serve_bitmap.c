@@ -80,7 +80,7 @@ static void list(struct cow_image *image, struct cow_loop *loop, struct reply *r
 
 static void put_dump(const struct cow_dirty *d, struct reply *reply)
 {
-	reply->nr_bytes = cow_dirty_bytes(d->size_bytes, d->granularity_bits);
+	reply->nr_bytes = cow_bitmap_data_bytes(d->size_bytes, d->granularity_bits);
 	reply->bytes = malloc(reply->nr_bytes + 8);
 	if (!reply->bytes) {
 		reply->nr_bytes = 0;

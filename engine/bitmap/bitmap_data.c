@@ -83,7 +83,8 @@ static int read_part(struct cow_loop *loop, struct cow_file *file, uint64_t entr
 static int read_parts(struct cow_loop *loop, struct cow_file *file, const struct cow_header *h,
 		      const struct cow_bitmap *b, const uint64_t *table, struct cow_dirty *d)
 {
-	uint64_t left = cow_round_up(cow_dirty_bytes(h->size_bytes, b->granularity_bits), 512);
+	uint64_t left =
+		cow_round_up(cow_bitmap_data_bytes(h->size_bytes, b->granularity_bits), 512);
 	uint8_t *buf = cow_buf_alloc(cow_min(left, cow_cluster_bytes(h)));
 	int ret = buf ? 0 : -ENOMEM;
 	for (uint32_t i = 0; i < b->table_entries && !ret; i++) {

@@ -13,6 +13,7 @@
 #include "engine/bitmap/bitmap_data.h"
 #include "engine/bitmap/bitmap_extension.h"
 #include "engine/core/load.h"
+#include "engine/edit/edit_fault.h"
 #include "engine/loop/blocking.h"
 
 /* Of all bitmaps together: they are read to make sure that nothing is written over them. */
@@ -26,7 +27,7 @@ static int take_list(struct cow_bitmap_edit *edit, const struct cow_bitmap *list
 	edit->items = calloc(nr + 1ul, sizeof(*edit->items));
 	edit->dropped = calloc(nr + 1ul, sizeof(*edit->dropped));
 	if (!edit->items || !edit->dropped)
-		return cow_error_set(edit->e.err, -ENOMEM, "out of memory");
+		return cow_edit_no_memory(&edit->e);
 	for (uint32_t i = 0; i < nr; i++) {
 		edit->items[i].b = list[i];
 		edit->items[i].old =
@@ -108,7 +109,7 @@ static int check_new(struct cow_bitmap_edit *edit, const struct cow_bitmap *b)
 				     "there are as many bitmaps as an image can have: remove some");
 	if (!h->size_bytes)
 		return cow_error_set(err, -EINVAL, "the disk is empty");
-	if (cow_dirty_bytes(h->size_bytes, b->granularity_bits) > COW_DIRTY_MAX_BYTES)
+	if (cow_bitmap_data_bytes(h->size_bytes, b->granularity_bits) > COW_DIRTY_MAX_BYTES)
 		return cow_error_set(err, -EFBIG,
 				     "a bitmap of granularity %llu would be larger than 512 MiB: "
 				     "take a larger one",
@@ -133,7 +134,7 @@ int cow_bitmap_edit_add(struct cow_bitmap_edit *edit, const char *name, unsigned
 		return ret;
 	struct cow_bitmap_item *more = reallocarray(edit->items, edit->nr + 1ul, sizeof(*more));
 	if (!more)
-		return cow_error_set(edit->e.err, -ENOMEM, "out of memory");
+		return cow_edit_no_memory(&edit->e);
 	edit->items = more;
 	more[edit->nr] = (struct cow_bitmap_item){ .b = b };
 	*out = &more[edit->nr++];
@@ -232,7 +233,7 @@ static int write_content(struct cow_edit *e, struct cow_bitmap_item *item)
 	uint64_t entries = cow_bitmap_table_entries(&e->header, item->b.granularity_bits);
 	uint64_t *table = cow_buf_alloc(cow_round_up(entries * 8, e->g.cluster_bytes));
 	if (!table)
-		return cow_error_set(e->err, -ENOMEM, "out of memory");
+		return cow_edit_no_memory(e);
 	int ret = write_data(e, item->content, table, (uint32_t)entries);
 	if (!ret)
 		ret = write_new(e, table, entries * 8, &item->b.table_off);
@@ -249,7 +250,7 @@ static int write_directory(struct cow_bitmap_edit *edit, struct cow_bitmap_place
 	uint8_t *buf = cow_buf_alloc(cow_round_up(place->directory_bytes, e->g.cluster_bytes)),
 		*p = buf;
 	if (!buf)
-		return cow_error_set(e->err, -ENOMEM, "out of memory");
+		return cow_edit_no_memory(e);
 	for (uint32_t i = 0; i < edit->nr; i++) {
 		cow_bitmap_encode(&edit->items[i].b, p);
 		p += cow_bitmap_entry_bytes(&edit->items[i].b);

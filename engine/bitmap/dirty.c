@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/format/bitmap_directory.h"
+
 /* Each is marked with each write, and each takes two clusters when it is stored. */
 #define MAX_TRACKED 1024u
 
@@ -18,7 +20,7 @@ int cow_dirty_budget_take(struct cow_dirty_budget *budget, uint64_t size_bytes,
 {
 	if (++budget->nr > MAX_TRACKED)
 		return cow_error_set(err, -EFBIG, "more than %u bitmaps are enabled", MAX_TRACKED);
-	budget->bytes += cow_dirty_bytes(size_bytes, granularity_bits);
+	budget->bytes += cow_bitmap_data_bytes(size_bytes, granularity_bits);
 	if (budget->bytes > COW_DIRTY_MAX_BYTES)
 		return cow_error_set(err, -EFBIG,
 				     "the enabled bitmaps are larger than 512 MiB together");
@@ -34,7 +36,7 @@ int cow_dirty_init(struct cow_dirty *d, uint64_t size_bytes, unsigned granularit
 {
 	uint64_t mask = (1ull << granularity_bits) - 1;
 	memset(d, 0, sizeof(*d));
-	if (cow_dirty_bytes(size_bytes, granularity_bits) > COW_DIRTY_MAX_BYTES)
+	if (cow_bitmap_data_bytes(size_bytes, granularity_bits) > COW_DIRTY_MAX_BYTES)
 		return -EFBIG;
 	d->size_bytes = size_bytes;
 	d->granularity_bits = granularity_bits;

@@ -24,14 +24,6 @@ struct cow_dirty {
 	atomic_bool changed; /* a bit was set that was clear */
 };
 
-/* Bytes of data that the format has for it. */
-static inline uint64_t cow_dirty_bytes(uint64_t size_bytes, unsigned granularity_bits)
-{
-	uint64_t bits = (size_bytes >> granularity_bits) +
-			!!(size_bytes & ((1ull << granularity_bits) - 1));
-	return bits / 8 + !!(bits % 8);
-}
-
 /*
  * What the bitmaps that are kept up to date may take together: an image must not make us take any
  * amount of memory, nor any number of looks at each request. Zero to begin with; -EFBIG, with the

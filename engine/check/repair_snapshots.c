@@ -24,7 +24,6 @@
 
 #define FIXED_BYTES sizeof(struct qcow2_snapshot_be)
 #define AT(field) offsetof(struct qcow2_snapshot_be, field)
-#define V3_EXTRA_BYTES 16u
 
 /* A table being saved. */
 struct salvage {
@@ -121,7 +120,7 @@ static bool find_id(const struct salvage *s, struct entry *e)
 	static const uint32_t usual[] = { 24, 16 };
 	uint32_t said = cow_load32_be(s->old + s->off + AT(extra_data_size));
 	bool right = said <= QCOW2_MAX_SNAPSHOT_EXTRA_BYTES &&
-		     (s->h->version < 3 || said >= V3_EXTRA_BYTES);
+		     (s->h->version < 3 || said >= COW_SNAPSHOT_SIZES_BYTES);
 	bool fits = lay_out(s, said, e);
 	for (unsigned i = 0; i < 2 && !right && !(fits && has_id(e)); i++) {
 		struct entry other;
@@ -181,8 +180,8 @@ static const char *fault_of(const struct salvage *s, const struct entry *e, stru
 /* Bytes of extra data that the saved entry has. */
 static uint32_t right_extra_bytes(const struct cow_header *h, uint32_t extra_bytes)
 {
-	if (h->version >= 3 && extra_bytes < V3_EXTRA_BYTES)
-		return V3_EXTRA_BYTES;
+	if (h->version >= 3 && extra_bytes < COW_SNAPSHOT_SIZES_BYTES)
+		return COW_SNAPSHOT_SIZES_BYTES;
 	return extra_bytes < QCOW2_MAX_SNAPSHOT_EXTRA_BYTES ? extra_bytes
 							    : QCOW2_MAX_SNAPSHOT_EXTRA_BYTES;
 }
@@ -194,7 +193,7 @@ static void save_extra(const struct salvage *s, const struct entry *e, uint8_t *
 		return;
 	if (e->extra_bytes < 8)
 		cow_store64_be(to, cow_load32_be(e->fixed + AT(vm_state_size)));
-	if (e->extra_bytes < 16)
+	if (e->extra_bytes < COW_SNAPSHOT_SIZES_BYTES)
 		cow_store64_be(to + 8, s->h->size_bytes);
 }
 
@@ -334,7 +333,8 @@ static void find_table(struct salvage *s)
 	if (s->old_bytes > QCOW2_MAX_SNAPSHOT_TABLE_BYTES)
 		s->old_bytes = QCOW2_MAX_SNAPSHOT_TABLE_BYTES;
 	/* An entry grows by the extra data that it lacks, and padding. */
-	s->max_bytes = s->old_bytes + (s->old_bytes / FIXED_BYTES + 1) * (V3_EXTRA_BYTES + 8);
+	s->max_bytes =
+		s->old_bytes + (s->old_bytes / FIXED_BYTES + 1) * (COW_SNAPSHOT_SIZES_BYTES + 8);
 	if (s->max_bytes > QCOW2_MAX_SNAPSHOT_TABLE_BYTES)
 		s->max_bytes = QCOW2_MAX_SNAPSHOT_TABLE_BYTES;
 }

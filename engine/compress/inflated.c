@@ -49,36 +49,34 @@ void cow_inflated_free(struct cow_inflated *cache)
 
 /* ---- under the lock ---- */
 
-static struct cow_inflated_slot *find_locked(struct cow_inflated *cache,
-					     const struct cow_image *image, uint64_t entry)
-	COW_REQUIRES(cache->lock);
-static struct cow_inflated_slot *find_locked(struct cow_inflated *cache,
-					     const struct cow_image *image, uint64_t entry)
+static struct cow_inflated_slot *find_locked(struct cow_inflated *cache, const void *owner,
+					     uint64_t entry) COW_REQUIRES(cache->lock);
+static struct cow_inflated_slot *find_locked(struct cow_inflated *cache, const void *owner,
+					     uint64_t entry)
 {
 	for (unsigned i = 0; i < cache->nr_slots; i++)
-		if (cache->slots[i].entry == entry && cache->slots[i].image == image)
+		if (cache->slots[i].entry == entry && cache->slots[i].owner == owner)
 			return &cache->slots[i];
 	return NULL;
 }
 
-static struct cow_inflating *find_running_locked(struct cow_inflated *cache,
-						 const struct cow_image *image, uint64_t entry)
-	COW_REQUIRES(cache->lock);
-static struct cow_inflating *find_running_locked(struct cow_inflated *cache,
-						 const struct cow_image *image, uint64_t entry)
+static struct cow_inflating *find_running_locked(struct cow_inflated *cache, const void *owner,
+						 uint64_t entry) COW_REQUIRES(cache->lock);
+static struct cow_inflating *find_running_locked(struct cow_inflated *cache, const void *owner,
+						 uint64_t entry)
 {
 	struct cow_inflating *i = cache->running;
-	while (i && (i->entry != entry || i->image != image || i->stale))
+	while (i && (i->entry != entry || i->owner != owner || i->stale))
 		i = i->next;
 	return i;
 }
 
-static void start_locked(struct cow_inflated *cache, struct cow_inflating *mine,
-			 const struct cow_image *image, uint64_t entry) COW_REQUIRES(cache->lock);
-static void start_locked(struct cow_inflated *cache, struct cow_inflating *mine,
-			 const struct cow_image *image, uint64_t entry)
+static void start_locked(struct cow_inflated *cache, struct cow_inflating *mine, const void *owner,
+			 uint64_t entry) COW_REQUIRES(cache->lock);
+static void start_locked(struct cow_inflated *cache, struct cow_inflating *mine, const void *owner,
+			 uint64_t entry)
 {
-	*mine = (struct cow_inflating){ .image = image, .entry = entry, .next = cache->running };
+	*mine = (struct cow_inflating){ .owner = owner, .entry = entry, .next = cache->running };
 	cow_waitlist_init(&mine->waiters);
 	cache->running = mine;
 }
@@ -116,46 +114,44 @@ static void keep_locked(struct cow_inflated *cache, const struct cow_inflating *
 		return;
 	uint8_t *old = s->data;
 	*s = (struct cow_inflated_slot){
-		.image = mine->image, .entry = mine->entry, .used = ++cache->clock, .data = *buf
+		.owner = mine->owner, .entry = mine->entry, .used = ++cache->clock, .data = *buf
 	};
 	*buf = old;
 }
 
 /* ---- requests ---- */
 
-static enum cow_inflated_answer ask_locked(struct cow_inflated *cache,
-					   const struct cow_image *image, uint64_t entry,
-					   struct cow_inflating *mine, struct cow_task *task,
-					   struct cow_inflated_slot **slot)
+static enum cow_inflated_answer ask_locked(struct cow_inflated *cache, const void *owner,
+					   uint64_t entry, struct cow_inflating *mine,
+					   struct cow_task *task, struct cow_inflated_slot **slot)
 	COW_REQUIRES(cache->lock);
-static enum cow_inflated_answer ask_locked(struct cow_inflated *cache,
-					   const struct cow_image *image, uint64_t entry,
-					   struct cow_inflating *mine, struct cow_task *task,
-					   struct cow_inflated_slot **slot)
+static enum cow_inflated_answer ask_locked(struct cow_inflated *cache, const void *owner,
+					   uint64_t entry, struct cow_inflating *mine,
+					   struct cow_task *task, struct cow_inflated_slot **slot)
 {
-	*slot = find_locked(cache, image, entry);
+	*slot = find_locked(cache, owner, entry);
 	if (*slot) {
 		(*slot)->pins++;
 		(*slot)->used = ++cache->clock;
 		return COW_INFLATED_HIT;
 	}
-	struct cow_inflating *other = find_running_locked(cache, image, entry);
+	struct cow_inflating *other = find_running_locked(cache, owner, entry);
 	if (other) {
 		cow_waitlist_park(&other->waiters, task, "a cluster that another request inflates");
 		return COW_INFLATED_PARKED;
 	}
 	if (!mine)
 		return COW_INFLATED_MISS;
-	start_locked(cache, mine, image, entry);
+	start_locked(cache, mine, owner, entry);
 	return COW_INFLATED_MINE;
 }
 
-enum cow_inflated_answer cow_inflated_ask(struct cow_inflated *cache, const struct cow_image *image,
+enum cow_inflated_answer cow_inflated_ask(struct cow_inflated *cache, const void *owner,
 					  uint64_t entry, struct cow_inflating *mine,
 					  struct cow_task *task, struct cow_inflated_slot **slot)
 {
 	cow_mutex_lock(&cache->lock);
-	enum cow_inflated_answer answer = ask_locked(cache, image, entry, mine, task, slot);
+	enum cow_inflated_answer answer = ask_locked(cache, owner, entry, mine, task, slot);
 	cow_mutex_unlock(&cache->lock);
 	return answer;
 }
@@ -187,15 +183,15 @@ void cow_inflated_done(struct cow_inflated *cache, struct cow_inflating *mine, u
 /* A slot that is being copied from keeps its buffer until the pin is gone. */
 static void forget(struct cow_inflated_slot *slot)
 {
-	slot->image = NULL;
+	slot->owner = NULL;
 	slot->used = 0;
 }
 
-void cow_inflated_drop(struct cow_inflated *cache, const struct cow_image *image, uint64_t entry)
+void cow_inflated_drop(struct cow_inflated *cache, const void *owner, uint64_t entry)
 {
 	cow_mutex_lock(&cache->lock);
-	struct cow_inflated_slot *slot = find_locked(cache, image, entry);
-	struct cow_inflating *running = find_running_locked(cache, image, entry);
+	struct cow_inflated_slot *slot = find_locked(cache, owner, entry);
+	struct cow_inflating *running = find_running_locked(cache, owner, entry);
 	if (slot)
 		forget(slot);
 	if (running)

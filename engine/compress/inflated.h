@@ -3,11 +3,11 @@
  * Inflated clusters: the few that were read last, shared by all queues of a chain, and who is
  * inflating what just now, so that requests that meet at a cluster inflate it once.
  *
- * A cluster is named by its image and its L2 entry. What an entry stands for stays the same while a
- * request that has read it runs. Space that was freed can be used again for an equal entry, by who
- * writes compressed clusters: he drops the name before he publishes the entry. Nobody can put the
- * old content back after that: whoever knew the old entry had ended before its space was given out
- * again.
+ * A cluster is named by its owner, the image, and its L2 entry. What an entry stands for stays the
+ * same while a request that has read it runs. Space that was freed can be used again for an equal
+ * entry: the writer of compressed clusters drops the name, then publishes the entry. Nobody can put
+ * the old content back after that: every request that knew the old entry had ended before its space
+ * was given out again.
  *
  * All memory is there from the start. A request inflates into a buffer of its queue's, which then
  * changes places with the slot's.
@@ -22,13 +22,11 @@
 #include "engine/core/limits.h"
 #include "engine/loop/task.h"
 
-struct cow_image;
-
 #define COW_INFLATED_BYTES (2u << 20)
 #define COW_INFLATED_MIN_SLOTS 4u
 
 struct cow_inflated_slot {
-	const struct cow_image *image; /* NULL: empty */
+	const void *owner; /* NULL: empty */
 	uint64_t entry;
 	uint64_t used; /* clock at the last use */
 	unsigned pins;
@@ -37,7 +35,7 @@ struct cow_inflated_slot {
 
 /* What a request is inflating. The cache's lock, from a MINE to cow_inflated_done(). */
 struct cow_inflating {
-	const struct cow_image *image;
+	const void *owner;
 	uint64_t entry;
 	bool stale; /* dropped meanwhile */
 	struct cow_waitlist waiters;
@@ -67,19 +65,19 @@ struct cow_inflated *cow_inflated_new(uint32_t cluster_bytes, const struct cow_l
 void cow_inflated_take(struct cow_inflated *cache);
 void cow_inflated_free(struct cow_inflated *cache);
 
-enum cow_inflated_answer cow_inflated_ask(struct cow_inflated *cache, const struct cow_image *image,
+enum cow_inflated_answer cow_inflated_ask(struct cow_inflated *cache, const void *owner,
 					  uint64_t entry, struct cow_inflating *mine,
 					  struct cow_task *task, struct cow_inflated_slot **slot);
 void cow_inflated_put(struct cow_inflated *cache, struct cow_inflated_slot *slot);
 
 /*
  * The cluster is in *buf, of cow_pages_reserve(), which becomes another buffer of the same size. buf NULL: it could not be
- * inflated; who waits tries himself.
+ * inflated, and those who wait try it themselves.
  */
 void cow_inflated_done(struct cow_inflated *cache, struct cow_inflating *mine, uint8_t **buf);
 
 /* An equal entry is about to be published that stands for something else. */
-void cow_inflated_drop(struct cow_inflated *cache, const struct cow_image *image, uint64_t entry);
+void cow_inflated_drop(struct cow_inflated *cache, const void *owner, uint64_t entry);
 void cow_inflated_drop_all(struct cow_inflated *cache);
 
 #endif

@@ -99,3 +99,40 @@ int cow_load_bitmaps(struct cow_loop *loop, struct cow_file *file, const struct 
 	free(dir);
 	return ret;
 }
+
+static int disk_size(struct cow_loop *loop, struct cow_file *file, const char *format,
+		     uint64_t *size_bytes, struct cow_error *err)
+{
+	if (strcmp(format, "qcow2")) {
+		*size_bytes = (file->size_bytes + 511) & ~511ull;
+		return 0;
+	}
+	uint8_t *buf = cow_buf_alloc(PROBE_BYTES);
+	if (!buf)
+		return cow_error_set(err, -ENOMEM, "out of memory");
+	struct cow_header h;
+	int ret = cow_loop_read(loop, file, 0, buf, PROBE_BYTES);
+	if (ret)
+		cow_error_set(err, ret, "header: cannot read: %s", strerror(-ret));
+	else
+		ret = cow_header_decode(buf, PROBE_BYTES, &h, err);
+	if (!ret)
+		*size_bytes = h.size_bytes;
+	free(buf);
+	return ret;
+}
+
+int cow_load_disk_size(struct cow_host *host, struct cow_loop *loop, const char *path,
+		       const char *format, uint64_t *size_bytes, struct cow_error *err)
+{
+	struct cow_file *file;
+	/* Only its size is wanted, and that of an image in use is known too. */
+	int ret = host->ops->open(host, path, COW_OPEN_BUFFERED | COW_OPEN_NO_LOCK, &file, err);
+	if (ret)
+		return cow_error_set(err, ret, "%s: cannot open: %s", path, strerror(-ret));
+	ret = disk_size(loop, file, format, size_bytes, err);
+	if (ret)
+		cow_error_prefix(err, "%s", path);
+	host->ops->close(file);
+	return ret;
+}

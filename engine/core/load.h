@@ -31,4 +31,12 @@ COW_MUST_CHECK int cow_load_bitmaps(struct cow_loop *loop, struct cow_file *file
 				    const struct cow_header *h, const struct cow_extensions *ext,
 				    struct cow_bitmap **out, struct cow_error *err);
 
+/*
+ * The disk's size of the image at path, rounded up to sectors, also of one in use; format: "qcow2", or
+ * else it is a raw one.
+ */
+COW_MUST_CHECK int cow_load_disk_size(struct cow_host *host, struct cow_loop *loop,
+				      const char *path, const char *format, uint64_t *size_bytes,
+				      struct cow_error *err);
+
 #endif

@@ -14,6 +14,7 @@
 
 #include "engine/base/buf.h"
 #include "engine/create/create_layout.h"
+#include "engine/format/reference.h"
 #include "engine/host/system.h"
 #include "engine/loop/blocking.h"
 
@@ -166,7 +167,8 @@ static bool same_file(const struct creation *c, const char *a, const char *b)
 static int check_apart(struct creation *c, struct cow_error *err)
 {
 	const struct cow_create_options *o = c->options;
-	char *backing = o->backing_file ? cow_create_resolve(c->image.path, o->backing_file) : NULL;
+	char *backing =
+		o->backing_file ? cow_reference_resolve(c->image.path, o->backing_file) : NULL;
 	int ret = 0;
 	if (o->backing_file && !backing)
 		ret = cow_error_set(err, -ENOMEM, "out of memory");
@@ -190,12 +192,12 @@ static int find_data_file(struct creation *c, char **path, struct cow_error *err
 	*path = NULL;
 	if (!name)
 		return 0;
-	if (cow_create_looks_like_protocol(name))
+	if (cow_reference_has_protocol(name))
 		return cow_error_set(
 			err, -EINVAL,
 			"data file %s: looks like a protocol's name: write ./%s for a file", name,
 			name);
-	*path = cow_create_resolve(c->image.path, name);
+	*path = cow_reference_resolve(c->image.path, name);
 	c->data.path = *path;
 	return *path ? 0 : cow_error_set(err, -ENOMEM, "out of memory");
 }

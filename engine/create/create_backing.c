@@ -2,67 +2,12 @@
 /* The size of a new image: as asked for, or its backing file's. */
 #include <errno.h>
 #include <inttypes.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/base/buf.h"
+#include "engine/core/load.h"
 #include "engine/create/create_layout.h"
-#include "engine/loop/blocking.h"
-
-bool cow_create_looks_like_protocol(const char *name)
-{
-	size_t n = strcspn(name, ":/");
-	return name[n] == ':';
-}
-
-char *cow_create_resolve(const char *image_path, const char *name)
-{
-	const char *slash = strrchr(image_path, '/');
-	char *out = NULL;
-	if (name[0] == '/' || !slash)
-		return strdup(name);
-	if (asprintf(&out, "%.*s/%s", (int)(slash - image_path), image_path, name) < 0)
-		return NULL;
-	return out;
-}
-
-static int load_backing_size(struct cow_loop *loop, struct cow_file *file, bool qcow2,
-			     uint64_t *size_bytes, struct cow_error *err)
-{
-	if (!qcow2) {
-		*size_bytes = (file->size_bytes + 511) & ~511ull;
-		return 0;
-	}
-	uint8_t *buf = cow_buf_alloc(4096);
-	if (!buf)
-		return cow_error_set(err, -ENOMEM, "out of memory");
-	struct cow_header h;
-	int ret = cow_loop_read(loop, file, 0, buf, 4096);
-	if (ret)
-		cow_error_set(err, ret, "header: cannot read: %s", strerror(-ret));
-	else
-		ret = cow_header_decode(buf, 4096, &h, err);
-	if (!ret)
-		*size_bytes = h.size_bytes;
-	free(buf);
-	return ret;
-}
-
-int cow_create_backing_size(struct cow_host *host, struct cow_loop *loop, const char *path,
-			    bool qcow2, uint64_t *size_bytes, struct cow_error *err)
-{
-	struct cow_file *file;
-	/* Only its size is wanted, and that of an image in use is known too. */
-	int ret = host->ops->open(host, path, COW_OPEN_BUFFERED | COW_OPEN_NO_LOCK, &file, err);
-	if (ret)
-		return cow_error_set(err, ret, "%s: cannot open: %s", path, strerror(-ret));
-	ret = load_backing_size(loop, file, qcow2, size_bytes, err);
-	if (ret)
-		cow_error_prefix(err, "%s", path);
-	host->ops->close(file);
-	return ret;
-}
+#include "engine/format/reference.h"
 
 static int check_backing_options(const struct cow_create_options *o, struct cow_error *err)
 {
@@ -72,7 +17,7 @@ static int check_backing_options(const struct cow_create_options *o, struct cow_
 				     o->backing_format ? o->backing_format : "missing");
 	if (!o->backing_file[0])
 		return cow_error_set(err, -EINVAL, "backing file: the name is empty");
-	if (cow_create_looks_like_protocol(o->backing_file))
+	if (cow_reference_has_protocol(o->backing_file))
 		return cow_error_set(
 			err, -EINVAL,
 			"backing file %s: looks like a protocol's name: write ./%s for a file",
@@ -87,11 +32,10 @@ static int backing_size(struct cow_host *host, struct cow_loop *loop, const char
 	int ret = check_backing_options(o, err);
 	if (ret || o->unsafe)
 		return ret;
-	char *backing = cow_create_resolve(path, o->backing_file);
+	char *backing = cow_reference_resolve(path, o->backing_file);
 	if (!backing)
 		return cow_error_set(err, -ENOMEM, "out of memory");
-	ret = cow_create_backing_size(host, loop, backing, !strcmp(o->backing_format, "qcow2"),
-				      size_bytes, err);
+	ret = cow_load_disk_size(host, loop, backing, o->backing_format, size_bytes, err);
 	if (ret)
 		cow_error_prefix(err, "backing file");
 	free(backing);

@@ -6,52 +6,11 @@
 
 #include "engine/base/be.h"
 #include "engine/create/create_layout.h"
-
-/* What older programs print when they meet a feature they do not know. */
-static const struct {
-	uint8_t type, bit;
-	const char *name;
-} feature_names[] = {
-	{ 0, 0, "dirty bit" },
-	{ 0, 1, "corrupt bit" },
-	{ 0, 2, "external data file" },
-	{ 0, 3, "compression type" },
-	{ 0, 4, "extended L2 entries" },
-	{ 1, 0, "lazy refcounts" },
-	{ 2, 0, "bitmaps" },
-	{ 2, 1, "raw external data" },
-};
-
-#define NR_FEATURES (sizeof(feature_names) / sizeof(feature_names[0]))
-#define FEATURE_BYTES 48u
-_Static_assert(COW_FEATURE_NAMES_BYTES == 8 + NR_FEATURES * FEATURE_BYTES, "feature name table");
-
-/* Returns the offset behind the extension. */
-static size_t put_extension(uint8_t *cluster, size_t off, uint32_t type, const void *data,
-			    size_t bytes)
-{
-	cow_store32_be(cluster + off, type);
-	cow_store32_be(cluster + off + 4, (uint32_t)bytes);
-	if (bytes)
-		memcpy(cluster + off + 8, data, bytes);
-	return off + 8 + ((bytes + 7) & ~(size_t)7);
-}
+#include "engine/format/feature_names.h"
 
 static size_t string_bytes(const char *text)
 {
 	return text ? 8 + ((strlen(text) + 7) & ~(size_t)7) : 0;
-}
-
-size_t cow_put_feature_names(uint8_t *cluster, size_t off)
-{
-	uint8_t table[NR_FEATURES * FEATURE_BYTES] = { 0 };
-	for (size_t i = 0; i < NR_FEATURES; i++) {
-		table[i * FEATURE_BYTES] = feature_names[i].type;
-		table[i * FEATURE_BYTES + 1] = feature_names[i].bit;
-		memcpy(table + i * FEATURE_BYTES + 2, feature_names[i].name,
-		       strlen(feature_names[i].name));
-	}
-	return put_extension(cluster, off, QCOW2_EXT_FEATURE_NAMES, table, sizeof(table));
 }
 
 #define CRYPTO_BYTES 16u
@@ -61,7 +20,7 @@ static size_t put_crypto(const struct cow_create_layout *l, uint8_t *cluster, si
 	uint8_t place[CRYPTO_BYTES];
 	cow_store64_be(place, l->crypto_off);
 	cow_store64_be(place + 8, l->crypto_bytes);
-	return put_extension(cluster, off, QCOW2_EXT_CRYPTO, place, sizeof(place));
+	return cow_extension_put(cluster, off, QCOW2_EXT_CRYPTO, place, sizeof(place));
 }
 
 /*
@@ -73,15 +32,15 @@ static size_t put_extensions(const struct cow_create_layout *l, const struct cow
 {
 	size_t off = l->header.header_bytes;
 	if (o->backing_file)
-		off = put_extension(cluster, off, QCOW2_EXT_BACKING_FORMAT, o->backing_format,
-				    strlen(o->backing_format));
+		off = cow_extension_put(cluster, off, QCOW2_EXT_BACKING_FORMAT, o->backing_format,
+					strlen(o->backing_format));
 	if (o->data_file)
-		off = put_extension(cluster, off, QCOW2_EXT_DATA_FILE, o->data_file,
-				    strlen(o->data_file));
+		off = cow_extension_put(cluster, off, QCOW2_EXT_DATA_FILE, o->data_file,
+					strlen(o->data_file));
 	if (l->crypto_bytes)
 		off = put_crypto(l, cluster, off);
 	if (l->header.version >= 3 && feature_names_fit)
-		off = cow_put_feature_names(cluster, off);
+		off = cow_feature_names_put(cluster, off);
 	return off;
 }
 
@@ -101,7 +60,7 @@ int cow_create_first_cluster(struct cow_create_layout *l, const struct cow_creat
 				     o->backing_file ? name_bytes : strlen(o->data_file));
 	size_t off = put_extensions(l, o, cluster,
 				    need + COW_FEATURE_NAMES_BYTES <= cow_cluster_bytes(h));
-	off = put_extension(cluster, off, QCOW2_EXT_END, NULL, 0);
+	off = cow_extension_put(cluster, off, QCOW2_EXT_END, NULL, 0);
 	if (name_bytes) {
 		memcpy(cluster + off, o->backing_file, name_bytes);
 		h->backing_name_off = off;

@@ -50,25 +50,9 @@ COW_MUST_CHECK int cow_create_first_cluster(struct cow_create_layout *l,
 					    const struct cow_create_options *options,
 					    uint8_t *cluster, struct cow_error *err);
 
-/*
- * The feature name table, an extension of a version 3 header, at off; returns the offset behind it.
- */
-#define COW_FEATURE_NAMES_BYTES (8u + 8u * 48u)
-size_t cow_put_feature_names(uint8_t *cluster, size_t off);
-
 /* ---- create_backing.c ---- */
 
-/* A name that QEMU would take for a protocol's, not for a file's. */
-bool cow_create_looks_like_protocol(const char *name);
-/*
- * A name in the header -> a path: relative to the image's directory. free() it; NULL: out of
- * memory.
- */
-char *cow_create_resolve(const char *image_path, const char *name);
-/* The disk's size of a backing file. */
-COW_MUST_CHECK int cow_create_backing_size(struct cow_host *host, struct cow_loop *loop,
-					   const char *path, bool qcow2, uint64_t *size_bytes,
-					   struct cow_error *err);
+/* As asked for, or the backing file's. */
 COW_MUST_CHECK int cow_create_find_size(struct cow_host *host, struct cow_loop *loop,
 					const char *path, const struct cow_create_options *o,
 					uint64_t *size_bytes, struct cow_error *err);

@@ -16,6 +16,7 @@ void *cow_crypt_memory_new(size_t bytes);
 void cow_crypt_memory_free(void *memory, size_t bytes);
 
 #define COW_SECRET_MAX_BYTES (64u << 10)
+#define COW_MAX_SECRETS 8u /* passphrases that an image, or a chain of them, is opened with */
 
 /* A passphrase: any bytes. */
 struct cow_secret {

@@ -8,8 +8,6 @@
 #include "engine/format/format.h"
 #include "engine/loop/loop.h"
 
-#define COW_MAX_SECRETS 8u
-
 /*
  * *out: NULL for an image that is not encrypted. LUKS: the first of the secrets that opens a key slot; -EACCES with a clear text if none
  * does, or none is given. Legacy AES: -EACCES unless there is exactly one secret, since nothing in

@@ -9,14 +9,13 @@
 #include "engine/base/buf.h"
 #include "engine/edit/amend_scan.h"
 #include "engine/base/be.h"
-#include "engine/create/create_layout.h"
 #include "engine/core/load.h"
 #include "engine/edit/edit.h"
+#include "engine/format/feature_names.h"
 #include "engine/loop/blocking.h"
 
 #define SECTOR 512u
-#define END_BYTES 8u	      /* the extension that ends them, all zeros */
-#define EXTRA_SIZES_BYTES 16u /* of a snapshot's extra data: VM state size, disk size */
+#define END_BYTES 8u /* the extension that ends them, all zeros */
 /* Autoclear features that stay true: guest data and its place do not change. */
 #define KEPT_AUTOCLEAR (QCOW2_AUTOCLEAR_BITMAPS | QCOW2_AUTOCLEAR_DATA_FILE_RAW)
 
@@ -87,16 +86,14 @@ static int check_downgrade(struct amend *a)
 static bool lacks_sizes(const struct cow_snapshot *list, uint32_t nr)
 {
 	for (uint32_t i = 0; i < nr; i++)
-		if (list[i].extra_bytes < EXTRA_SIZES_BYTES)
+		if (list[i].extra_bytes < COW_SNAPSHOT_SIZES_BYTES)
 			return true;
 	return false;
 }
 
 static int write_sizes(struct cow_edit *e)
 {
-	for (uint32_t i = 0; i < e->header.nr_snapshots; i++)
-		if (e->snapshots[i].extra_bytes < EXTRA_SIZES_BYTES)
-			e->snapshots[i].extra_bytes = EXTRA_SIZES_BYTES;
+	cow_edit_complete_snapshots(e);
 	int ret = cow_edit_write_snapshots(e);
 	return ret ? ret : cow_edit_commit(e);
 }
@@ -203,7 +200,7 @@ static size_t add_feature_names(struct amend *a, size_t end)
 	if (a->header.version == 2 || !room ||
 	    (a->old.backing_name_off && a->old.backing_name_off < SECTOR))
 		return end;
-	return cow_put_feature_names(a->sector, end);
+	return cow_feature_names_put(a->sector, end);
 }
 
 static int build_sector(struct amend *a)

@@ -10,6 +10,7 @@
 #include "engine/base/buf.h"
 #include "engine/base/log.h"
 #include "engine/check/check.h"
+#include "engine/edit/edit_fault.h"
 #include "engine/core/load.h"
 #include "engine/core/switch.h"
 #include "engine/loop/blocking.h"
@@ -22,24 +23,6 @@ static uint64_t kept_autoclear(const struct cow_edit *e)
 {
 	bool data_file = e->header.incompatible & QCOW2_INCOMPAT_DATA_FILE;
 	return QCOW2_AUTOCLEAR_BITMAPS | (data_file ? QCOW2_AUTOCLEAR_DATA_FILE_RAW : 0);
-}
-
-int cow_edit_corrupt(struct cow_edit *e, uint64_t off, const char *rule)
-{
-	return cow_error_set(e->err, -EINVAL,
-			     "offset %" PRIu64
-			     ": %s: repair the image with cowblk check --repair all",
-			     off, rule);
-}
-
-static int cannot_write(struct cow_edit *e, int ret)
-{
-	return ret ? cow_error_set(e->err, ret, "cannot write: %s", strerror(-ret)) : 0;
-}
-
-static int no_memory(struct cow_edit *e)
-{
-	return cow_error_set(e->err, -ENOMEM, "out of memory");
 }
 
 /* ---- opening ---- */
@@ -138,7 +121,7 @@ static int clear_autoclear(struct cow_edit *e)
 	int ret = cow_loop_write(e->loop, e->file, 0, e->sector, sizeof(e->sector));
 	if (!ret)
 		ret = cow_loop_sync(e->loop, e->file);
-	return cannot_write(e, ret);
+	return cow_edit_cannot_write(e, ret);
 }
 
 static int open_edit(struct cow_edit *e)
@@ -147,7 +130,7 @@ static int open_edit(struct cow_edit *e)
 	 * What a killed process left in the host's cache may call clusters free that are not so on
 	 * disk.
 	 */
-	int ret = cannot_write(e, cow_loop_sync(e->loop, e->file));
+	int ret = cow_edit_cannot_write(e, cow_loop_sync(e->loop, e->file));
 	if (!ret)
 		ret = load_header(e);
 	if (!ret)
@@ -162,7 +145,7 @@ static int open_edit(struct cow_edit *e)
 	e->scan = 1;
 	e->table = cow_buf_alloc(e->g.cluster_bytes);
 	if (!e->table)
-		return no_memory(e);
+		return cow_edit_no_memory(e);
 	ret = load_tables(e);
 	return ret ? ret : clear_autoclear(e);
 }
@@ -239,7 +222,7 @@ static int write_clusters(struct cow_edit *e, const uint8_t *raw, uint64_t clust
 	int ret = cow_edit_alloc(e, clusters, off);
 	if (ret)
 		return ret;
-	return cannot_write(
+	return cow_edit_cannot_write(
 		e, cow_loop_write(e->loop, e->file, *off, raw, clusters << e->g.cluster_bits));
 }
 
@@ -256,7 +239,7 @@ int cow_edit_write_l1(struct cow_edit *e, const uint64_t *l1, uint64_t nr, uint6
 		return 0;
 	uint8_t *raw = cow_buf_alloc(clusters << e->g.cluster_bits);
 	if (!raw)
-		return no_memory(e);
+		return cow_edit_no_memory(e);
 	for (uint64_t i = 0; i < nr; i++)
 		cow_store64_be(raw + i * 8, l1[i]);
 	int ret = write_clusters(e, raw, clusters, off);
@@ -293,6 +276,18 @@ static void encode_snapshots(struct cow_edit *e, uint8_t *raw)
 	}
 }
 
+bool cow_edit_complete_snapshots(struct cow_edit *e)
+{
+	bool lacking = false;
+	for (uint32_t i = 0; i < e->header.nr_snapshots; i++) {
+		if (e->snapshots[i].extra_bytes >= COW_SNAPSHOT_SIZES_BYTES)
+			continue;
+		e->snapshots[i].extra_bytes = COW_SNAPSHOT_SIZES_BYTES;
+		lacking = true;
+	}
+	return lacking;
+}
+
 int cow_edit_write_snapshots(struct cow_edit *e)
 {
 	uint64_t bytes = snapshots_bytes(e), clusters = clusters_for(e, bytes), off = 0;
@@ -304,7 +299,7 @@ int cow_edit_write_snapshots(struct cow_edit *e)
 	if (!ret && clusters) {
 		uint8_t *raw = cow_buf_alloc(clusters << e->g.cluster_bits);
 		if (!raw)
-			return no_memory(e);
+			return cow_edit_no_memory(e);
 		encode_snapshots(e, raw);
 		ret = write_clusters(e, raw, clusters, &off);
 		free(raw);
@@ -323,7 +318,7 @@ static int switch_header(struct cow_edit *e)
 	cow_header_encode(&e->header, e->sector, sizeof(e->sector));
 	int ret = cow_switch_header(e->loop, e->file, e->sector, &e->committed);
 	if (ret)
-		cannot_write(e, ret == -ENOTRECOVERABLE ? -EIO : ret);
+		COW_IGNORE(cow_edit_cannot_write(e, ret == -ENOTRECOVERABLE ? -EIO : ret));
 	return ret;
 }
 

@@ -82,6 +82,11 @@ COW_MUST_CHECK int cow_edit_read_l1(struct cow_edit *e, uint64_t off, uint64_t n
 /* Write an L1 table to a new place, in whole clusters. No entries: *off is 0. */
 COW_MUST_CHECK int cow_edit_write_l1(struct cow_edit *e, const uint64_t *l1, uint64_t nr,
 				     uint64_t *off);
+/*
+ * Entries of e->snapshots without a disk size of their own mean the image's: from now on, and before
+ * that changes, they have one. Returns whether there were any: then they are to be written.
+ */
+bool cow_edit_complete_snapshots(struct cow_edit *e);
 /* e->snapshots to a new place; the old table is freed. */
 COW_MUST_CHECK int cow_edit_write_snapshots(struct cow_edit *e);
 /* e->l1 to a new place if it has changed; the old table of old_entries is freed. */
@@ -114,8 +119,5 @@ COW_MUST_CHECK int cow_edit_share(struct cow_edit *e, const uint64_t *l1, uint64
  * move along.
  */
 COW_MUST_CHECK int cow_edit_fix_copied(struct cow_edit *e, int paths);
-
-/* An error in the image: rule and offset. -EINVAL. */
-COW_MUST_CHECK int cow_edit_corrupt(struct cow_edit *e, uint64_t off, const char *rule);
 
 #endif

@@ -15,6 +15,7 @@
 #include "engine/base/buf.h"
 #include "engine/base/math.h"
 #include "engine/edit/edit.h"
+#include "engine/edit/edit_fault.h"
 #include "engine/loop/blocking.h"
 
 /* ---- blocks ---- */

@@ -10,6 +10,7 @@
 #include "engine/base/be.h"
 #include "engine/format/map.h"
 #include "engine/edit/edit.h"
+#include "engine/edit/edit_fault.h"
 #include "engine/loop/blocking.h"
 
 static struct cow_l2_entry get_entry(const struct cow_edit *e, uint32_t at)
@@ -127,7 +128,7 @@ static int move_table(struct cow_edit *e, uint64_t *table, int paths)
 		return ret;
 	*table = off;
 	ret = cow_loop_write(e->loop, e->file, off, e->table, e->g.cluster_bytes);
-	return ret ? cow_error_set(e->err, ret, "cannot write: %s", strerror(-ret)) : 0;
+	return cow_edit_cannot_write(e, ret);
 }
 
 static int fix_table(struct cow_edit *e, uint64_t *table, int paths)

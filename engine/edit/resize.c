@@ -8,13 +8,12 @@
 
 #include "engine/base/be.h"
 #include "engine/base/buf.h"
-#include "engine/create/create_layout.h"
 #include "engine/core/load.h"
 #include "engine/format/map.h"
+#include "engine/format/reference.h"
 #include "engine/edit/edit.h"
+#include "engine/edit/edit_fault.h"
 #include "engine/loop/blocking.h"
-
-#define EXTRA_SIZES_BYTES 16u /* of a snapshot's extra data: VM state size, disk size */
 
 /* ---- what stands in the way ---- */
 
@@ -84,11 +83,11 @@ static int check_backing(struct cow_edit *e, const uint8_t *cluster)
 		return cow_error_set(
 			e->err, -EINVAL,
 			"the backing file has no format recorded: set it with cowblk rebase -u");
-	char *path = cow_create_resolve(e->file->path, name);
+	char *path = cow_reference_resolve(e->file->path, name);
 	if (!path)
-		return cow_error_set(e->err, -ENOMEM, "out of memory");
-	ret = cow_create_backing_size(e->file->host, e->loop, path,
-				      !strcmp(e->ext.backing_format, "qcow2"), &bytes, e->err);
+		return cow_edit_no_memory(e);
+	ret = cow_load_disk_size(e->file->host, e->loop, path, e->ext.backing_format, &bytes,
+				 e->err);
 	if (!ret && bytes > e->header.size_bytes)
 		ret = cow_error_set(e->err, -ENOTSUP,
 				    "backing file %s: is longer than the disk, and would show "
@@ -137,7 +136,7 @@ static int clear_tail(struct cow_edit *e)
 		return ret;
 	memset(e->table, 0, e->g.cluster_bytes);
 	ret = cow_loop_write(e->loop, e->file, off + used, e->table, e->g.cluster_bytes - used);
-	return ret ? cow_error_set(e->err, ret, "cannot write: %s", strerror(-ret)) : 0;
+	return cow_edit_cannot_write(e, ret);
 }
 
 static int grow(struct cow_edit *e, uint64_t size)
@@ -149,7 +148,7 @@ static int grow(struct cow_edit *e, uint64_t size)
 		return ret;
 	uint64_t *longer = reallocarray(e->l1, need + 1, 8);
 	if (!longer)
-		return cow_error_set(e->err, -ENOMEM, "out of memory");
+		return cow_edit_no_memory(e);
 	memset(longer + old, 0, (need - old) * 8);
 	e->l1 = longer;
 	e->header.l1_entries = (uint32_t)need;
@@ -165,7 +164,7 @@ static int write_table(struct cow_edit *e, const uint8_t *table, uint64_t *off)
 	if (ret)
 		return ret;
 	ret = cow_loop_write(e->loop, e->file, *off, table, e->g.cluster_bytes);
-	return ret ? cow_error_set(e->err, ret, "cannot write: %s", strerror(-ret)) : 0;
+	return cow_edit_cannot_write(e, ret);
 }
 
 /*
@@ -199,7 +198,7 @@ static int cut_table(struct cow_edit *e, uint64_t *l1_entry, uint32_t at)
 		*tail = cow_buf_alloc(e->g.cluster_bytes);
 	int ret = cow_edit_share(e, l1_entry, 1, 0); /* verified before anything is made of it */
 	if (!head || !tail)
-		ret = cow_error_set(e->err, -ENOMEM, "out of memory");
+		ret = cow_edit_no_memory(e);
 	if (!ret)
 		ret = split_table(e, l1_entry, at, head, tail);
 	free(head);
@@ -229,18 +228,6 @@ static int shrink(struct cow_edit *e, uint64_t size)
 
 /* ---- both ---- */
 
-/* Entries without a disk size of their own mean the image's: before that changes they get one. */
-static int keep_snapshot_sizes(struct cow_edit *e)
-{
-	bool lacking = false;
-	for (uint32_t i = 0; i < e->header.nr_snapshots; i++) {
-		lacking |= e->snapshots[i].extra_bytes < EXTRA_SIZES_BYTES;
-		if (e->snapshots[i].extra_bytes < EXTRA_SIZES_BYTES)
-			e->snapshots[i].extra_bytes = EXTRA_SIZES_BYTES;
-	}
-	return lacking ? cow_edit_write_snapshots(e) : 0;
-}
-
 static int change(struct cow_edit *e, const uint8_t *cluster, uint64_t size)
 {
 	int ret = 0;
@@ -252,7 +239,7 @@ static int change(struct cow_edit *e, const uint8_t *cluster, uint64_t size)
 	if (!ret)
 		ret = size > e->header.size_bytes ? grow(e, size) : shrink(e, size);
 	if (!ret)
-		ret = keep_snapshot_sizes(e);
+		ret = cow_edit_complete_snapshots(e) ? cow_edit_write_snapshots(e) : 0;
 	if (ret)
 		return ret;
 	e->header.size_bytes = size;

@@ -7,7 +7,6 @@
 #include <string.h>
 
 #include "engine/base/be.h"
-#include "engine/bitmap/dirty.h"
 
 #define ENTRY_BYTES 24u
 #define TYPE_DIRTY_TRACKING 1
@@ -132,6 +131,6 @@ const char *cow_bitmap_table_fault(uint64_t entry, uint32_t cluster_bytes)
 
 uint64_t cow_bitmap_table_entries(const struct cow_header *h, unsigned granularity_bits)
 {
-	uint64_t bytes = cow_dirty_bytes(h->size_bytes, granularity_bits);
+	uint64_t bytes = cow_bitmap_data_bytes(h->size_bytes, granularity_bits);
 	return (bytes >> h->cluster_bits) + !!(bytes & (cow_cluster_bytes(h) - 1));
 }

@@ -58,6 +58,14 @@ uint64_t cow_bitmap_entry_bytes(const struct cow_bitmap *b);
 void cow_bitmap_encode(const struct cow_bitmap *b, uint8_t *buf);
 /* Which rule an entry of a bitmap table breaks; NULL: none. */
 const char *cow_bitmap_table_fault(uint64_t entry, uint32_t cluster_bytes);
+/* Bytes of data that the bitmap of a whole disk has. */
+static inline uint64_t cow_bitmap_data_bytes(uint64_t size_bytes, unsigned granularity_bits)
+{
+	uint64_t bits = (size_bytes >> granularity_bits) +
+			!!(size_bytes & ((1ull << granularity_bits) - 1));
+	return bits / 8 + !!(bits % 8);
+}
+
 /* Entries of the table of a bitmap for the whole disk. */
 uint64_t cow_bitmap_table_entries(const struct cow_header *h, unsigned granularity_bits);
 

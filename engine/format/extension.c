@@ -190,3 +190,13 @@ int cow_backing_name(const uint8_t *cluster, const struct cow_header *h, char na
 	name[h->backing_name_bytes] = '\0';
 	return 0;
 }
+
+size_t cow_extension_put(uint8_t *cluster, size_t off, uint32_t type, const void *data,
+			 size_t bytes)
+{
+	cow_store32_be(cluster + off, type);
+	cow_store32_be(cluster + off + 4, (uint32_t)bytes);
+	if (bytes)
+		memcpy(cluster + off + 8, data, bytes);
+	return off + 8 + ((bytes + 7) & ~(size_t)7);
+}

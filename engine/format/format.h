@@ -110,6 +110,10 @@ void cow_header_encode(const struct cow_header *h, uint8_t *buf, size_t len);
 COW_MUST_CHECK int cow_extensions_decode(const uint8_t *cluster, const struct cow_header *h,
 					 struct cow_extensions *ext, struct cow_error *err);
 
+/* An extension at off of the first cluster; returns the offset behind it. */
+size_t cow_extension_put(uint8_t *cluster, size_t off, uint32_t type, const void *data,
+			 size_t bytes);
+
 /* Copy the backing file's name, NUL-terminated, into name[1024]. "" if none. */
 COW_MUST_CHECK int cow_backing_name(const uint8_t *cluster, const struct cow_header *h,
 				    char name[1024], struct cow_error *err);
@@ -148,6 +152,8 @@ struct cow_compressed cow_compressed_decode(uint64_t entry, uint32_t cluster_bit
 uint64_t cow_compressed_encode(uint64_t off, uint32_t bytes, uint32_t cluster_bits);
 
 /* ---- snapshot table ---- */
+
+#define COW_SNAPSHOT_SIZES_BYTES 16u /* of its extra data: VM state size, disk size */
 
 struct cow_snapshot {
 	uint64_t l1_off;

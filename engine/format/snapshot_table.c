@@ -84,7 +84,7 @@ static int load_entry(struct reader *r, uint32_t idx, const struct cow_header *h
 	s->entry_off = r->off;
 	if (s->extra_bytes > QCOW2_MAX_SNAPSHOT_EXTRA_BYTES)
 		return bad(r, idx, AT(extra_data_size), "extra data is more than 1024 bytes");
-	if (h->version >= 3 && s->extra_bytes < 16)
+	if (h->version >= 3 && s->extra_bytes < COW_SNAPSHOT_SIZES_BYTES)
 		return bad(r, idx, AT(extra_data_size),
 			   "extra data is less than the 16 bytes of version 3");
 	uint64_t id_bytes = cow_load16_be(p + AT(id_size)),

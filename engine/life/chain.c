@@ -8,6 +8,7 @@
 
 #include "engine/base/buf.h"
 #include "engine/format/format.h"
+#include "engine/format/reference.h"
 #include "engine/loop/blocking.h"
 
 /* ---- roots ---- */
@@ -145,25 +146,6 @@ int cow_chain_enter(struct cow_chain *chain, struct cow_file *file, unsigned fla
 
 /* ---- what an image names ---- */
 
-/* "nbd:...", "json:{...}", "http://...": a scheme before the first slash. */
-static bool has_protocol(const char *name)
-{
-	size_t n = strcspn(name, ":/");
-	return name[n] == ':';
-}
-
-/* name as written in image -> path to open, relative names from the image's own directory. */
-static char *join(const char *image_path, const char *name)
-{
-	const char *slash = strrchr(image_path, '/');
-	char *path;
-	int n;
-	if (name[0] == '/' || !slash)
-		return strdup(name);
-	n = asprintf(&path, "%.*s/%s", (int)(slash - image_path), image_path, name);
-	return n < 0 ? NULL : path;
-}
-
 /* What a file is wanted for, and under whose name it is asked for. */
 struct wanted {
 	struct cow_image *image;
@@ -178,10 +160,10 @@ static int resolve(const struct wanted *w, struct cow_chain *chain, const char *
 {
 	if (!strncmp(name, "file:", 5))
 		name += 5;
-	if (has_protocol(name))
+	if (cow_reference_has_protocol(name))
 		return cow_error_set(err, -EPERM, "%s: %s \"%s\": only plain file names are opened",
 				     w->image->core.path, w->what, name);
-	char *path = join(w->image->core.path, name);
+	char *path = cow_reference_resolve(w->image->core.path, name);
 	if (!path)
 		return -ENOMEM;
 	int ret = chain->host->ops->realpath(chain->host, path, out);

@@ -12,10 +12,9 @@
 #include <string.h>
 
 #include "engine/edit/edit.h"
+#include "engine/edit/edit_fault.h"
 #include "engine/snapshot/snapshot_list.h"
 #include "engine/snapshot/snapshot_select.h"
-
-#define EXTRA_SIZES_BYTES 16u
 
 /* ---- create ---- */
 
@@ -83,19 +82,11 @@ static int may_apply(struct cow_edit *e, const struct cow_snapshot *s)
 	return 0;
 }
 
-/* Entries without a disk size of their own mean the image's: before that changes they get one. */
-static void record_sizes(struct cow_edit *e)
-{
-	for (uint32_t i = 0; i < e->header.nr_snapshots; i++)
-		if (e->snapshots[i].extra_bytes < EXTRA_SIZES_BYTES)
-			e->snapshots[i].extra_bytes = EXTRA_SIZES_BYTES;
-}
-
 static int set_size(struct cow_edit *e, uint64_t size_bytes)
 {
 	if (size_bytes == e->header.size_bytes)
 		return 0;
-	record_sizes(e);
+	cow_edit_complete_snapshots(e);
 	e->header.size_bytes = size_bytes;
 	return cow_edit_write_snapshots(e);
 }
@@ -111,7 +102,7 @@ static int copy_l1(struct cow_edit *e, const struct cow_snapshot *s, uint64_t **
 	uint64_t *longer = reallocarray(*l1, *nr + 1ul, 8);
 	if (!longer) {
 		free(*l1);
-		return cow_error_set(e->err, -ENOMEM, "out of memory");
+		return cow_edit_no_memory(e);
 	}
 	memset(longer + s->l1_entries, 0, (*nr - s->l1_entries) * 8ul);
 	*l1 = longer;

@@ -9,7 +9,7 @@
 
 #include "engine/base/buf.h"
 #include "engine/base/math.h"
-#include "engine/create/create_layout.h"
+#include "engine/format/reference.h"
 #include "engine/edit/edit_backing.h"
 #include "engine/host/system.h"
 #include "engine/tool/chain_level.h"
@@ -215,7 +215,7 @@ static int open_base(struct rebase *m, struct cow_error *err)
 	uint64_t dev, ino;
 	if (!r->base)
 		return 0;
-	char *path = cow_create_resolve(m->r->image->path, r->base);
+	char *path = cow_reference_resolve(m->r->image->path, r->base);
 	if (!path)
 		return cow_error_set(err, -ENOMEM, "out of memory");
 	spec.path = path;
@@ -306,7 +306,7 @@ int cow_backing_rebase(struct cow_loop *loop, const struct cow_backing_rebase *r
 	};
 	struct cow_error own = { 0 };
 	int ret = 0;
-	if (r->base && cow_create_looks_like_protocol(r->base))
+	if (r->base && cow_reference_has_protocol(r->base))
 		return cow_error_set(err, -EINVAL,
 				     "backing file %s: looks like a protocol's name: write ./%s "
 				     "for a file",

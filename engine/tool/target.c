@@ -13,7 +13,7 @@
 #include <unistd.h>
 
 #include "engine/base/buf.h"
-#include "engine/create/create_layout.h"
+#include "engine/format/reference.h"
 #include "engine/host/system.h"
 #include "engine/image/state.h"
 #include "engine/loop/blocking.h"
@@ -171,7 +171,7 @@ static int open_disk(struct cow_target *t, struct cow_loop *loop, struct cow_err
 	if (t->temporary)
 		disk.path = t->temporary;
 	if (data && !t->spec->in_place) {
-		data_path = cow_create_resolve(t->path, data);
+		data_path = cow_reference_resolve(t->path, data);
 		disk.open.data_file = data_path;
 		disk.open.data_is_raw = true;
 		if (!data_path)
@@ -260,7 +260,7 @@ static void wipe_header(struct cow_target *t, struct cow_loop *loop)
 static void remove_data_file(struct cow_target *t)
 {
 	const char *data = t->spec->create.data_file;
-	char *path = data ? cow_create_resolve(t->path, data) : NULL;
+	char *path = data ? cow_reference_resolve(t->path, data) : NULL;
 	if (path)
 		unlink(path);
 	free(path);

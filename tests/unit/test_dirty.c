@@ -137,7 +137,7 @@ static void form(void **state)
 	uint8_t bytes[64];
 	struct cow_dirty d, again;
 	assert_int_equal(cow_dirty_init(&d, 70 * 512, 9), 0);
-	assert_int_equal(cow_dirty_bytes(70 * 512, 9), 9);
+	assert_int_equal(cow_bitmap_data_bytes(70 * 512, 9), 9);
 	cow_dirty_set(&d, 0, 1);
 	cow_dirty_set(&d, 9 * 512, 512);
 	cow_dirty_set(&d, 69 * 512, 512);

@@ -10,7 +10,7 @@
 #include <cmocka.h>
 
 #include "daemon/device/affinity.c"
-#include "daemon/cli/cmd.c"
+#include "daemon/options/cmd.c"
 #include "daemon/device/params.c"
 #undef SECTOR_SHIFT
 #include "daemon/device/request.c"

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
-#include "daemon/cli/values.h"
+#include "daemon/options/values.h"
 
 #include <stddef.h>
 #include <stdio.h>
 #include <string.h>
 
-#include "daemon/cli/args.h"
+#include "daemon/options/args.h"
 
 /* Up to a comma that stands alone. */
 static char *next_word(char **list)

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: MIT */
-#include "daemon/cli/create_options.h"
+#include "daemon/options/create_options.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "daemon/cli/cmd.h"
-#include "daemon/cli/values.h"
+#include "daemon/options/cmd.h"
+#include "daemon/options/values.h"
 #include "engine/format/format.h"
 
 static const struct cow_value_doc docs[] = {

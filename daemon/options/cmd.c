@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* What the subcommands share. */
-#include "daemon/cli/cmd.h"
+#include "daemon/options/cmd.h"
 
 #include <ctype.h>
 #include <errno.h>

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "daemon/cli/disk_options.h"
+#include "daemon/options/disk_options.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -5,7 +5,7 @@
 
 #include <argp.h>
 
-#include "daemon/cli/encrypt_options.h"
+#include "daemon/options/encrypt_options.h"
 #include "engine/create/create.h"
 
 /* Ends the process with a line about what is wrong, or with the list for -o help. Keeps list. */

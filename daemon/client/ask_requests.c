@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
-#include "daemon/cli/ask_requests.h"
+#include "daemon/client/ask_requests.h"
 
 #include <errno.h>
 #include <stdlib.h>
 
-#include "daemon/cli/ask.h"
-#include "daemon/cli/cmd.h"
+#include "daemon/client/ask.h"
+#include "daemon/options/cmd.h"
 #include "daemon/control/control.h"
 
 /* Far more than a daemon lists. */

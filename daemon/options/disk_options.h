@@ -5,7 +5,7 @@
 
 #include <argp.h>
 
-#include "daemon/cli/passphrase.h"
+#include "daemon/options/passphrase.h"
 #include "engine/tool/disk.h"
 
 #define COW_MAX_ROOTS 32

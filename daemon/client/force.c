@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "daemon/cli/force.h"
+#include "daemon/client/force.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -14,7 +14,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "daemon/cli/cmd.h"
+#include "daemon/options/cmd.h"
 #include "daemon/control/control.h"
 #include "daemon/device/ctrl.h"
 

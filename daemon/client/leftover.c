@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "daemon/cli/leftover.h"
+#include "daemon/client/leftover.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -12,8 +12,8 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "daemon/cli/cmd.h"
-#include "daemon/cli/force.h"
+#include "daemon/options/cmd.h"
+#include "daemon/client/force.h"
 #include "daemon/control/control.h"
 #include "daemon/control/target.h"
 #include "daemon/holders/busy.h"

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: MIT */
-#include "daemon/cli/named.h"
+#include "daemon/options/named.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 
-#include "daemon/cli/cmd.h"
+#include "daemon/options/cmd.h"
 #include "daemon/control/record.h"
 #include "daemon/control/target.h"
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "daemon/cli/interrupt.h"
+#include "daemon/options/interrupt.h"
 
 #include <inttypes.h>
 #include <signal.h>

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "daemon/cli/passphrase.h"
+#include "daemon/options/passphrase.h"
 
 #include <errno.h>
 #include <fcntl.h>

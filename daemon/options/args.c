@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
-#include "daemon/cli/args.h"
+#include "daemon/options/args.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "daemon/cli/cmd.h"
+#include "daemon/options/cmd.h"
 
 #define MAX_OPTIONS 64
 #define MAX_WORD 32

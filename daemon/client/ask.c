@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
-#include "daemon/cli/ask.h"
+#include "daemon/client/ask.h"
 
 #include <errno.h>
 #include <limits.h>
 #include <string.h>
 
-#include "daemon/cli/cmd.h"
+#include "daemon/options/cmd.h"
 #include "daemon/control/record.h"
 
 static pid_t pid_of(uint32_t id)

@@ -11,7 +11,7 @@
 #include <termios.h>
 #include <unistd.h>
 
-#include "daemon/cli/passphrase.h"
+#include "daemon/options/passphrase.h"
 #include "engine/crypt/secret.h"
 
 static const int signals[] = { SIGINT, SIGTERM, SIGHUP, SIGQUIT };

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "daemon/cli/list_requests.h"
+#include "daemon/client/list_requests.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -8,8 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "daemon/cli/ask_requests.h"
-#include "daemon/cli/cmd.h"
+#include "daemon/client/ask_requests.h"
+#include "daemon/options/cmd.h"
 #include "daemon/control/control.h"
 #include "daemon/control/record.h"
 #include "daemon/control/show.h"

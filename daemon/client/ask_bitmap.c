@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "daemon/cli/ask_bitmap.h"
+#include "daemon/client/ask_bitmap.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -7,8 +7,8 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "daemon/cli/ask.h"
-#include "daemon/cli/cmd.h"
+#include "daemon/client/ask.h"
+#include "daemon/options/cmd.h"
 #include "daemon/control/control.h"
 
 #define MAX_REPLY_BYTES (COW_DIRTY_MAX_BYTES + 4096)
@@ -99,7 +99,8 @@ int cow_ask_bitmap_dump(struct cow_target target, const char *name, struct cow_d
 		return status;
 	uint64_t size = cow_control_number(reply.line, "size");
 	unsigned bits = (unsigned)cow_control_number(reply.line, "granularity-bits");
-	if (bits > COW_BITMAP_MAX_GRANULARITY_BITS || cow_dirty_bytes(size, bits) != reply.nr_bytes)
+	if (bits > COW_BITMAP_MAX_GRANULARITY_BITS ||
+	    cow_bitmap_data_bytes(size, bits) != reply.nr_bytes)
 		status =
 			cow_cmd_fail("/dev/ublkb%u: its daemon's answer makes no sense", target.id);
 	else if (cow_dirty_init(d, size, bits))

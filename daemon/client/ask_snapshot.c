@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: MIT */
-#include "daemon/cli/ask_snapshot.h"
+#include "daemon/client/ask_snapshot.h"
 
 #include <errno.h>
 #include <stdio.h>
 #include <unistd.h>
 
-#include "daemon/cli/ask.h"
-#include "daemon/cli/cmd.h"
+#include "daemon/client/ask.h"
+#include "daemon/options/cmd.h"
 #include "daemon/control/control.h"
 #include "daemon/control/record.h"
 #include "daemon/holders/fsfreeze.h"

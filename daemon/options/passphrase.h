@@ -19,7 +19,7 @@
 
 #include "engine/base/error.h"
 #include "engine/base/result.h"
-#include "engine/crypt/unlock.h"
+#include "engine/crypt/secret.h"
 
 enum cow_secret_kind {
 	COW_SECRET_FILE,

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "daemon/cli/encrypt_options.h"
+#include "daemon/options/encrypt_options.h"
 
 #include <stdlib.h>
 #include <string.h>
