@@ -60,10 +60,9 @@ bool cow_inflight_claim(struct cow_inflight *inflight, struct cow_claim *claim,
 	return true;
 }
 
-void cow_inflight_drop(struct cow_inflight *inflight, struct cow_claim *claim)
+void cow_inflight_drop_held(struct cow_inflight *inflight, struct cow_claim *claim)
 {
-	if (!claim->held)
-		return;
+	cow_assert(claim->held);
 	struct cow_inflight_shard *shard = shard_of(inflight, claim->space, claim->start);
 	struct cow_waitlist wake;
 	cow_waitlist_init(&wake);

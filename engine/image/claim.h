@@ -52,8 +52,14 @@ void cow_inflight_fini(struct cow_inflight *inflight);
 bool cow_inflight_claim(struct cow_inflight *inflight, struct cow_claim *claim,
 			enum cow_claim_space space, uint64_t start, uint64_t end,
 			struct cow_task *task);
-/* Drops it if held and wakes the waiters. */
-void cow_inflight_drop(struct cow_inflight *inflight, struct cow_claim *claim);
+/* Drops it and wakes the waiters. */
+void cow_inflight_drop_held(struct cow_inflight *inflight, struct cow_claim *claim);
+/* The same if it is held: most requests end without one. */
+static inline void cow_inflight_drop(struct cow_inflight *inflight, struct cow_claim *claim)
+{
+	if (claim->held)
+		cow_inflight_drop_held(inflight, claim);
+}
 /* Is any cluster of the range claimed? Shard locks of the L2 cache may be held. */
 bool cow_inflight_overlaps(struct cow_inflight *inflight, enum cow_claim_space space,
 			   uint64_t start, uint64_t end);

@@ -21,7 +21,7 @@ void cow_waitlist_take(struct cow_waitlist *list, struct cow_waitlist *to)
 	cow_waitlist_init(list);
 }
 
-void cow_waitlist_wake(struct cow_waitlist *list, int error)
+void cow_waitlist_wake_all(struct cow_waitlist *list, int error)
 {
 	struct cow_task *task = list->head;
 	cow_waitlist_init(list);

@@ -76,10 +76,16 @@ void cow_waitlist_park(struct cow_waitlist *list, struct cow_task *task, const c
  * dropped.
  */
 void cow_waitlist_take(struct cow_waitlist *list, struct cow_waitlist *to);
+/* Wake those in a list that has some: see cow_waitlist_wake(). */
+void cow_waitlist_wake_all(struct cow_waitlist *list, int error);
 /*
  * Wake all, each on its own loop. error != 0 fails them. No lock may be needed for `list` any more.
  */
-void cow_waitlist_wake(struct cow_waitlist *list, int error);
+static inline void cow_waitlist_wake(struct cow_waitlist *list, int error)
+{
+	if (list->head)
+		cow_waitlist_wake_all(list, error);
+}
 
 void cow_task_init(struct cow_task *task, const struct cow_step *unwind,
 		   void (*end)(struct cow_task *));

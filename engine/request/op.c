@@ -27,9 +27,9 @@ void cow_op_piece_done(struct cow_io *io)
 	cow_task_io_done(&piece->op->task, result);
 }
 
-struct cow_piece *cow_op_piece(struct cow_op *op)
+struct cow_piece *cow_op_further_piece(struct cow_op *op)
 {
-	for (unsigned i = 0; i < cow_op_image(op)->core.limits.pieces; i++)
+	for (unsigned i = 1; i < cow_op_image(op)->core.limits.pieces; i++)
 		if (!op->pieces[i].busy)
 			return &op->pieces[i];
 	return NULL;

@@ -161,8 +161,13 @@ static inline struct cow_image *cow_op_image(const struct cow_op *op)
 
 /* ---- what steps use ---- */
 
+/* A free piece behind the first one, or NULL. */
+struct cow_piece *cow_op_further_piece(struct cow_op *op);
 /* A free piece, or NULL: then return cow_task_wait_io(). */
-struct cow_piece *cow_op_piece(struct cow_op *op);
+static inline struct cow_piece *cow_op_piece(struct cow_op *op)
+{
+	return op->pieces[0].busy ? cow_op_further_piece(op) : &op->pieces[0];
+}
 /* One host I/O of one buffer. */
 void cow_op_submit_rw(struct cow_op *op, struct cow_piece *piece, enum cow_io_kind kind,
 		      struct cow_file *file, uint64_t host_off, void *buf, uint64_t bytes);

@@ -192,7 +192,9 @@ static uint64_t nr_touched(const struct cow_op *op)
 void cow_pack_give_back(struct cow_op *op)
 {
 	struct cow_packing *k = &op->packing;
-	if (op->holds_packing && k->referenced)
+	if (!op->holds_packing)
+		return;
+	if (k->referenced)
 		cow_quarantine_add(&cow_op_image(op)->quarantine,
 				   k->host >> cow_op_image(op)->core.g.cluster_bits,
 				   (uint32_t)k->referenced);

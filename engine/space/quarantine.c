@@ -91,7 +91,8 @@ void cow_quarantine_unreserve(struct cow_quarantine *q, unsigned nr)
 	cow_mutex_lock(&q->lock);
 	cow_assert(q->reserved >= nr);
 	q->reserved -= nr;
-	if (room_locked(q) >= LEAST_MAX) /* enough for whoever waits; all of it comes back */
+	/* enough for whoever waits; all of it comes back */
+	if (!cow_waitlist_empty(&q->full) && room_locked(q) >= LEAST_MAX)
 		cow_waitlist_take(&q->full, &wake);
 	cow_mutex_unlock(&q->lock);
 	cow_waitlist_wake(&wake, 0);
@@ -230,10 +231,8 @@ bool cow_quarantine_blocks(struct cow_quarantine *q, uint64_t cluster, uint64_t 
 
 /* ---- end of ops ---- */
 
-void cow_quarantine_op_ended(struct cow_quarantine *q)
+void cow_quarantine_epoch_moved(struct cow_quarantine *q)
 {
-	if (!atomic_load(&q->waiting_for_epoch))
-		return;
 	struct cow_waitlist wake;
 	cow_waitlist_init(&wake);
 	cow_mutex_lock(&q->lock);

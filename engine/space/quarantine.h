@@ -146,8 +146,14 @@ void cow_quarantine_kick(struct cow_quarantine *q, struct cow_loop *loop);
  */
 bool cow_quarantine_blocks(struct cow_quarantine *q, uint64_t cluster, uint64_t *until);
 
-/* An op ended: lets the release task look at the epochs again if it waits. */
-void cow_quarantine_op_ended(struct cow_quarantine *q);
+/* Lets the release task look at the epochs again. */
+void cow_quarantine_epoch_moved(struct cow_quarantine *q);
+/* An op ended: the same if the task waits, which is seldom. */
+static inline void cow_quarantine_op_ended(struct cow_quarantine *q)
+{
+	if (atomic_load(&q->waiting_for_epoch))
+		cow_quarantine_epoch_moved(q);
+}
 /*
  * A change of the whole image: from now on no release starts, whoever kicks (a queue that leaves
  * frees its tail). False: one runs, or has something to do.
