@@ -268,20 +268,41 @@ void cow_fs_fini(struct cow_fs_list *list)
 
 /* ---- opening ---- */
 
-static int open_first(struct cow_fs_list *list, struct cow_fs *fs, bool covered)
+/*
+ * The kernel gives a mount's id anew as soon as it is gone: whoever mounts something else at that
+ * place between our look and the opening must not choose what is frozen. A btrfs has other numbers
+ * for its files than for itself, but says which devices it is on.
+ */
+static bool is_of(const struct cow_fs_list *list, const struct cow_fs *fs, int fd)
+{
+	struct statx st;
+	if (!strcmp(fs->type, "btrfs"))
+		return cow_btrfs_on_fd(&list->stack, fd) >= 0;
+	return !statx(fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_TYPE, &st) &&
+	       makedev(st.stx_dev_major, st.stx_dev_minor) == fs->dev;
+}
+
+static int open_mount(struct cow_fs_list *list, const struct cow_fs *fs,
+		      const struct cow_fs_mount *m, bool covered)
+{
+	const struct cow_mount mount = {
+		.id = m->id, .parent = m->parent, .dev = fs->dev, .root = m->root, .where = m->where
+	};
+	int fd = cow_mntns_enter(&list->namespaces, m->ns);
+	if (!fd)
+		fd = covered ? cow_mount_open_covered(list->namespaces.proc_fd, &mount)
+			     : cow_mount_open(list->namespaces.proc_fd, m->where, m->id);
+	if (fd < 0 || is_of(list, fs, fd))
+		return fd;
+	close(fd);
+	return -ESTALE;
+}
+
+static int open_first(struct cow_fs_list *list, const struct cow_fs *fs, bool covered)
 {
 	int fd = -ESTALE;
 	for (unsigned i = 0; fd < 0 && i < fs->nr_mounts; i++) {
-		const struct cow_fs_mount *m = &fs->mounts[i];
-		const struct cow_mount mount = { .id = m->id,
-						 .parent = m->parent,
-						 .dev = fs->dev,
-						 .root = m->root,
-						 .where = m->where };
-		int ret = cow_mntns_enter(&list->namespaces, m->ns);
-		if (!ret)
-			ret = covered ? cow_mount_open_covered(list->namespaces.proc_fd, &mount)
-				      : cow_mount_open(list->namespaces.proc_fd, m->where, m->id);
+		int ret = open_mount(list, fs, &fs->mounts[i], covered);
 		/* That another is mounted over it says less than any other reason. */
 		if (ret >= 0 || fd == -ESTALE)
 			fd = ret;

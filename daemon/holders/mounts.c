@@ -283,7 +283,8 @@ int cow_mount_open(int proc_fd, const char *where, int id)
 	int at = open(where, O_PATH | O_NOFOLLOW | O_CLOEXEC), ret = 0;
 	if (at < 0)
 		return -errno;
-	if (statx(at, "", AT_EMPTY_PATH, STATX_TYPE | STATX_MNT_ID, &st))
+	/* Of what the kernel knows: whoever serves a file system (FUSE) is not asked. */
+	if (statx(at, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_TYPE | STATX_MNT_ID, &st))
 		ret = -errno;
 	else if (!(st.stx_mask & STATX_MNT_ID) || st.stx_mnt_id != (uint64_t)id)
 		ret = -ESTALE;
