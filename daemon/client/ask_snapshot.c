@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "daemon/client/ask.h"
+#include "daemon/client/force.h"
 #include "daemon/options/cmd.h"
 #include "daemon/control/control.h"
 #include "daemon/control/record.h"
@@ -64,12 +65,13 @@ static int act_frozen(struct cow_talk *talk, struct cow_target target, struct co
 	return 1;
 }
 
+/* 0: not known. Another process namespace's number is here another's, which may end at any time. */
 static pid_t daemon_of(uint32_t id)
 {
 	struct cow_record record;
 	if (cow_record_read(id, &record))
 		return 0;
-	pid_t pid = record.pid;
+	pid_t pid = cow_force_is_alive(&record) ? record.pid : 0;
 	cow_record_fini(&record);
 	return pid;
 }

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* See fs.h: which mounts are on the stack, the loop devices over their files, opening, words. */
+/* See fs.h: which mounts, loop devices over their files, opening, what lies elsewhere, words. */
 #include "daemon/holders/fs.h"
 
 #include <dirent.h>
@@ -324,6 +324,61 @@ int cow_fs_open(struct cow_fs_list *list, struct cow_fs *fs)
 	if (ret || back)
 		fs->fd = -1;
 	return ret ? ret : back;
+}
+
+/* ---- whether anything of it lies elsewhere ---- */
+
+static bool lies_only_on_disk(const struct cow_fs_list *list, int idx, int depth);
+
+/* What the kernel says that a device lies on. *nr: how many it names. */
+static bool are_all_on_disk(const struct cow_fs_list *list, const char *name, int depth,
+			    unsigned *nr)
+{
+	char path[80];
+	snprintf(path, sizeof(path), "class/block/%s/slaves", name);
+	DIR *d = cow_stack_open_sys(&list->stack, path);
+	bool all = d;
+	struct dirent *e;
+	while (all && (e = readdir(d))) {
+		if (e->d_name[0] == '.')
+			continue;
+		int idx = cow_stack_find_name(&list->stack, e->d_name);
+		all = idx >= 0 && lies_only_on_disk(list, idx, depth);
+		++*nr;
+	}
+	if (d)
+		closedir(d);
+	return all;
+}
+
+/* A loop device's file lies on one device, unless its file system may have several. */
+static bool is_file_on_disk(const struct cow_fs_list *list, int below, int depth)
+{
+	for (unsigned i = 0; i < list->nr; i++)
+		if (list->fs[i].on == below && cow_stack_find(&list->stack, list->fs[i].dev) < 0)
+			return false;
+	return lies_only_on_disk(list, below, depth);
+}
+
+static bool lies_only_on_disk(const struct cow_fs_list *list, int idx, int depth)
+{
+	const struct cow_stack_dev *dev = &list->stack.devs[idx];
+	unsigned nr = 0;
+	if (!idx)
+		return true;
+	if (depth == MAX_ROUNDS)
+		return false;
+	if (dev->partition)
+		return lies_only_on_disk(list, dev->below, depth + 1);
+	if (!are_all_on_disk(list, dev->name, depth + 1, &nr))
+		return false;
+	return nr || is_file_on_disk(list, dev->below, depth + 1);
+}
+
+bool cow_fs_lies_only_on_disk(const struct cow_fs_list *list, const struct cow_fs *fs)
+{
+	int idx = cow_stack_find(&list->stack, fs->dev);
+	return idx >= 0 && lies_only_on_disk(list, idx, 0);
 }
 
 /* ---- words ---- */

@@ -49,6 +49,12 @@ void cow_fs_fini(struct cow_fs_list *list);
  */
 COW_MUST_CHECK int cow_fs_open(struct cow_fs_list *list, struct cow_fs *fs);
 
+/*
+ * Does it have nothing without the disk? Not a mirror's other half, nor the other devices of a btrfs
+ * or a logical volume. False too where that cannot be told.
+ */
+bool cow_fs_lies_only_on_disk(const struct cow_fs_list *list, const struct cow_fs *fs);
+
 /* "ext4 on /dev/mapper/secret (on /dev/ublkb0p1), mounted on /mnt in the mount namespace of process 7 (sh)" */
 void cow_fs_describe(const struct cow_fs_list *list, const struct cow_fs *fs, char *text,
 		     size_t len);

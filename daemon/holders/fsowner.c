@@ -29,7 +29,7 @@
 /* For a file system to find out by itself that its disk is dead. */
 #define DEAD_GRACE_MS 1000
 
-/* Of XFS, where it is called XFS_IOC_GOINGDOWN; ext4, f2fs and btrfs have it too. */
+/* Of XFS, where it is called XFS_IOC_GOINGDOWN. */
 #ifndef FS_IOC_SHUTDOWN
 #define FS_IOC_SHUTDOWN _IOR('X', 125, uint32_t)
 #endif
@@ -211,12 +211,15 @@ static bool is_dead(struct owner *o)
 	return o->dead_ms && now_ms() - o->dead_ms >= DEAD_GRACE_MS;
 }
 
+/* Others give up by themselves; and what has a part elsewhere may live on with that. */
 static void shut_down(struct owner *o)
 {
 	for (unsigned i = o->list.nr; i-- > 0;) {
+		const struct cow_fs *fs = &o->list.fs[i];
 		uint32_t how = SHUTDOWN_WITHOUT_LOG;
-		if (o->list.fs[i].fd >= 0)
-			ioctl(o->list.fs[i].fd, FS_IOC_SHUTDOWN, &how);
+		if (fs->fd >= 0 && !strcmp(fs->type, "xfs") &&
+		    cow_fs_lies_only_on_disk(&o->list, fs))
+			ioctl(fs->fd, FS_IOC_SHUTDOWN, &how);
 	}
 	close(o->server);
 	o->server = -1;

@@ -23,9 +23,9 @@ struct cow_fsowner {
 };
 
 /*
- * ctx: a struct cow_fsowner. Where the server dies while a file system is being frozen, that is shut
- * down: XFS writes its metadata again and again, for ever, and the kernel cannot take the disk away
- * before it has the lock that the freeze holds.
+ * ctx: a struct cow_fsowner. Where the server dies while file systems are being frozen, each XFS
+ * that has nothing without the disk is shut down: it writes its metadata again and again, for ever,
+ * and the kernel cannot take the disk away before it has the lock that the freeze holds.
  */
 void cow_fsowner_run(int fd, void *ctx);
 

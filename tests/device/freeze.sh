@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # snapshot create --freeze: every file system on the device is frozen, through whatever lies between, and never another; always thawed.
-# needs: dmsetup unshare setpriv blkid debugfs wipefs btrfs dm-mod dm-crypt? xts? ecb? aes_generic?
+# needs: dmsetup pgrep unshare setpriv blkid debugfs wipefs btrfs dm-mod dm-crypt? xts? ecb? aes_generic?
 . "$(dirname "$0")/lib.sh"
 need dmsetup
+need pgrep
 need unshare
 
 "$cowblk" create disk.qcow2 512M
@@ -152,6 +153,50 @@ if unshare --pid --fork true 2>/dev/null; then # the kernel has process namespac
 fi
 umount mnt
 losetup -d "$loop"
-detach "$dev"
-check_clean disk.qcow2
-say "frozen through partitions, LUKS, LVM, loop, mounts over it, files, namespaces, as second device of a btrfs; nothing else"
+wipefs -qa "$dev"
+
+# A freeze that waits for the disk while a process ends. The file system is not shut down: neither when the process is not the daemon,
+# whose number is another's in this process namespace, nor when a part of it lies elsewhere.
+daemon_of() { sed -n 's/.*"pid":\([0-9]*\).*/\1/p' "/run/cowblk/$name.json"; }
+daemon=$(daemon_of)
+# freeze_while_ending PROCESS SECTORS-ELSEWHERE
+freeze_while_ending()
+{
+	map volume "$(printf '0 %s linear %s 0\n' "$2" "$loop" | grep -v '^0 0 ')
+$2 $((700000 - $2)) linear $dev 0"
+	mkfs.xfs -q -f /dev/mapper/volume
+	mount_on /dev/mapper/volume mnt
+	touch mnt/old
+	sync -f mnt
+	kill -STOP "$daemon" # it is asked when the owner of the freeze has found the file systems
+	timeout 60 "$cowblk" snapshot create --freeze "$dev" "while$2" >id 2>said &
+	command=$!
+	wait_for pgrep -x cowblk-freeze >/dev/null || fail "nobody freezes"
+	sleep 0.5
+	dmsetup suspend --nolockfs --noflush volume
+	touch mnt/new
+	kill -CONT "$daemon"
+	sleep 0.5
+	kill -9 "$1"
+	sleep 1.5
+	dmsetup resume volume
+	wait $command || true
+	grep -q 'froze xfs' said || fail "it was not frozen: $(cat said)"
+	{ touch mnt/alive && sync -f mnt; } || fail "a file system that lives was shut down: $(cat said)"
+	umount mnt
+	dmsetup remove volume
+	maps=()
+}
+truncate -s 350M elsewhere
+loop=$(losetup -f --show elsewhere)
+sleep 1000 &
+other=$!
+cp "/run/cowblk/$name.json" record
+sed "s/\"pid\":$daemon/\"pid\":$other/" record >"/run/cowblk/$name.json"
+freeze_while_ending $other 0
+cp record "/run/cowblk/$name.json"
+freeze_while_ending "$daemon" 650000
+losetup -d "$loop"
+"$cowblk" detach "$dev" 2>/dev/null || fail "detach of a dead daemon's device"
+check_sound disk.qcow2
+say "frozen through partitions, LUKS, LVM, loop, mounts over it, files, namespaces, as second device of a btrfs; nothing else; what lives is not shut down"
