@@ -12,11 +12,8 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "daemon/options/args.h"
 #include "daemon/options/create_options.h"
-#include "daemon/options/disk_options.h"
-#include "daemon/options/interrupt.h"
-#include "daemon/options/named.h"
+#include "daemon/options/tool_cmd.h"
 #include "engine/base/number.h"
 #include "engine/crypt/secret.h"
 #include "engine/host/system.h"
@@ -26,8 +23,7 @@
 #define SPARSE_DEFAULT 4096u
 
 struct arguments {
-	struct cow_disk_options disks;
-	struct cow_args common;
+	struct cow_tool tool; /* first; the images are the source and the target */
 	const char *image, *out, *snapshot;
 	enum cow_disk_format format;
 	struct cow_target_spec target;
@@ -94,17 +90,6 @@ static void parse_threads(struct arguments *a, const char *arg, struct argp_stat
 	a->nr_threads = (unsigned)n;
 }
 
-static error_t parse_image(struct arguments *a, const char *arg, struct argp_state *state)
-{
-	if (a->out)
-		argp_error(state,
-			   "%s: several images into one are not supported: one IMAGE, one "
-			   "TARGET",
-			   arg);
-	*(a->image ? &a->out : &a->image) = arg;
-	return 0;
-}
-
 static const char *find_conflict(const struct arguments *a)
 {
 	const struct cow_create_options *o = &a->target.create;
@@ -133,6 +118,8 @@ static const char *find_conflict(const struct arguments *a)
 
 static error_t finish(struct arguments *a, struct argp_state *state)
 {
+	a->image = a->tool.images[0];
+	a->out = a->tool.images[1];
 	const char *conflict = find_conflict(a);
 	if (conflict)
 		argp_error(state, "%s", conflict);
@@ -140,7 +127,7 @@ static error_t finish(struct arguments *a, struct argp_state *state)
 		a->sparse_bytes = SPARSE_DEFAULT;
 	if (!a->encrypt.wanted && a->encrypt.modified)
 		argp_error(state, "-o encrypt....: needs encrypt.format=luks");
-	if (a->encrypt.wanted && !a->secrets.nr && !a->disks.secrets.nr)
+	if (a->encrypt.wanted && !a->secrets.nr && !a->tool.disks.secrets.nr)
 		argp_error(state,
 			   "encryption: needs a passphrase: --target-key-file, or --key-...");
 	if (a->encrypt.wanted) {
@@ -200,10 +187,6 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
 {
 	struct arguments *a = state->input;
 	switch (key) {
-	case ARGP_KEY_INIT:
-		state->child_inputs[0] = &a->disks;
-		state->child_inputs[1] = &a->disks.secrets;
-		return 0;
 	case 'f':
 		a->format = cow_disk_format_parse("-f", arg, state);
 		return 0;
@@ -228,7 +211,11 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
 	case 'W':
 		return 0;
 	case ARGP_KEY_ARG:
-		return parse_image(a, arg, state);
+		argp_error(state,
+			   "%s: several images into one are not supported: one IMAGE, one "
+			   "TARGET",
+			   arg);
+		return 0;
 	case ARGP_KEY_END:
 		return finish(a, state);
 	default:
@@ -237,14 +224,6 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
 }
 
 /* ---- the disks ---- */
-
-static int open_source(struct arguments *a, struct cow_loop *loop, struct cow_disk **disk,
-		       struct cow_error *err)
-{
-	struct cow_disk_spec spec = cow_disk_options_spec(&a->disks, a->image, a->format);
-	spec.open.snapshot = a->snapshot;
-	return cow_disk_open(loop, &spec, disk, err);
-}
 
 /* What the target is made and opened with, now that the source is known. */
 static int plan_target(struct arguments *a, const struct cow_disk *source, struct cow_error *err)
@@ -263,15 +242,15 @@ static int plan_target(struct arguments *a, const struct cow_disk *source, struc
 	size_t nr = 0;
 	if (a->secrets.nr)
 		a->all[nr++] = a->secrets.loaded[0];
-	for (size_t i = 0; i < a->disks.secrets.nr; i++)
-		a->all[nr++] = a->disks.secrets.loaded[i];
+	for (size_t i = 0; i < a->tool.disks.secrets.nr; i++)
+		a->all[nr++] = a->tool.disks.secrets.loaded[i];
 	o->secret = nr ? a->all[0] : NULL;
 	t->disk.path = a->out;
 	t->disk.open.secrets = a->all;
 	t->disk.open.nr_secrets = nr;
 	t->disk.open.compress = a->compress;
-	t->disk.open.backing_roots = a->disks.roots;
-	t->disk.open.nr_backing_roots = a->disks.nr_roots;
+	t->disk.open.backing_roots = a->tool.disks.roots;
+	t->disk.open.nr_backing_roots = a->tool.disks.nr_roots;
 	return 0;
 }
 
@@ -320,9 +299,9 @@ static int check_apart(const struct arguments *a, const struct cow_disk *source,
 		    : 0;
 }
 
-static int to_file(struct arguments *a, struct cow_loop *loop, struct cow_convert *c,
-		   struct cow_error *err)
+static int to_file(struct arguments *a, struct cow_convert *c, struct cow_error *err)
 {
+	struct cow_loop *loop = a->tool.loop;
 	struct cow_target target;
 	int ret = check_apart(a, c->source, err);
 	if (!ret)
@@ -336,7 +315,6 @@ static int to_file(struct arguments *a, struct cow_loop *loop, struct cow_conver
 	if (!a->target.in_place)
 		find_shared(&target, c);
 	ret = cow_convert(c);
-	cow_progress_finish();
 	if (!ret)
 		return cow_target_finish(&target, loop, err);
 	say_failure(c, a->image, a->out, ret, err);
@@ -350,63 +328,52 @@ static int to_pipe(struct arguments *a, struct cow_convert *c, struct cow_error 
 		return cow_error_set(err, -EINVAL, "standard output is a terminal");
 	signal(SIGPIPE, SIG_IGN);
 	int ret = cow_convert_stream(c, STDOUT_FILENO);
-	cow_progress_finish();
 	return ret ? say_failure(c, a->image, "standard output", ret, err) : 0;
 }
 
-static int convert(struct arguments *a, struct cow_loop *loop, struct cow_error *err)
+static int prepare(struct cow_tool *tool, struct cow_error *err)
 {
+	struct arguments *a = (struct arguments *)tool;
+	return cow_secrets_load(&a->secrets, a->out, true, err);
+}
+
+static int convert(struct cow_tool *tool, struct cow_error *err)
+{
+	struct arguments *a = (struct arguments *)tool;
 	struct cow_convert c = {
 		.sparse_bytes = a->sparse_bytes,
 		.offload = a->offload,
 		.nr_threads = a->nr_threads ? a->nr_threads : cow_walk_threads(),
+		.cancel = tool->cancel,
+		.progress = tool->progress,
 	};
-	int ret = cow_secrets_load(&a->disks.secrets, a->image, false, err);
+	int ret = cow_tool_open(tool, 0, a->format, a->snapshot, &c.source, err);
 	if (!ret)
-		ret = cow_secrets_load(&a->secrets, a->out, true, err);
-	if (!ret)
-		ret = open_source(a, loop, &c.source, err);
-	c.cancel = cow_interrupt_catch();
-	c.progress = cow_progress_to_terminal(a->common.progress, a->common.quiet);
-	if (!ret && !strcmp(a->out, "-"))
-		ret = to_pipe(a, &c, err);
-	else if (!ret)
-		ret = to_file(a, loop, &c, err);
-	COW_IGNORE(cow_disk_close(c.source, loop, NULL));
+		ret = strcmp(a->out, "-") ? to_file(a, &c, err) : to_pipe(a, &c, err);
+	COW_IGNORE(cow_disk_close(c.source, tool->loop, NULL));
 	cow_secrets_free(&a->secrets);
-	cow_secrets_free(&a->disks.secrets);
+	if (ret && !strncmp(err->text, a->out, strlen(a->out)))
+		tool->failed_image = a->out;
 	return ret;
 }
 
 int cow_cmd_convert(int argc, char **argv)
 {
-	static const struct argp_child children[] = { { &cow_disk_argp, 0, NULL, 0 },
-						      { &cow_secret_argp, 0, "Passphrase:", 0 },
-						      { 0 } };
-	static const struct argp argp = {
+	static const struct cow_tool_verb verb = {
 		.options = options,
-		.parser = parse_option,
+		.parse = parse_option,
 		.args_doc = "IMAGE TARGET",
 		.doc = "Copy the disk of IMAGE, with its backing chain, into a new image TARGET: a "
 		       "file, a block device or, raw, - for standard output.\v"
 		       "A file appears under its name when it is complete and durable, or not at "
 		       "all; one that is there already is replaced then.",
-		.children = children,
+		.take = COW_ARGS_QUIET | COW_ARGS_SHARE | COW_ARGS_PROGRESS,
+		.max_images = 2,
+		.prepare = prepare,
+		.run = convert,
 	};
 	struct arguments a = { .target.disk.open.buffered = true };
-	struct cow_error err = { 0 };
-	struct cow_loop *loop;
 	cow_encrypt_options_init(&a.encrypt);
-	cow_args_parse(&argp, COW_ARGS_QUIET | COW_ARGS_SHARE | COW_ARGS_PROGRESS, argc, argv,
-		       &a.common, &a);
-	a.disks.share = a.common.share;
-	if (cow_loop_sync_new(&loop))
-		return cow_cmd_fail("out of memory");
-	int ret = convert(&a, loop, &err);
-	cow_loop_free(loop);
-	bool of_target = !strncmp(err.text, a.out, strlen(a.out));
-	int status = !!ret;
-	if (ret && ret != -ECANCELED)
-		status = cow_named_fail(of_target ? a.out : a.image, ret, &err);
-	return cow_interrupt_end(status);
+	cow_tool_parse(&verb, argc, argv, &a.tool);
+	return cow_tool_run(&a.tool);
 }

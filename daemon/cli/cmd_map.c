@@ -12,19 +12,15 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "daemon/options/args.h"
-#include "daemon/options/disk_options.h"
-#include "daemon/options/interrupt.h"
 #include "daemon/options/named.h"
+#include "daemon/options/tool_cmd.h"
 #include "daemon/control/record.h"
 #include "daemon/control/show.h"
 #include "daemon/control/target.h"
 #include "engine/tool/disk_map.h"
 
 struct arguments {
-	struct cow_disk_options disks;
-	struct cow_args common;
-	const char *image;
+	struct cow_tool tool; /* first */
 	enum cow_disk_format format;
 	uint64_t begin, length;
 };
@@ -50,10 +46,6 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
 {
 	struct arguments *a = state->input;
 	switch (key) {
-	case ARGP_KEY_INIT:
-		state->child_inputs[0] = &a->disks;
-		state->child_inputs[1] = &a->disks.secrets;
-		return 0;
 	case 'f':
 		a->format = cow_disk_format_parse("-f", arg, state);
 		return 0;
@@ -62,15 +54,6 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
 		return 0;
 	case KEY_LENGTH:
 		a->length = parse_bytes("--max-length", arg, state);
-		return 0;
-	case ARGP_KEY_ARG:
-		if (state->arg_num)
-			return ARGP_ERR_UNKNOWN;
-		a->image = arg;
-		return 0;
-	case ARGP_KEY_END:
-		if (!a->image)
-			argp_error(state, "IMAGE is missing");
 		return 0;
 	default:
 		return ARGP_ERR_UNKNOWN;
@@ -115,15 +98,15 @@ static void print_json(struct printer *p)
 /* A file beside the image is named as the image is. */
 static void print_name(const struct arguments *a, const char *path)
 {
-	char *top = realpath(a->image, NULL), *clean;
+	char *top = realpath(a->tool.images[0], NULL), *clean;
 	const char *top_base = top ? strrchr(top, '/') + 1 : NULL;
-	const char *slash = strrchr(a->image, '/');
+	const char *slash = strrchr(a->tool.images[0], '/');
 	size_t dir = top ? (size_t)(top_base - top) : 0;
-	int given = slash ? (int)(slash - a->image) + 1 : 0;
-	bool beside = top && !strncmp(top, path, dir) && a->image[0] != '/';
+	int given = slash ? (int)(slash - a->tool.images[0]) + 1 : 0;
+	bool beside = top && !strncmp(top, path, dir) && a->tool.images[0][0] != '/';
 	char *shown = NULL;
-	if (asprintf(&shown, "%.*s%s", beside ? given : 0, a->image, beside ? path + dir : path) <
-	    0)
+	if (asprintf(&shown, "%.*s%s", beside ? given : 0, a->tool.images[0],
+		     beside ? path + dir : path) < 0)
 		abort();
 	clean = cow_show_clean(shown);
 	puts(clean);
@@ -146,7 +129,7 @@ static int print_text(struct printer *p)
 
 static int print_last(struct printer *p)
 {
-	if (!p->a->common.json)
+	if (!p->a->tool.common.json)
 		return print_text(p);
 	print_json(p);
 	return 0;
@@ -189,8 +172,8 @@ static int take_device(struct arguments *a, uint32_t id)
 	if (!live)
 		return cow_cmd_fail("%s: serves a snapshot or a temporary overlay: only a live "
 				    "disk has a map",
-				    a->image);
-	a->disks.share = true;
+				    a->tool.images[0]);
+	a->tool.disks.share = true;
 	return flush_device(id);
 }
 
@@ -198,13 +181,13 @@ static int take_device(struct arguments *a, uint32_t id)
 static int find_image(struct arguments *a, char **path)
 {
 	uint32_t id;
-	*path = cow_named_path(a->image);
+	*path = cow_named_path(a->tool.images[0]);
 	if (!*path)
 		return 1;
 	int status = 0;
-	if (strcmp(*path, a->image) != 0 && cow_target_device(a->image, &id))
+	if (strcmp(*path, a->tool.images[0]) != 0 && cow_target_device(a->tool.images[0], &id))
 		status = take_device(a, id);
-	a->image = *path;
+	a->tool.images[0] = *path;
 	return status;
 }
 
@@ -218,81 +201,68 @@ static int say_failure(const struct arguments *a, const struct cow_disk_map *m, 
 			err, ret,
 			"%s: holds encrypted or compressed clusters, which lie nowhere "
 			"as they are: see --output=json",
-			a->image);
+			a->tool.images[0]);
 	return cow_error_set(err, ret, "%s: cannot read the mapping of offset %" PRIu64 ": %s",
-			     a->image, m->failed_off, strerror(-ret));
+			     a->tool.images[0], m->failed_off, strerror(-ret));
 }
 
-static int print_map(const struct arguments *a, struct cow_loop *loop, struct cow_disk *disk,
-		     struct cow_error *err)
+static int print_map(const struct arguments *a, struct cow_disk *disk, struct cow_error *err)
 {
 	struct printer p = { .a = a, .last.off = a->begin };
 	struct cow_disk_map m = {
 		.disk = disk,
 		.begin = a->begin,
 		.end = cow_disk_bytes(disk),
-		.cancel = cow_interrupt_catch(),
+		.cancel = a->tool.cancel,
 		.tell = tell,
 		.ctx = &p,
 	};
 	if (m.begin < m.end && a->length < m.end - m.begin)
 		m.end = m.begin + a->length;
-	if (a->common.json)
+	if (a->tool.common.json)
 		putchar('[');
 	else
 		printf("%-16s%-16s%-16s%s\n", "Offset", "Length", "Mapped to", "File");
-	int ret = cow_disk_map(loop, &m);
+	int ret = cow_disk_map(a->tool.loop, &m);
 	if (!ret)
 		ret = print_last(&p);
-	if (!ret && a->common.json)
+	if (!ret && a->tool.common.json)
 		puts("]");
 	return ret ? say_failure(a, &m, ret, err) : 0;
 }
 
-static int map(struct arguments *a, struct cow_loop *loop, struct cow_error *err)
+static int map(struct cow_tool *tool, struct cow_error *err)
 {
-	struct cow_disk_spec spec = cow_disk_options_spec(&a->disks, a->image, a->format);
+	struct arguments *a = (struct arguments *)tool;
 	struct cow_disk *disk = NULL;
-	int ret = cow_secrets_load(&a->disks.secrets, a->image, false, err);
+	int ret = cow_tool_open(tool, 0, a->format, NULL, &disk, err);
+	cow_secrets_free(&tool->disks.secrets);
 	if (!ret)
-		ret = cow_disk_open(loop, &spec, &disk, err);
-	cow_secrets_free(&a->disks.secrets);
-	if (!ret)
-		ret = print_map(a, loop, disk, err);
-	COW_IGNORE(cow_disk_close(disk, loop, NULL));
+		ret = print_map(a, disk, err);
+	COW_IGNORE(cow_disk_close(disk, tool->loop, NULL));
 	return ret;
 }
 
 int cow_cmd_map(int argc, char **argv)
 {
-	static const struct argp_child children[] = { { &cow_disk_argp, 0, NULL, 0 },
-						      { &cow_secret_argp, 0, "Passphrase:", 0 },
-						      { 0 } };
-	static const struct argp argp = {
+	static const struct cow_tool_verb verb = {
 		.options = options,
-		.parser = parse_option,
+		.parse = parse_option,
 		.args_doc = "IMAGE|DEVICE",
 		.doc = "Show where what the disk of IMAGE holds lies: offset and length on the "
 		       "disk, "
 		       "offset in a file of the backing chain. In JSON also what reads as zeros.",
-		.children = children,
+		.take = COW_ARGS_OUTPUT | COW_ARGS_SHARE,
+		.min_images = 1,
+		.max_images = 1,
+		.run = map,
 	};
 	struct arguments a = { .length = UINT64_MAX };
-	struct cow_error err = { 0 };
-	struct cow_loop *loop;
-	cow_args_parse(&argp, COW_ARGS_OUTPUT | COW_ARGS_SHARE, argc, argv, &a.common, &a);
-	a.disks.share = a.common.share;
+	cow_tool_parse(&verb, argc, argv, &a.tool);
 	char *path;
-	int found = find_image(&a, &path);
-	if (!found && cow_loop_sync_new(&loop))
-		found = cow_cmd_fail("out of memory");
-	if (found) {
-		free(path);
-		return found;
-	}
-	int ret = map(&a, loop, &err);
-	cow_loop_free(loop);
-	int status = ret && ret != -ECANCELED ? cow_named_fail(a.image, ret, &err) : !!ret;
+	int status = find_image(&a, &path);
+	if (!status)
+		status = cow_tool_run(&a.tool);
 	free(path);
-	return cow_interrupt_end(status);
+	return status;
 }

@@ -4,33 +4,30 @@
 #include "daemon/options/cmd.h"
 
 #include <argp.h>
-#include <errno.h>
 #include <inttypes.h>
 #include <json-c/json.h>
 #include <stdio.h>
-#include <string.h>
 
-#include "daemon/options/args.h"
 #include "daemon/options/create_options.h"
-#include "daemon/options/disk_options.h"
-#include "daemon/options/interrupt.h"
-#include "daemon/options/named.h"
+#include "daemon/options/tool_cmd.h"
 #include "daemon/options/values.h"
 #include "daemon/control/show.h"
-#include "engine/crypt/secret.h"
 #include "engine/host/system.h"
 #include "engine/life/info.h"
 #include "engine/tool/measure.h"
 
 struct arguments {
-	struct cow_disk_options disks;
-	struct cow_args common;
-	const char *image, *snapshot;
+	struct cow_tool tool; /* first */
+	const char *snapshot;
 	enum cow_disk_format format, target;
 	struct cow_create_options create;
 	struct cow_encrypt_options encrypt;
 	bool has_size;
 	uint64_t size_bytes;
+	/* what comes of it */
+	struct cow_measure measure;
+	bool has_bitmaps;
+	uint64_t bitmap_bytes;
 };
 
 enum { KEY_SIZE = 256 };
@@ -58,11 +55,12 @@ static error_t parse_size(struct arguments *a, const char *arg, struct argp_stat
 
 static error_t finish(struct arguments *a, struct argp_state *state)
 {
-	if (a->has_size == (a->image != NULL))
+	const char *image = a->tool.images[0];
+	if (a->has_size == (image != NULL))
 		argp_error(state, "%s",
-			   a->image ? "IMAGE and --size: only one of them can be given"
-				    : "IMAGE or --size is missing");
-	if (a->snapshot && (!a->image || a->format == COW_DISK_RAW))
+			   image ? "IMAGE and --size: only one of them can be given"
+				 : "IMAGE or --size is missing");
+	if (a->snapshot && (!image || a->format == COW_DISK_RAW))
 		argp_error(state, "-l: needs a qcow2 image");
 	if (a->encrypt.wanted) {
 		cow_encrypt_options_finish(&a->encrypt);
@@ -77,10 +75,6 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
 {
 	struct arguments *a = state->input;
 	switch (key) {
-	case ARGP_KEY_INIT:
-		state->child_inputs[0] = &a->disks;
-		state->child_inputs[1] = &a->disks.secrets;
-		return 0;
 	case 'f':
 		a->format = cow_disk_format_parse("-f", arg, state);
 		return 0;
@@ -94,11 +88,6 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
 		return parse_size(a, arg, state);
 	case 'l':
 		a->snapshot = cow_snapshot_option(arg);
-		return 0;
-	case ARGP_KEY_ARG:
-		if (state->arg_num)
-			return ARGP_ERR_UNKNOWN;
-		a->image = arg;
 		return 0;
 	case ARGP_KEY_END:
 		return finish(a, state);
@@ -121,104 +110,85 @@ static uint64_t one_bitmap(const struct cow_bitmap *b, uint64_t disk_bytes, uint
 	return clusters * cluster + round_up(clusters * 8, cluster);
 }
 
-static int measure_bitmaps(struct arguments *a, struct cow_loop *loop, uint64_t *bytes, bool *known,
-			   struct cow_error *err)
+static int measure_bitmaps(struct arguments *a, struct cow_error *err)
 {
 	uint64_t cluster = a->create.cluster_bytes ? a->create.cluster_bytes : 65536, names = 0;
 	struct cow_info info;
-	int ret = cow_info_load(cow_host_system(), loop, a->image, &info, err);
+	int ret = cow_info_load(cow_host_system(), a->tool.loop, a->tool.images[0], &info, err);
 	if (ret)
 		return ret;
-	*bytes = 0;
-	*known = info.header.version >= 3;
+	a->has_bitmaps = info.header.version >= 3;
 	for (uint32_t i = 0; info.bitmaps && i < info.ext.nr_bitmaps; i++) {
 		const struct cow_bitmap *b = &info.bitmaps[i];
 		if (b->flags & COW_BITMAP_IN_USE)
 			continue;
-		*bytes += one_bitmap(b, info.header.size_bytes, cluster);
+		a->bitmap_bytes += one_bitmap(b, info.header.size_bytes, cluster);
 		names += cow_bitmap_entry_bytes(b);
 	}
-	*bytes += round_up(names, cluster);
+	a->bitmap_bytes += round_up(names, cluster);
 	cow_info_fini(&info);
 	return 0;
 }
 
 /* ---- the command ---- */
 
-static void print(const struct arguments *a, const struct cow_measure *m, const uint64_t *bitmaps)
+static int tell(const struct cow_tool *tool)
 {
-	if (!a->common.json) {
+	const struct arguments *a = (const struct arguments *)tool;
+	const struct cow_measure *m = &a->measure;
+	if (!tool->common.json) {
 		printf("required size: %" PRIu64 "\nfully allocated size: %" PRIu64 "\n",
 		       m->required, m->fully_allocated);
-		if (bitmaps)
-			printf("bitmaps size: %" PRIu64 "\n", *bitmaps);
-		return;
+		if (a->has_bitmaps)
+			printf("bitmaps size: %" PRIu64 "\n", a->bitmap_bytes);
+		return 0;
 	}
 	struct json_object *o = json_object_new_object();
-	if (bitmaps)
-		cow_show_u64(o, "bitmaps", *bitmaps);
+	if (a->has_bitmaps)
+		cow_show_u64(o, "bitmaps", a->bitmap_bytes);
 	cow_show_u64(o, "required", m->required);
 	cow_show_u64(o, "fully-allocated", m->fully_allocated);
 	puts(json_object_to_json_string_ext(o, JSON_C_TO_STRING_PRETTY));
 	json_object_put(o);
+	return 0;
 }
 
-static int open_image(struct arguments *a, struct cow_loop *loop, struct cow_disk **disk,
-		      struct cow_error *err)
+static int measure(struct cow_tool *tool, struct cow_error *err)
 {
-	struct cow_disk_spec spec = cow_disk_options_spec(&a->disks, a->image, a->format);
-	int ret = cow_secrets_load(&a->disks.secrets, a->image, false, err);
-	spec.open.snapshot = a->snapshot;
+	struct arguments *a = (struct arguments *)tool;
+	struct cow_measure *m = &a->measure;
+	bool image = tool->images[0];
+	bool bitmaps = image && a->target == COW_DISK_QCOW2 && a->format == COW_DISK_QCOW2 &&
+		       a->create.version != 2;
+	*m = (struct cow_measure){ .format = a->target,
+				   .create = &a->create,
+				   .cancel = tool->cancel,
+				   .progress = tool->progress };
+	int ret = image ? cow_tool_open(tool, 0, a->format, a->snapshot, &m->disk, err) : 0;
+	cow_secrets_free(&tool->disks.secrets);
 	if (!ret)
-		ret = cow_disk_open(loop, &spec, disk, err);
-	cow_secrets_free(&a->disks.secrets);
-	return ret;
-}
-
-static int measure(struct arguments *a, struct cow_loop *loop, struct cow_error *err)
-{
-	struct cow_measure m = { .format = a->target, .create = &a->create };
-	uint64_t bitmaps = 0;
-	bool has_bitmaps = a->target == COW_DISK_QCOW2 && a->image && a->format == COW_DISK_QCOW2 &&
-			   a->create.version != 2;
-	int ret = a->image ? open_image(a, loop, &m.disk, err) : 0;
-	m.cancel = cow_interrupt_catch();
-	m.progress = cow_progress_to_terminal(a->common.progress, a->common.quiet);
-	if (!ret)
-		ret = cow_measure(&m, err);
-	cow_progress_finish();
-	if (!ret && has_bitmaps)
-		ret = measure_bitmaps(a, loop, &bitmaps, &has_bitmaps, err);
-	COW_IGNORE(cow_disk_close(m.disk, loop, NULL));
-	if (!ret)
-		print(a, &m, has_bitmaps ? &bitmaps : NULL);
+		ret = cow_measure(m, err);
+	if (!ret && bitmaps)
+		ret = measure_bitmaps(a, err);
+	COW_IGNORE(cow_disk_close(m->disk, tool->loop, NULL));
 	return ret;
 }
 
 int cow_cmd_measure(int argc, char **argv)
 {
-	static const struct argp_child children[] = { { &cow_disk_argp, 0, NULL, 0 },
-						      { &cow_secret_argp, 0, "Passphrase:", 0 },
-						      { 0 } };
-	static const struct argp argp = {
+	static const struct cow_tool_verb verb = {
 		.options = options,
-		.parser = parse_option,
+		.parse = parse_option,
 		.args_doc = "IMAGE\n--size SIZE",
 		.doc = "Say how large a file an image with the content of IMAGE would take, or one "
 		       "with an empty disk of SIZE bytes. It is never too little.",
-		.children = children,
+		.take = COW_ARGS_QUIET | COW_ARGS_OUTPUT | COW_ARGS_SHARE | COW_ARGS_PROGRESS,
+		.max_images = 1,
+		.run = measure,
+		.tell = tell,
 	};
 	struct arguments a = { 0 };
-	struct cow_error err = { 0 };
-	struct cow_loop *loop;
 	cow_encrypt_options_init(&a.encrypt);
-	cow_args_parse(&argp, COW_ARGS_QUIET | COW_ARGS_OUTPUT | COW_ARGS_SHARE | COW_ARGS_PROGRESS,
-		       argc, argv, &a.common, &a);
-	a.disks.share = a.common.share;
-	if (cow_loop_sync_new(&loop))
-		return cow_cmd_fail("out of memory");
-	int ret = measure(&a, loop, &err);
-	cow_loop_free(loop);
-	int status = ret ? cow_named_fail(a.image ? a.image : "measure", ret, &err) : 0;
-	return cow_interrupt_end(status);
+	cow_tool_parse(&verb, argc, argv, &a.tool);
+	return cow_tool_run(&a.tool);
 }

@@ -4,20 +4,13 @@
 #include "daemon/options/cmd.h"
 
 #include <argp.h>
-#include <errno.h>
-#include <string.h>
 
-#include "daemon/options/args.h"
-#include "daemon/options/disk_options.h"
-#include "daemon/options/interrupt.h"
-#include "daemon/options/named.h"
+#include "daemon/options/tool_cmd.h"
 #include "engine/tool/backing_rebase.h"
 
 struct arguments {
-	struct cow_disk_options disks;
-	struct cow_args common;
+	struct cow_tool tool; /* first */
 	struct cow_backing_rebase rebase;
-	const char *image;
 	bool has_base;
 };
 
@@ -35,8 +28,6 @@ static const struct argp_option options[] = {
 
 static error_t finish(struct arguments *a, struct argp_state *state)
 {
-	if (!a->image)
-		argp_error(state, "IMAGE is missing");
 	if (!a->has_base)
 		argp_error(state, "-b is missing: the new backing file, or --flatten");
 	if (a->rebase.base && !a->rebase.format)
@@ -49,10 +40,6 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
 	struct arguments *a = state->input;
 	bool unsafe;
 	switch (key) {
-	case ARGP_KEY_INIT:
-		state->child_inputs[0] = &a->disks;
-		state->child_inputs[1] = &a->disks.secrets;
-		return 0;
 	case 'b':
 		a->rebase.base = *arg ? arg : NULL;
 		a->has_base = true;
@@ -69,12 +56,7 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
 		a->rebase.unsafe = true;
 		return 0;
 	case 't':
-		a->disks.direct = cow_cache_mode_parse("-t", arg, &unsafe, state);
-		return 0;
-	case ARGP_KEY_ARG:
-		if (state->arg_num)
-			return ARGP_ERR_UNKNOWN;
-		a->image = arg;
+		a->tool.disks.direct = cow_cache_mode_parse("-t", arg, &unsafe, state);
 		return 0;
 	case ARGP_KEY_END:
 		return finish(a, state);
@@ -83,47 +65,34 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
 	}
 }
 
-static int rebase(struct arguments *a, struct cow_loop *loop, struct cow_error *err)
+static int rebase(struct cow_tool *tool, struct cow_error *err)
 {
-	struct cow_disk_spec spec = cow_disk_options_spec(&a->disks, a->image, COW_DISK_QCOW2);
-	int ret = cow_secrets_load(&a->disks.secrets, a->image, false, err);
-	if (ret)
-		return ret;
+	struct arguments *a = (struct arguments *)tool;
+	struct cow_disk_spec spec =
+		cow_disk_options_spec(&tool->disks, tool->images[0], COW_DISK_QCOW2);
 	a->rebase.image = &spec;
 	a->rebase.nr_threads = cow_walk_threads();
-	a->rebase.cancel = cow_interrupt_catch();
-	a->rebase.progress = cow_progress_to_terminal(a->common.progress, a->common.quiet);
-	ret = cow_backing_rebase(loop, &a->rebase, err);
-	cow_progress_finish();
-	cow_secrets_free(&a->disks.secrets);
-	return ret;
+	a->rebase.cancel = tool->cancel;
+	a->rebase.progress = tool->progress;
+	return cow_backing_rebase(tool->loop, &a->rebase, err);
 }
 
 int cow_cmd_rebase(int argc, char **argv)
 {
-	static const struct argp_child children[] = { { &cow_disk_argp, 0, NULL, 0 },
-						      { &cow_secret_argp, 0, "Passphrase:", 0 },
-						      { 0 } };
-	static const struct argp argp = {
+	static const struct cow_tool_verb verb = {
 		.options = options,
-		.parser = parse_option,
+		.parse = parse_option,
 		.args_doc = "IMAGE",
 		.doc = "Give IMAGE another backing file, or none; where the two differ it takes "
 		       "what the old one has, so that it shows what it did.\v"
 		       "Whatever interrupts it, IMAGE shows the same, by its old backing file or "
 		       "its new one.",
-		.children = children,
+		.take = COW_ARGS_QUIET | COW_ARGS_FORMAT | COW_ARGS_PROGRESS | COW_ARGS_EMPTY_VALUE,
+		.min_images = 1,
+		.max_images = 1,
+		.run = rebase,
 	};
 	struct arguments a = { 0 };
-	struct cow_error err = { 0 };
-	struct cow_loop *loop;
-	cow_args_parse(&argp,
-		       COW_ARGS_QUIET | COW_ARGS_FORMAT | COW_ARGS_PROGRESS | COW_ARGS_EMPTY_VALUE,
-		       argc, argv, &a.common, &a);
-	if (cow_loop_sync_new(&loop))
-		return cow_cmd_fail("out of memory");
-	int ret = rebase(&a, loop, &err);
-	cow_loop_free(loop);
-	int status = ret && ret != -ECANCELED ? cow_named_fail(a.image, ret, &err) : !!ret;
-	return ret == -ECANCELED ? cow_interrupt_end(status) : status;
+	cow_tool_parse(&verb, argc, argv, &a.tool);
+	return cow_tool_run(&a.tool);
 }

@@ -27,11 +27,11 @@ def opens(image):
     return subprocess.run([DECRYPT, image, "ours", "right"], capture_output=True, timeout=120).returncode == 0
 
 
-def on_terminal(typed, *args):
-    """Runs create with a terminal of its own, types at each prompt -> (status, what the terminal showed, its echo is back)."""
+def on_terminal(typed, *args, command=None):
+    """Runs create, or another command, with a terminal of its own, types at each prompt -> (status, what the terminal showed, its echo is back)."""
     pid, fd = pty.fork()
     if pid == 0:
-        os.execv(COWBLK, CREATE + ["--key-prompt", *args])
+        os.execv(COWBLK, (command or CREATE) + ["--key-prompt", *args])
     shown, seen = b"", 0
     for line in typed:
         while shown[seen:].count(b": ") == 0:
@@ -64,6 +64,10 @@ def prompt():
     check(f"prompt: two that differ: {shown}", status == 1 and b"not the same" in shown and not os.path.exists("absent"))
     status, shown, echo = on_terminal([b"half\x03"], "new", "8M")
     check(f"prompt: interrupted: {shown}", status == 1 and b"not given" in shown and echo)
+    for verb in "commit", "map", "convert", "compare":
+        two = ["new"] if verb in ("convert", "compare") else []
+        status, shown, _ = on_terminal([b"\x04"], "image", *two, command=[COWBLK, verb])
+        check(f"prompt: {verb}: {shown}", status in (1, 2) and b"not given" in shown)
     run = subprocess.run(CREATE + ["--key-prompt", "new", "8M"], capture_output=True, start_new_session=True, timeout=60)
     check(f"prompt: no terminal: {run.stderr}", run.returncode == 1 and b"no terminal" in run.stderr)
 
