@@ -12,6 +12,7 @@ static void start_locked(struct cow_commit *commit, struct cow_loop *loop)
 	COW_REQUIRES(commit->lock);
 static void start_locked(struct cow_commit *commit, struct cow_loop *loop)
 {
+	cow_assert(!commit->held);
 	commit->running = true;
 	commit->wanted = false;
 	commit->loop = loop;
@@ -20,6 +21,7 @@ static void start_locked(struct cow_commit *commit, struct cow_loop *loop)
 void cow_commit_join(struct cow_commit *commit, struct cow_task *task)
 {
 	struct cow_loop *loop = task->loop;
+	cow_assert(!task->pending); /* what it has submitted is what the pass makes durable */
 	cow_mutex_lock(&commit->lock);
 	cow_waitlist_park(&commit->joining, task, "a writeback pass");
 	bool start = !commit->running && !commit->held;
@@ -87,6 +89,7 @@ void cow_commit_begin(struct cow_commit *commit)
 {
 	cow_mutex_lock(&commit->lock);
 	cow_assert(commit->running);
+	cow_assert(cow_waitlist_empty(&commit->riding)); /* one pass at a time */
 	cow_waitlist_take(&commit->joining, &commit->riding);
 	commit->wanted = false;
 	cow_mutex_unlock(&commit->lock);

@@ -81,6 +81,7 @@ void cow_core_header_encode(struct cow_core *core, uint8_t sector[512])
 
 void cow_core_note_writing(struct cow_core *core)
 {
+	cow_assert(core->writable);
 	cow_mutex_lock(&core->header_lock);
 	core->header.autoclear &= core->kept_autoclear;
 	cow_mutex_unlock(&core->header_lock);

@@ -6,6 +6,7 @@
 
 void cow_waitlist_park(struct cow_waitlist *list, struct cow_task *task, const char *what)
 {
+	cow_assert(!task->wait_io); /* it waits for one thing */
 	task->waits_for = what;
 	task->wait_next = NULL;
 	*list->tail = task;
@@ -85,6 +86,7 @@ void cow_task_start(struct cow_task *task, struct cow_loop *loop, const struct c
 
 void cow_task_post(struct cow_task *task, struct cow_loop *loop, const struct cow_step *step)
 {
+	cow_assert(!task->pending && !task->wait_io);
 	task->loop = loop;
 	task->step = step;
 	task->error = 0;
@@ -93,6 +95,7 @@ void cow_task_post(struct cow_task *task, struct cow_loop *loop, const struct co
 
 void cow_task_yield(struct cow_task *task)
 {
+	cow_assert(!task->wait_io);
 	cow_loop_post(task->loop, &task->msg);
 }
 

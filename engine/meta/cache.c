@@ -196,6 +196,8 @@ static struct cow_slot *find_locked(struct cow_shard *shard, uint64_t key)
 static void unhash_locked(struct cow_shard *shard, struct cow_slot *slot) COW_REQUIRES(shard->lock);
 static void unhash_locked(struct cow_shard *shard, struct cow_slot *slot)
 {
+	cow_assert(slot->state != COW_SLOT_EMPTY);
+	cow_assert(!slot->dirty && !slot->writing); /* the file has what it holds */
 	struct cow_slot **link = bucket_of(shard, slot->key);
 	while (*link != slot)
 		link = &(*link)->hash_next;
@@ -237,6 +239,7 @@ static void load_done(struct cow_io *io)
 	cow_waitlist_init(&wake);
 	cow_waitlist_init(&starved);
 	cow_mutex_lock(&shard->lock);
+	cow_assert(slot->state == COW_SLOT_LOADING);
 	if (result)
 		unhash_locked(shard, slot);
 	else
@@ -253,6 +256,7 @@ static void load_locked(struct cow_shard *shard, struct cow_slot *slot, uint64_t
 static void load_locked(struct cow_shard *shard, struct cow_slot *slot, uint64_t key,
 			struct cow_task *task)
 {
+	cow_assert(slot->state == COW_SLOT_EMPTY);
 	/* Here, so that a slot takes no memory before its first use. */
 	slot->shard = shard;
 	slot->data = shard->data + (size_t)(slot - shard->slots) * shard->cache->slice_bytes;
@@ -343,6 +347,7 @@ bool cow_cache_may_dirty(struct cow_slot *slot, struct cow_task *task)
 	struct cow_shard *shard = slot->shard;
 	struct cow_cache *cache = shard->cache;
 	struct cow_loop *loop = task->loop;
+	cow_assert(slot->state == COW_SLOT_READY);
 	if (slot->dirty || slot->writing) {
 		slot->dirty = true;
 		return true;
@@ -507,6 +512,7 @@ static unsigned list_shard(struct cow_cache *cache, struct cow_shard *shard,
 static void copy_slot(struct cow_cache *cache, struct cow_captured *c, uint8_t *copy)
 {
 	cow_mutex_lock(&c->slot->shard->lock);
+	cow_assert(c->slot->writing && c->slot->dirty && c->slot->key == c->off);
 	c->copy = copy;
 	memcpy(copy, c->slot->data, cache->slice_bytes);
 	c->slot->dirty = false;
@@ -543,6 +549,7 @@ unsigned cow_cache_capture(struct cow_cache *cache, uint8_t *buf, struct cow_cap
 static void complete_slot(struct cow_cache *cache, struct cow_slot *slot, bool ok)
 {
 	cow_mutex_lock(&slot->shard->lock);
+	cow_assert(slot->writing && slot->shard->nr_dirty);
 	slot->writing = false;
 	if (!ok)
 		slot->dirty = true;

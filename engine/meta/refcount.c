@@ -17,6 +17,7 @@ enum cow_refs_result cow_refs_get(struct cow_meta *meta, uint64_t cluster, struc
 				  struct cow_slot **slot)
 {
 	const struct cow_geometry *g = &meta->core->g;
+	cow_assert(meta->core->writable); /* who only reads has no cache for them */
 	uint64_t block = cluster / g->refs_per_block;
 	if (block >= meta->reftable.nr)
 		return COW_REFS_BEYOND;

@@ -46,6 +46,7 @@ void cow_table_fini(struct cow_table *table)
 
 void cow_table_load(struct cow_table *table, const uint8_t *be, uint64_t nr)
 {
+	cow_assert(nr <= table->capacity);
 	for (uint64_t i = 0; i < nr; i++)
 		atomic_store_explicit(&table->entries[i], cow_load64_be(be + i * 8),
 				      memory_order_relaxed);
@@ -56,6 +57,7 @@ bool cow_table_may_set(struct cow_table *table, uint64_t idx, struct cow_task *t
 	struct cow_loop *loop = task->loop;
 	uint8_t *state = &table->state[idx / COW_TABLE_BLOCK_ENTRIES];
 	cow_mutex_lock(&table->lock);
+	cow_assert(idx < table->nr);
 	bool room = true;
 	if (!*state) {
 		room = table->nr_dirty < table->max_dirty;
@@ -76,6 +78,7 @@ bool cow_table_may_set(struct cow_table *table, uint64_t idx, struct cow_task *t
 void cow_table_set(struct cow_table *table, uint64_t idx, uint64_t value)
 {
 	cow_mutex_lock(&table->lock);
+	cow_assert(idx < table->nr);
 	uint8_t *state = &table->state[idx / COW_TABLE_BLOCK_ENTRIES];
 	if (!*state) /* captured and written between may_set and here: one block over the limit does not hurt */
 		table->nr_dirty++;
@@ -117,6 +120,7 @@ unsigned cow_table_capture(struct cow_table *table, uint8_t *buf, struct cow_tab
 			continue;
 		cow_table_encode(table, b * COW_TABLE_BLOCK_ENTRIES, COW_TABLE_BLOCK_ENTRIES,
 				 buf + (size_t)nr * COW_TABLE_BLOCK_BYTES);
+		cow_assert(!(table->state[b] & TABLE_WRITING)); /* one pass at a time */
 		table->state[b] = TABLE_WRITING;
 		out[nr].idx = b;
 		out[nr].off = table->off + b * COW_TABLE_BLOCK_BYTES;
@@ -134,6 +138,7 @@ void cow_table_complete(struct cow_table *table, const struct cow_table_block *b
 	cow_mutex_lock(&table->lock);
 	for (unsigned i = 0; i < nr; i++) {
 		uint8_t *state = &table->state[blocks[i].idx];
+		cow_assert((*state & TABLE_WRITING) && table->nr_dirty);
 		*state &= (uint8_t)~TABLE_WRITING;
 		if (error)
 			*state |= TABLE_DIRTY;

@@ -26,7 +26,25 @@ void cow_writeback_watch(struct cow_writeback *wb, struct cow_written *written)
 	cow_mutex_unlock(&wb->commit->lock);
 }
 
+static size_t table_blocks(const struct cow_writeback *wb)
+{
+	return wb->meta->core->limits.dirty_blocks + COW_TABLE_SLACK;
+}
+
+/* That a pass can have: all that may be dirty, and the header. */
+static size_t max_writes(const struct cow_writeback *wb)
+{
+	return wb->meta->refs.max_dirty + wb->meta->l2.max_dirty + table_blocks(wb) + 1;
+}
+
 /* ---- a pass ---- */
+
+/* What each step stands on: the one pass of the image is this one. */
+static void stand_on_pass(const struct cow_writeback *wb)
+{
+	cow_assert(wb->commit->running && wb->commit->task == &wb->task);
+	cow_assert(wb->phase <= COW_NR_PHASES && wb->next_write <= wb->nr_writes);
+}
 
 /* Most dependent first; see writeback.h. */
 static enum cow_next capture(struct cow_task *task)
@@ -68,6 +86,7 @@ static void add_write(struct cow_writeback *wb, uint64_t off, uint64_t bytes, ui
 		last->bytes += bytes;
 		return;
 	}
+	cow_assert(wb->nr_writes < max_writes(wb));
 	wb->writes[wb->nr_writes++] =
 		(struct cow_extent_write){ .off = off, .bytes = bytes, .data = data };
 }
@@ -133,6 +152,8 @@ static bool wants_barrier(const struct cow_writeback *wb)
 static enum cow_next phase(struct cow_task *task)
 {
 	struct cow_writeback *wb = of(task);
+	stand_on_pass(wb);
+	cow_assert(!task->pending); /* a phase begins when the one before is through */
 	for (; wb->phase < COW_NR_PHASES; wb->phase++) {
 		list_writes(wb);
 		if (wb->nr_writes)
@@ -144,6 +165,7 @@ static enum cow_next phase(struct cow_task *task)
 static void io_done(struct cow_io *io)
 {
 	struct cow_writeback_io *w = (struct cow_writeback_io *)io;
+	cow_assert(w->busy);
 	w->busy = false;
 	cow_task_io_done(&w->wb->task, io->result);
 }
@@ -159,9 +181,12 @@ static void submit_sync_of(struct cow_writeback *wb, struct cow_writeback_io *w,
 	cow_loop_submit(wb->task.loop, &w->io);
 }
 
+/* It is for all that was written before: nothing of that is still on its way. */
 static void submit_sync(struct cow_writeback *wb)
 {
 	struct cow_meta *meta = wb->meta;
+	stand_on_pass(wb);
+	cow_assert(!wb->task.pending);
 	submit_sync_of(wb, &wb->ios[0], meta->core->file);
 	if (meta->core->data != meta->core->file)
 		submit_sync_of(wb, &wb->ios[1], meta->core->data);
@@ -192,6 +217,7 @@ static enum cow_next barrier(struct cow_task *task)
 static enum cow_next barrier_done(struct cow_task *task)
 {
 	struct cow_writeback *wb = of(task);
+	stand_on_pass(wb);
 	if (task->pending)
 		return cow_task_wait_io(task);
 	wb->need_barrier = false;
@@ -212,6 +238,9 @@ static void submit_write(struct cow_writeback *wb, struct cow_writeback_io *w,
 static enum cow_next write_phase(struct cow_task *task)
 {
 	struct cow_writeback *wb = of(task);
+	stand_on_pass(wb);
+	/* what L2 leads to is durable: refcounts, and data that it may not go before */
+	cow_assert(wb->phase != COW_PHASE_L2 || !wants_barrier(wb));
 	for (unsigned i = 0;
 	     i < wb->meta->core->limits.pass_writes && wb->next_write < wb->nr_writes; i++)
 		if (!wb->ios[i].busy)
@@ -253,6 +282,7 @@ static void tell_watcher(struct cow_writeback *wb)
 static void complete(struct cow_writeback *wb, int error)
 {
 	struct cow_meta *meta = wb->meta;
+	cow_assert(!wb->task.pending && (error || wb->phase == COW_NR_PHASES));
 	if (error) {
 		atomic_store(&wb->commit->ordered_data, true);
 		if (wb->has_header)
@@ -311,11 +341,6 @@ static const struct cow_step step_unwind = { "writeback: unwind", unwind };
 
 /* ---- set-up ---- */
 
-static size_t table_blocks(const struct cow_writeback *wb)
-{
-	return wb->meta->core->limits.dirty_blocks + COW_TABLE_SLACK;
-}
-
 static bool alloc_buffers(struct cow_writeback *wb)
 {
 	struct cow_meta *meta = wb->meta;
@@ -330,8 +355,7 @@ static bool alloc_buffers(struct cow_writeback *wb)
 	wb->l1_buf = cow_pages_reserve(blocks * COW_TABLE_BLOCK_BYTES);
 	wb->reftable_buf = cow_pages_reserve(blocks * COW_TABLE_BLOCK_BYTES);
 	wb->header_buf = cow_buf_alloc(512);
-	size_t writes = meta->refs.max_dirty + meta->l2.max_dirty + blocks + 1;
-	wb->writes = calloc(writes, sizeof(*wb->writes));
+	wb->writes = calloc(max_writes(wb), sizeof(*wb->writes));
 	return wb->refs && wb->l2 && wb->l1 && wb->reftable && wb->refs_buf && wb->l2_buf &&
 	       wb->l1_buf && wb->reftable_buf && wb->header_buf && wb->writes;
 }

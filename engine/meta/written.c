@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "engine/base/assert.h"
 #include "engine/base/pages.h"
 
 #define MAX_PART_BITS 6u /* 64 parts */
@@ -70,6 +71,7 @@ static struct cow_written_entry *enter(struct cow_written *w, uint64_t cluster)
 void cow_written_note(struct cow_written *w, uint64_t off, uint64_t bytes)
 {
 	uint64_t mask = (1ull << w->cluster_bits) - 1;
+	cow_assert(bytes && (off & mask) + bytes <= mask + 1);
 	unsigned from = (unsigned)((off & mask) >> w->part_bits);
 	unsigned to = (unsigned)(((off & mask) + bytes - 1) >> w->part_bits);
 	struct cow_written_entry *e = enter(w, off >> w->cluster_bits);

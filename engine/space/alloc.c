@@ -82,6 +82,7 @@ void cow_alloc_restart(struct cow_alloc *alloc, uint64_t bytes)
 {
 	uint64_t end = (bytes + alloc->g->cluster_bytes - 1) >> alloc->g->cluster_bits;
 	cow_mutex_lock(&alloc->lock);
+	cow_assert(!alloc->busy); /* frozen: no refill */
 	alloc->file_bytes = bytes;
 	cow_freemap_forget(&alloc->map);
 	if (alloc->virgin_cluster != UINT64_MAX)

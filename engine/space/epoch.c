@@ -22,6 +22,7 @@ static bool try_advance(struct cow_epoch *epoch, uint64_t now)
 
 bool cow_epoch_passed(struct cow_epoch *epoch, uint64_t e)
 {
+	cow_assert(e <= cow_epoch_now(epoch));
 	for (;;) {
 		uint64_t now = cow_epoch_now(epoch);
 		if (now >= e + 2)

@@ -11,6 +11,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "engine/base/assert.h"
 #include "engine/core/limits.h"
 
 /*
@@ -42,7 +43,8 @@ static inline uint64_t cow_epoch_enter(struct cow_epoch *epoch, unsigned queue)
 
 static inline void cow_epoch_leave(struct cow_epoch *epoch, unsigned queue, uint64_t e)
 {
-	atomic_fetch_sub(&epoch->slots[queue].active[e & 1], 1);
+	unsigned before = atomic_fetch_sub(&epoch->slots[queue].active[e & 1], 1);
+	cow_assert(before);
 }
 
 static inline uint64_t cow_epoch_now(struct cow_epoch *epoch)

@@ -13,6 +13,8 @@
 static enum cow_next extended(struct cow_task *task)
 {
 	struct cow_reserve *r = cow_container_of(task, struct cow_reserve, task);
+	cow_assert(r->has_baton && !task->pending);
+	cow_assert(r->io.kind == COW_IO_RESIZE && r->io.offset > r->alloc->file_bytes);
 	r->alloc->file_bytes = r->io.offset;
 	return cow_task_goto(task, r->after_extend);
 }
@@ -28,6 +30,7 @@ static void io_done(struct cow_io *io)
 enum cow_next cow_extend_to(struct cow_reserve *r, uint64_t end, const struct cow_step *next)
 {
 	struct cow_alloc *alloc = r->alloc;
+	cow_assert(r->has_baton && !r->task.pending);
 	r->after_extend = next;
 	if (end <= alloc->file_bytes)
 		return cow_task_goto(&r->task, next);

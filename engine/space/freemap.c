@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "engine/base/assert.h"
 #include "engine/base/math.h"
 #include "engine/base/pages.h"
 
@@ -35,6 +36,7 @@ void cow_freemap_forget(struct cow_freemap *map)
 
 static void lower(struct cow_freemap *map, uint64_t block, uint64_t idx)
 {
+	cow_assert(block < map->capacity && idx <= map->per_block);
 	uint32_t value = (uint32_t)idx + INDEX;
 	if (map->first[block] < INDEX || value < map->first[block])
 		map->first[block] = value;
@@ -53,6 +55,7 @@ void cow_freemap_freed(struct cow_freemap *map, uint64_t cluster, uint64_t nr)
 uint64_t cow_freemap_take(struct cow_freemap *map)
 {
 	uint64_t full = map->per_block + INDEX;
+	cow_assert(map->free_from <= map->known_upto);
 	for (uint64_t b = map->free_from; b < map->known_upto; b++) {
 		map->free_from = b;
 		if (map->first[b] < INDEX || map->first[b] == full)
@@ -83,6 +86,7 @@ uint64_t cow_freemap_look(struct cow_freemap *map, uint64_t nr_blocks)
 {
 	if (cow_freemap_all_known(map, nr_blocks))
 		return COW_FREEMAP_NONE;
+	cow_assert(map->first[map->known_upto] == UNKNOWN);
 	map->first[map->known_upto] = LOOKED_AT;
 	return map->known_upto++;
 }

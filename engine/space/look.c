@@ -87,6 +87,7 @@ static uint64_t next_block(struct cow_alloc *alloc)
 enum cow_next cow_look_start(struct cow_reserve *r, const struct cow_step *next)
 {
 	struct cow_alloc *alloc = r->alloc;
+	cow_assert(r->has_baton && !r->task.pending);
 	r->after_look = next;
 	for (unsigned i = 0; i < alloc->nr_looks; i++) {
 		struct cow_look *look = &alloc->looks[i];

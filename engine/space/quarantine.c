@@ -52,6 +52,7 @@ void cow_quarantine_fini(struct cow_quarantine *q)
 static unsigned room_locked(const struct cow_quarantine *q) COW_REQUIRES(q->lock);
 static unsigned room_locked(const struct cow_quarantine *q)
 {
+	cow_assert(q->tail - q->head <= q->limits->ring);
 	uint64_t taken = q->tail - q->head + q->reserved + q->limits->ring_own;
 	return taken < q->limits->ring ? (unsigned)(q->limits->ring - taken) : 0;
 }
@@ -64,6 +65,7 @@ static unsigned kept_from_many(const struct cow_quarantine *q)
 
 static unsigned reserve(struct cow_quarantine *q, unsigned keep, unsigned least, unsigned most)
 {
+	cow_assert(most);
 	cow_mutex_lock(&q->lock);
 	unsigned room = room_locked(q), nr = 0;
 	if (room >= keep + least)
@@ -101,6 +103,7 @@ void cow_quarantine_unreserve(struct cow_quarantine *q, unsigned nr)
 void cow_quarantine_wait(struct cow_quarantine *q, unsigned least, struct cow_task *task)
 {
 	struct cow_loop *loop = task->loop;
+	cow_assert(!task->pending); /* it would end the wait */
 	cow_mutex_lock(&q->lock);
 	bool failed = cow_core_is_failed(q->core); /* nothing leaves the ring any more */
 	bool park = !failed && room_locked(q) < least;
@@ -126,6 +129,7 @@ bool cow_quarantine_wait_freed(struct cow_quarantine *q, uint64_t *until, uint64
 			       struct cow_task *task)
 {
 	struct cow_loop *loop = task->loop;
+	cow_assert(!task->pending);
 	cow_mutex_lock(&q->lock);
 	if (!*until)
 		*until = q->tail;
@@ -152,6 +156,7 @@ static struct cow_freed *at(struct cow_quarantine *q, uint64_t i)
 
 void cow_quarantine_add(struct cow_quarantine *q, uint64_t cluster, uint32_t nr)
 {
+	cow_assert(nr);
 	cow_mutex_lock(&q->lock);
 	/* under the lock: epochs never fall along the ring */
 	uint64_t epoch = cow_epoch_now(q->epoch);
@@ -190,10 +195,20 @@ void cow_quarantine_kick(struct cow_quarantine *q, struct cow_loop *loop)
 
 /* ---- writeback ---- */
 
+/* Nothing is durable that no pass has captured; nothing leaves the ring that is not durable. */
+static void stand_on_marks_locked(const struct cow_quarantine *q) COW_REQUIRES(q->lock);
+static void stand_on_marks_locked(const struct cow_quarantine *q)
+{
+	cow_assert(q->head <= q->durable);
+	cow_assert(q->durable <= q->captured && q->captured <= q->tail);
+}
+
 static void captured(void *ctx)
 {
 	struct cow_quarantine *q = ctx;
 	cow_mutex_lock(&q->lock);
+	stand_on_marks_locked(q);
+	cow_assert(q->captured == q->durable); /* one pass at a time */
 	q->captured = q->tail;
 	cow_mutex_unlock(&q->lock);
 }
@@ -202,6 +217,7 @@ static void completed(void *ctx, bool ok)
 {
 	struct cow_quarantine *q = ctx;
 	cow_mutex_lock(&q->lock);
+	stand_on_marks_locked(q);
 	if (ok)
 		q->durable = q->captured;
 	else

@@ -36,6 +36,13 @@ static void io_done(struct cow_io *io)
 	cow_task_io_done(&r->task, io->result);
 }
 
+/* What each step behind the baton stands on. */
+static void stand_on_baton(const struct cow_reserve *r)
+{
+	cow_assert(r->refilling && r->has_baton);
+	cow_assert(r->nr_fresh <= COW_RESERVE_EXTENTS);
+}
+
 /* ---- the baton ---- */
 
 /* What earlier refills took and could not use. No more than a refill takes. */
@@ -43,6 +50,7 @@ static void take_spare(struct cow_reserve *r)
 {
 	struct cow_alloc *alloc = r->alloc;
 	cow_assert(!r->nr_fresh);
+	cow_assert(alloc->nr_spare <= COW_RESERVE_EXTENTS);
 	for (unsigned i = 0; i < alloc->nr_spare; i++) {
 		r->fresh[r->nr_fresh++] = alloc->spare[i];
 		r->fresh_clusters += alloc->spare[i].nr;
@@ -53,6 +61,7 @@ static void take_spare(struct cow_reserve *r)
 static void keep_spare(struct cow_reserve *r, unsigned from)
 {
 	struct cow_alloc *alloc = r->alloc;
+	cow_assert(from == r->nr_fresh || r->has_baton);
 	for (unsigned i = from; i < r->nr_fresh; i++)
 		alloc->spare[alloc->nr_spare++] = r->fresh[i];
 	r->nr_fresh = 0;
@@ -73,6 +82,7 @@ static enum cow_next baton(struct cow_task *task)
 {
 	struct cow_reserve *r = of(task);
 	struct cow_alloc *alloc = r->alloc;
+	cow_assert(r->refilling && !r->has_baton && !task->pending);
 	cow_mutex_lock(&alloc->lock);
 	bool mine = !alloc->busy;
 	if (mine) {
@@ -101,6 +111,7 @@ static void drop_baton(struct cow_reserve *r)
 	r->has_baton = false;
 	cow_waitlist_init(&wake);
 	cow_mutex_lock(&alloc->lock);
+	cow_assert(alloc->busy);
 	alloc->busy = false;
 	cow_waitlist_take(&alloc->waiters, &wake);
 	cow_mutex_unlock(&alloc->lock);
@@ -162,6 +173,7 @@ static enum cow_next pick(struct cow_task *task)
 {
 	struct cow_reserve *r = of(task);
 	struct cow_alloc *alloc = r->alloc;
+	stand_on_baton(r);
 	note_scanned(r);
 	if (!wants_more(r))
 		return cow_task_goto(task, &step_extend);
@@ -278,6 +290,7 @@ static enum cow_next end_of_tail(struct cow_reserve *r)
 static enum cow_next scan(struct cow_task *task)
 {
 	struct cow_reserve *r = of(task);
+	stand_on_baton(r);
 	while (wants_more(r) && !scan_is_over(r)) {
 		struct cow_slot *slot;
 		switch (cow_refs_get(r->alloc->meta, r->scan, task, &slot)) {
@@ -309,6 +322,7 @@ static uint64_t new_block_off(const struct cow_reserve *r)
 static enum cow_next block(struct cow_task *task)
 {
 	struct cow_reserve *r = of(task);
+	stand_on_baton(r);
 	return cow_extend_to(r, new_block_off(r) + r->alloc->g->cluster_bytes, &step_block_zero);
 }
 
@@ -316,6 +330,7 @@ static enum cow_next block_zero(struct cow_task *task)
 {
 	struct cow_reserve *r = of(task);
 	struct cow_alloc *alloc = r->alloc;
+	stand_on_baton(r);
 	uint64_t off = new_block_off(r);
 	const char *what = cow_overlap(alloc->meta, off, alloc->g->cluster_bytes);
 	if (!off || what || !cow_cache_drop(&alloc->meta->refs, off, alloc->g->cluster_bytes)) {
@@ -337,6 +352,7 @@ static enum cow_next block_link(struct cow_task *task)
 	struct cow_reserve *r = of(task);
 	struct cow_alloc *alloc = r->alloc;
 	const struct cow_geometry *g = alloc->g;
+	stand_on_baton(r);
 	uint64_t off = new_block_off(r);
 	/*
 	 * The table first: a slot that is dirty while its block is not linked would be taken for
@@ -368,6 +384,7 @@ static uint64_t fresh_end(const struct cow_reserve *r)
 static enum cow_next extend(struct cow_task *task)
 {
 	struct cow_reserve *r = of(task);
+	stand_on_baton(r);
 	unsigned bits = r->alloc->g->cluster_bits;
 	for (unsigned i = 0; i < r->nr_fresh; i++) {
 		uint64_t off = r->fresh[i].cluster << bits;
@@ -394,6 +411,7 @@ static enum cow_next punch(struct cow_task *task)
 {
 	struct cow_reserve *r = of(task);
 	struct cow_alloc *alloc = r->alloc;
+	stand_on_baton(r);
 	unsigned bits = r->alloc->g->cluster_bits;
 	for (; r->fresh_idx < r->nr_fresh; r->fresh_idx++) {
 		struct cow_reserved *e = &r->fresh[r->fresh_idx];
@@ -413,6 +431,8 @@ static enum cow_next punch(struct cow_task *task)
 static enum cow_next punched(struct cow_task *task)
 {
 	struct cow_reserve *r = of(task);
+	stand_on_baton(r);
+	cow_assert(!task->pending && r->fresh_idx < r->nr_fresh);
 	r->fresh[r->fresh_idx++].zero = true;
 	return cow_task_goto(task, &step_punch);
 }
@@ -420,6 +440,7 @@ static enum cow_next punched(struct cow_task *task)
 static void hand_over(struct cow_reserve *r)
 {
 	unsigned left = 0;
+	cow_assert(r->pos <= r->nr);
 	for (unsigned i = r->pos; i < r->nr; i++)
 		if (r->extents[i].nr)
 			r->extents[left++] = r->extents[i];
@@ -435,6 +456,7 @@ static enum cow_next finish(struct cow_task *task)
 {
 	struct cow_reserve *r = of(task);
 	struct cow_alloc *alloc = r->alloc;
+	stand_on_baton(r);
 	uint64_t end = fresh_end(r) >> r->alloc->g->cluster_bits;
 	if (alloc->virgin_cluster != UINT64_MAX)
 		alloc->virgin_cluster = cow_max(alloc->virgin_cluster, end);
@@ -483,6 +505,7 @@ static enum cow_next unwind(struct cow_task *task)
 		r->alloc->cannot_punch = r->io.result == -EOPNOTSUPP || r->alloc->cannot_punch;
 		r->io.result = 0;
 		task->error = 0;
+		cow_assert(r->fresh_idx < r->nr_fresh);
 		r->fresh[r->fresh_idx++].zero = false;
 		return cow_task_goto(task, &step_punch);
 	}
@@ -505,6 +528,7 @@ static void end(struct cow_task *task)
 	if (error ==
 	    -EOPNOTSUPP) /* a punch, while the image has failed: of no meaning to a request */
 		error = -EIO;
+	cow_assert(r->refilling && !r->nr_fresh); /* handed over, or kept for the next one */
 	drop_baton(r);
 	r->refilling = false;
 	if (error)

@@ -60,6 +60,7 @@ static int plan(struct cow_reserve *r)
 enum cow_next cow_reftable_grow(struct cow_reserve *r, const struct cow_step *next)
 {
 	struct cow_alloc *alloc = r->alloc;
+	cow_assert(r->has_baton && !r->task.pending);
 	int ret = plan(r);
 	if (ret) {
 		cow_task_fail(&r->task, ret);
@@ -129,6 +130,7 @@ static enum cow_next write_next(struct cow_task *task)
 	struct cow_reserve *r = of(task);
 	struct cow_alloc *alloc = r->alloc;
 	uint8_t *buf = alloc->look_memory;
+	cow_assert(r->has_baton && r->grow.done <= r->grow.blocks + r->grow.clusters);
 	if (task->pending)
 		return cow_task_wait_io(task);
 	if (r->grow.done == r->grow.blocks + r->grow.clusters)
@@ -151,6 +153,8 @@ static enum cow_next switch_header(struct cow_task *task)
 	struct cow_reserve *r = of(task);
 	struct cow_alloc *alloc = r->alloc;
 	uint64_t end = grown_end(r);
+	cow_assert(r->has_baton && !task->pending);
+	cow_assert(r->grow.done == r->grow.blocks + r->grow.clusters); /* all of it is written */
 	if (alloc->virgin_cluster != UINT64_MAX)
 		alloc->virgin_cluster =
 			cow_max(alloc->virgin_cluster, end >> alloc->g->cluster_bits);
@@ -175,6 +179,7 @@ static enum cow_next done(struct cow_task *task)
 	struct cow_reserve *r = of(task);
 	struct cow_alloc *alloc = r->alloc;
 	uint64_t old = alloc->meta->reftable.nr, old_off = alloc->meta->reftable.off;
+	cow_assert(r->has_baton && !task->pending);
 	task->unwind = r->grow.unwind;
 	if (task->error) {
 		cow_core_fail(alloc->core, task->loop,
@@ -182,6 +187,7 @@ static enum cow_next done(struct cow_task *task)
 			      strerror(-task->error));
 		return cow_task_goto(task, task->unwind);
 	}
+	cow_assert(old + r->grow.blocks <= alloc->meta->reftable.capacity);
 	for (uint64_t i = 0; i < r->grow.blocks; i++) {
 		uint64_t off = new_entry(r, old + i);
 		cow_overlap_add(alloc->meta, off);

@@ -44,6 +44,23 @@ static bool must_leave(struct cow_quarantine *q)
 	return false;
 }
 
+/* What each step with a batch stands on: it is the first entries of the ring, and nothing else is under way. */
+static void stand_on_batch(const struct cow_quarantine *q)
+{
+	cow_assert(q->running);
+	cow_assert(q->nr_batch && q->batch_ring == q->nr_batch);
+	cow_assert(q->nr_batch <= q->limits->release_batch);
+}
+
+/* And once its refcounts fall. */
+static void stand_on_fall(const struct cow_quarantine *q)
+{
+	stand_on_batch(q);
+	cow_assert(q->batch_idx <= q->nr_batch);
+	cow_assert(q->batch_idx == q->nr_batch || q->batch_done < q->batch[q->batch_idx].nr);
+	cow_assert(q->nr_punch <= q->limits->release_batch);
+}
+
 /* Unlinks that somebody's FLUSH has made durable. */
 static bool has_durable(struct cow_quarantine *q)
 {
@@ -105,6 +122,7 @@ static enum cow_next unlinks(struct cow_task *task)
 static enum cow_next take(struct cow_task *task)
 {
 	struct cow_quarantine *q = of(task);
+	cow_assert(!q->batch_ring); /* what was taken before is released */
 	cow_mutex_lock(&q->lock);
 	q->nr_batch = 0;
 	while (q->head + q->nr_batch < q->durable && q->nr_batch < q->limits->release_batch) {
@@ -136,8 +154,9 @@ static int freed_cmp(const void *a, const void *b)
 static void block_batch_locked(struct cow_quarantine *q) COW_REQUIRES(q->lock);
 static void block_batch_locked(struct cow_quarantine *q)
 {
-	q->nr_blocked = 0;
+	cow_assert(!q->nr_blocked);
 	for (unsigned i = 0; i < q->nr_batch; i++) {
+		cow_assert(!i || q->batch[i - 1].cluster <= q->batch[i].cluster);
 		uint64_t start = q->batch[i].cluster, end = start + q->batch[i].nr;
 		struct cow_host_run *last = q->nr_blocked ? &q->blocked[q->nr_blocked - 1] : NULL;
 		if (last && start <= last->cluster + last->nr) {
@@ -153,6 +172,7 @@ static void block_batch_locked(struct cow_quarantine *q)
 static enum cow_next wait_epoch(struct cow_task *task)
 {
 	struct cow_quarantine *q = of(task);
+	stand_on_batch(q);
 	uint64_t epoch = q->batch[q->nr_batch - 1].epoch;
 	/*
 	 * The flag first, then the look: an op that ends in between sees the flag, and finds us
@@ -220,6 +240,7 @@ static const char *fall_in_slot(struct cow_quarantine *q, struct cow_slot *slot)
 static enum cow_next fall(struct cow_task *task)
 {
 	struct cow_quarantine *q = of(task);
+	stand_on_fall(q);
 	while (q->batch_idx < q->nr_batch && q->nr_punch < q->limits->release_batch) {
 		struct cow_freed *f = &q->batch[q->batch_idx];
 		uint64_t cluster = f->cluster + q->batch_done;
@@ -253,6 +274,8 @@ static enum cow_next fall(struct cow_task *task)
 static enum cow_next written(struct cow_task *task)
 {
 	struct cow_quarantine *q = of(task);
+	stand_on_fall(q);
+	cow_assert(!task->pending);
 	q->punch_idx = q->core->no_discard ? q->nr_punch : 0;
 	return cow_task_goto(task, &step_punch);
 }
@@ -260,6 +283,7 @@ static enum cow_next written(struct cow_task *task)
 static void punch_done(struct cow_io *io)
 {
 	struct cow_punch *p = (struct cow_punch *)io;
+	cow_assert(p->busy);
 	p->busy = false;
 	/*
 	 * A hole that could not be punched costs space, not data; the allocator punches or
@@ -272,6 +296,8 @@ static enum cow_next punch(struct cow_task *task)
 {
 	struct cow_quarantine *q = of(task);
 	unsigned bits = q->core->g.cluster_bits;
+	stand_on_fall(q);
+	cow_assert(q->punch_idx <= q->nr_punch);
 	for (unsigned i = 0; i < q->limits->release_punches && q->punch_idx < q->nr_punch; i++) {
 		struct cow_punch *p = &q->punches[i];
 		if (p->busy)
@@ -309,11 +335,14 @@ static void wake_waiters(struct cow_quarantine *q, int error)
 static enum cow_next punched(struct cow_task *task)
 {
 	struct cow_quarantine *q = of(task);
+	stand_on_fall(q);
+	cow_assert(!task->pending && q->punch_idx == q->nr_punch);
 	q->nr_punch = 0;
 	if (q->batch_idx < q->nr_batch)
 		return cow_task_goto(task, &step_fall);
 	cow_mutex_lock(&q->lock);
 	q->head += q->batch_ring;
+	cow_assert(q->head <= q->durable);
 	q->batch_ring = 0;
 	q->nr_blocked = 0;
 	cow_mutex_unlock(&q->lock);
@@ -345,10 +374,12 @@ static enum cow_next unwind(struct cow_task *task)
 	if (task->pending)
 		return cow_task_wait_io(task);
 	if (!cow_core_is_failed(q->core) && task->error == -ENOSPC && atomic_load(&q->closing)) {
-		q->head = q->tail;
+		cow_mutex_lock(&q->lock);
+		q->head = q->durable = q->captured = q->tail;
 		q->batch_ring = 0;
 		q->nr_blocked = 0;
 		q->leaked = true;
+		cow_mutex_unlock(&q->lock);
 		return COW_END;
 	}
 	if (!cow_core_is_failed(q->core) && task->error == -ENOSPC) {

@@ -20,6 +20,7 @@ static void refill(struct cow_reserve *reserve, struct cow_loop *loop)
 {
 	if (reserve->refilling)
 		return;
+	cow_assert(!reserve->has_baton && !reserve->task.pending); /* the last one has ended */
 	reserve->refilling = true;
 	cow_task_post(&reserve->task, loop, reserve->first_step);
 }
@@ -52,6 +53,7 @@ void cow_reserve_wait(struct cow_reserve *reserve, struct cow_task *task)
 uint32_t cow_reserve_take(struct cow_reserve *reserve, uint32_t want, struct cow_hoff *out,
 			  bool *zero, struct cow_task *task)
 {
+	cow_assert(want);
 	skip_empty(reserve);
 	if (reserve->pos == reserve->nr) {
 		cow_reserve_wait(reserve, task);
@@ -80,6 +82,7 @@ bool cow_reserve_peek(const struct cow_reserve *reserve, bool *zero)
 
 void cow_reserve_return(struct cow_reserve *reserve, struct cow_hoff off, uint32_t nr)
 {
+	cow_assert(nr && reserve->pos <= reserve->nr);
 	if (reserve->nr == reserve->alloc->core->limits.extents) {
 		cow_quarantine_add(reserve->alloc->quarantine,
 				   off.v >> reserve->alloc->g->cluster_bits, nr);
