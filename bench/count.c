@@ -16,6 +16,7 @@
 #include "engine/base/buf.h"
 #include "engine/host/system.h"
 #include "engine/life/image.h"
+#include "engine/loop/loop_plain.h"
 #include "engine/request/queue.h"
 #include "engine/request/kind.h"
 
@@ -63,7 +64,7 @@ static struct cow_loop *counting_loop(void)
 {
 	static struct cow_loop_ops ops;
 	struct cow_loop *loop;
-	if (cow_loop_sync_new(&loop))
+	if (cow_loop_plain_new(&loop))
 		return NULL;
 	real_ops = loop->ops;
 	ops = *real_ops;

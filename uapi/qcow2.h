@@ -71,6 +71,7 @@ _Static_assert(offsetof(struct qcow2_header_be, compression_type) == 104, "qcow2
 
 #define QCOW2_COMPRESSION_ZLIB 0
 #define QCOW2_COMPRESSION_ZSTD 1
+#define QCOW2_ZLIB_WINDOW_BITS (-12) /* a raw stream of 4 KiB windows */
 
 /* Header extensions -------------------------------------------------------- */
 

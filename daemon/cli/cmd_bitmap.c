@@ -20,6 +20,7 @@
 #include "engine/bitmap/bitmap.h"
 #include "engine/host/system.h"
 #include "engine/life/info.h"
+#include "engine/loop/loop_plain.h"
 
 #define RAW_BYTES 65536u
 
@@ -42,7 +43,7 @@ static int with_image(const struct arguments *a, unsigned flags, struct cow_dirt
 	struct cow_host *host = cow_host_system();
 	struct cow_loop *loop;
 	struct cow_file *file;
-	int ret = cow_loop_sync_new(&loop);
+	int ret = cow_loop_plain_new(&loop);
 	if (ret)
 		return cow_error_set(err, ret, "out of memory");
 	ret = host->ops->open(host, a->image, flags | COW_OPEN_BUFFERED, &file, err);
@@ -79,7 +80,7 @@ static int load_list(const struct arguments *a, struct json_object **list)
 	struct cow_error err = { 0 };
 	struct cow_info info;
 	struct cow_loop *loop;
-	if (cow_loop_sync_new(&loop))
+	if (cow_loop_plain_new(&loop))
 		return cow_cmd_fail("out of memory");
 	int ret = cow_info_load(cow_host_system(), loop, a->image, &info, &err);
 	cow_loop_free(loop);

@@ -18,6 +18,7 @@
 #include "daemon/control/show.h"
 #include "engine/check/check.h"
 #include "engine/host/system.h"
+#include "engine/loop/loop_plain.h"
 
 enum exit_code {
 	EXIT_CLEAN = 0,
@@ -207,7 +208,7 @@ int cow_cmd_check(int argc, char **argv)
 	if (!image)
 		return EXIT_NOT_CHECKED;
 	a.image = image;
-	if (cow_loop_sync_new(&loop)) {
+	if (cow_loop_plain_new(&loop)) {
 		free(image);
 		return cow_cmd_fail("out of memory");
 	}

@@ -37,7 +37,7 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
 		a->commit.keep = true;
 		return 0;
 	case 't':
-		a->tool.disks.direct = cow_cache_mode_parse("-t", arg, &unsafe, state);
+		a->tool.disks.direct = cow_disk_cache_parse("-t", arg, &unsafe, state);
 		return 0;
 	case 'r':
 		argp_error(state, "-r of qemu-img: not supported");

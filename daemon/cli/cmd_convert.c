@@ -18,7 +18,7 @@
 #include "engine/crypt/secret.h"
 #include "engine/host/system.h"
 #include "engine/tool/convert.h"
-#include "engine/tool/target.h"
+#include "engine/tool/convert_target.h"
 
 #define SPARSE_DEFAULT 4096u
 
@@ -165,7 +165,7 @@ static error_t parse_target(int key, char *arg, struct argp_state *state)
 		t->in_place = true;
 		return 0;
 	case 't':
-		t->disk.open.buffered = !cow_cache_mode_parse("-t", arg, &t->unsafe, state);
+		t->disk.open.buffered = !cow_disk_cache_parse("-t", arg, &t->unsafe, state);
 		return 0;
 	case KEY_TARGET_KEY:
 		a->secrets.sources[0] = (struct cow_secret_source){ COW_SECRET_FILE, arg };
@@ -191,7 +191,7 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
 		a->format = cow_disk_format_parse("-f", arg, state);
 		return 0;
 	case 'l':
-		a->snapshot = cow_snapshot_option(arg);
+		a->snapshot = cow_disk_snapshot_parse(arg);
 		return 0;
 	case 'c':
 		a->compress = true;

@@ -16,6 +16,7 @@
 #include "engine/create/create.h"
 #include "engine/crypt/secret.h"
 #include "engine/host/system.h"
+#include "engine/loop/loop_plain.h"
 
 struct arguments {
 	struct cow_create_options options;
@@ -144,7 +145,7 @@ static int create(struct arguments *a)
 {
 	struct cow_error err = { 0 };
 	struct cow_loop *loop;
-	if (cow_loop_sync_new(&loop))
+	if (cow_loop_plain_new(&loop))
 		return cow_cmd_fail("out of memory");
 	int ret = cow_secrets_load(&a->secrets, a->image, true, &err);
 	a->options.secret = a->secrets.loaded[0];

@@ -21,6 +21,7 @@
 #include "daemon/control/show.h"
 #include "engine/host/system.h"
 #include "engine/life/info.h"
+#include "engine/loop/loop_plain.h"
 
 struct arguments {
 	const char *image;
@@ -290,7 +291,7 @@ int cow_cmd_info(int argc, char **argv)
 	char *image = cow_named_path(a.image);
 	if (!image)
 		return 1;
-	if (cow_loop_sync_new(&loop)) {
+	if (cow_loop_plain_new(&loop)) {
 		free(image);
 		return cow_cmd_fail("out of memory");
 	}

@@ -87,7 +87,7 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
 	case KEY_SIZE:
 		return parse_size(a, arg, state);
 	case 'l':
-		a->snapshot = cow_snapshot_option(arg);
+		a->snapshot = cow_disk_snapshot_parse(arg);
 		return 0;
 	case ARGP_KEY_END:
 		return finish(a, state);

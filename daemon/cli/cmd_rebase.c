@@ -56,7 +56,7 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
 		a->rebase.unsafe = true;
 		return 0;
 	case 't':
-		a->tool.disks.direct = cow_cache_mode_parse("-t", arg, &unsafe, state);
+		a->tool.disks.direct = cow_disk_cache_parse("-t", arg, &unsafe, state);
 		return 0;
 	case ARGP_KEY_END:
 		return finish(a, state);

@@ -12,6 +12,7 @@
 #include "daemon/control/target.h"
 #include "engine/edit/resize.h"
 #include "engine/host/system.h"
+#include "engine/loop/loop_plain.h"
 
 struct arguments {
 	struct cow_resize_options options;
@@ -115,7 +116,7 @@ int cow_cmd_resize(int argc, char **argv)
 	if (cow_target_image(a.image, &id, 1) > 0)
 		return cow_cmd_fail("%s: is attached as /dev/ublkb%u: detach it first", a.image,
 				    id);
-	if (cow_loop_sync_new(&loop))
+	if (cow_loop_plain_new(&loop))
 		return cow_cmd_fail("out of memory");
 	int ret = resize(&a, loop, &err);
 	cow_loop_free(loop);

@@ -20,6 +20,7 @@
 #include "daemon/control/target.h"
 #include "engine/host/system.h"
 #include "engine/life/info.h"
+#include "engine/loop/loop_plain.h"
 #include "engine/snapshot/snapshot.h"
 
 struct arguments;
@@ -297,7 +298,7 @@ int cow_cmd_snapshot(int argc, char **argv)
 	if (a.action->names_one && !a.action->live && is_attached(a.image, &id))
 		return cow_cmd_fail("%s: is attached as /dev/ublkb%u: detach it first", a.image,
 				    id);
-	if (cow_loop_sync_new(&loop))
+	if (cow_loop_plain_new(&loop))
 		return cow_cmd_fail("out of memory");
 	int ret = a.action->run(&a, loop, &err);
 	cow_loop_free(loop);

@@ -22,6 +22,7 @@
 #include "engine/base/assert.h"
 #include "engine/base/log.h"
 #include "engine/host/system.h"
+#include "engine/loop/loop_uring.h"
 
 #define CONTROL_LOOP_DEPTH 32
 #define POLL_MS 10

@@ -21,7 +21,7 @@
 #include "daemon/device/affinity.h"
 #include "daemon/device/ctrl.h"
 #include "daemon/device/keeper.h"
-#include "daemon/device/memory.h"
+#include "daemon/device/device_memory.h"
 #include "daemon/device/sandbox.h"
 #include "daemon/device/transfer.h"
 #include "daemon/device/uqueue.h"

@@ -30,7 +30,7 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
 		o->roots[o->nr_roots++] = arg;
 		return 0;
 	case 'T':
-		o->direct = cow_cache_mode_parse("-T", arg, &unsafe, state);
+		o->direct = cow_disk_cache_parse("-T", arg, &unsafe, state);
 		return 0;
 	case KEY_IMAGE_OPTS:
 	case KEY_TARGET_IMAGE_OPTS:
@@ -56,7 +56,7 @@ enum cow_disk_format cow_disk_format_parse(const char *option, const char *text,
 	return !strcmp(text, "raw") ? COW_DISK_RAW : COW_DISK_QCOW2;
 }
 
-bool cow_cache_mode_parse(const char *option, const char *text, bool *unsafe,
+bool cow_disk_cache_parse(const char *option, const char *text, bool *unsafe,
 			  struct argp_state *state)
 {
 	static const struct {
@@ -75,7 +75,7 @@ bool cow_cache_mode_parse(const char *option, const char *text, bool *unsafe,
 	return false;
 }
 
-const char *cow_snapshot_option(const char *text)
+const char *cow_disk_snapshot_parse(const char *text)
 {
 	static const char *const prefixes[] = { "snapshot.id=", "snapshot.name=" };
 	for (size_t i = 0; i < 2; i++)

@@ -28,11 +28,11 @@ extern const struct argp cow_disk_argp;
 enum cow_disk_format cow_disk_format_parse(const char *option, const char *text,
 					   struct argp_state *state);
 /* A mode of qemu-img's -t and -T: does it go past the page cache? unsafe: nothing is waited for. */
-bool cow_cache_mode_parse(const char *option, const char *text, bool *unsafe,
+bool cow_disk_cache_parse(const char *option, const char *text, bool *unsafe,
 			  struct argp_state *state);
 
 /* -l of qemu-img: an id or a name, or snapshot.id=ID, snapshot.name=NAME. */
-const char *cow_snapshot_option(const char *text);
+const char *cow_disk_snapshot_parse(const char *text);
 
 /* How to open path: for reading, until the caller says otherwise. Refers to o. */
 struct cow_disk_spec cow_disk_options_spec(const struct cow_disk_options *o, const char *path,

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "engine/base/number.h"
+#include "engine/crypt/luks_format.h"
 
 #define MAX_ITER_MS 60000u
 

@@ -6,6 +6,7 @@
 #include <stdbool.h>
 
 #include "engine/crypt/luks.h"
+#include "engine/crypt/luks_format.h"
 
 struct cow_encrypt_options {
 	bool wanted;   /* an image is to be encrypted */

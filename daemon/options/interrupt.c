@@ -94,7 +94,7 @@ static void show(void *ctx, uint64_t done, uint64_t all)
 	print(done, all, now - progress.began_ms, "\r");
 }
 
-struct cow_progress cow_progress_to_terminal(bool force, bool quiet)
+struct cow_progress cow_interrupt_progress(bool force, bool quiet)
 {
 	progress.always = !quiet && (force || isatty(STDERR_FILENO));
 	progress.began_ms = progress.last_ms = now_ms();
@@ -102,7 +102,7 @@ struct cow_progress cow_progress_to_terminal(bool force, bool quiet)
 	return (struct cow_progress){ .show = show };
 }
 
-void cow_progress_finish(void)
+void cow_interrupt_finish(void)
 {
 	if (progress.shown)
 		fprintf(stderr, "%50s\r", "");

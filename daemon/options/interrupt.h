@@ -20,8 +20,8 @@ COW_MUST_CHECK int cow_interrupt_end(int status);
 /*
  * How far it is, on standard error: on a terminal, and where -p forces it; -q and SIGUSR1 as above.
  */
-struct cow_progress cow_progress_to_terminal(bool force, bool quiet);
+struct cow_progress cow_interrupt_progress(bool force, bool quiet);
 /* The line goes away. */
-void cow_progress_finish(void);
+void cow_interrupt_finish(void);
 
 #endif

@@ -14,6 +14,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "daemon/options/secret_prompt.h"
 #include "engine/base/number.h"
 #include "engine/crypt/secret.h"
 #include "engine/host/path.h"

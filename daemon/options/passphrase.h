@@ -37,7 +37,7 @@ struct cow_secret_source {
 struct cow_secrets {
 	size_t nr;
 	struct cow_secret_source sources[COW_MAX_SECRETS];
-	const struct cow_secret *loaded[COW_MAX_SECRETS]; /* as cow_crypt_open() wants them */
+	const struct cow_secret *loaded[COW_MAX_SECRETS]; /* as cow_unlock_key() wants them */
 	struct cow_secret *owned[COW_MAX_SECRETS];
 };
 
@@ -55,12 +55,5 @@ COW_MUST_CHECK int cow_secrets_load(struct cow_secrets *secrets, const char *wha
 				    struct cow_error *err);
 /* Wipes them. May be called twice, and without a load. */
 void cow_secrets_free(struct cow_secrets *secrets);
-
-/*
- * secret_prompt.c: asks on the terminal, without echo. -ECANCELED: interrupted; -ENXIO: there is no
- * terminal.
- */
-COW_MUST_CHECK int cow_secret_prompt(const char *what, bool twice, struct cow_secret *secret,
-				     struct cow_error *err);
 
 #endif

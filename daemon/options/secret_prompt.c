@@ -11,7 +11,7 @@
 #include <termios.h>
 #include <unistd.h>
 
-#include "daemon/options/passphrase.h"
+#include "daemon/options/secret_prompt.h"
 #include "engine/crypt/secret.h"
 
 static const int signals[] = { SIGINT, SIGTERM, SIGHUP, SIGQUIT };

@@ -7,6 +7,7 @@
 #include "daemon/options/interrupt.h"
 #include "daemon/options/named.h"
 #include "engine/loop/loop.h"
+#include "engine/loop/loop_plain.h"
 
 static error_t parse(int key, char *arg, struct argp_state *state)
 {
@@ -62,7 +63,7 @@ int cow_tool_open(struct cow_tool *tool, unsigned image, enum cow_disk_format fo
 static int run(struct cow_tool *tool, struct cow_error *err)
 {
 	const struct cow_tool_verb *verb = tool->verb;
-	int ret = cow_loop_sync_new(&tool->loop);
+	int ret = cow_loop_plain_new(&tool->loop);
 	if (ret)
 		return cow_error_set(err, ret, "out of memory");
 	ret = cow_secrets_load(&tool->disks.secrets, tool->images[0], false, err);
@@ -70,10 +71,9 @@ static int run(struct cow_tool *tool, struct cow_error *err)
 		ret = verb->prepare(tool, err);
 	if (!ret) {
 		tool->cancel = cow_interrupt_catch();
-		tool->progress =
-			cow_progress_to_terminal(tool->common.progress, tool->common.quiet);
+		tool->progress = cow_interrupt_progress(tool->common.progress, tool->common.quiet);
 		ret = verb->run(tool, err);
-		cow_progress_finish();
+		cow_interrupt_finish();
 	}
 	cow_secrets_free(&tool->disks.secrets);
 	cow_loop_free(tool->loop);

@@ -15,7 +15,7 @@
 
 #include "daemon/control/control.h"
 #include "daemon/server/client.h"
-#include "daemon/server/health.h"
+#include "daemon/server/server_health.h"
 #include "daemon/server/report.h"
 #include "daemon/server/serve_requests.h"
 #include "engine/base/assert.h"

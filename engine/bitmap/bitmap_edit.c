@@ -14,6 +14,7 @@
 #include "engine/bitmap/bitmap_extension.h"
 #include "engine/core/load.h"
 #include "engine/edit/edit_fault.h"
+#include "engine/edit/edit_refcount.h"
 #include "engine/loop/blocking.h"
 
 /* Of all bitmaps together: they are read to make sure that nothing is written over them. */

@@ -13,7 +13,14 @@
 #include <string.h>
 
 #include "engine/base/buf.h"
+#include "engine/check/check_copied.h"
+#include "engine/check/check_l2.h"
+#include "engine/check/check_mark.h"
+#include "engine/check/check_refcount.h"
 #include "engine/check/checker.h"
+#include "engine/check/repair_header.h"
+#include "engine/check/repair_rebuild.h"
+#include "engine/check/repair_snapshots.h"
 #include "engine/loop/blocking.h"
 
 #define MAX_ROUNDS 3
@@ -37,7 +44,7 @@ static int count_references(struct cow_checker *c)
 /* Refcounts are durable before flags that rely on them. */
 static int fix_refcounts(struct cow_checker *c, struct cow_error *err)
 {
-	int ret = c->fix == COW_REPAIR_ALL ? cow_repair_l2_tables(c) : 0;
+	int ret = c->fix == COW_REPAIR_ALL ? cow_check_repair_l2_tables(c) : 0;
 	if (!ret && c->fix == COW_REPAIR_ALL && c->need_rebuild)
 		return cow_repair_rebuild(c, err);
 	if (!ret)
@@ -151,7 +158,7 @@ static int known_format(struct cow_loop *loop, struct cow_file *file, struct cow
 	if (ret)
 		cow_error_set(err, ret, "check: cannot read: %s", strerror(-ret));
 	else if (!cow_header_is_qcow2(sector, 512))
-		ret = cow_header_refuse_other(sector, 512, -ENOTSUP, err);
+		ret = cow_format_refuse_other(sector, 512, -ENOTSUP, err);
 	free(sector);
 	return ret;
 }

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 
 #include "engine/base/be.h"
+#include "engine/check/check_bitmap.h"
 #include "engine/check/checker.h"
 
 static int mark_entry(struct cow_checker *c, const struct cow_bitmap *b, uint32_t idx,

@@ -12,6 +12,7 @@
 
 #include "engine/base/be.h"
 #include "engine/base/buf.h"
+#include "engine/check/check_copied.h"
 #include "engine/check/checker.h"
 
 #define L1_CHUNK_BYTES (64u << 10)

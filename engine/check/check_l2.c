@@ -12,7 +12,9 @@
 #include <stdlib.h>
 
 #include "engine/base/be.h"
+#include "engine/check/check_l2.h"
 #include "engine/check/checker.h"
+#include "engine/format/map.h"
 
 /* An entry under examination. */
 struct entry {
@@ -203,7 +205,7 @@ static int fix_table(struct cow_checker *c, const struct cow_l2_ref *ref)
 }
 
 /* Once all is marked: a table that turned out to be something else too is not written to. */
-int cow_repair_l2_tables(struct cow_checker *c)
+int cow_check_repair_l2_tables(struct cow_checker *c)
 {
 	for (uint64_t i = 0; i < c->nr_l2; i++) {
 		struct cow_check_cell cell =

@@ -10,6 +10,8 @@
 
 #include "engine/base/be.h"
 #include "engine/base/buf.h"
+#include "engine/check/check_bitmap.h"
+#include "engine/check/check_mark.h"
 #include "engine/check/checker.h"
 
 #define L1_CHUNK_BYTES (64u << 10)

@@ -11,6 +11,7 @@
 
 #include "engine/base/be.h"
 #include "engine/base/buf.h"
+#include "engine/check/check_refcount.h"
 #include "engine/check/checker.h"
 
 static void broken(struct cow_checker *c, const char *what, uint64_t idx, uint64_t entry,

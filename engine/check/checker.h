@@ -22,7 +22,7 @@
 struct cow_l2_ref {
 	uint64_t off;
 	uint32_t refs; /* paths that lead to this table: each of its entries counts that often */
-	bool fixable;  /* it has entries that cow_repair_l2_tables() can put right */
+	bool fixable;  /* it has entries that cow_check_repair_l2_tables() can put right */
 };
 
 struct cow_checker {
@@ -55,8 +55,6 @@ struct cow_checker {
 	uint8_t *cluster2; /* scratch of an outer loop */
 };
 
-/* ---- checker.c ---- */
-
 COW_MUST_CHECK int cow_checker_init(struct cow_checker *c, struct cow_loop *loop,
 				    struct cow_file *file, const struct cow_check_options *options,
 				    enum cow_repair fix, struct cow_error *err);
@@ -82,31 +80,5 @@ COW_MUST_CHECK int cow_checker_read(struct cow_checker *c, uint64_t off, void *b
 /* Writes what lies between the first and last changed byte of table, widened to sectors. */
 COW_MUST_CHECK int cow_checker_write_changed(struct cow_checker *c, uint64_t off,
 					     const uint8_t *table, uint64_t first, uint64_t end);
-
-/* ---- the phases ---- */
-
-COW_MUST_CHECK int cow_check_mark_fixed(struct cow_checker *c); /* check_mark.c */
-COW_MUST_CHECK int cow_check_mark_l1_tables(struct cow_checker *c);
-COW_MUST_CHECK int cow_check_mark_bitmaps(struct cow_checker *c);   /* check_bitmap.c */
-COW_MUST_CHECK int cow_check_mark_l2_tables(struct cow_checker *c); /* check_l2.c */
-COW_MUST_CHECK int cow_repair_l2_tables(struct cow_checker *c);
-COW_MUST_CHECK int cow_check_load_reftable(struct cow_checker *c); /* check_refcount.c */
-COW_MUST_CHECK int cow_check_compare(struct cow_checker *c, bool fix);
-COW_MUST_CHECK int cow_check_copied(struct cow_checker *c); /* check_copied.c */
-COW_MUST_CHECK int cow_repair_rebuild(struct cow_checker *c,
-				      struct cow_error *err); /* repair_rebuild.c */
-/*
- * Before a pass: puts the snapshot table right, if it cannot be decoded or names L1 tables that are
- * none. repair_snapshots.c
- */
-COW_MUST_CHECK int cow_repair_snapshots(struct cow_loop *loop, struct cow_file *file,
-					const struct cow_check_options *options,
-					struct cow_error *err);
-/* barrier | change() of the header's first sector | barrier */
-COW_MUST_CHECK int cow_repair_update_header(struct cow_loop *loop, struct cow_file *file,
-					    void (*change)(uint8_t *sector, void *ctx), void *ctx);
-/* After the last pass. */
-COW_MUST_CHECK int cow_repair_clear_bits(struct cow_loop *loop, struct cow_file *file,
-					 uint64_t bits);
 
 #endif

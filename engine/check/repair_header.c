@@ -9,6 +9,7 @@
 #include "engine/base/be.h"
 #include "engine/base/buf.h"
 #include "engine/check/checker.h"
+#include "engine/check/repair_header.h"
 #include "engine/loop/blocking.h"
 
 int cow_repair_update_header(struct cow_loop *loop, struct cow_file *file,

@@ -15,6 +15,7 @@
 #include "engine/base/be.h"
 #include "engine/base/buf.h"
 #include "engine/check/checker.h"
+#include "engine/check/repair_rebuild.h"
 #include "engine/loop/blocking.h"
 
 struct rebuild {

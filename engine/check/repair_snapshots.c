@@ -20,6 +20,8 @@
 #include "engine/base/buf.h"
 #include "engine/base/log.h"
 #include "engine/check/checker.h"
+#include "engine/check/repair_header.h"
+#include "engine/check/repair_snapshots.h"
 #include "engine/loop/blocking.h"
 
 #define FIXED_BYTES sizeof(struct qcow2_snapshot_be)

@@ -13,7 +13,11 @@
 #include <unistd.h>
 
 #include "engine/base/buf.h"
+#include "engine/create/create_backing.h"
+#include "engine/create/create_features.h"
+#include "engine/create/create_header.h"
 #include "engine/create/create_layout.h"
+#include "engine/create/create_tables.h"
 #include "engine/format/reference.h"
 #include "engine/host/system.h"
 #include "engine/loop/blocking.h"

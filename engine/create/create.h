@@ -8,6 +8,7 @@
 
 #include "engine/base/error.h"
 #include "engine/base/result.h"
+#include "engine/crypt/luks_format.h"
 #include "engine/loop/loop.h"
 #include "engine/crypt/luks.h"
 

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "engine/core/load.h"
+#include "engine/create/create_backing.h"
 #include "engine/create/create_layout.h"
 #include "engine/format/reference.h"
 

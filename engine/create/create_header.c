@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "engine/base/be.h"
+#include "engine/create/create_header.h"
 #include "engine/create/create_layout.h"
 #include "engine/format/feature_names.h"
 

@@ -5,6 +5,9 @@
 #include <inttypes.h>
 #include <string.h>
 
+#include "engine/create/create_features.h"
+#include "engine/crypt/luks_format.h"
+
 static uint64_t div_up(uint64_t n, uint64_t unit)
 {
 	return n / unit + (n % unit != 0);
@@ -61,7 +64,7 @@ int cow_create_layout_init(struct cow_create_layout *l, const struct cow_create_
 	if (ret)
 		return ret;
 	h->size_bytes = size_bytes;
-	uint64_t l1_entries = cow_l1_entries_for(h, size_bytes);
+	uint64_t l1_entries = cow_header_l1_entries(h, size_bytes);
 	if (size_bytes > INT64_MAX || l1_entries > QCOW2_MAX_L1_BYTES / 8)
 		return cow_error_set(err, -EFBIG,
 				     "size %" PRIu64 ": clusters of %" PRIu32

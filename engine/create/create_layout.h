@@ -29,43 +29,11 @@ struct cow_create_layout {
 	uint64_t nr_clusters;		     /* all of the image's file: each has refcount 1 */
 };
 
-/* Options -> the header's features and widths; checks the options against each other. */
-COW_MUST_CHECK int cow_create_load_options(struct cow_header *h, const struct cow_create_options *o,
-					   struct cow_error *err);
-/* What is to be preallocated, including what other options imply. */
-enum cow_preallocation cow_create_preallocation(const struct cow_create_options *o);
-
 /*
  * Checks the options against each other and the format's limits. size_bytes is a multiple of 512.
  */
 COW_MUST_CHECK int cow_create_layout_init(struct cow_create_layout *l,
 					  const struct cow_create_options *options,
 					  uint64_t size_bytes, struct cow_error *err);
-
-/*
- * Header, extensions and backing file name -> the first cluster (zeroed by the caller). Sets the
- * name's place in l->header.
- */
-COW_MUST_CHECK int cow_create_first_cluster(struct cow_create_layout *l,
-					    const struct cow_create_options *options,
-					    uint8_t *cluster, struct cow_error *err);
-
-/* ---- create_backing.c ---- */
-
-/* As asked for, or the backing file's. */
-COW_MUST_CHECK int cow_create_find_size(struct cow_host *host, struct cow_loop *loop,
-					const char *path, const struct cow_create_options *o,
-					uint64_t *size_bytes, struct cow_error *err);
-
-/* ---- create_tables.c ---- */
-
-/*
- * Everything but the first cluster, into files that read as zeros (image, and data when it is
- * external: else NULL).
- */
-COW_MUST_CHECK int cow_create_write_tables(struct cow_loop *loop, struct cow_file *image,
-					   struct cow_file *data, const struct cow_create_layout *l,
-					   const struct cow_create_options *o,
-					   struct cow_error *err);
 
 #endif

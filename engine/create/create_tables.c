@@ -10,7 +10,10 @@
 
 #include "engine/base/be.h"
 #include "engine/base/buf.h"
+#include "engine/create/create_features.h"
 #include "engine/create/create_layout.h"
+#include "engine/create/create_tables.h"
+#include "engine/crypt/luks_format.h"
 #include "engine/host/system.h"
 #include "engine/loop/blocking.h"
 

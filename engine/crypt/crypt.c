@@ -63,7 +63,7 @@ int cow_crypt_key_new(const struct cow_crypt_cipher *cipher, const uint8_t *key,
 {
 	if (!cow_crypt_cipher_valid(cipher))
 		return -ENOTSUP;
-	struct cow_crypt_key *k = cow_crypt_memory_new(sizeof(*k));
+	struct cow_crypt_key *k = cow_secret_memory_new(sizeof(*k));
 	if (!k)
 		return -ENOMEM;
 	k->cipher = *cipher;
@@ -91,7 +91,7 @@ int cow_crypt_key_new_legacy(const struct cow_secret *secret, struct cow_crypt_k
 
 void cow_crypt_key_free(struct cow_crypt_key *key)
 {
-	cow_crypt_memory_free(key, sizeof(*key));
+	cow_secret_memory_free(key, sizeof(*key));
 }
 
 const struct cow_crypt_cipher *cow_crypt_key_cipher(const struct cow_crypt_key *key)

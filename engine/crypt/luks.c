@@ -10,7 +10,8 @@
 #include <openssl/crypto.h>
 
 #include "engine/base/buf.h"
-#include "engine/crypt/luks_impl.h"
+#include "engine/crypt/luks_header.h"
+#include "engine/crypt/luks_work.h"
 #include "engine/crypt/luks_kdf.h"
 #include "engine/loop/blocking.h"
 
@@ -37,55 +38,6 @@ int cow_luks_load(struct cow_loop *loop, struct cow_file *file, uint64_t off, ui
 	return ret;
 }
 
-/* ---- steps of a slot's work ---- */
-
-struct cow_luks_work *cow_luks_work_new(const struct cow_luks *luks)
-{
-	size_t bytes = cow_luks_material_bytes(luks);
-	struct cow_luks_work *work = cow_crypt_memory_new(sizeof(*work) + bytes);
-	if (work)
-		work->material_bytes = bytes;
-	return work;
-}
-
-void cow_luks_work_free(struct cow_luks_work *work)
-{
-	if (work)
-		cow_crypt_memory_free(work, sizeof(*work) + work->material_bytes);
-}
-
-int cow_luks_slot_key(const struct cow_luks *luks, const struct cow_luks_slot *slot,
-		      const struct cow_secret *secret, struct cow_luks_work *work)
-{
-	return cow_luks_derive(luks->hash_name, secret->data, secret->bytes, slot->salt,
-			       sizeof(slot->salt), slot->iterations, work->slot_key,
-			       luks->cipher.key_bytes);
-}
-
-int cow_luks_crypt_material(const struct cow_luks *luks, struct cow_luks_work *work, bool encrypt)
-{
-	struct cow_crypt_key *key = NULL;
-	struct cow_crypt *crypt = NULL;
-	int ret = cow_crypt_key_new(&luks->cipher, work->slot_key, &key);
-	if (!ret)
-		ret = cow_crypt_new(key, &crypt);
-	if (!ret && encrypt)
-		ret = cow_crypt_encrypt(crypt, 0, work->material, work->material,
-					work->material_bytes);
-	else if (!ret)
-		ret = cow_crypt_decrypt(crypt, 0, work->material, work->material_bytes);
-	cow_crypt_free(crypt);
-	cow_crypt_key_free(key);
-	return ret;
-}
-
-int cow_luks_key_digest(const struct cow_luks *luks, struct cow_luks_work *work)
-{
-	return cow_luks_derive(luks->hash_name, work->key, luks->cipher.key_bytes,
-			       luks->digest_salt, sizeof(luks->digest_salt),
-			       luks->digest_iterations, work->digest, sizeof(work->digest));
-}
-
 /* ---- unlocking ---- */
 
 static int read_material(struct cow_loop *loop, struct cow_file *file, uint64_t off,
@@ -108,14 +60,14 @@ static int read_material(struct cow_loop *loop, struct cow_file *file, uint64_t 
 static int try_slot(const struct cow_luks *luks, const struct cow_luks_slot *slot,
 		    const struct cow_secret *secret, struct cow_luks_work *work)
 {
-	int ret = cow_luks_slot_key(luks, slot, secret, work);
+	int ret = cow_luks_work_slot_key(luks, slot, secret, work);
 	if (!ret)
-		ret = cow_luks_crypt_material(luks, work, false);
+		ret = cow_luks_work_decrypt(luks, work);
 	if (!ret)
 		ret = cow_luks_merge(luks->hash_name, work->material, luks->cipher.key_bytes,
 				     LUKS1_STRIPES, work->key);
 	if (!ret)
-		ret = cow_luks_key_digest(luks, work);
+		ret = cow_luks_work_digest(luks, work);
 	if (ret)
 		return ret;
 	return CRYPTO_memcmp(work->digest, luks->digest, sizeof(luks->digest)) ? -EACCES : 0;

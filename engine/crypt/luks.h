@@ -46,21 +46,7 @@ struct cow_luks {
 	struct cow_luks_slot slots[LUKS1_SLOTS];
 };
 
-/* ---- the header: pure ---- */
-
-/*
- * buf: the first sizeof(struct luks1_header_be) bytes; area_bytes: what the qcow2 extension says
- * about the length. -EINVAL with rule and offset (of the header), -ENOTSUP for a cipher, mode or
- * hash that we do not know, by name.
- */
-COW_MUST_CHECK int cow_luks_decode(const uint8_t *buf, uint64_t area_bytes, struct cow_luks *luks,
-				   struct cow_error *err);
-void cow_luks_encode(const struct cow_luks *luks, uint8_t *buf);
-
-/* Key material of one slot: bytes, a multiple of 512. */
-uint64_t cow_luks_material_bytes(const struct cow_luks *luks);
-
-/* ---- blocking, control plane ---- */
+/* Blocking, control plane. */
 
 /* Reads and verifies the header at off in file. */
 COW_MUST_CHECK int cow_luks_load(struct cow_loop *loop, struct cow_file *file, uint64_t off,
@@ -74,28 +60,5 @@ COW_MUST_CHECK int cow_luks_unlock(struct cow_loop *loop, struct cow_file *file,
 				   const struct cow_luks *luks, const struct cow_secret *secret,
 				   struct cow_crypt_key **key, unsigned *slot,
 				   struct cow_error *err);
-
-/* ---- a new header ---- */
-
-struct cow_luks_format {
-	struct cow_crypt_cipher cipher;
-	const char *hash_name; /* "sha1", "sha256", "sha512", ... */
-	unsigned iter_ms;      /* how long one try shall take; 0: 1000 */
-};
-
-/* aes-256, xts-plain64, sha256. */
-void cow_luks_format_default(struct cow_luks_format *format);
-/* 0, or -EINVAL / -ENOTSUP with the option that is wrong. */
-COW_MUST_CHECK int cow_luks_format_check(const struct cow_luks_format *format,
-					 struct cow_error *err);
-/* The length of the header with room for eight slots. */
-uint64_t cow_luks_format_bytes(const struct cow_luks_format *format);
-/*
- * Makes a master key, puts it under secret into slot 0 and writes header and key material to [off,
- * off + cow_luks_format_bytes()). The other slots' material is left as it is.
- */
-COW_MUST_CHECK int cow_luks_format(struct cow_loop *loop, struct cow_file *file, uint64_t off,
-				   const struct cow_luks_format *format,
-				   const struct cow_secret *secret, struct cow_error *err);
 
 #endif

@@ -11,7 +11,9 @@
 #include <openssl/rand.h>
 
 #include "engine/base/buf.h"
-#include "engine/crypt/luks_impl.h"
+#include "engine/crypt/luks_format.h"
+#include "engine/crypt/luks_header.h"
+#include "engine/crypt/luks_work.h"
 #include "engine/crypt/luks_kdf.h"
 #include "engine/loop/blocking.h"
 
@@ -103,16 +105,16 @@ static int make_key(struct cow_luks *l, const struct cow_secret *secret, struct 
 {
 	bool ok = RAND_priv_bytes(work->key, (int)l->cipher.key_bytes) == 1 &&
 		  RAND_priv_bytes(work->material, (int)work->material_bytes) == 1;
-	int ret = ok ? cow_luks_key_digest(l, work) : -EIO;
+	int ret = ok ? cow_luks_work_digest(l, work) : -EIO;
 	if (!ret) {
 		memcpy(l->digest, work->digest, sizeof(l->digest));
 		ret = cow_luks_split(l->hash_name, work->key, l->cipher.key_bytes, LUKS1_STRIPES,
 				     work->material);
 	}
 	if (!ret)
-		ret = cow_luks_slot_key(l, &l->slots[0], secret, work);
+		ret = cow_luks_work_slot_key(l, &l->slots[0], secret, work);
 	if (!ret)
-		ret = cow_luks_crypt_material(l, work, true);
+		ret = cow_luks_work_encrypt(l, work);
 	return ret;
 }
 

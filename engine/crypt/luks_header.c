@@ -5,7 +5,8 @@
 #include <string.h>
 
 #include "engine/base/be.h"
-#include "engine/crypt/luks_impl.h"
+#include "engine/crypt/luks_header.h"
+#include "engine/crypt/luks_work.h"
 #include "engine/crypt/luks_kdf.h"
 
 #define AT(field) offsetof(struct luks1_header_be, field)

@@ -17,7 +17,7 @@ static size_t round_to_pages(size_t bytes)
 }
 
 /* Pages of their own: a lock and an exception from core dumps hold for whole pages. */
-void *cow_crypt_memory_new(size_t bytes)
+void *cow_secret_memory_new(size_t bytes)
 {
 	static atomic_bool warned;
 	size_t size = round_to_pages(bytes);
@@ -32,7 +32,7 @@ void *cow_crypt_memory_new(size_t bytes)
 	return memory;
 }
 
-void cow_crypt_memory_free(void *memory, size_t bytes)
+void cow_secret_memory_free(void *memory, size_t bytes)
 {
 	if (!memory)
 		return;
@@ -42,10 +42,10 @@ void cow_crypt_memory_free(void *memory, size_t bytes)
 
 struct cow_secret *cow_secret_new(void)
 {
-	return cow_crypt_memory_new(sizeof(struct cow_secret));
+	return cow_secret_memory_new(sizeof(struct cow_secret));
 }
 
 void cow_secret_free(struct cow_secret *secret)
 {
-	cow_crypt_memory_free(secret, sizeof(*secret));
+	cow_secret_memory_free(secret, sizeof(*secret));
 }

@@ -11,9 +11,9 @@
 #include <stdint.h>
 
 /* Zeroed; NULL when out of memory. */
-void *cow_crypt_memory_new(size_t bytes);
+void *cow_secret_memory_new(size_t bytes);
 /* bytes as at new. NULL is allowed. */
-void cow_crypt_memory_free(void *memory, size_t bytes);
+void cow_secret_memory_free(void *memory, size_t bytes);
 
 #define COW_SECRET_MAX_BYTES (64u << 10)
 #define COW_MAX_SECRETS 8u /* passphrases that an image, or a chain of them, is opened with */

@@ -47,7 +47,7 @@ static int open_legacy(const struct cow_file *file, const struct cow_secret *con
 	return ret ? cow_error_set(err, ret, "legacy AES key: %s", strerror(-ret)) : 0;
 }
 
-int cow_crypt_open(struct cow_loop *loop, struct cow_file *file, const struct cow_header *h,
+int cow_unlock_key(struct cow_loop *loop, struct cow_file *file, const struct cow_header *h,
 		   const struct cow_extensions *ext, const struct cow_secret *const *secrets,
 		   size_t nr_secrets, struct cow_crypt_key **out, struct cow_error *err)
 {

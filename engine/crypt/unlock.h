@@ -13,7 +13,7 @@
  * does, or none is given. Legacy AES: -EACCES unless there is exactly one secret, since nothing in
  * the image tells a right one from a wrong one; logs a warning about the weakness.
  */
-COW_MUST_CHECK int cow_crypt_open(struct cow_loop *loop, struct cow_file *file,
+COW_MUST_CHECK int cow_unlock_key(struct cow_loop *loop, struct cow_file *file,
 				  const struct cow_header *h, const struct cow_extensions *ext,
 				  const struct cow_secret *const *secrets, size_t nr_secrets,
 				  struct cow_crypt_key **out, struct cow_error *err);

@@ -13,6 +13,7 @@
 #include "engine/edit/edit_fault.h"
 #include "engine/core/load.h"
 #include "engine/core/switch.h"
+#include "engine/edit/edit_refcount.h"
 #include "engine/loop/blocking.h"
 
 /*

@@ -92,32 +92,4 @@ COW_MUST_CHECK int cow_edit_write_snapshots(struct cow_edit *e);
 /* e->l1 to a new place if it has changed; the old table of old_entries is freed. */
 COW_MUST_CHECK int cow_edit_move_l1(struct cow_edit *e, uint32_t old_entries);
 
-/* ---- snapshot_refs.c: refcounts ---- */
-
-COW_MUST_CHECK int cow_edit_load_refcounts(struct cow_edit *e);
-void cow_edit_free_refcounts(struct cow_edit *e);
-COW_MUST_CHECK int cow_edit_refcount(struct cow_edit *e, uint64_t cluster, uint64_t *count);
-/*
- * Every cluster that [off, off+bytes) touches: plus delta. All must be counted already; -ERANGE:
- * would not fit.
- */
-COW_MUST_CHECK int cow_edit_count(struct cow_edit *e, uint64_t off, uint64_t bytes, int delta);
-/* nr consecutive clusters, free in the image as it stands and as it will be; refcount 1. */
-COW_MUST_CHECK int cow_edit_alloc(struct cow_edit *e, uint64_t nr, uint64_t *off);
-/* Places and writes the changed blocks and the table that names them. */
-COW_MUST_CHECK int cow_edit_write_refcounts(struct cow_edit *e);
-/* After the commit: punch what the old image used and the new one does not. */
-COW_MUST_CHECK int cow_edit_punch_freed(struct cow_edit *e);
-
-/* ---- snapshot_share.c: what an L1 table leads to ---- */
-
-/* Plus delta for every L2 table and cluster, once for each path. 0: only verifies. */
-COW_MUST_CHECK int cow_edit_share(struct cow_edit *e, const uint64_t *l1, uint64_t nr, int delta);
-/*
- * COPIED flags of e->l1 and its tables as the refcounts want them. A table that changes moves;
- * `paths` of the references to it, those of e->l1 and of copies that the caller will make of it,
- * move along.
- */
-COW_MUST_CHECK int cow_edit_fix_copied(struct cow_edit *e, int paths);
-
 #endif

@@ -16,6 +16,7 @@
 #include "engine/base/math.h"
 #include "engine/edit/edit.h"
 #include "engine/edit/edit_fault.h"
+#include "engine/edit/edit_refcount.h"
 #include "engine/loop/blocking.h"
 
 /* ---- blocks ---- */

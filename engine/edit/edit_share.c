@@ -8,6 +8,8 @@
 #include <string.h>
 
 #include "engine/base/be.h"
+#include "engine/edit/edit_refcount.h"
+#include "engine/edit/edit_share.h"
 #include "engine/format/map.h"
 #include "engine/edit/edit.h"
 #include "engine/edit/edit_fault.h"
@@ -26,7 +28,7 @@ static struct cow_l2_entry get_entry(const struct cow_edit *e, uint32_t at)
 /* Verifies the entry; *table: its L2 table, 0 if there is none. */
 static int l1_entry(struct cow_edit *e, uint64_t idx, uint64_t raw, uint64_t *table)
 {
-	const char *fault = cow_l1_fault(&e->g, raw);
+	const char *fault = cow_map_l1_fault(&e->g, raw);
 	*table = raw & QCOW2_OFFSET_MASK;
 	if (!fault && *table && *table >= e->file->size_bytes)
 		fault = "L1 entry points past the end of the file";

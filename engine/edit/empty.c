@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "engine/edit/edit.h"
+#include "engine/edit/edit_share.h"
 
 static int empty(struct cow_edit *e)
 {

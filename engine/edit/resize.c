@@ -9,6 +9,8 @@
 #include "engine/base/be.h"
 #include "engine/base/buf.h"
 #include "engine/core/load.h"
+#include "engine/edit/edit_refcount.h"
+#include "engine/edit/edit_share.h"
 #include "engine/format/map.h"
 #include "engine/format/reference.h"
 #include "engine/edit/edit.h"
@@ -31,7 +33,7 @@ static int new_size(const struct cow_header *h, const struct cow_resize_options 
 	if (*size % 512)
 		return cow_error_set(err, -EINVAL,
 				     "size %" PRIu64 ": must be a multiple of 512 bytes", *size);
-	if (cow_l1_entries_for(h, *size) > QCOW2_MAX_L1_BYTES / 8)
+	if (cow_header_l1_entries(h, *size) > QCOW2_MAX_L1_BYTES / 8)
 		return cow_error_set(err, -EFBIG,
 				     "size %" PRIu64 ": too large for clusters of %" PRIu32
 				     " bytes",
@@ -76,7 +78,7 @@ static int check_backing(struct cow_edit *e, const uint8_t *cluster)
 {
 	char name[1024];
 	uint64_t bytes;
-	int ret = cow_backing_name(cluster, &e->header, name, e->err);
+	int ret = cow_reference_backing_name(cluster, &e->header, name, e->err);
 	if (ret || !name[0])
 		return ret;
 	if (!e->ext.has_backing_format)
@@ -141,7 +143,7 @@ static int clear_tail(struct cow_edit *e)
 
 static int grow(struct cow_edit *e, uint64_t size)
 {
-	uint64_t need = cow_l1_entries_for(&e->header, size);
+	uint64_t need = cow_header_l1_entries(&e->header, size);
 	uint32_t old = e->header.l1_entries;
 	int ret = clear_tail(e);
 	if (ret || need <= old)
@@ -231,7 +233,7 @@ static int shrink(struct cow_edit *e, uint64_t size)
 static int change(struct cow_edit *e, const uint8_t *cluster, uint64_t size)
 {
 	int ret = 0;
-	if (!nothing_behind(e, cow_l1_entries_for(&e->header, e->header.size_bytes)))
+	if (!nothing_behind(e, cow_header_l1_entries(&e->header, e->header.size_bytes)))
 		return cow_error_set(e->err, -ENOTSUP,
 				     "the disk has VM state behind its end: use qemu-img resize");
 	if (size > e->header.size_bytes)

@@ -6,7 +6,7 @@
  * extension, at the backing file's name, or with the cluster. What is unknown is skipped here and
  * kept by whoever rewrites the cluster.
  */
-#include "engine/format/format.h"
+#include "engine/format/extension.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -172,23 +172,6 @@ int cow_extensions_decode(const uint8_t *cluster, const struct cow_header *h,
 		off += ((uint64_t)x.bytes + 7) & ~7ull;
 	}
 	return finish(h, ext, off < end ? off : end, err);
-}
-
-int cow_backing_name(const uint8_t *cluster, const struct cow_header *h, char name[1024],
-		     struct cow_error *err)
-{
-	name[0] = '\0';
-	if (!h->backing_name_off)
-		return 0;
-	const uint8_t *src = cluster + h->backing_name_off;
-	const uint8_t *nul = memchr(src, 0, h->backing_name_bytes);
-	if (nul)
-		return cow_error_set(err, -EINVAL,
-				     "backing file name at offset %" PRIu64 ": holds a NUL byte",
-				     (uint64_t)(nul - cluster));
-	memcpy(name, src, h->backing_name_bytes);
-	name[h->backing_name_bytes] = '\0';
-	return 0;
 }
 
 size_t cow_extension_put(uint8_t *cluster, size_t off, uint32_t type, const void *data,

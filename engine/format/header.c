@@ -4,7 +4,7 @@
  * function a rule, in the order in which later rules depend on earlier ones: nothing shifts by
  * cluster_bits before cluster_bits is checked.
  */
-#include "engine/format/format.h"
+#include "engine/format/header.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -12,6 +12,7 @@
 
 #include "engine/base/assert.h"
 #include "engine/base/be.h"
+#include "engine/format/other.h"
 
 /* Offset of a header field, for messages. */
 #define AT(field) offsetof(struct qcow2_header_be, field)
@@ -25,7 +26,7 @@ bool cow_header_is_qcow2(const uint8_t *buf, size_t len)
 	return len >= 4 && cow_load32_be(buf) == QCOW2_MAGIC;
 }
 
-uint64_t cow_l1_entries_for(const struct cow_header *h, uint64_t size_bytes)
+uint64_t cow_header_l1_entries(const struct cow_header *h, uint64_t size_bytes)
 {
 	uint64_t per_entry = (uint64_t)cow_cluster_bytes(h) * cow_l2_entries(h);
 	return size_bytes / per_entry + (size_bytes % per_entry != 0);
@@ -169,7 +170,7 @@ static int rule_l1(const struct cow_header *h, struct cow_error *err)
 {
 	if (h->l1_entries > QCOW2_MAX_L1_BYTES / 8)
 		return BAD(l1_size, "entries are more than 32 MiB", h->l1_entries);
-	if (cow_l1_entries_for(h, h->size_bytes) > h->l1_entries)
+	if (cow_header_l1_entries(h, h->size_bytes) > h->l1_entries)
 		return BAD(l1_size, "entries do not cover the image's size", h->l1_entries);
 	if (unaligned(h, h->l1_off))
 		return BAD(l1_table_offset, "is not cluster-aligned", h->l1_off);
@@ -275,7 +276,7 @@ static int load_header(const uint8_t *buf, size_t len, struct cow_header *h, str
 {
 	cow_assert(len >= sizeof(struct qcow2_header_be));
 	if (!cow_header_is_qcow2(buf, len))
-		return cow_header_refuse_other(buf, len, -EINVAL, err);
+		return cow_format_refuse_other(buf, len, -EINVAL, err);
 	load_version_2(buf, h);
 	if (h->version < 2 || h->version > 3)
 		return cow_error_set(

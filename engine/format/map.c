@@ -1,17 +1,18 @@
 /* SPDX-License-Identifier: MIT */
 #include "engine/format/map.h"
 
+#include "engine/base/assert.h"
 #include "engine/base/be.h"
 #include "engine/base/math.h"
 
-struct cow_l2_entry cow_slice_get(const struct cow_geometry *g, const uint8_t *slice, uint32_t idx)
+struct cow_l2_entry cow_entry_get(const struct cow_geometry *g, const uint8_t *slice, uint32_t idx)
 {
 	const uint8_t *p = slice + (size_t)idx * g->entry_bytes;
 	return (struct cow_l2_entry){ .raw = cow_load64_be(p),
 				      .subs = g->extended_l2 ? cow_load64_be(p + 8) : 0 };
 }
 
-void cow_slice_set(const struct cow_geometry *g, uint8_t *slice, uint32_t idx,
+void cow_entry_set(const struct cow_geometry *g, uint8_t *slice, uint32_t idx,
 		   struct cow_l2_entry entry)
 {
 	uint8_t *p = slice + (size_t)idx * g->entry_bytes;
@@ -123,7 +124,7 @@ struct cow_run cow_map_run(const struct cow_geometry *g, const uint8_t *slice, s
 	uint32_t idx = cow_l2_slice_idx(g, off), clusters = 0;
 	uint64_t in = cow_in_cluster(g, off.v);
 	struct cow_run run = {
-		.first = cow_entry_decode(g, cow_slice_get(g, slice, idx),
+		.first = cow_entry_decode(g, cow_entry_get(g, slice, idx),
 					  (uint32_t)(in >> g->sub_bits)),
 	};
 	const struct cow_entry *first = &run.first;
@@ -133,7 +134,7 @@ struct cow_run cow_map_run(const struct cow_geometry *g, const uint8_t *slice, s
 	       idx + clusters + 1 < g->slice_entries) {
 		clusters++;
 		struct cow_entry e =
-			cow_entry_decode(g, cow_slice_get(g, slice, idx + clusters), 0);
+			cow_entry_decode(g, cow_entry_get(g, slice, idx + clusters), 0);
 		if (!continues(g, first, &e, clusters))
 			break;
 		run.bytes += same_in_cluster(g, &e, 0);
@@ -143,7 +144,7 @@ struct cow_run cow_map_run(const struct cow_geometry *g, const uint8_t *slice, s
 	return run;
 }
 
-uint64_t cow_subs_of(const struct cow_geometry *g, uint64_t off, uint64_t bytes)
+uint64_t cow_entry_subs(const struct cow_geometry *g, uint64_t off, uint64_t bytes)
 {
 	uint64_t in = cow_in_cluster(g, off);
 	uint32_t first = (uint32_t)(in >> g->sub_bits),
@@ -151,7 +152,7 @@ uint64_t cow_subs_of(const struct cow_geometry *g, uint64_t off, uint64_t bytes)
 	return ((1ull << (last - first + 1)) - 1) << first;
 }
 
-const char *cow_l1_fault(const struct cow_geometry *g, uint64_t raw)
+const char *cow_map_l1_fault(const struct cow_geometry *g, uint64_t raw)
 {
 	if (raw & COW_L1_PAST_END)
 		return "L1 entry points to an L2 table past the end of the file";
@@ -162,4 +163,32 @@ const char *cow_l1_fault(const struct cow_geometry *g, uint64_t raw)
 	if (!(raw & QCOW2_OFFSET_MASK) && raw)
 		return "L1 entry has the COPIED flag without a table";
 	return NULL;
+}
+
+/*
+ * ---- compressed L2 entries: low x bits offset, then the number of additional sectors up to bit 61 ----
+ */
+
+static uint32_t compressed_offset_bits(uint32_t cluster_bits)
+{
+	return 62 - (cluster_bits - 8);
+}
+
+struct cow_compressed cow_compressed_decode(uint64_t entry, uint32_t cluster_bits)
+{
+	uint32_t x = compressed_offset_bits(cluster_bits);
+	uint64_t off = entry & ((1ull << x) - 1);
+	uint64_t more_sectors = (entry >> x) & ((1ull << (62 - x)) - 1);
+	return (struct cow_compressed){
+		.off = off,
+		.bytes = (uint32_t)((more_sectors + 1) * 512 - (off & 511)),
+	};
+}
+
+uint64_t cow_compressed_encode(uint64_t off, uint32_t bytes, uint32_t cluster_bits)
+{
+	uint32_t x = compressed_offset_bits(cluster_bits);
+	uint64_t more_sectors = ((off + bytes - 1) >> 9) - (off >> 9);
+	cow_assert(bytes > 0 && off < (1ull << x) && more_sectors < (1ull << (62 - x)));
+	return QCOW2_COMPRESSED | (more_sectors << x) | off;
 }

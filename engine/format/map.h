@@ -45,8 +45,8 @@ struct cow_l2_entry {
 	uint64_t raw, subs;
 };
 
-struct cow_l2_entry cow_slice_get(const struct cow_geometry *g, const uint8_t *slice, uint32_t idx);
-void cow_slice_set(const struct cow_geometry *g, uint8_t *slice, uint32_t idx,
+struct cow_l2_entry cow_entry_get(const struct cow_geometry *g, const uint8_t *slice, uint32_t idx);
+void cow_entry_set(const struct cow_geometry *g, uint8_t *slice, uint32_t idx,
 		   struct cow_l2_entry entry);
 
 /* sub: index of the subcluster; 0 without extended L2 entries. */
@@ -61,11 +61,19 @@ struct cow_run cow_map_run(const struct cow_geometry *g, const uint8_t *slice, s
 /* Which rule an entry breaks; NULL if none. */
 const char *cow_entry_fault(const struct cow_geometry *g, struct cow_l2_entry entry);
 
+/* What the entry of a compressed cluster says. */
+struct cow_compressed {
+	uint64_t off;	/* byte offset of the data in the host file */
+	uint32_t bytes; /* upper bound of its length */
+};
+struct cow_compressed cow_compressed_decode(uint64_t entry, uint32_t cluster_bits);
+uint64_t cow_compressed_encode(uint64_t off, uint32_t bytes, uint32_t cluster_bits);
+
 #define COW_SUBS_ALLOCATED 0x00000000ffffffffull
 #define COW_SUBS_ZERO 0xffffffff00000000ull
 
 /* Bits of the subclusters that [off, off+bytes), within one cluster, touches: in the low half. */
-uint64_t cow_subs_of(const struct cow_geometry *g, uint64_t off, uint64_t bytes);
+uint64_t cow_entry_subs(const struct cow_geometry *g, uint64_t off, uint64_t bytes);
 
 /* An entry for a cluster of our own with all of its bytes valid. */
 static inline struct cow_l2_entry cow_entry_full(const struct cow_geometry *g, uint64_t host)
@@ -84,6 +92,6 @@ static inline bool cow_kind_is_zero(enum cow_kind kind)
 #define COW_L1_PAST_END (1ull << 56)
 
 /* L1 entry: the L2 table's offset, 0 if there is none. NULL or the rule it breaks. */
-const char *cow_l1_fault(const struct cow_geometry *g, uint64_t raw);
+const char *cow_map_l1_fault(const struct cow_geometry *g, uint64_t raw);
 
 #endif

@@ -3,7 +3,7 @@
  * Files that are not qcow2: what they seem to be and what to do about it. For the message only:
  * nothing is opened by what is found here.
  */
-#include "engine/format/format.h"
+#include "engine/format/other.h"
 
 #include <stdbool.h>
 #include <string.h>
@@ -43,7 +43,7 @@ static bool begins_with(const uint8_t *buf, size_t len, const char *magic, size_
 	return off + bytes <= len && !memcmp(buf + off, magic, bytes);
 }
 
-int cow_header_refuse_other(const uint8_t *buf, size_t len, int code, struct cow_error *err)
+int cow_format_refuse_other(const uint8_t *buf, size_t len, int code, struct cow_error *err)
 {
 	static const char not_ours[] = "magic at offset 0: not a qcow2 image";
 	for (size_t i = 0; i < sizeof(others) / sizeof(others[0]); i++)

@@ -1,13 +1,15 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Refcount entries of 1 to 64 bits, and the packed offset/length word of a compressed cluster.
+ * Refcount entries of 1 to 64 bits.
  *
  * order  width  layout in a refcount block
  *  0..2  1,2,4  several entries a byte, entry 0 in the least significant bits
  *  3      8     a byte
  *  4..6  16..64 big-endian
  */
-#include "engine/format/format.h"
+#include "engine/format/refcount_entry.h"
+
+#include <stdbool.h>
 
 #include "engine/base/assert.h"
 #include "engine/base/be.h"
@@ -97,32 +99,4 @@ uint64_t cow_refcount_find_zero(const void *block, uint32_t order, uint64_t idx,
 			return idx;
 	}
 	return end;
-}
-
-/*
- * ---- compressed L2 entries: low x bits offset, then the number of additional sectors up to bit 61 ----
- */
-
-static uint32_t compressed_offset_bits(uint32_t cluster_bits)
-{
-	return 62 - (cluster_bits - 8);
-}
-
-struct cow_compressed cow_compressed_decode(uint64_t entry, uint32_t cluster_bits)
-{
-	uint32_t x = compressed_offset_bits(cluster_bits);
-	uint64_t off = entry & ((1ull << x) - 1);
-	uint64_t more_sectors = (entry >> x) & ((1ull << (62 - x)) - 1);
-	return (struct cow_compressed){
-		.off = off,
-		.bytes = (uint32_t)((more_sectors + 1) * 512 - (off & 511)),
-	};
-}
-
-uint64_t cow_compressed_encode(uint64_t off, uint32_t bytes, uint32_t cluster_bits)
-{
-	uint32_t x = compressed_offset_bits(cluster_bits);
-	uint64_t more_sectors = ((off + bytes - 1) >> 9) - (off >> 9);
-	cow_assert(bytes > 0 && off < (1ull << x) && more_sectors < (1ull << (62 - x)));
-	return QCOW2_COMPRESSED | (more_sectors << x) | off;
 }

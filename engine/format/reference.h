@@ -4,6 +4,11 @@
 #define COW_REFERENCE_H
 
 #include <stdbool.h>
+#include <stdint.h>
+
+#include "engine/base/error.h"
+#include "engine/base/result.h"
+#include "engine/format/header.h"
 
 /* "nbd:...", "json:{...}", "http://...": QEMU takes what stands before a colon for a protocol. */
 bool cow_reference_has_protocol(const char *name);
@@ -13,5 +18,9 @@ bool cow_reference_has_protocol(const char *name);
  * freed; NULL: out of memory.
  */
 char *cow_reference_resolve(const char *image_path, const char *name);
+
+/* Copy the backing file's name, NUL-terminated, into name[1024]. "" if none. */
+COW_MUST_CHECK int cow_reference_backing_name(const uint8_t *cluster, const struct cow_header *h,
+					      char name[1024], struct cow_error *err);
 
 #endif

@@ -6,7 +6,7 @@
  * The table's length is not stored anywhere; it follows from the entries. A caller reads what the
  * file has, at most QCOW2_MAX_SNAPSHOT_TABLE_BYTES, and decodes.
  */
-#include "engine/format/format.h"
+#include "engine/format/snapshot_table.h"
 
 #include <errno.h>
 #include <inttypes.h>

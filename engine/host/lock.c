@@ -115,3 +115,8 @@ void cow_lock_release(int fd)
 	struct flock all = { .l_type = F_UNLCK, .l_whence = SEEK_SET };
 	fcntl(fd, F_OFD_SETLK, &all);
 }
+
+int cow_lock_file(struct cow_file *file, struct cow_error *err)
+{
+	return file->host->ops->lock ? file->host->ops->lock(file, err) : 0;
+}

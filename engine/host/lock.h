@@ -17,6 +17,7 @@
 
 #include "engine/base/error.h"
 #include "engine/base/result.h"
+#include "engine/host/file.h"
 
 enum cow_lock_perm {
 	COW_LOCK_READ = 1 << 0,
@@ -31,6 +32,12 @@ enum cow_lock_perm {
  * has no such locks. On failure close fd.
  */
 COW_MUST_CHECK int cow_lock_image(int fd, bool writer, const char *path, struct cow_error *err);
+
+/*
+ * Locks a file that was opened with NO_LOCK, after what could be wrong with it was found out: as
+ * open() does without that flag.
+ */
+COW_MUST_CHECK int cow_lock_file(struct cow_file *file, struct cow_error *err);
 
 /* Give up all locks of this open file description. */
 void cow_lock_release(int fd);

@@ -91,8 +91,3 @@ const char *cow_root_below(const struct cow_root *root, const char *path)
 		n--;
 	return strncmp(path, root->path, n) || path[n] != '/' || !path[n + 1] ? NULL : path + n + 1;
 }
-
-int cow_file_lock(struct cow_file *file, struct cow_error *err)
-{
-	return file->host->ops->lock ? file->host->ops->lock(file, err) : 0;
-}

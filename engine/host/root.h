@@ -37,10 +37,4 @@ void cow_root_close(struct cow_root *root);
 /* The part of path (resolved) below the root; NULL: it lies elsewhere. */
 const char *cow_root_below(const struct cow_root *root, const char *path);
 
-/*
- * Locks a file that was opened with NO_LOCK, after what could be wrong with it was found out: as
- * open() does without that flag.
- */
-COW_MUST_CHECK int cow_file_lock(struct cow_file *file, struct cow_error *err);
-
 #endif

@@ -86,7 +86,7 @@ static enum look look_qcow2(struct cow_image *image, uint64_t off, uint64_t byte
 	struct cow_goff goff = { off };
 	uint64_t l1_idx = cow_l1_idx(g, goff);
 	uint64_t l1 = cow_table_get(&image->meta.l1, l1_idx);
-	const char *fault = cow_l1_fault(g, l1);
+	const char *fault = cow_map_l1_fault(g, l1);
 	if (fault)
 		return bad(image, image->meta.l1.off + l1_idx * 8, fault, task);
 	uint64_t table = l1 & QCOW2_OFFSET_MASK;

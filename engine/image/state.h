@@ -5,7 +5,6 @@
 
 #include <stdatomic.h>
 
-#include "engine/base/result.h"
 #include "engine/space/alloc.h"
 #include "engine/core/core.h"
 #include "engine/crypt/crypt.h"
@@ -52,16 +51,5 @@ struct cow_image {
 	struct cow_reserved *left; /* reservations of queues that are gone */
 	unsigned nr_left, cap_left;
 };
-
-/*
- * Header, L1, refcount table anew; caches dropped; the allocator starts over. Frozen: all queues
- * idle, nothing dirty.
- */
-COW_MUST_CHECK int cow_image_reload(struct cow_image *image, struct cow_loop *loop,
-				    struct cow_error *err);
-/* The image and those below. open.c */
-void cow_image_free(struct cow_image *image);
-/* One writeback pass, waited for. close.c */
-COW_MUST_CHECK int cow_image_write_back(struct cow_image *image, struct cow_loop *loop);
 
 #endif

@@ -9,6 +9,7 @@
 #include "engine/base/buf.h"
 #include "engine/format/format.h"
 #include "engine/format/reference.h"
+#include "engine/host/lock.h"
 #include "engine/loop/blocking.h"
 
 /* ---- roots ---- */
@@ -141,7 +142,7 @@ int cow_chain_enter(struct cow_chain *chain, struct cow_file *file, unsigned fla
 	chain->seen[chain->depth].dev = file->dev;
 	chain->seen[chain->depth].ino = file->ino;
 	chain->depth++;
-	return flags & COW_OPEN_NO_LOCK ? 0 : cow_file_lock(file, err);
+	return flags & COW_OPEN_NO_LOCK ? 0 : cow_lock_file(file, err);
 }
 
 /* ---- what an image names ---- */
@@ -276,7 +277,7 @@ int cow_chain_open_backing(struct cow_chain *chain, struct cow_image *image, con
 {
 	char name[1024];
 	out->file = NULL;
-	int ret = cow_backing_name(cluster, &image->core.header, name, err);
+	int ret = cow_reference_backing_name(cluster, &image->core.header, name, err);
 	if (ret || !name[0] || chain->options->no_backing)
 		return ret;
 	ret = format_is_raw(image, name, &out->raw, err);

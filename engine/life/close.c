@@ -13,7 +13,9 @@
 #include "engine/base/math.h"
 #include "engine/life/chain.h"
 #include "engine/base/log.h"
+#include "engine/life/close.h"
 #include "engine/life/image.h"
+#include "engine/life/open.h"
 #include "engine/loop/blocking.h"
 
 /* A task that joins one pass. */

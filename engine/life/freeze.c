@@ -7,6 +7,8 @@
 
 #include "engine/life/chain.h"
 #include "engine/base/log.h"
+#include "engine/life/close.h"
+#include "engine/life/open.h"
 #include "engine/request/op.h"
 #include "engine/request/queue.h"
 

@@ -7,6 +7,7 @@
 #include <sys/stat.h>
 
 #include "engine/core/load.h"
+#include "engine/format/reference.h"
 #include "engine/host/system.h"
 
 /* Space in use on the real host; elsewhere the length will do. */
@@ -49,7 +50,7 @@ static int load(struct cow_loop *loop, struct cow_file *file, struct cow_info *i
 		return ret;
 	ret = cow_extensions_decode(cluster, &info->header, &info->ext, err);
 	if (!ret)
-		ret = cow_backing_name(cluster, &info->header, info->backing_name, err);
+		ret = cow_reference_backing_name(cluster, &info->header, info->backing_name, err);
 	free(cluster);
 	if (!ret)
 		ret = cow_load_snapshots(loop, file, &info->header, &info->snapshots, &used_bytes,

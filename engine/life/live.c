@@ -11,8 +11,12 @@
 #include "engine/base/full.h"
 #include "engine/base/log.h"
 #include "engine/core/load.h"
+#include "engine/life/close.h"
 #include "engine/life/freeze.h"
+#include "engine/life/live_refs.h"
 #include "engine/life/live_state.h"
+#include "engine/life/live_switch.h"
+#include "engine/life/live_tables.h"
 #include "engine/snapshot/snapshot_list.h"
 #include "engine/snapshot/snapshot_select.h"
 

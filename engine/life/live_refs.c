@@ -4,6 +4,7 @@
 #include <inttypes.h>
 #include <string.h>
 
+#include "engine/life/live_refs.h"
 #include "engine/life/live_state.h"
 
 /* A block that is being done, or parts of it. */

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/life/close.h"
 #include "engine/life/freeze.h"
 #include "engine/life/live_state.h"
 #include "engine/space/refill.h"

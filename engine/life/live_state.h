@@ -8,71 +8,14 @@
 #include "engine/base/result.h"
 #include "engine/image/state.h"
 #include "engine/life/live.h"
+#include "engine/life/live_io.h"
+#include "engine/life/live_space.h"
 #include "engine/loop/blocking.h"
 #include "engine/loop/io.h"
 #include "engine/meta/written.h"
 #include "engine/snapshot/delta.h"
 #include "engine/snapshot/shadow.h"
 #include "engine/space/reserve.h"
-
-/* ---- live_space.c: clusters for shadows ---- */
-
-struct cow_live_run {
-	uint64_t cluster;
-	uint32_t nr, used; /* the first `used` of them are given out */
-};
-
-struct cow_live_space {
-	struct cow_image *image;
-	struct cow_loop *loop;
-	struct cow_reserve reserve;
-	bool frozen; /* the device is */
-	struct cow_live_run *runs;
-	unsigned nr, cap, at; /* runs[at..nr) may have some left */
-	unsigned nr_refills;  /* how often the refcounts were changed for it */
-};
-
-void cow_live_space_init(struct cow_live_space *space, struct cow_image *image,
-			 struct cow_loop *loop);
-/* One cluster, or nr consecutive ones: -ENOSPC if there are none. Counted in memory only. */
-COW_MUST_CHECK int cow_live_space_take(struct cow_live_space *space, uint64_t *off);
-COW_MUST_CHECK int cow_live_space_take_run(struct cow_live_space *space, uint32_t nr,
-					   uint64_t *off);
-/* Have some at hand for the freeze. */
-COW_MUST_CHECK int cow_live_space_prepare(struct cow_live_space *space);
-/*
- * One reference less on nr clusters; waits for room in the quarantine. -EIO: the image has failed.
- * -ENOSPC: a full host lets nothing be released; the clusters are leaked.
- */
-COW_MUST_CHECK int cow_live_space_free(struct cow_live_space *space, uint64_t cluster, uint64_t nr);
-/* What was not given out (or all, given out or not) goes back to the image. */
-void cow_live_space_fini(struct cow_live_space *space, bool all);
-
-/* ---- live_io.c: several I/Os at once ---- */
-
-#define COW_LIVE_BATCH 16u
-
-struct cow_live_io {
-	struct cow_io io;
-	struct cow_live_ios *ios;
-};
-
-struct cow_live_ios {
-	struct cow_loop *loop;
-	struct cow_file *file;
-	unsigned nr, pending;
-	bool idle;
-	int error;
-	struct cow_live_io io[2 * COW_LIVE_BATCH];
-};
-
-void cow_live_ios_init(struct cow_live_ios *ios, struct cow_loop *loop, struct cow_file *file);
-void cow_live_ios_add(struct cow_live_ios *ios, enum cow_io_kind kind, uint64_t off, void *buf,
-		      uint64_t bytes);
-/* Until all are done: 0 or the first error. */
-COW_MUST_CHECK int cow_live_ios_wait(struct cow_live_ios *ios);
-
-/* ---- the change ---- */
 
 /* An L2 table or a refcount block. */
 struct cow_live_table {
@@ -117,8 +60,6 @@ struct cow_live {
 	struct cow_header old;
 };
 
-/* ---- live_state.c ---- */
-
 uint32_t cow_live_clusters(const struct cow_live *x, uint64_t bytes);
 COW_MUST_CHECK int cow_live_corrupt(struct cow_live *x, uint64_t off, const char *rule);
 /* delta, or allocation: err says so. */
@@ -130,19 +71,5 @@ unsigned cow_live_parts_in(const struct cow_live *x, struct cow_shadow_part span
 /* I/O of a part of the table or block at off. */
 void cow_live_io(struct cow_live *x, enum cow_io_kind kind, uint64_t off, uint8_t *buf,
 		 struct cow_shadow_part span);
-
-/* ---- the other parts ---- */
-
-/* live_tables.c: all L2 tables that are not done, or not any more. */
-COW_MUST_CHECK int cow_live_do_tables(struct cow_live *x);
-/* DELETE: what the snapshot refers to. */
-COW_MUST_CHECK int cow_live_count_victim(struct cow_live *x);
-/* live_refs.c: the same for refcount blocks. */
-COW_MUST_CHECK int cow_live_do_blocks(struct cow_live *x);
-/* DELETE, afterwards: free what only the snapshot referred to. */
-COW_MUST_CHECK int cow_live_free_victim(struct cow_live *x);
-/* live_switch.c */
-COW_MUST_CHECK int cow_live_find_places(struct cow_live *x);
-COW_MUST_CHECK int cow_live_switch(struct cow_live *x);
 
 #endif

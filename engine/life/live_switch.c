@@ -10,7 +10,10 @@
 #include "engine/base/be.h"
 #include "engine/core/switch.h"
 #include "engine/life/freeze.h"
+#include "engine/life/live_refs.h"
 #include "engine/life/live_state.h"
+#include "engine/life/live_switch.h"
+#include "engine/life/live_tables.h"
 #include "engine/snapshot/snapshot_list.h"
 
 /* A round that needs space changes refcounts again; the next one has it at hand. */

@@ -8,6 +8,7 @@
 
 #include "engine/format/map.h"
 #include "engine/life/live_state.h"
+#include "engine/life/live_tables.h"
 
 /* A table that is being done. */
 struct job {
@@ -37,7 +38,7 @@ static uint64_t cluster_of(const struct cow_live *x, uint64_t off)
 
 static int check_l1(struct cow_live *x, uint64_t off, uint64_t idx, uint64_t entry)
 {
-	const char *fault = cow_l1_fault(&x->image->core.g, entry);
+	const char *fault = cow_map_l1_fault(&x->image->core.g, entry);
 	if (!fault && (entry & QCOW2_OFFSET_MASK) >= x->image->core.file->size_bytes)
 		fault = "L1 entry points past the end of the file";
 	return fault ? cow_live_corrupt(x, off + idx * 8, fault) : 0;

@@ -17,7 +17,8 @@
 #include "engine/compress/inflated.h"
 #include "engine/format/map.h"
 #include "engine/life/image.h"
-#include "engine/life/memory.h"
+#include "engine/life/image_memory.h"
+#include "engine/life/open.h"
 #include "engine/loop/blocking.h"
 #include "engine/snapshot/snapshot_select.h"
 #include "engine/space/release.h"
@@ -257,7 +258,7 @@ static int open_qcow2(struct cow_image *image, struct cow_chain *chain, const ch
 	if (!ret)
 		ret = cow_chain_open_data(chain, image, err);
 	if (!ret)
-		ret = cow_crypt_open(chain->loop, image->core.file, &image->core.header,
+		ret = cow_unlock_key(chain->loop, image->core.file, &image->core.header,
 				     &image->core.ext, chain->options->secrets,
 				     chain->options->nr_secrets, &image->key, err);
 	if (ret)

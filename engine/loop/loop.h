@@ -82,9 +82,6 @@ struct cow_loop {
 
 void cow_loop_init(struct cow_loop *loop, const struct cow_loop_ops *ops);
 
-/* The bodies' constructors. depth: the number of I/Os expected at once (a hint, not a limit). */
-COW_MUST_CHECK int cow_loop_sync_new(struct cow_loop **out);
-COW_MUST_CHECK int cow_loop_uring_new(unsigned depth, struct cow_loop **out);
 void cow_loop_free(struct cow_loop *loop);
 
 /*

@@ -7,7 +7,7 @@
  * An eventfd carries wakes; it is what a drain with nothing to do sleeps on, until the next timer
  * is due.
  */
-#include "engine/loop/loop.h"
+#include "engine/loop/loop_plain.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -181,7 +181,7 @@ static const struct cow_loop_ops sync_ops = {
 	.free = sync_free,
 };
 
-int cow_loop_sync_new(struct cow_loop **out)
+int cow_loop_plain_new(struct cow_loop **out)
 {
 	struct sync_loop *s = calloc(1, sizeof(*s));
 	if (!s)

@@ -9,7 +9,11 @@
 
 #include <liburing.h>
 
+#include "engine/base/result.h"
 #include "engine/loop/loop.h"
+
+/* depth: the number of I/Os expected at once (a hint, not a limit). */
+COW_MUST_CHECK int cow_loop_uring_new(unsigned depth, struct cow_loop **out);
 
 /*
  * A free SQE with user_data set to completion; never NULL: submits what is queued when the SQ is

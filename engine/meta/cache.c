@@ -97,7 +97,7 @@ static void want_more(struct cow_cache *cache)
 		cache->want(cache->want_ctx);
 }
 
-/* What writeback copies must have its memory as well (life/memory.c). */
+/* What writeback copies must have its memory as well (life/image_memory.c). */
 static unsigned dirty_room_of(const struct cow_cache *cache, unsigned per_shard)
 {
 	return (unsigned)cow_min(per_shard * cache->nr_shards / 2, cache->max_dirty);

@@ -56,7 +56,7 @@ static int mark_tables_past_end(struct cow_meta *meta, struct cow_error *err)
 {
 	for (uint64_t i = 0; i < meta->l1.nr; i++) {
 		uint64_t entry = cow_table_get(&meta->l1, i);
-		if (!entry || cow_l1_fault(&meta->core->g, entry) ||
+		if (!entry || cow_map_l1_fault(&meta->core->g, entry) ||
 		    (entry & QCOW2_OFFSET_MASK) < meta->core->file->size_bytes)
 			continue;
 		if (meta->core->writable)
@@ -90,7 +90,7 @@ int cow_meta_open(struct cow_meta *meta, struct cow_core *core, struct cow_loop 
 	const struct cow_header *h = &core->header;
 	meta->core = core;
 	int ret = load_table(meta, loop, &meta->l1, h->l1_off, h->l1_entries,
-			     cow_l1_entries_for(h, h->size_bytes), "L1 table", err);
+			     cow_header_l1_entries(h, h->size_bytes), "L1 table", err);
 	if (!ret)
 		ret = mark_tables_past_end(meta, err);
 	if (!ret)

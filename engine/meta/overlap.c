@@ -107,7 +107,7 @@ static uint64_t list_tables(struct cow_meta *meta, uint64_t *out)
 		uint64_t entry = cow_table_get(&meta->l1, i);
 		if (entry & QCOW2_OFFSET_MASK)
 			cow_overlap_add(meta, entry & QCOW2_OFFSET_MASK);
-		if ((entry & QCOW2_COPIED) && !cow_l1_fault(&meta->core->g, entry))
+		if ((entry & QCOW2_COPIED) && !cow_map_l1_fault(&meta->core->g, entry))
 			out[nr++] = entry & QCOW2_OFFSET_MASK;
 	}
 	return nr;

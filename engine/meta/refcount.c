@@ -13,8 +13,8 @@ static const char *entry_fault(const struct cow_meta *meta, uint64_t entry)
 	return NULL;
 }
 
-enum cow_refs_result cow_refs_get(struct cow_meta *meta, uint64_t cluster, struct cow_task *task,
-				  struct cow_slot **slot)
+enum cow_refs_result cow_refcount_slot(struct cow_meta *meta, uint64_t cluster,
+				       struct cow_task *task, struct cow_slot **slot)
 {
 	const struct cow_geometry *g = &meta->core->g;
 	cow_assert(meta->core->writable); /* who only reads has no cache for them */

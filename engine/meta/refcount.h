@@ -19,7 +19,7 @@ enum cow_refs_result {
 };
 
 /* The slice that holds host cluster's refcount. */
-enum cow_refs_result cow_refs_get(struct cow_meta *meta, uint64_t cluster, struct cow_task *task,
-				  struct cow_slot **slot);
+enum cow_refs_result cow_refcount_slot(struct cow_meta *meta, uint64_t cluster,
+				       struct cow_task *task, struct cow_slot **slot);
 
 #endif

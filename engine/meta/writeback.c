@@ -373,7 +373,7 @@ int cow_writeback_init(struct cow_writeback *wb, struct cow_meta *meta)
 	return alloc_buffers(wb) ? 0 : -ENOMEM;
 }
 
-/* Of the caches: with their slots (life/memory.c). */
+/* Of the caches: with their slots (life/image_memory.c). */
 void cow_writeback_take(struct cow_writeback *wb, bool all)
 {
 	size_t blocks = all ? table_blocks(wb) : COW_TABLE_SLACK;

@@ -386,7 +386,7 @@ static struct cow_l2_entry new_entry(const struct cow_geometry *g, const struct 
 	struct cow_l2_entry e = cow_entry_full(g, copy->host.v + ((uint64_t)i << g->cluster_bits));
 	if (copy->fill_end - copy->fill_start < g->cluster_bytes) {
 		uint64_t filled =
-			cow_subs_of(g, copy->fill_start, copy->fill_end - copy->fill_start);
+			cow_entry_subs(g, copy->fill_start, copy->fill_end - copy->fill_start);
 		e.subs = (old->subs | filled) & ~(filled << 32);
 	}
 	return e;
@@ -401,10 +401,10 @@ static void switch_entries(struct cow_op *op, struct cow_slot *slot)
 	uint32_t nr = (uint32_t)((copy->end - copy->start) >> g->cluster_bits);
 	for (uint32_t i = 0; i < nr; i++) {
 		struct cow_entry old =
-			cow_entry_decode(g, cow_slice_get(g, slot->data, idx + i), 0);
+			cow_entry_decode(g, cow_entry_get(g, slot->data, idx + i), 0);
 		if (copy->allocated)
 			cow_mapping_free_entry(image, &old);
-		cow_slice_set(g, slot->data, idx + i, new_entry(g, copy, &old, i));
+		cow_entry_set(g, slot->data, idx + i, new_entry(g, copy, &old, i));
 	}
 }
 
@@ -431,7 +431,7 @@ static enum cow_next publish(struct cow_task *task)
 	return cow_task_goto(task, op->map);
 }
 
-const struct cow_step cow_step_copy = { "copy: claim", claim };
+const struct cow_step cow_copy_step = { "copy: claim", claim };
 static const struct cow_step step_look = { "copy: look", look };
 static const struct cow_step step_fill = { "copy: fill", fill };
 static const struct cow_step step_read_head = { "copy: read head", read_head };

@@ -5,6 +5,6 @@
 
 #include "engine/loop/task.h"
 
-extern const struct cow_step cow_step_copy;
+extern const struct cow_step cow_copy_step;
 
 #endif

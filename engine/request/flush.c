@@ -28,4 +28,4 @@ static enum cow_next flush(struct cow_task *task)
 	return COW_WAIT;
 }
 
-const struct cow_step cow_step_flush = { "flush: join", flush };
+const struct cow_step cow_flush_step = { "flush: join", flush };

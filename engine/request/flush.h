@@ -5,6 +5,6 @@
 
 #include "engine/loop/task.h"
 
-extern const struct cow_step cow_step_flush;
+extern const struct cow_step cow_flush_step;
 
 #endif

@@ -156,7 +156,7 @@ static enum cow_next publish(struct cow_task *task)
 	return leave(op);
 }
 
-const struct cow_step cow_step_new_table = { "l2 table: claim", claim };
+const struct cow_step cow_l2table_step = { "l2 table: claim", claim };
 static const struct cow_step step_look = { "l2 table: look", look };
 static const struct cow_step step_fill = { "l2 table: fill", fill };
 static const struct cow_step step_copy_read = { "l2 table: read old", copy_read };

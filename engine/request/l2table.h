@@ -5,6 +5,6 @@
 
 #include "engine/loop/task.h"
 
-extern const struct cow_step cow_step_new_table;
+extern const struct cow_step cow_l2table_step;
 
 #endif

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "engine/request/mapping.h"
 
+#include "engine/format/map.h"
 #include "engine/request/l2table.h"
 
 uint64_t cow_mapping_writable_table(struct cow_op *op, uint64_t off, enum cow_next *next)
@@ -8,7 +9,7 @@ uint64_t cow_mapping_writable_table(struct cow_op *op, uint64_t off, enum cow_ne
 	struct cow_image *image = cow_op_image(op);
 	uint64_t idx = cow_l1_idx(&image->core.g, (struct cow_goff){ off });
 	uint64_t l1 = cow_table_get(&image->meta.l1, idx);
-	const char *fault = cow_l1_fault(&image->core.g, l1);
+	const char *fault = cow_map_l1_fault(&image->core.g, l1);
 	if (fault) {
 		cow_task_fail(&op->task, cow_core_corrupt(&image->core, op->task.loop,
 							  image->meta.l1.off + idx * 8, fault));
@@ -18,7 +19,7 @@ uint64_t cow_mapping_writable_table(struct cow_op *op, uint64_t off, enum cow_ne
 	if (l1 & QCOW2_COPIED)
 		return l1 & QCOW2_OFFSET_MASK;
 	op->table.l1_idx = idx;
-	*next = cow_task_goto(&op->task, &cow_step_new_table);
+	*next = cow_task_goto(&op->task, &cow_l2table_step);
 	return 0;
 }
 

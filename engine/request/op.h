@@ -14,7 +14,8 @@
 #ifndef COW_OP_H
 #define COW_OP_H
 
-#include "engine/compress/compress.h"
+#include "engine/compress/deflate.h"
+#include "engine/compress/inflate.h"
 #include "engine/crypt/crypt.h"
 #include "engine/image/state.h"
 #include "engine/compress/inflated.h"

@@ -8,6 +8,7 @@
 
 #include "engine/base/buf.h"
 #include "engine/base/math.h"
+#include "engine/format/map.h"
 #include "engine/request/data.h"
 #include "engine/request/mapping.h"
 #include "engine/meta/refcount.h"
@@ -116,7 +117,7 @@ static enum cow_next look(struct cow_task *task)
 	if (!slot)
 		return COW_WAIT;
 	uint32_t idx = cow_l2_slice_idx(g, (struct cow_goff){ op->cursor });
-	struct cow_entry e = cow_entry_decode(g, cow_slice_get(g, slot->data, idx), 0);
+	struct cow_entry e = cow_entry_decode(g, cow_entry_get(g, slot->data, idx), 0);
 	cow_cache_put(slot);
 	if (e.kind == COW_BAD || (e.has_host && e.copied))
 		return write_plain(op);
@@ -216,7 +217,7 @@ static enum cow_next refer(struct cow_task *task)
 	while (k->referenced < nr_touched(op)) {
 		uint64_t cluster = (k->host >> g->cluster_bits) + k->referenced;
 		struct cow_slot *slot = NULL;
-		enum cow_refs_result r = cow_refs_get(&image->meta, cluster, task, &slot);
+		enum cow_refs_result r = cow_refcount_slot(&image->meta, cluster, task, &slot);
 		if (r == COW_REFS_PARKED ||
 		    (r == COW_REFS_READY && !cow_cache_may_dirty(slot, task)))
 			return COW_WAIT;
@@ -283,9 +284,9 @@ static enum cow_next publish(struct cow_task *task)
 		return COW_WAIT;
 	atomic_store(&image->core.commit.ordered_data, true); /* before the entry can be captured */
 	uint32_t idx = cow_l2_slice_idx(g, (struct cow_goff){ op->cursor });
-	struct cow_entry old = cow_entry_decode(g, cow_slice_get(g, slot->data, idx), 0);
+	struct cow_entry old = cow_entry_decode(g, cow_entry_get(g, slot->data, idx), 0);
 	cow_mapping_free_entry(image, &old);
-	cow_slice_set(g, slot->data, idx,
+	cow_entry_set(g, slot->data, idx,
 		      (struct cow_l2_entry){
 			      .raw = cow_compressed_encode(op->packing.host, op->packing.bytes,
 							   g->cluster_bits),
@@ -297,7 +298,7 @@ static enum cow_next publish(struct cow_task *task)
 	return leave(op);
 }
 
-const struct cow_step cow_step_pack = { "pack: claim", claim };
+const struct cow_step cow_pack_step = { "pack: claim", claim };
 static const struct cow_step step_look = { "pack: look", look };
 static const struct cow_step step_squeeze = { "pack: squeeze", squeeze };
 static const struct cow_step step_place = { "pack: place", place };

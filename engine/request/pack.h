@@ -52,7 +52,7 @@ void cow_packer_put(struct cow_op *op);
  */
 bool cow_pack_wanted(const struct cow_op *op);
 /* Then: the cluster at op->cursor; then op->map. */
-extern const struct cow_step cow_step_pack;
+extern const struct cow_step cow_pack_step;
 /* References of a packing that failed. */
 void cow_pack_give_back(struct cow_op *op);
 

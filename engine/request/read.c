@@ -12,4 +12,4 @@ static enum cow_next read_map(struct cow_task *task)
 	return next;
 }
 
-const struct cow_step cow_step_read = { "read", read_map };
+const struct cow_step cow_read_step = { "read", read_map };

@@ -5,6 +5,6 @@
 
 #include "engine/loop/task.h"
 
-extern const struct cow_step cow_step_read;
+extern const struct cow_step cow_read_step;
 
 #endif

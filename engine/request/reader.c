@@ -5,6 +5,7 @@
 
 #include "engine/base/log.h"
 #include "engine/base/math.h"
+#include "engine/format/map.h"
 #include "engine/request/data.h"
 
 static void advance(struct cow_reader *r, uint64_t bytes)

@@ -113,13 +113,13 @@ static const struct cow_step *first_step(enum cow_op_kind kind)
 {
 	switch (kind) {
 	case COW_OP_READ:
-		return &cow_step_read;
+		return &cow_read_step;
 	case COW_OP_WRITE:
-		return &cow_step_write_begin;
+		return &cow_write_step_begin;
 	case COW_OP_FLUSH:
-		return &cow_step_flush;
+		return &cow_flush_step;
 	default:
-		return &cow_step_zero_begin;
+		return &cow_zero_step;
 	}
 }
 

@@ -19,9 +19,9 @@ static enum cow_next begin(struct cow_task *task)
 {
 	struct cow_op *op = cow_op_of(task);
 	enum cow_next next = cow_op_begin_write(op);
-	op->at_limit = &cow_step_write_drain;
+	op->at_limit = &cow_write_step_drain;
 	if (next == COW_AGAIN && !task->error)
-		task->step = &cow_step_write_map;
+		task->step = &cow_write_step_map;
 	return next;
 }
 
@@ -98,7 +98,7 @@ static enum cow_next write_hole(struct cow_op *op, struct cow_slot *slot, const 
 	cow_assert(nr && zero); /* cow_reserve_peek() said so */
 	uint32_t idx = cow_l2_slice_idx(g, (struct cow_goff){ op->cursor });
 	for (uint32_t i = 0; i < nr; i++)
-		cow_slice_set(g, slot->data, idx + i,
+		cow_entry_set(g, slot->data, idx + i,
 			      cow_entry_full(g, host.v + ((uint64_t)i << g->cluster_bits)));
 	cow_cache_put_dirty(slot);
 	return submit_data(op, host.v + in,
@@ -122,7 +122,7 @@ static enum cow_next write_run(struct cow_op *op, struct cow_slot *slot, uint64_
 	if (run.first.kind != COW_BAD && !(run.first.has_host && run.first.copied) &&
 	    cow_pack_wanted(op)) {
 		cow_cache_put(slot);
-		return cow_task_goto(&op->task, &cow_step_pack);
+		return cow_task_goto(&op->task, &cow_pack_step);
 	}
 	bool hole = hole_possible(op, &run), zero = false;
 	bool at_hand = hole && cow_reserve_peek(&op->queue->reserve, &zero);
@@ -139,14 +139,14 @@ static enum cow_next write_run(struct cow_op *op, struct cow_slot *slot, uint64_
 	op->copy.start = cow_round_down(op->cursor, g->cluster_bytes);
 	op->copy.end = op->copy.start + ((uint64_t)run_clusters(op, &run) << g->cluster_bits);
 	op->copy.frees = cow_entry_is_replaced(&run.first);
-	return cow_task_goto(&op->task, &cow_step_copy);
+	return cow_task_goto(&op->task, &cow_copy_step);
 }
 
 static enum cow_next map(struct cow_task *task)
 {
 	struct cow_op *op = cow_op_of(task);
 	enum cow_next next;
-	op->map = &cow_step_write_map;
+	op->map = &cow_write_step_map;
 	if (op->cursor >= op->limit)
 		return cow_task_goto(task, op->at_limit);
 	if (!cow_op_piece(op))
@@ -164,10 +164,10 @@ static enum cow_next drain(struct cow_task *task)
 	if (task->pending)
 		return cow_task_wait_io(task);
 	if (op->flags & COW_OP_FUA)
-		return cow_task_goto(task, &cow_step_flush);
+		return cow_task_goto(task, &cow_flush_step);
 	return COW_END;
 }
 
-const struct cow_step cow_step_write_begin = { "write: begin", begin };
-const struct cow_step cow_step_write_map = { "write: map", map };
-const struct cow_step cow_step_write_drain = { "write: drain", drain };
+const struct cow_step cow_write_step_begin = { "write: begin", begin };
+const struct cow_step cow_write_step_map = { "write: map", map };
+const struct cow_step cow_write_step_drain = { "write: drain", drain };

@@ -5,9 +5,9 @@
 
 #include "engine/loop/task.h"
 
-extern const struct cow_step cow_step_write_begin;
-extern const struct cow_step cow_step_write_map;
+extern const struct cow_step cow_write_step_begin;
+extern const struct cow_step cow_write_step_map;
 /* All is submitted: waits for it, and for a flush with FUA; then the op ends. */
-extern const struct cow_step cow_step_write_drain;
+extern const struct cow_step cow_write_step_drain;
 
 #endif

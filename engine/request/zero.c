@@ -30,7 +30,7 @@ static enum cow_next write_upto(struct cow_op *op, uint64_t off)
 {
 	op->limit = off;
 	op->at_limit = &step_map;
-	return cow_task_goto(&op->task, &cow_step_write_map);
+	return cow_task_goto(&op->task, &cow_write_step_map);
 }
 
 static void punch_done(struct cow_io *io)
@@ -59,7 +59,7 @@ static enum cow_next without_punching(struct cow_op *op)
 	op->no_punch = true;
 	if (cow_op_image(op)->core.raw_data_file) {
 		if (op->kind == COW_OP_DISCARD)
-			return cow_task_goto(&op->task, &cow_step_write_drain);
+			return cow_task_goto(&op->task, &cow_write_step_drain);
 		op->explicit_zeros = true;
 	}
 	return cow_task_goto(&op->task, &step_map);
@@ -71,7 +71,7 @@ static enum cow_next drained(struct cow_task *task)
 	if (task->pending)
 		return cow_task_wait_io(task);
 	if (!op->punch_failed)
-		return cow_task_goto(task, &cow_step_write_drain);
+		return cow_task_goto(task, &cow_write_step_drain);
 	op->punch_failed = false; /* again, in another way */
 	op->cursor = op->off;
 	return without_punching(op);
@@ -243,7 +243,7 @@ static bool change_clusters(struct cow_op *op, struct cow_slot *slot, uint32_t i
 	const struct cow_geometry *g = &image->core.g;
 	for (uint32_t i = 0; i < c->nr; i++) {
 		uint64_t off = op->cursor + ((uint64_t)i << g->cluster_bits);
-		struct cow_entry e = cow_entry_decode(g, cow_slice_get(g, slot->data, idx + i), 0);
+		struct cow_entry e = cow_entry_decode(g, cow_entry_get(g, slot->data, idx + i), 0);
 		if (e.kind == COW_BAD) {
 			c->bad = e;
 			c->bad_off = off;
@@ -254,7 +254,7 @@ static bool change_clusters(struct cow_op *op, struct cow_slot *slot, uint32_t i
 			continue;
 		if (!(to.raw & QCOW2_OFFSET_MASK))
 			cow_mapping_free_entry(image, &e);
-		cow_slice_set(g, slot->data, idx + i, to);
+		cow_entry_set(g, slot->data, idx + i, to);
 	}
 	return true;
 }
@@ -268,7 +268,7 @@ static bool change_subs(struct cow_op *op, struct cow_slot *slot, uint32_t idx, 
 {
 	struct cow_image *image = cow_op_image(op);
 	const struct cow_geometry *g = &image->core.g;
-	struct cow_entry e = cow_entry_decode(g, cow_slice_get(g, slot->data, idx), 0);
+	struct cow_entry e = cow_entry_decode(g, cow_entry_get(g, slot->data, idx), 0);
 	*compressed = e.kind == COW_COMPRESSED;
 	if (e.kind == COW_BAD) {
 		c->bad = e;
@@ -277,8 +277,8 @@ static bool change_subs(struct cow_op *op, struct cow_slot *slot, uint32_t idx, 
 	}
 	if (*compressed || (!e.has_host && cow_nothing_below(image, op->cursor)))
 		return true;
-	uint64_t bits = cow_subs_of(g, op->cursor, c->bytes);
-	cow_slice_set(g, slot->data, idx,
+	uint64_t bits = cow_entry_subs(g, op->cursor, c->bytes);
+	cow_entry_set(g, slot->data, idx,
 		      (struct cow_l2_entry){ .raw = e.raw, .subs = (e.subs & ~bits) | bits << 32 });
 	return true;
 }
@@ -386,5 +386,5 @@ static enum cow_next map(struct cow_task *task)
 	return change_slice(op, table, &c);
 }
 
-const struct cow_step cow_step_zero_begin = { "zero: begin", begin };
+const struct cow_step cow_zero_step = { "zero: begin", begin };
 static const struct cow_step step_map = { "zero: map", map };

@@ -5,6 +5,6 @@
 
 #include "engine/loop/task.h"
 
-extern const struct cow_step cow_step_zero_begin;
+extern const struct cow_step cow_zero_step;
 
 #endif

@@ -13,6 +13,8 @@
 
 #include "engine/edit/edit.h"
 #include "engine/edit/edit_fault.h"
+#include "engine/edit/edit_refcount.h"
+#include "engine/edit/edit_share.h"
 #include "engine/snapshot/snapshot_list.h"
 #include "engine/snapshot/snapshot_select.h"
 
@@ -73,7 +75,7 @@ static int may_apply(struct cow_edit *e, const struct cow_snapshot *s)
 				     "snapshot '%s': its disk size %" PRIu64
 				     " is no multiple of 512",
 				     s->name, s->disk_bytes);
-	if (cow_l1_entries_for(&e->header, s->disk_bytes) > QCOW2_MAX_L1_BYTES / 8)
+	if (cow_header_l1_entries(&e->header, s->disk_bytes) > QCOW2_MAX_L1_BYTES / 8)
 		return cow_error_set(e->err, -EINVAL,
 				     "snapshot '%s': its disk size %" PRIu64
 				     " needs an L1 table of more "
@@ -94,7 +96,7 @@ static int set_size(struct cow_edit *e, uint64_t size_bytes)
 /* *l1: the snapshot's, lengthened if its disk needs more. */
 static int copy_l1(struct cow_edit *e, const struct cow_snapshot *s, uint64_t **l1, uint32_t *nr)
 {
-	uint64_t need = cow_l1_entries_for(&e->header, s->disk_bytes);
+	uint64_t need = cow_header_l1_entries(&e->header, s->disk_bytes);
 	*nr = s->l1_entries > need ? s->l1_entries : (uint32_t)need;
 	int ret = cow_edit_read_l1(e, s->l1_off, s->l1_entries, l1);
 	if (ret)

@@ -36,11 +36,6 @@ struct cow_snapshot_date {
 	uint32_t sec, nsec; /* since 1970 */
 };
 
-/* *idx: its place in list[nr]. -ENOENT; -EINVAL if the key fits several. */
-COW_MUST_CHECK int cow_snapshot_find(const struct cow_snapshot *list, uint32_t nr,
-				     const struct cow_snapshot_key *key, uint32_t *idx,
-				     struct cow_error *err);
-
 /* id (may be NULL): the new snapshot's, free()d by the caller. -EEXIST if the name is taken. */
 COW_MUST_CHECK int cow_snapshot_create(struct cow_loop *loop, struct cow_file *file,
 				       const char *name, const struct cow_snapshot_date *date,

@@ -9,6 +9,11 @@
 #include "engine/base/result.h"
 #include "engine/snapshot/snapshot.h"
 
+/* *idx: its place in list[nr]. -ENOENT; -EINVAL if the key fits several. */
+COW_MUST_CHECK int cow_snapshot_find(const struct cow_snapshot *list, uint32_t nr,
+				     const struct cow_snapshot_key *key, uint32_t *idx,
+				     struct cow_error *err);
+
 /* 0, or why a snapshot of that name cannot be added. */
 COW_MUST_CHECK int cow_snapshot_list_may_add(const struct cow_snapshot *list,
 					     const struct cow_header *h, const char *name,

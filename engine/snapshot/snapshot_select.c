@@ -9,6 +9,7 @@
 
 #include "engine/core/load.h"
 #include "engine/host/system.h"
+#include "engine/snapshot/snapshot_list.h"
 
 /* Far behind the bytes that QEMU locks. Ids that are no numbers share one byte. */
 #define LOCK_BASE (1ll << 40)
@@ -50,7 +51,7 @@ static int check_size(const struct cow_snapshot *s, const struct cow_header *h,
 		      struct cow_error *err)
 {
 	if (s->disk_bytes % 512 || s->disk_bytes > INT64_MAX ||
-	    cow_l1_entries_for(h, s->disk_bytes) > QCOW2_MAX_L1_BYTES / 8)
+	    cow_header_l1_entries(h, s->disk_bytes) > QCOW2_MAX_L1_BYTES / 8)
 		return cow_error_set(err, -EINVAL,
 				     "snapshot '%s': its disk size %" PRIu64 " is impossible",
 				     s->name, s->disk_bytes);

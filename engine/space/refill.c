@@ -293,7 +293,7 @@ static enum cow_next scan(struct cow_task *task)
 	stand_on_baton(r);
 	while (wants_more(r) && !scan_is_over(r)) {
 		struct cow_slot *slot;
-		switch (cow_refs_get(r->alloc->meta, r->scan, task, &slot)) {
+		switch (cow_refcount_slot(r->alloc->meta, r->scan, task, &slot)) {
 		case COW_REFS_PARKED:
 			return COW_WAIT;
 		case COW_REFS_NONE:

@@ -245,7 +245,7 @@ static enum cow_next fall(struct cow_task *task)
 		struct cow_freed *f = &q->batch[q->batch_idx];
 		uint64_t cluster = f->cluster + q->batch_done;
 		struct cow_slot *slot = NULL;
-		enum cow_refs_result r = cow_refs_get(q->meta, cluster, task, &slot);
+		enum cow_refs_result r = cow_refcount_slot(q->meta, cluster, task, &slot);
 		if (r == COW_REFS_PARKED)
 			return COW_WAIT;
 		if (r == COW_REFS_READY && !cow_cache_may_dirty(slot, task))

@@ -116,8 +116,8 @@ static int read_both(struct cow_walker *w, uint64_t off, uint64_t bytes, bool ol
 static int take_over(struct cow_walker *w, uint64_t off, const uint8_t *old, uint64_t bytes)
 {
 	struct worker *x = w->state;
-	int ret = cow_is_zero(old, bytes) ? cow_lane_zero(&x->image, off, bytes)
-					  : cow_lane_write(&x->image, off, bytes, old);
+	int ret = cow_lane_is_zero(old, bytes) ? cow_lane_zero(&x->image, off, bytes)
+					       : cow_lane_write(&x->image, off, bytes, old);
 	return ret ? failed(w, "write", off, ret) : 0;
 }
 

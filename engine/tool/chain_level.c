@@ -7,6 +7,7 @@
 
 #include "engine/image/state.h"
 #include "engine/life/chain.h"
+#include "engine/life/open.h"
 #include "engine/tool/disk_state.h"
 
 static struct cow_image *level_of(const struct cow_disk *disk, unsigned depth)

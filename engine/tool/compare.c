@@ -77,7 +77,7 @@ static int failed(struct cow_walker *w, int which, uint64_t off, bool map, int r
 
 static bool is_different(const uint8_t *a, const uint8_t *b, uint64_t bytes)
 {
-	return b ? memcmp(a, b, bytes) != 0 : !cow_is_zero(a, bytes);
+	return b ? memcmp(a, b, bytes) != 0 : !cow_lane_is_zero(a, bytes);
 }
 
 /* Of the first sector that differs; bytes: none does. b NULL: zeros. */

@@ -229,8 +229,8 @@ static void find_zeros(struct copier *x, const struct job *job, unsigned first, 
 		return;
 	for (unsigned i = first; i <= first + nr; i++) {
 		uint64_t at = (uint64_t)i * job->grain;
-		bool zero =
-			i < first + nr && cow_is_zero(x->buf + at, cow_min(job->grain, bytes - at));
+		bool zero = i < first + nr &&
+			    cow_lane_is_zero(x->buf + at, cow_min(job->grain, bytes - at));
 		if (zero) {
 			zeros++;
 			continue;

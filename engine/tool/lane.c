@@ -19,7 +19,7 @@
 #define ZEROS_BYTES (256u << 10)
 
 /* glibc compares as fast as memory is read; the buffer is compared with itself, a byte further on. */
-bool cow_is_zero(const void *buf, size_t bytes)
+bool cow_lane_is_zero(const void *buf, size_t bytes)
 {
 	const uint8_t *p = buf;
 	return !bytes || (!p[0] && !memcmp(p, p + 1, bytes - 1));

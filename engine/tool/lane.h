@@ -50,6 +50,6 @@ COW_MUST_CHECK int cow_lane_write(struct cow_lane *lane, uint64_t off, uint64_t 
 COW_MUST_CHECK int cow_lane_zero(struct cow_lane *lane, uint64_t off, uint64_t bytes);
 
 /* Does all of it read as zeros? */
-bool cow_is_zero(const void *buf, size_t bytes);
+bool cow_lane_is_zero(const void *buf, size_t bytes);
 
 #endif

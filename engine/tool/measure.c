@@ -7,7 +7,9 @@
 #include <string.h>
 
 #include "engine/base/math.h"
+#include "engine/create/create_features.h"
 #include "engine/create/create_layout.h"
+#include "engine/crypt/luks_format.h"
 #include "engine/tool/lane.h"
 
 #define UNIT_BYTES (256ull << 20)

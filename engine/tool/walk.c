@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "engine/base/math.h"
+#include "engine/loop/loop_plain.h"
 #include "engine/loop/loop_uring.h"
 
 #define LOOP_DEPTH 32u
@@ -78,7 +79,7 @@ void cow_walk_cut(struct cow_walker *walker, uint64_t off)
 static int new_loop(struct cow_loop **out)
 {
 	int ret = cow_loop_uring_new(LOOP_DEPTH, out);
-	return ret ? cow_loop_sync_new(out) : 0; /* where io_uring is forbidden */
+	return ret ? cow_loop_plain_new(out) : 0; /* where io_uring is forbidden */
 }
 
 static void work(struct cow_walker *walker)

@@ -6,6 +6,7 @@
 
 #include "engine/base/assert.h"
 #include "engine/format/format.h"
+#include "engine/format/reference.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -21,7 +22,7 @@ static void check_accepted(const uint8_t *cluster, const struct cow_header *h)
 	cow_assert(!memcmp(again, cluster, bytes < 105 ? bytes : 105));
 	if (!cow_extensions_decode(cluster, h, &ext, &err))
 		cow_assert(ext.end_off <= cow_cluster_bytes(h) && ext.end_off >= h->header_bytes);
-	if (!cow_backing_name(cluster, h, name, &err))
+	if (!cow_reference_backing_name(cluster, h, name, &err))
 		cow_assert(strlen(name) == (h->backing_name_off ? h->backing_name_bytes : 0));
 }
 

@@ -9,6 +9,7 @@
 
 #include "engine/base/assert.h"
 #include "engine/crypt/luks.h"
+#include "engine/crypt/luks_header.h"
 
 #define HEADER_BYTES sizeof(struct luks1_header_be)
 #define AREA_BYTES (4u << 20)

@@ -4,7 +4,8 @@
 #include <string.h>
 
 #include "engine/base/assert.h"
-#include "engine/crypt/luks_impl.h"
+#include "engine/crypt/luks_header.h"
+#include "engine/crypt/luks_work.h"
 #include "engine/crypt/luks_kdf.h"
 #include "engine/crypt/secret.h"
 
@@ -43,12 +44,12 @@ static void make_area(uint8_t *area)
 	struct cow_luks l;
 	fill_header(&l);
 	struct cow_luks_work *work = cow_luks_work_new(&l);
-	cow_assert(work && !cow_luks_key_digest(&l, work));
+	cow_assert(work && !cow_luks_work_digest(&l, work));
 	memcpy(l.digest, work->digest, sizeof(l.digest));
 	cow_assert(!cow_luks_split(l.hash_name, work->key, l.cipher.key_bytes, LUKS1_STRIPES,
 				   work->material));
-	cow_assert(!cow_luks_slot_key(&l, &l.slots[0], luks_area_secret(), work));
-	cow_assert(!cow_luks_crypt_material(&l, work, true));
+	cow_assert(!cow_luks_work_slot_key(&l, &l.slots[0], luks_area_secret(), work));
+	cow_assert(!cow_luks_work_encrypt(&l, work));
 	cow_luks_encode(&l, area);
 	memcpy(area + l.slots[0].key_off, work->material, work->material_bytes);
 	cow_luks_work_free(work);

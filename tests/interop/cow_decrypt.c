@@ -19,6 +19,7 @@
 #include "engine/core/load.h"
 #include "engine/host/system.h"
 #include "engine/loop/blocking.h"
+#include "engine/loop/loop_plain.h"
 
 struct disk {
 	struct cow_loop *loop;
@@ -100,7 +101,7 @@ static int unlock(struct disk *d, char **paths, int nr, struct cow_error *err)
 		close(fd);
 	}
 	int ret =
-		cow_crypt_open(d->loop, d->file, &d->h, &d->ext,
+		cow_unlock_key(d->loop, d->file, &d->h, &d->ext,
 			       (const struct cow_secret *const *)secrets, (size_t)nr, &d->key, err);
 	for (int i = 0; i < nr; i++)
 		cow_secret_free(secrets[i]);
@@ -126,7 +127,7 @@ int main(int argc, char **argv)
 {
 	struct disk d = { 0 };
 	struct cow_error err = { 0 };
-	if (argc < 3 || argc > 3 + (int)COW_MAX_SECRETS || cow_loop_sync_new(&d.loop))
+	if (argc < 3 || argc > 3 + (int)COW_MAX_SECRETS || cow_loop_plain_new(&d.loop))
 		return complain("usage: cow_decrypt IMAGE RAW KEYFILE...", -EINVAL), 2;
 	int ret = open_disk(&d, argv[1], &err);
 	if (!ret)

@@ -30,6 +30,8 @@
 #include "engine/crypt/secret.h"
 #include "engine/host/system.h"
 #include "engine/life/image.h"
+#include "engine/loop/loop_plain.h"
+#include "engine/loop/loop_uring.h"
 #include "engine/request/queue.h"
 #include "engine/request/kind.h"
 
@@ -314,7 +316,7 @@ int main(int argc, char **argv)
 				"cow_io [OPTIONS] IMAGE COMMAND [ARGS] [-- COMMAND [ARGS]]...") +
 		       1;
 	struct cow_loop *loop;
-	int ret = sync_loop ? cow_loop_sync_new(&loop) : cow_loop_uring_new(16, &loop);
+	int ret = sync_loop ? cow_loop_plain_new(&loop) : cow_loop_uring_new(16, &loop);
 	if (ret)
 		return result_of("loop", ret);
 	ret = run(loop, argv[first], &options, argv + first + 1, argc - first - 1);

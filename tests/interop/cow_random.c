@@ -28,6 +28,8 @@
 #include "engine/base/buf.h"
 #include "engine/host/system.h"
 #include "engine/life/image.h"
+#include "engine/loop/loop_plain.h"
+#include "engine/loop/loop_uring.h"
 #include "engine/request/inspect.h"
 #include "engine/request/queue.h"
 #include "engine/request/kind.h"
@@ -92,7 +94,7 @@ static void fail(const char *what, int ret)
 static struct cow_loop *new_loop(unsigned depth)
 {
 	struct cow_loop *loop;
-	int ret = opt.sync_loop ? cow_loop_sync_new(&loop) : cow_loop_uring_new(depth, &loop);
+	int ret = opt.sync_loop ? cow_loop_plain_new(&loop) : cow_loop_uring_new(depth, &loop);
 	if (ret)
 		random_die(opt.sync_loop ? "sync loop" : "io_uring loop", strerror(-ret));
 	return loop;

@@ -9,6 +9,7 @@
 
 #include "engine/life/live.h"
 #include "engine/life/live_bitmap.h"
+#include "engine/loop/loop_plain.h"
 #include "engine/loop/loop_uring.h"
 
 static struct {
@@ -77,7 +78,7 @@ static int once_bitmaps(struct cow_loop *loop)
 static void *main_loop(void *arg)
 {
 	struct cow_loop *loop;
-	live.error = live.bitmaps ? cow_loop_sync_new(&loop) : cow_loop_uring_new(64, &loop);
+	live.error = live.bitmaps ? cow_loop_plain_new(&loop) : cow_loop_uring_new(64, &loop);
 	if (live.error)
 		return NULL;
 	while (!atomic_load(&live.stop) && !live.error) {

@@ -12,10 +12,10 @@ import subprocess
 import sys
 
 PUBLIC = {"engine/" + name for name in """
-    life/image.h life/live.h life/live_bitmap.h life/memory.h life/freeze.h life/info.h request/kind.h request/queue.h
-    request/inspect.h create/create.h check/check.h snapshot/snapshot.h snapshot/snapshot_select.h bitmap/bitmap.h bitmap/dirty.h edit/amend.h edit/resize.h crypt/secret.h
-    crypt/luks.h loop/loop.h loop/loop_uring.h host/file.h host/lock.h host/path.h host/system.h base/assert.h base/error.h base/log.h
-    base/number.h base/pages.h base/result.h tool/disk.h tool/walk.h tool/compare.h tool/convert.h tool/target.h
+    life/image.h life/live.h life/live_bitmap.h life/image_memory.h life/freeze.h life/info.h request/kind.h request/queue.h
+    request/inspect.h create/create.h check/check.h snapshot/snapshot.h snapshot/snapshot_list.h snapshot/snapshot_select.h bitmap/bitmap.h bitmap/dirty.h edit/amend.h edit/resize.h crypt/secret.h
+    crypt/luks.h crypt/luks_format.h loop/loop.h loop/loop_plain.h loop/loop_uring.h host/file.h host/lock.h host/path.h host/system.h base/assert.h base/error.h base/log.h
+    base/number.h base/pages.h base/result.h tool/disk.h tool/walk.h tool/compare.h tool/convert.h tool/convert_target.h
     tool/backing_commit.h tool/backing_rebase.h tool/disk_map.h tool/lane.h tool/measure.h""".split()}
 ENGINE = {
     "base": "", "host": "base", "format": "base", "loop": "base host", "crypt": "base host format loop", "compress": "base loop core",
@@ -106,11 +106,15 @@ def check(pairs, kind, public):
 
 
 def check_folders(names):
-    """A folder of more sources has two jobs."""
+    """A folder of more sources has two jobs; the name of a file says which it is."""
     counts = collections.Counter(folder(name) for name in names if name.startswith(("engine/", "daemon/")))
     for where, count in sorted(counts.items()):
         if count > MOST_SOURCES:
             yield f"{where}: {count} sources, more than {MOST_SOURCES}"
+    counts = collections.Counter(os.path.basename(name) for name in names if name.startswith(("engine/", "daemon/")))
+    for name, count in sorted(counts.items()):
+        if count > 1:
+            yield f"{name}: {count} files have that name"
 
 
 def check_image(name, text):
@@ -180,6 +184,8 @@ def self_check():
         yield "a circle of includes is not seen"
     if not list(check_folders([f"engine/meta/{i}.c" for i in range(MOST_SOURCES + 1)])):
         yield "a folder with too many sources is not seen"
+    if not list(check_folders(["engine/meta/a.c", "engine/space/a.c"])):
+        yield "two files of one name are not seen"
     if not list(check_image("engine/space/alloc.h", "int f(struct cow_image *image);")) or \
        list(check_image("engine/space/alloc.h", "struct cow_image_geometry *g;")):
         yield "struct cow_image below its floor is not seen, or another is taken for it"

@@ -8,7 +8,9 @@
 #include "engine/base/be.h"
 #include "engine/base/buf.h"
 #include "engine/core/load.h"
-#include "engine/crypt/luks_impl.h"
+#include "engine/crypt/luks_format.h"
+#include "engine/crypt/luks_header.h"
+#include "engine/crypt/luks_work.h"
 #include "engine/crypt/luks_kdf.h"
 #include "engine/crypt/secret.h"
 #include "engine/loop/blocking.h"
@@ -41,12 +43,12 @@ static void make_key(struct sim_run *run, struct cow_luks *l, struct cow_luks_wo
 	randomize(&run->random, work->key, l->cipher.key_bytes);
 	randomize(&run->random, work->material, l->cipher.key_bytes);
 	memset(l->uuid, 0, sizeof(l->uuid));
-	cow_assert(!cow_luks_key_digest(l, work));
+	cow_assert(!cow_luks_work_digest(l, work));
 	memcpy(l->digest, work->digest, sizeof(l->digest));
 	cow_assert(!cow_luks_split(l->hash_name, work->key, l->cipher.key_bytes, LUKS1_STRIPES,
 				   work->material));
-	cow_assert(!cow_luks_slot_key(l, slot, run->secret, work));
-	cow_assert(!cow_luks_crypt_material(l, work, true));
+	cow_assert(!cow_luks_work_slot_key(l, slot, run->secret, work));
+	cow_assert(!cow_luks_work_encrypt(l, work));
 }
 
 static void replace_key(struct sim_run *run, struct cow_file *file,

@@ -8,8 +8,10 @@
 
 #include "engine/base/assert.h"
 #include "engine/base/be.h"
-#include "engine/compress/compress.h"
+#include "engine/compress/deflate.h"
+#include "engine/compress/inflate.h"
 #include "engine/format/format.h"
+#include "engine/format/map.h"
 #include "tests/sim/world.h"
 
 bool sim_have_qemu(void)

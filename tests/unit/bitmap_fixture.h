@@ -27,6 +27,7 @@
 #include "engine/create/create.h"
 #include "engine/core/load.h"
 #include "engine/format/geometry.h"
+#include "engine/format/reference.h"
 #include "engine/life/image.h"
 #include "engine/bitmap/tracking.h"
 #include "engine/request/queue.h"
@@ -147,7 +148,7 @@ static inline struct state state_of(struct fixture *f)
 	if (!ret)
 		ret = cow_extensions_decode(cluster, &s.header, &s.ext, &f->err);
 	if (!ret)
-		ret = cow_backing_name(cluster, &s.header, s.backing, &f->err);
+		ret = cow_reference_backing_name(cluster, &s.header, s.backing, &f->err);
 	if (!ret)
 		ret = cow_load_bitmaps(&f->m->loop, file, &s.header, &s.ext, &s.list, &f->err);
 	if (ret)

@@ -18,6 +18,7 @@
 
 #include "engine/host/system.h"
 #include "engine/loop/blocking.h"
+#include "engine/loop/loop_plain.h"
 #include "engine/meta/cache.h"
 
 #define SLICE 512u
@@ -51,7 +52,7 @@ static int setup(void **state)
 	struct fixture *f = calloc(1, sizeof(*f));
 	strcpy(f->path, "/tmp/cow-test-cache-XXXXXX");
 	close(mkstemp(f->path));
-	assert_int_equal(cow_loop_sync_new(&f->loop), 0);
+	assert_int_equal(cow_loop_plain_new(&f->loop), 0);
 	cow_loop_enter(f->loop);
 	struct cow_error err = { 0 };
 	struct cow_host *host = cow_host_system();
@@ -528,7 +529,7 @@ static void test_threads(void **state)
 	for (unsigned i = 0; i < THREADS; i++) {
 		workers[i].f = f;
 		workers[i].seed = i + 1;
-		assert_int_equal(cow_loop_sync_new(&workers[i].loop), 0);
+		assert_int_equal(cow_loop_plain_new(&workers[i].loop), 0);
 		pthread_create(&threads[i], NULL, worker_main, &workers[i]);
 	}
 	while (atomic_load(&nr_running)) {

@@ -16,6 +16,7 @@
 #include "engine/host/system.h"
 #include "engine/image/state.h"
 #include "engine/life/image.h"
+#include "engine/loop/loop_plain.h"
 
 #define LEVELS 32
 #define TIB (1ull << 40)
@@ -117,7 +118,7 @@ static void whole_chain_has_one_budget(void **state)
 {
 	struct cow_loop *loop;
 	char path[64];
-	assert_int_equal(cow_loop_sync_new(&loop), 0);
+	assert_int_equal(cow_loop_plain_new(&loop), 0);
 	assert_non_null(mkdtemp(directory));
 	for (unsigned i = 0; i < LEVELS; i++)
 		make(loop, i);

@@ -18,6 +18,7 @@
 #include "engine/base/be.h"
 #include "engine/check/check.h"
 #include "engine/format/format.h"
+#include "engine/format/map.h"
 #include "tests/fuzz/memory_disk.h"
 #include "tests/unit/tiny_image.h"
 

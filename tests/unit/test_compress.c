@@ -10,7 +10,8 @@
 #include <cmocka.h>
 #include <zstd.h>
 
-#include "engine/compress/compress.h"
+#include "engine/compress/deflate.h"
+#include "engine/compress/inflate.h"
 #include "uapi/qcow2.h"
 
 #define CLUSTER 65536u

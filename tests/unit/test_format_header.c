@@ -17,6 +17,7 @@
 
 #include "engine/base/be.h"
 #include "engine/format/format.h"
+#include "engine/format/reference.h"
 
 #define CLUSTER_BYTES 65536u
 #define FILE_BYTES (64u << 20)
@@ -50,7 +51,7 @@ static int decode(const uint8_t *cluster, struct cow_header *h, struct cow_error
 		ret = cow_header_verify_file(h, FILE_BYTES, err);
 	if (!ret)
 		ret = cow_extensions_decode(cluster, h, &ext, err);
-	return ret ? ret : cow_backing_name(cluster, h, name, err);
+	return ret ? ret : cow_reference_backing_name(cluster, h, name, err);
 }
 
 /* One field of the sound header is overwritten. */
@@ -372,10 +373,10 @@ static void backing_name_ends_extensions(void **state)
 	memcpy(cluster + 128, "base.img", 8);
 	assert_int_equal(cow_extensions_decode(cluster, &h, &ext, &err), 0);
 	assert_int_equal(ext.end_off, 128);
-	assert_int_equal(cow_backing_name(cluster, &h, name, &err), 0);
+	assert_int_equal(cow_reference_backing_name(cluster, &h, name, &err), 0);
 	assert_string_equal(name, "base.img");
 	cluster[130] = 0;
-	int ret = cow_backing_name(cluster, &h, name, &err);
+	int ret = cow_reference_backing_name(cluster, &h, name, &err);
 	assert_error(&err, ret, -EINVAL, "backing file name at offset 130");
 	free(cluster);
 }
@@ -390,7 +391,7 @@ static void longest_backing_name(void **state)
 	uint8_t *cluster = encode(&h);
 	memset(cluster + h.backing_name_off, 'x', 1023);
 	assert_int_equal(decode(cluster, &h, &err), 0);
-	assert_int_equal(cow_backing_name(cluster, &h, name, &err), 0);
+	assert_int_equal(cow_reference_backing_name(cluster, &h, name, &err), 0);
 	assert_int_equal(strlen(name), 1023);
 	cow_store32_be(cluster + 16, 1024);
 	int ret = decode(cluster, &h, &err);

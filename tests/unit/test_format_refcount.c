@@ -9,6 +9,7 @@
 #include <cmocka.h>
 
 #include "engine/format/format.h"
+#include "engine/format/map.h"
 
 #define BLOCK_BYTES 512u
 

@@ -14,7 +14,7 @@
 #include "engine/create/create.h"
 #include "engine/format/format.h"
 #include "engine/life/image.h"
-#include "engine/life/memory.h"
+#include "engine/life/image_memory.h"
 #include "engine/request/kind.h"
 #include "engine/request/queue.h"
 #include "engine/snapshot/snapshot.h"

@@ -14,6 +14,7 @@
 
 #include <cmocka.h>
 
+#include "engine/loop/loop_plain.h"
 #include "engine/space/epoch.h"
 #include "engine/image/claim.h"
 
@@ -49,7 +50,7 @@ static void waiter_init(struct waiter *w, struct cow_loop *loop)
 static void test_overlap_parks(void **state)
 {
 	struct cow_loop *loop;
-	assert_int_equal(cow_loop_sync_new(&loop), 0);
+	assert_int_equal(cow_loop_plain_new(&loop), 0);
 	cow_inflight_init(&inflight, SLICE_ENTRIES);
 	struct cow_claim a = { 0 }, b = { 0 }, c = { 0 };
 	struct waiter wa, wb, wc;
@@ -178,7 +179,7 @@ static void test_threads(void **state)
 	for (unsigned i = 0; i < THREADS; i++) {
 		runners[i].seed = i + 1;
 		runners[i].left = ROUNDS;
-		assert_int_equal(cow_loop_sync_new(&runners[i].loop), 0);
+		assert_int_equal(cow_loop_plain_new(&runners[i].loop), 0);
 	}
 	for (unsigned i = 0; i < THREADS; i++)
 		pthread_create(&threads[i], NULL, runner_main, &runners[i]);

@@ -19,6 +19,7 @@
 #include "engine/host/system.h"
 #include "engine/loop/blocking.h"
 #include "engine/loop/loop.h"
+#include "engine/loop/loop_plain.h"
 #include "engine/loop/loop_uring.h"
 
 struct fixture {
@@ -53,7 +54,7 @@ static int make_uring(struct cow_loop **out)
 
 static int setup_sync(void **state)
 {
-	return setup_with(state, cow_loop_sync_new);
+	return setup_with(state, cow_loop_plain_new);
 }
 
 static int setup_uring(void **state)

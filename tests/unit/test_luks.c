@@ -17,9 +17,11 @@
 #include <cmocka.h>
 
 #include "engine/base/be.h"
+#include "engine/crypt/luks_format.h"
+#include "engine/crypt/luks_header.h"
 #include "engine/crypt/secret.h"
 #include "engine/crypt/unlock.h"
-#include "engine/crypt/luks_impl.h"
+#include "engine/crypt/luks_work.h"
 #include "engine/crypt/luks_kdf.h"
 #include "engine/loop/blocking.h"
 #include "tests/unit/memory_host.h"
@@ -434,7 +436,7 @@ static int open_image(struct fixture *f, uint32_t method, const struct cow_secre
 				      .crypto_off = AREA_OFF,
 				      .crypto_bytes = cow_luks_format_bytes(&f->format) };
 	f->err = (struct cow_error){ 0 };
-	return cow_crypt_open(&f->m->loop, f->file, &h, &ext, secrets, nr, key, &f->err);
+	return cow_unlock_key(&f->m->loop, f->file, &h, &ext, secrets, nr, key, &f->err);
 }
 
 static void any_secret_opens(void **state)

@@ -78,7 +78,7 @@ static void fill(uint32_t from, uint32_t nr, uint64_t raw, uint64_t step)
 {
 	struct cow_geometry g = geometry(3);
 	for (uint32_t i = 0; i < nr; i++)
-		cow_slice_set(&g, slice, from + i, RAW(raw + i * step));
+		cow_entry_set(&g, slice, from + i, RAW(raw + i * step));
 }
 
 static uint32_t run_at(uint32_t idx, uint32_t max)
@@ -119,13 +119,13 @@ static void test_runs(void **state)
 static void test_l1(void **state)
 {
 	struct cow_geometry g = geometry(3);
-	assert_null(cow_l1_fault(&g, 0));
-	assert_null(cow_l1_fault(&g, HOST(9)));
-	assert_null(cow_l1_fault(&g, HOST(9) | QCOW2_COPIED));
-	assert_non_null(cow_l1_fault(&g, HOST(9) + 512));
-	assert_non_null(cow_l1_fault(&g, HOST(9) | 1));
-	assert_non_null(cow_l1_fault(&g, HOST(9) | 1ull << 62));
-	assert_non_null(cow_l1_fault(&g, QCOW2_COPIED));
+	assert_null(cow_map_l1_fault(&g, 0));
+	assert_null(cow_map_l1_fault(&g, HOST(9)));
+	assert_null(cow_map_l1_fault(&g, HOST(9) | QCOW2_COPIED));
+	assert_non_null(cow_map_l1_fault(&g, HOST(9) + 512));
+	assert_non_null(cow_map_l1_fault(&g, HOST(9) | 1));
+	assert_non_null(cow_map_l1_fault(&g, HOST(9) | 1ull << 62));
+	assert_non_null(cow_map_l1_fault(&g, QCOW2_COPIED));
 }
 
 static void test_zero_kinds(void **state)

@@ -11,6 +11,7 @@
 #include <cmocka.h>
 
 #include "engine/base/be.h"
+#include "engine/format/map.h"
 #include "engine/snapshot/shadow.h"
 
 #define CLUSTER 512u

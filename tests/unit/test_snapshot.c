@@ -20,6 +20,7 @@
 #include "engine/request/queue.h"
 #include "engine/request/kind.h"
 #include "engine/snapshot/snapshot.h"
+#include "engine/snapshot/snapshot_list.h"
 #include "tests/unit/memory_host.h"
 
 #define DISK_BYTES (1u << 20)

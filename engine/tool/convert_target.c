@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "engine/tool/target.h"
+#include "engine/tool/convert_target.h"
 
 #include <errno.h>
 #include <fcntl.h>

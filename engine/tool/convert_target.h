@@ -5,8 +5,8 @@
  * that one behind. What was there before under the name is replaced; its permissions and its owner
  * stay. A block device, and an image that exists and shall be kept, are written in place.
  */
-#ifndef COW_TARGET_H
-#define COW_TARGET_H
+#ifndef COW_CONVERT_TARGET_H
+#define COW_CONVERT_TARGET_H
 
 #include "engine/base/result.h"
 #include "engine/create/create.h"

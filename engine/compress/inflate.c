@@ -1,15 +1,13 @@
 /* SPDX-License-Identifier: MIT */
-#include "engine/compress/compress.h"
+#include "engine/compress/inflate.h"
 
 #include <errno.h>
-#include <stdbool.h>
 #include <stdlib.h>
 #include <zlib.h>
 #include <zstd.h>
 
 #include "uapi/qcow2.h"
 
-#define DEFLATE_WINDOW_BITS (-12) /* raw */
 /*
  * A frame says how much memory its reader needs; 8 MiB is what RFC 8878 asks every reader to have.
  * No cluster is larger than 2 MiB.
@@ -30,7 +28,7 @@ struct cow_inflate *cow_inflate_new(void)
 	if (!inflate->zstd ||
 	    ZSTD_isError(ZSTD_DCtx_setParameter(inflate->zstd, ZSTD_d_windowLogMax,
 						ZSTD_WINDOW_LOG_MAX)) ||
-	    inflateInit2(&inflate->zlib, DEFLATE_WINDOW_BITS) != Z_OK) {
+	    inflateInit2(&inflate->zlib, QCOW2_ZLIB_WINDOW_BITS) != Z_OK) {
 		ZSTD_freeDCtx(inflate->zstd);
 		free(inflate);
 		return NULL;
@@ -50,7 +48,7 @@ void cow_inflate_free(struct cow_inflate *inflate)
 static int inflate_zlib(z_stream *z, const uint8_t *in, size_t in_bytes, uint8_t *out,
 			size_t out_bytes)
 {
-	if (inflateReset2(z, DEFLATE_WINDOW_BITS) != Z_OK)
+	if (inflateReset2(z, QCOW2_ZLIB_WINDOW_BITS) != Z_OK)
 		return -EIO;
 	z->next_in = (uint8_t *)(uintptr_t)in;
 	z->avail_in = (uInt)in_bytes;
@@ -82,58 +80,4 @@ int cow_inflate_cluster(struct cow_inflate *inflate, uint8_t type, const uint8_t
 	if (type == QCOW2_COMPRESSION_ZSTD)
 		return inflate_zstd(inflate->zstd, in, in_bytes, out, out_bytes);
 	return inflate_zlib(&inflate->zlib, in, in_bytes, out, out_bytes);
-}
-
-/* ---- compression ---- */
-
-struct cow_deflate {
-	uint8_t type;
-	z_stream zlib;
-	ZSTD_CCtx *zstd;
-};
-
-struct cow_deflate *cow_deflate_new(uint8_t type)
-{
-	struct cow_deflate *deflate = calloc(1, sizeof(*deflate));
-	if (!deflate)
-		return NULL;
-	deflate->type = type;
-	bool ok;
-	if (type == QCOW2_COMPRESSION_ZSTD)
-		ok = (deflate->zstd = ZSTD_createCCtx()) != NULL;
-	else
-		ok = deflateInit2(&deflate->zlib, Z_DEFAULT_COMPRESSION, Z_DEFLATED,
-				  DEFLATE_WINDOW_BITS, 9, Z_DEFAULT_STRATEGY) == Z_OK;
-	if (ok)
-		return deflate;
-	free(deflate);
-	return NULL;
-}
-
-void cow_deflate_free(struct cow_deflate *deflate)
-{
-	if (!deflate)
-		return;
-	if (deflate->type == QCOW2_COMPRESSION_ZSTD)
-		ZSTD_freeCCtx(deflate->zstd);
-	else
-		deflateEnd(&deflate->zlib);
-	free(deflate);
-}
-
-uint32_t cow_deflate_cluster(struct cow_deflate *d, const uint8_t *in, uint32_t in_bytes,
-			     uint8_t *out, uint32_t out_bytes)
-{
-	if (d->type == QCOW2_COMPRESSION_ZSTD) {
-		size_t n = ZSTD_compressCCtx(d->zstd, out, out_bytes, in, in_bytes, 0);
-		return ZSTD_isError(n) ? 0 : (uint32_t)n;
-	}
-	z_stream *z = &d->zlib;
-	if (deflateReset(z) != Z_OK)
-		return 0;
-	z->next_in = (uint8_t *)(uintptr_t)in;
-	z->avail_in = in_bytes;
-	z->next_out = out;
-	z->avail_out = out_bytes;
-	return deflate(z, Z_FINISH) == Z_STREAM_END ? out_bytes - z->avail_out : 0;
 }

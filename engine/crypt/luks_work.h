@@ -1,13 +1,10 @@
 /* SPDX-License-Identifier: MIT */
-/* Shared by the files of engine/crypt/luks.h. */
-#ifndef COW_LUKS_IMPL_H
-#define COW_LUKS_IMPL_H
+/* The steps of a key slot's work. */
+#ifndef COW_LUKS_WORK_H
+#define COW_LUKS_WORK_H
 
 #include "engine/base/result.h"
 #include "engine/crypt/luks.h"
-
-/* "xts-plain64", ...; NULL: LUKS has no such mode. */
-const char *cow_luks_mode_name(const struct cow_crypt_cipher *cipher);
 
 /* What a key slot's work needs, in locked memory. Its length is sizeof + material_bytes. */
 struct cow_luks_work {
@@ -22,15 +19,17 @@ struct cow_luks_work *cow_luks_work_new(const struct cow_luks *luks);
 void cow_luks_work_free(struct cow_luks_work *work);
 
 /* slot_key = what the passphrase gives for this slot. */
-COW_MUST_CHECK int cow_luks_slot_key(const struct cow_luks *luks, const struct cow_luks_slot *slot,
-				     const struct cow_secret *secret, struct cow_luks_work *work);
+COW_MUST_CHECK int cow_luks_work_slot_key(const struct cow_luks *luks,
+					  const struct cow_luks_slot *slot,
+					  const struct cow_secret *secret,
+					  struct cow_luks_work *work);
 /*
  * Key material is enciphered like the image's sectors, with slot_key, its own first sector being
  * sector 0.
  */
-COW_MUST_CHECK int cow_luks_crypt_material(const struct cow_luks *luks, struct cow_luks_work *work,
-					   bool encrypt);
+COW_MUST_CHECK int cow_luks_work_encrypt(const struct cow_luks *luks, struct cow_luks_work *work);
+COW_MUST_CHECK int cow_luks_work_decrypt(const struct cow_luks *luks, struct cow_luks_work *work);
 /* digest = of work->key, with the header's salt and iterations. */
-COW_MUST_CHECK int cow_luks_key_digest(const struct cow_luks *luks, struct cow_luks_work *work);
+COW_MUST_CHECK int cow_luks_work_digest(const struct cow_luks *luks, struct cow_luks_work *work);
 
 #endif

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "daemon/server/health.h"
+#include "daemon/server/server_health.h"
 
 #include <string.h>
 

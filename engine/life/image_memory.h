@@ -4,8 +4,8 @@
  * copies of them. See want_memory in image.h; one thread, which may sleep for memory, that
  * serves no requests.
  */
-#ifndef COW_MEMORY_H
-#define COW_MEMORY_H
+#ifndef COW_IMAGE_MEMORY_H
+#define COW_IMAGE_MEMORY_H
 
 #include <stdbool.h>
 

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Compression and decompression of one cluster: raw deflate (zlib) or zstd. Specification: "Cluster
+ * Decompression of one cluster: raw deflate (zlib) or zstd. Specification: "Cluster
  * mapping", compressed clusters.
  */
-#ifndef COW_COMPRESS_H
-#define COW_COMPRESS_H
+#ifndef COW_INFLATE_H
+#define COW_INFLATE_H
 
 #include <stddef.h>
 #include <stdint.h>
@@ -24,18 +24,5 @@ void cow_inflate_free(struct cow_inflate *inflate);
  */
 COW_MUST_CHECK int cow_inflate_cluster(struct cow_inflate *inflate, uint8_t type, const uint8_t *in,
 				       size_t in_bytes, uint8_t *out, size_t out_bytes);
-
-/* The other direction. */
-struct cow_deflate;
-
-struct cow_deflate *cow_deflate_new(uint8_t type);
-void cow_deflate_free(struct cow_deflate *deflate);
-
-/*
- * Bytes of the compressed form in out, or 0 when they do not fit into out_bytes (or the library
- * failed).
- */
-uint32_t cow_deflate_cluster(struct cow_deflate *deflate, const uint8_t *in, uint32_t in_bytes,
-			     uint8_t *out, uint32_t out_bytes);
 
 #endif

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "engine/life/memory.h"
+#include "engine/life/image_memory.h"
 
 #include "engine/base/math.h"
 #include "engine/base/pages.h"

@@ -4,7 +4,9 @@
 #include <inttypes.h>
 #include <string.h>
 
+#include "engine/create/create_features.h"
 #include "engine/create/create_layout.h"
+#include "engine/crypt/luks_format.h"
 
 #define EXTENDED_L2_MIN_BITS 14
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "daemon/device/memory.h"
+#include "daemon/device/device_memory.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -9,7 +9,7 @@
 #include "daemon/device/swaps.h"
 #include "engine/base/assert.h"
 #include "engine/base/log.h"
-#include "engine/life/memory.h"
+#include "engine/life/image_memory.h"
 
 /* Caches that nobody asks for so long become small: twice that, at most. */
 #define REST_MS (60 * 1000)

@@ -1,0 +1,110 @@
+#!/usr/bin/env python3
+"""names.py SOURCE BUILD | self: a function that other files call is declared in the header of the file that defines it, and its
+name says that file. It is cow_NAME_..., and NAME is of the file's name (cow_chain_... or cow_level_... in chain_level.c), the
+folder's, or that of a struct that the file's header defines. Reads the objects of a build with nm. Prints what is wrong and ends
+with 1."""
+import os
+import re
+import subprocess
+import sys
+
+# Where a page for all of them is worth more than one for each. The reason stands behind it.
+DECLARED = {
+    "daemon/cli/cmd_": "daemon/cli/commands.h",  # one signature, and main.c has the table
+    "engine/life/open": "engine/life/image.h",  # the public face of an image
+    "engine/life/close": "engine/life/image.h",
+    "engine/life/files": "engine/life/image.h",
+    "engine/life/image_health": "engine/life/image.h",
+}
+# Folders whose files are the verbs of one thing.
+SUBJECT = {"engine/life": "image"}  # an image's life
+
+
+def declarations(text):
+    """Names of the functions and objects that a header declares."""
+    text = re.sub(r"/\*.*?\*/", "", text, flags=re.S)
+    text = re.sub(r"^\s*#(?:.*\\\n)*.*$", "", text, flags=re.M)
+    before = None
+    while before != text:  # bodies of inline functions
+        before, text = text, re.sub(r"\{[^{}]*\}", ";", text)
+    text = re.sub(r"__attribute__\s*\(\(.*?\)\)(?=\s*;)", "", text)
+    names = set(re.findall(r"\b(cow_\w+)\s*\((?=[^;{]*\)[^;{()]*;)", text))
+    return names | set(re.findall(r"\bextern\b[^;(]*?\b(cow_\w+)\s*(?:\[[^;]*)?;", text))
+
+
+def structs(text):
+    return re.findall(r"\b(?:struct|enum|union) cow_(\w+) \{", text)
+
+
+def prefixes(source, header):
+    """What may follow cow_ in the names of source."""
+    words = os.path.basename(source)[:-2].split("_")
+    found = {"_".join(words[a:b]) for a in range(len(words)) for b in range(a + 1, len(words) + 1)}
+    found |= {os.path.basename(os.path.dirname(source)), SUBJECT.get(os.path.dirname(source))} - {None}
+    found |= set(structs(header))
+    return found | {name + "s" for name in found} | {name[:-1] for name in found if name.endswith("s")}
+
+
+def check(source, symbols, headers):
+    """headers: name -> text of all headers."""
+    own = [source[:-2] + ".h"] + [to for start, to in DECLARED.items() if source.startswith(start)]
+    text = "".join(headers.get(name, "") for name in own)
+    declared, allowed = declarations(text), prefixes(source, text)
+    for symbol in sorted(symbols):
+        if symbol not in declared:
+            yield f"{source}: {symbol}() is not declared in {own[-1]}"
+        if not any((symbol + "_").startswith(f"cow_{name}_") for name in allowed):
+            yield f"{source}: {symbol}() does not say its file: cow_{os.path.basename(source)[:-2]}_..."
+    for name, text in sorted(headers.items()):
+        if name not in own:
+            for symbol in sorted(symbols & declarations(text)):
+                yield f"{name}: declares {symbol}() of {source}"
+
+
+def defined(root, build):
+    """(source, names that it defines for others) of engine and daemon in a build by CMake."""
+    for target in ("cowengine", "cowblk"):
+        top = os.path.join(build, "CMakeFiles", target + ".dir")
+        for where, _, names in os.walk(top):
+            for name in names:
+                source = os.path.relpath(os.path.join(where, name), top)[:-2]
+                if name.endswith(".c.o") and os.path.isfile(os.path.join(root, source)):
+                    out = subprocess.run(["nm", "-gP", "--defined-only", os.path.join(where, name)], capture_output=True, check=True)
+                    symbols = {line.split()[0] for line in out.stdout.decode().splitlines()}
+                    yield source, {symbol for symbol in symbols if symbol.startswith("cow_")}
+
+
+def headers(root):
+    for top in ("engine", "daemon"):
+        for where, _, names in os.walk(os.path.join(root, top)):
+            for name in names:
+                if name.endswith(".h"):
+                    path = os.path.join(where, name)
+                    with open(path, encoding="utf-8") as file:
+                        yield os.path.relpath(path, root), file.read()
+
+
+def self_check():
+    head = {"engine/meta/cache.h": "struct cow_slot {\n};\n/* cow_cache_c(); */\nint cow_cache_a(int (*f)(int), int b);\nvoid cow_slot_b(void);\n",
+            "engine/meta/table.h": "void cow_cache_d(void) __attribute__((cold));\nstatic inline int cow_table_x(void)\n{\n\treturn cow_cache_a(0, 1);\n}\n"}
+    for symbol, wrong in (("cow_cache_a", 0), ("cow_slot_b", 0), ("cow_cache_c", 1), ("cow_cache_d", 2), ("cow_other_e", 2)):
+        said = list(check("engine/meta/cache.c", {symbol}, head))
+        if len(said) != wrong:
+            yield f"{symbol}: {wrong} faults expected: {said}"
+
+
+def main():
+    said = list(self_check())
+    if sys.argv[1] != "self":
+        root, build = sys.argv[1:3]
+        known, count = dict(headers(root)), 0
+        for source, symbols in sorted(defined(root, build)):
+            said += check(source, symbols, known)
+            count += len(symbols)
+        if count < 500:
+            said.append(f"only {count} names were found: the check does not see the objects")
+    print("\n".join(said) or "names: nothing to say")
+    sys.exit(1 if said else 0)
+
+
+main()
