@@ -25,21 +25,21 @@ struct joiner {
 	bool done;
 };
 
-static enum cow_next joined(struct cow_task *task)
+static enum cow_next close_joined(struct cow_task *task)
 {
 	return COW_END;
 }
 
-static const struct cow_step step_joined = { "close: joined", joined };
+static const struct cow_step step_joined = { "close: joined", close_joined };
 
-static enum cow_next join(struct cow_task *task)
+static enum cow_next close_join(struct cow_task *task)
 {
 	task->step = &step_joined;
 	cow_commit_join(&((struct joiner *)task)->image->core.commit, task);
 	return COW_WAIT;
 }
 
-static const struct cow_step step_join = { "close: join", join };
+static const struct cow_step step_join = { "close: join", close_join };
 
 static void join_end(struct cow_task *task)
 {

@@ -36,21 +36,21 @@ struct waiter {
 	bool over;
 };
 
-static enum cow_next filled(struct cow_task *task)
+static enum cow_next live_filled(struct cow_task *task)
 {
 	return COW_END;
 }
 
-static const struct cow_step step_filled = { "live: filled", filled };
+static const struct cow_step step_filled = { "live: filled", live_filled };
 
-static enum cow_next fill(struct cow_task *task)
+static enum cow_next live_fill(struct cow_task *task)
 {
 	task->step = &step_filled;
 	cow_reserve_wait(&((struct waiter *)task)->space->reserve, task);
 	return COW_WAIT;
 }
 
-static const struct cow_step step_fill = { "live: fill", fill };
+static const struct cow_step step_fill = { "live: fill", live_fill };
 
 static void over(struct cow_task *task)
 {

@@ -47,7 +47,7 @@ static void stand_on_pass(const struct cow_writeback *wb)
 }
 
 /* Most dependent first; see writeback.h. */
-static enum cow_next capture(struct cow_task *task)
+static enum cow_next writeback_capture(struct cow_task *task)
 {
 	struct cow_writeback *wb = of(task);
 	struct cow_meta *meta = wb->meta;
@@ -149,7 +149,7 @@ static bool wants_barrier(const struct cow_writeback *wb)
 	}
 }
 
-static enum cow_next phase(struct cow_task *task)
+static enum cow_next writeback_phase(struct cow_task *task)
 {
 	struct cow_writeback *wb = of(task);
 	stand_on_pass(wb);
@@ -207,14 +207,14 @@ static int sync_failed(struct cow_writeback *wb)
 
 static const struct cow_step step_barrier_done, step_last_sync_done;
 
-static enum cow_next barrier(struct cow_task *task)
+static enum cow_next writeback_barrier(struct cow_task *task)
 {
 	submit_sync(of(task));
 	task->step = &step_barrier_done;
 	return cow_task_wait_io(task);
 }
 
-static enum cow_next barrier_done(struct cow_task *task)
+static enum cow_next writeback_barrier_done(struct cow_task *task)
 {
 	struct cow_writeback *wb = of(task);
 	stand_on_pass(wb);
@@ -235,7 +235,7 @@ static void submit_write(struct cow_writeback *wb, struct cow_writeback_io *w,
 	cow_loop_submit(wb->task.loop, &w->io);
 }
 
-static enum cow_next write_phase(struct cow_task *task)
+static enum cow_next writeback_write(struct cow_task *task)
 {
 	struct cow_writeback *wb = of(task);
 	stand_on_pass(wb);
@@ -254,7 +254,7 @@ static enum cow_next write_phase(struct cow_task *task)
 	return cow_task_goto(task, &step_phase);
 }
 
-static enum cow_next last_sync(struct cow_task *task)
+static enum cow_next writeback_last_sync(struct cow_task *task)
 {
 	submit_sync(of(task));
 	task->step = &step_last_sync_done;
@@ -296,7 +296,7 @@ static void complete(struct cow_writeback *wb, int error)
 	wb->commit->watch.completed(wb->commit->watch.ctx, !error);
 }
 
-static enum cow_next last_sync_done(struct cow_task *task)
+static enum cow_next writeback_last_sync_done(struct cow_task *task)
 {
 	struct cow_writeback *wb = of(task);
 	if (task->pending)
@@ -309,7 +309,7 @@ static enum cow_next last_sync_done(struct cow_task *task)
 	return COW_END;
 }
 
-static enum cow_next unwind(struct cow_task *task)
+static enum cow_next writeback_unwind(struct cow_task *task)
 {
 	struct cow_writeback *wb = of(task);
 	struct cow_meta *meta = wb->meta;
@@ -330,14 +330,16 @@ static void end(struct cow_task *task)
 	cow_commit_end(of(task)->commit, task->error);
 }
 
-static const struct cow_step step_capture = { "writeback: capture", capture };
-static const struct cow_step step_phase = { "writeback: phase", phase };
-static const struct cow_step step_barrier = { "writeback: barrier", barrier };
-static const struct cow_step step_barrier_done = { "writeback: barrier done", barrier_done };
-static const struct cow_step step_write = { "writeback: write", write_phase };
-static const struct cow_step step_last_sync = { "writeback: last sync", last_sync };
-static const struct cow_step step_last_sync_done = { "writeback: last sync done", last_sync_done };
-static const struct cow_step step_unwind = { "writeback: unwind", unwind };
+static const struct cow_step step_capture = { "writeback: capture", writeback_capture };
+static const struct cow_step step_phase = { "writeback: phase", writeback_phase };
+static const struct cow_step step_barrier = { "writeback: barrier", writeback_barrier };
+static const struct cow_step step_barrier_done = { "writeback: barrier done",
+						   writeback_barrier_done };
+static const struct cow_step step_write = { "writeback: write", writeback_write };
+static const struct cow_step step_last_sync = { "writeback: last sync", writeback_last_sync };
+static const struct cow_step step_last_sync_done = { "writeback: last sync done",
+						     writeback_last_sync_done };
+static const struct cow_step step_unwind = { "writeback: unwind", writeback_unwind };
 
 /* ---- set-up ---- */
 

@@ -35,7 +35,7 @@ static const struct cow_step step_look, step_fill, step_read_head, step_read_tai
 	step_write_merged, step_chunk, step_chunk_read, step_chunk_write, step_write_data,
 	step_written, step_publish;
 
-static enum cow_next claim(struct cow_task *task)
+static enum cow_next copy_claim(struct cow_task *task)
 {
 	struct cow_op *op = cow_op_of(task);
 	struct cow_image *image = cow_op_image(op);
@@ -150,7 +150,7 @@ static void stand_on_copy(const struct cow_op *op)
 	cow_assert(!copy->frees || op->room);
 }
 
-static enum cow_next look(struct cow_task *task)
+static enum cow_next copy_look(struct cow_task *task)
 {
 	struct cow_op *op = cow_op_of(task);
 	const struct cow_geometry *g = &cow_op_image(op)->core.g;
@@ -217,7 +217,7 @@ static uint64_t host_of(const struct cow_copy *copy, uint64_t off)
 	return copy->host.v + (off - copy->start);
 }
 
-static enum cow_next fill(struct cow_task *task)
+static enum cow_next copy_fill(struct cow_task *task)
 {
 	struct cow_op *op = cow_op_of(task);
 	struct cow_copy *copy = &op->copy;
@@ -242,7 +242,7 @@ static enum cow_next fill(struct cow_task *task)
 	return cow_task_goto(task, &step_chunk);
 }
 
-static enum cow_next read_head(struct cow_task *task)
+static enum cow_next copy_read_head(struct cow_task *task)
 {
 	struct cow_op *op = cow_op_of(task);
 	struct cow_copy *copy = &op->copy;
@@ -261,7 +261,7 @@ static enum cow_next read_head(struct cow_task *task)
 	return cow_task_goto(task, &step_read_tail);
 }
 
-static enum cow_next read_tail(struct cow_task *task)
+static enum cow_next copy_read_tail(struct cow_task *task)
 {
 	struct cow_op *op = cow_op_of(task);
 	stand_on_copy(op);
@@ -281,7 +281,7 @@ static void add_vec(struct cow_io *io, void *base, uint64_t bytes)
  * The request's bytes of a copy; WRITE_ZEROES writes within one cluster, so that image->zeros is
  * long enough.
  */
-static enum cow_next write_merged(struct cow_task *task)
+static enum cow_next copy_write_merged(struct cow_task *task)
 {
 	struct cow_op *op = cow_op_of(task);
 	struct cow_copy *copy = &op->copy;
@@ -310,7 +310,7 @@ static enum cow_next write_merged(struct cow_task *task)
 
 /* ---- chunks, for clusters larger than the bounce buffer ---- */
 
-static enum cow_next chunk(struct cow_task *task)
+static enum cow_next copy_chunk(struct cow_task *task)
 {
 	struct cow_op *op = cow_op_of(task);
 	struct cow_copy *copy = &op->copy;
@@ -330,7 +330,7 @@ static enum cow_next chunk(struct cow_task *task)
 	return cow_task_goto(task, &step_chunk_read);
 }
 
-static enum cow_next chunk_read(struct cow_task *task)
+static enum cow_next copy_read_chunk(struct cow_task *task)
 {
 	struct cow_op *op = cow_op_of(task);
 	struct cow_copy *copy = &op->copy;
@@ -345,12 +345,12 @@ static enum cow_next chunk_read(struct cow_task *task)
 	return COW_AGAIN;
 }
 
-static enum cow_next chunk_write(struct cow_task *task)
+static enum cow_next copy_write_chunk(struct cow_task *task)
 {
 	return task->pending ? cow_task_wait_io(task) : cow_task_goto(task, &step_chunk);
 }
 
-static enum cow_next write_data(struct cow_task *task)
+static enum cow_next copy_write_data(struct cow_task *task)
 {
 	struct cow_op *op = cow_op_of(task);
 	struct cow_copy *copy = &op->copy;
@@ -369,7 +369,7 @@ static enum cow_next write_data(struct cow_task *task)
 
 /* ---- publishing ---- */
 
-static enum cow_next written(struct cow_task *task)
+static enum cow_next copy_written(struct cow_task *task)
 {
 	struct cow_op *op = cow_op_of(task);
 	stand_on_copy(op);
@@ -408,7 +408,7 @@ static void switch_entries(struct cow_op *op, struct cow_slot *slot)
 	}
 }
 
-static enum cow_next publish(struct cow_task *task)
+static enum cow_next copy_publish(struct cow_task *task)
 {
 	struct cow_op *op = cow_op_of(task);
 	struct cow_image *image = cow_op_image(op);
@@ -431,15 +431,15 @@ static enum cow_next publish(struct cow_task *task)
 	return cow_task_goto(task, op->map);
 }
 
-const struct cow_step cow_copy_step = { "copy: claim", claim };
-static const struct cow_step step_look = { "copy: look", look };
-static const struct cow_step step_fill = { "copy: fill", fill };
-static const struct cow_step step_read_head = { "copy: read head", read_head };
-static const struct cow_step step_read_tail = { "copy: read tail", read_tail };
-static const struct cow_step step_write_merged = { "copy: write merged", write_merged };
-static const struct cow_step step_chunk = { "copy: chunk", chunk };
-static const struct cow_step step_chunk_read = { "copy: read chunk", chunk_read };
-static const struct cow_step step_chunk_write = { "copy: write chunk", chunk_write };
-static const struct cow_step step_write_data = { "copy: write data", write_data };
-static const struct cow_step step_written = { "copy: written", written };
-static const struct cow_step step_publish = { "copy: publish", publish };
+const struct cow_step cow_copy_step = { "copy: claim", copy_claim };
+static const struct cow_step step_look = { "copy: look", copy_look };
+static const struct cow_step step_fill = { "copy: fill", copy_fill };
+static const struct cow_step step_read_head = { "copy: read head", copy_read_head };
+static const struct cow_step step_read_tail = { "copy: read tail", copy_read_tail };
+static const struct cow_step step_write_merged = { "copy: write merged", copy_write_merged };
+static const struct cow_step step_chunk = { "copy: chunk", copy_chunk };
+static const struct cow_step step_chunk_read = { "copy: read chunk", copy_read_chunk };
+static const struct cow_step step_chunk_write = { "copy: write chunk", copy_write_chunk };
+static const struct cow_step step_write_data = { "copy: write data", copy_write_data };
+static const struct cow_step step_written = { "copy: written", copy_written };
+static const struct cow_step step_publish = { "copy: publish", copy_publish };

@@ -6,14 +6,14 @@
 
 #include "engine/request/op.h"
 
-static enum cow_next flushed(struct cow_task *task)
+static enum cow_next flush_flushed(struct cow_task *task)
 {
 	return COW_END;
 }
 
-static const struct cow_step step_flushed = { "flush: flushed", flushed };
+static const struct cow_step step_flushed = { "flush: flushed", flush_flushed };
 
-static enum cow_next flush(struct cow_task *task)
+static enum cow_next flush_join(struct cow_task *task)
 {
 	struct cow_op *op = cow_op_of(task);
 	struct cow_image *image = cow_op_image(op);
@@ -28,4 +28,4 @@ static enum cow_next flush(struct cow_task *task)
 	return COW_WAIT;
 }
 
-const struct cow_step cow_flush_step = { "flush: join", flush };
+const struct cow_step cow_flush_step = { "flush: join", flush_join };

@@ -14,7 +14,7 @@
 
 static const struct cow_step step_look, step_fill, step_copy_read, step_copy_write, step_publish;
 
-static enum cow_next claim(struct cow_task *task)
+static enum cow_next l2table_claim(struct cow_task *task)
 {
 	struct cow_op *op = cow_op_of(task);
 	struct cow_image *image = cow_op_image(op);
@@ -43,7 +43,7 @@ static void stand_on_claim(const struct cow_op *op)
 	cow_assert(op->claim.start == op->table.l1_idx);
 }
 
-static enum cow_next look(struct cow_task *task)
+static enum cow_next l2table_look(struct cow_task *task)
 {
 	struct cow_op *op = cow_op_of(task);
 	struct cow_image *image = cow_op_image(op);
@@ -65,7 +65,7 @@ static enum cow_next look(struct cow_task *task)
 	return cow_task_goto(task, &step_fill);
 }
 
-static enum cow_next fill(struct cow_task *task)
+static enum cow_next l2table_fill(struct cow_task *task)
 {
 	struct cow_op *op = cow_op_of(task);
 	struct cow_image *image = cow_op_image(op);
@@ -96,7 +96,7 @@ static uint64_t chunk_bytes(const struct cow_op *op)
 }
 
 /* Shared tables are never changed in place, so what the file holds is the table. */
-static enum cow_next copy_read(struct cow_task *task)
+static enum cow_next l2table_read_old(struct cow_task *task)
 {
 	struct cow_op *op = cow_op_of(task);
 	struct cow_image *image = cow_op_image(op);
@@ -112,7 +112,7 @@ static enum cow_next copy_read(struct cow_task *task)
 	return cow_task_goto(task, &step_copy_write);
 }
 
-static enum cow_next copy_write(struct cow_task *task)
+static enum cow_next l2table_write(struct cow_task *task)
 {
 	struct cow_op *op = cow_op_of(task);
 	struct cow_image *image = cow_op_image(op);
@@ -137,7 +137,7 @@ static enum cow_next copy_write(struct cow_task *task)
 	return cow_task_wait_io(task);
 }
 
-static enum cow_next publish(struct cow_task *task)
+static enum cow_next l2table_publish(struct cow_task *task)
 {
 	struct cow_op *op = cow_op_of(task);
 	struct cow_image *image = cow_op_image(op);
@@ -156,9 +156,9 @@ static enum cow_next publish(struct cow_task *task)
 	return leave(op);
 }
 
-const struct cow_step cow_l2table_step = { "l2 table: claim", claim };
-static const struct cow_step step_look = { "l2 table: look", look };
-static const struct cow_step step_fill = { "l2 table: fill", fill };
-static const struct cow_step step_copy_read = { "l2 table: read old", copy_read };
-static const struct cow_step step_copy_write = { "l2 table: write", copy_write };
-static const struct cow_step step_publish = { "l2 table: publish", publish };
+const struct cow_step cow_l2table_step = { "l2 table: claim", l2table_claim };
+static const struct cow_step step_look = { "l2 table: look", l2table_look };
+static const struct cow_step step_fill = { "l2 table: fill", l2table_fill };
+static const struct cow_step step_copy_read = { "l2 table: read old", l2table_read_old };
+static const struct cow_step step_copy_write = { "l2 table: write", l2table_write };
+static const struct cow_step step_publish = { "l2 table: publish", l2table_publish };

@@ -67,7 +67,7 @@ bool cow_pack_wanted(const struct cow_op *op)
 
 /* ---- steps ---- */
 
-static enum cow_next claim(struct cow_task *task)
+static enum cow_next pack_claim(struct cow_task *task)
 {
 	struct cow_op *op = cow_op_of(task);
 	struct cow_image *image = cow_op_image(op);
@@ -104,7 +104,7 @@ static void stand_on_claim(const struct cow_op *op)
 	cow_assert(op->claim.start == op->cursor >> cow_op_image(op)->core.g.cluster_bits);
 }
 
-static enum cow_next look(struct cow_task *task)
+static enum cow_next pack_look(struct cow_task *task)
 {
 	struct cow_op *op = cow_op_of(task);
 	const struct cow_geometry *g = &cow_op_image(op)->core.g;
@@ -124,7 +124,7 @@ static enum cow_next look(struct cow_task *task)
 	return cow_task_goto(task, &step_squeeze);
 }
 
-static enum cow_next squeeze(struct cow_task *task)
+static enum cow_next pack_squeeze(struct cow_task *task)
 {
 	struct cow_op *op = cow_op_of(task);
 	struct cow_packer *p = &op->queue->packer;
@@ -156,7 +156,7 @@ static void drop_passed(struct cow_queue *queue, uint64_t upto)
 	p->start += nr << bits;
 }
 
-static enum cow_next place(struct cow_task *task)
+static enum cow_next pack_place(struct cow_task *task)
 {
 	struct cow_op *op = cow_op_of(task);
 	struct cow_packer *p = &op->queue->packer;
@@ -206,7 +206,7 @@ void cow_pack_give_back(struct cow_op *op)
  * Our reference on each host cluster touched. All of them have the tail's already, so none can be
  * free.
  */
-static enum cow_next refer(struct cow_task *task)
+static enum cow_next pack_refer(struct cow_task *task)
 {
 	struct cow_op *op = cow_op_of(task);
 	struct cow_image *image = cow_op_image(op);
@@ -238,7 +238,7 @@ static enum cow_next refer(struct cow_task *task)
 	return cow_task_goto(task, &step_write);
 }
 
-static enum cow_next write_packed(struct cow_task *task)
+static enum cow_next pack_write(struct cow_task *task)
 {
 	struct cow_op *op = cow_op_of(task);
 	struct cow_packer *p = &op->queue->packer;
@@ -254,7 +254,7 @@ static enum cow_next write_packed(struct cow_task *task)
 	return cow_task_goto(task, &step_written);
 }
 
-static enum cow_next written(struct cow_task *task)
+static enum cow_next pack_written(struct cow_task *task)
 {
 	struct cow_op *op = cow_op_of(task);
 	stand_on_claim(op);
@@ -270,7 +270,7 @@ static enum cow_next written(struct cow_task *task)
 	return cow_task_goto(task, &step_publish);
 }
 
-static enum cow_next publish(struct cow_task *task)
+static enum cow_next pack_publish(struct cow_task *task)
 {
 	struct cow_op *op = cow_op_of(task);
 	struct cow_image *image = cow_op_image(op);
@@ -298,11 +298,11 @@ static enum cow_next publish(struct cow_task *task)
 	return leave(op);
 }
 
-const struct cow_step cow_pack_step = { "pack: claim", claim };
-static const struct cow_step step_look = { "pack: look", look };
-static const struct cow_step step_squeeze = { "pack: squeeze", squeeze };
-static const struct cow_step step_place = { "pack: place", place };
-static const struct cow_step step_refer = { "pack: refer", refer };
-static const struct cow_step step_write = { "pack: write", write_packed };
-static const struct cow_step step_written = { "pack: written", written };
-static const struct cow_step step_publish = { "pack: publish", publish };
+const struct cow_step cow_pack_step = { "pack: claim", pack_claim };
+static const struct cow_step step_look = { "pack: look", pack_look };
+static const struct cow_step step_squeeze = { "pack: squeeze", pack_squeeze };
+static const struct cow_step step_place = { "pack: place", pack_place };
+static const struct cow_step step_refer = { "pack: refer", pack_refer };
+static const struct cow_step step_write = { "pack: write", pack_write };
+static const struct cow_step step_written = { "pack: written", pack_written };
+static const struct cow_step step_publish = { "pack: publish", pack_publish };

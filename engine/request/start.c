@@ -63,7 +63,7 @@ static bool waits_for_freed(struct cow_op *op)
 	return false;
 }
 
-static enum cow_next unwind(struct cow_task *task)
+static enum cow_next drain_after_error(struct cow_task *task)
 {
 	if (task->pending)
 		return cow_task_wait_io(task);
@@ -156,7 +156,7 @@ static enum cow_next admit(struct cow_task *task)
 }
 
 /* As after the freeze: what the op found out before may be no longer true. */
-static enum cow_next again(struct cow_task *task)
+static enum cow_next begin_again(struct cow_task *task)
 {
 	struct cow_op *op = cow_op_of(task);
 	op->waits_for_freed = false;
@@ -165,8 +165,8 @@ static enum cow_next again(struct cow_task *task)
 	return cow_task_goto(task, first_step(op->kind));
 }
 
-static const struct cow_step step_unwind = { "drain after error", unwind };
-static const struct cow_step step_again = { "begin again", again };
+static const struct cow_step step_unwind = { "drain after error", drain_after_error };
+static const struct cow_step step_again = { "begin again", begin_again };
 static const struct cow_step step_admit = { "admit", admit };
 
 static bool valid(const struct cow_op *op, uint64_t length)

@@ -15,7 +15,7 @@
 #include "engine/request/mapping.h"
 #include "engine/request/kind.h"
 
-static enum cow_next begin(struct cow_task *task)
+static enum cow_next write_begin(struct cow_task *task)
 {
 	struct cow_op *op = cow_op_of(task);
 	enum cow_next next = cow_op_begin_write(op);
@@ -142,7 +142,7 @@ static enum cow_next write_run(struct cow_op *op, struct cow_slot *slot, uint64_
 	return cow_task_goto(&op->task, &cow_copy_step);
 }
 
-static enum cow_next map(struct cow_task *task)
+static enum cow_next write_map(struct cow_task *task)
 {
 	struct cow_op *op = cow_op_of(task);
 	enum cow_next next;
@@ -158,7 +158,7 @@ static enum cow_next map(struct cow_task *task)
 	return slot ? write_run(op, slot, table) : COW_WAIT;
 }
 
-static enum cow_next drain(struct cow_task *task)
+static enum cow_next write_drain(struct cow_task *task)
 {
 	struct cow_op *op = cow_op_of(task);
 	if (task->pending)
@@ -168,6 +168,6 @@ static enum cow_next drain(struct cow_task *task)
 	return COW_END;
 }
 
-const struct cow_step cow_write_step_begin = { "write: begin", begin };
-const struct cow_step cow_write_step_map = { "write: map", map };
-const struct cow_step cow_write_step_drain = { "write: drain", drain };
+const struct cow_step cow_write_step_begin = { "write: begin", write_begin };
+const struct cow_step cow_write_step_map = { "write: map", write_map };
+const struct cow_step cow_write_step_drain = { "write: drain", write_drain };

@@ -65,7 +65,7 @@ static enum cow_next without_punching(struct cow_op *op)
 	return cow_task_goto(&op->task, &step_map);
 }
 
-static enum cow_next drained(struct cow_task *task)
+static enum cow_next zero_drained(struct cow_task *task)
 {
 	struct cow_op *op = cow_op_of(task);
 	if (task->pending)
@@ -77,7 +77,7 @@ static enum cow_next drained(struct cow_task *task)
 	return without_punching(op);
 }
 
-static const struct cow_step step_drained = { "zero: drained", drained };
+static const struct cow_step step_drained = { "zero: drained", zero_drained };
 
 /*
  * Punch [host, host + bytes) of the data file, for the guest's bytes at the cursor. A part of a
@@ -129,7 +129,7 @@ static enum cow_next punch_in_place(struct cow_op *op, uint64_t table, uint64_t 
 	return punch_run(op, run.first.host.v + cow_in_cluster(g, op->cursor), run.bytes);
 }
 
-static enum cow_next begin(struct cow_task *task)
+static enum cow_next zero_begin(struct cow_task *task)
 {
 	struct cow_op *op = cow_op_of(task);
 	enum cow_next next = cow_op_begin_write(op);
@@ -353,7 +353,7 @@ static enum cow_next inexpressible(struct cow_op *op)
 	return skip_to(op, cow_round_down(op->cursor, unit) + unit);
 }
 
-static enum cow_next map(struct cow_task *task)
+static enum cow_next zero_map(struct cow_task *task)
 {
 	struct cow_op *op = cow_op_of(task);
 	struct cow_image *image = cow_op_image(op);
@@ -386,5 +386,5 @@ static enum cow_next map(struct cow_task *task)
 	return change_slice(op, table, &c);
 }
 
-const struct cow_step cow_zero_step = { "zero: begin", begin };
-static const struct cow_step step_map = { "zero: map", map };
+const struct cow_step cow_zero_step = { "zero: begin", zero_begin };
+static const struct cow_step step_map = { "zero: map", zero_map };

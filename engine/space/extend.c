@@ -10,7 +10,7 @@
 #define EXTEND_MIN_BYTES (8ull << 20)
 #define EXTEND_MAX_BYTES (256ull << 20)
 
-static enum cow_next extended(struct cow_task *task)
+static enum cow_next refill_extended(struct cow_task *task)
 {
 	struct cow_reserve *r = cow_container_of(task, struct cow_reserve, task);
 	cow_assert(r->has_baton && !task->pending);
@@ -19,7 +19,7 @@ static enum cow_next extended(struct cow_task *task)
 	return cow_task_goto(task, r->after_extend);
 }
 
-static const struct cow_step step_extended = { "refill: extended", extended };
+static const struct cow_step step_extended = { "refill: extended", refill_extended };
 
 static void io_done(struct cow_io *io)
 {

@@ -55,14 +55,15 @@ static void look_done(struct cow_io *io)
 	cow_task_io_done(look->task, 0);
 }
 
-static enum cow_next drained(struct cow_task *task)
+static enum cow_next refill_look_at_refcount_blocks(struct cow_task *task)
 {
 	struct cow_reserve *r =
 		(struct cow_reserve *)((char *)task - offsetof(struct cow_reserve, task));
 	return task->pending ? cow_task_wait_io(task) : cow_task_goto(task, r->after_look);
 }
 
-static const struct cow_step step_drained = { "refill: look at refcount blocks", drained };
+static const struct cow_step step_drained = { "refill: look at refcount blocks",
+					      refill_look_at_refcount_blocks };
 
 /* The next unknown block that has to be read; NONE: all are known. */
 static uint64_t next_block(struct cow_alloc *alloc)

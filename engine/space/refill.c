@@ -69,7 +69,7 @@ static void keep_spare(struct cow_reserve *r, unsigned from)
 }
 
 /* The fields of a refill, but the spare ones, are what the one before left behind. */
-static enum cow_next begin(struct cow_task *task)
+static enum cow_next refill_begin(struct cow_task *task)
 {
 	struct cow_reserve *r = of(task);
 	r->nr_fresh = 0;
@@ -78,7 +78,7 @@ static enum cow_next begin(struct cow_task *task)
 	return cow_task_goto(task, &step_baton);
 }
 
-static enum cow_next baton(struct cow_task *task)
+static enum cow_next refill_baton(struct cow_task *task)
 {
 	struct cow_reserve *r = of(task);
 	struct cow_alloc *alloc = r->alloc;
@@ -169,7 +169,7 @@ static bool all_known(struct cow_reserve *r)
  * The lowest block that is known to have a free cluster; else some unknown ones are looked at, once
  * a refill; else the tail. Only when that is full, every unknown block.
  */
-static enum cow_next pick(struct cow_task *task)
+static enum cow_next refill_pick(struct cow_task *task)
 {
 	struct cow_reserve *r = of(task);
 	struct cow_alloc *alloc = r->alloc;
@@ -287,7 +287,7 @@ static enum cow_next end_of_tail(struct cow_reserve *r)
 	return cow_task_goto(&r->task, r->tail_is_full && !r->nr_fresh ? &step_pick : &step_extend);
 }
 
-static enum cow_next scan(struct cow_task *task)
+static enum cow_next refill_scan(struct cow_task *task)
 {
 	struct cow_reserve *r = of(task);
 	stand_on_baton(r);
@@ -319,14 +319,14 @@ static uint64_t new_block_off(const struct cow_reserve *r)
 	return r->new_block * r->alloc->g->refs_per_block << r->alloc->g->cluster_bits;
 }
 
-static enum cow_next block(struct cow_task *task)
+static enum cow_next refill_room_for_a_refcount_block(struct cow_task *task)
 {
 	struct cow_reserve *r = of(task);
 	stand_on_baton(r);
 	return cow_extend_to(r, new_block_off(r) + r->alloc->g->cluster_bytes, &step_block_zero);
 }
 
-static enum cow_next block_zero(struct cow_task *task)
+static enum cow_next refill_new_refcount_block(struct cow_task *task)
 {
 	struct cow_reserve *r = of(task);
 	struct cow_alloc *alloc = r->alloc;
@@ -347,7 +347,7 @@ static enum cow_next block_zero(struct cow_task *task)
 	return cow_task_wait_io(task);
 }
 
-static enum cow_next block_link(struct cow_task *task)
+static enum cow_next refill_link_refcount_block(struct cow_task *task)
 {
 	struct cow_reserve *r = of(task);
 	struct cow_alloc *alloc = r->alloc;
@@ -381,7 +381,7 @@ static uint64_t fresh_end(const struct cow_reserve *r)
 	return end << r->alloc->g->cluster_bits;
 }
 
-static enum cow_next extend(struct cow_task *task)
+static enum cow_next refill_extend(struct cow_task *task)
 {
 	struct cow_reserve *r = of(task);
 	stand_on_baton(r);
@@ -407,7 +407,7 @@ static bool may_punch(const struct cow_reserve *r, const struct cow_reserved *e)
 }
 
 /* Clusters never used are holes. Used ones are made holes now, if the host can and may. */
-static enum cow_next punch(struct cow_task *task)
+static enum cow_next refill_punch(struct cow_task *task)
 {
 	struct cow_reserve *r = of(task);
 	struct cow_alloc *alloc = r->alloc;
@@ -428,7 +428,7 @@ static enum cow_next punch(struct cow_task *task)
 	return cow_task_goto(task, &step_finish);
 }
 
-static enum cow_next punched(struct cow_task *task)
+static enum cow_next refill_punched(struct cow_task *task)
 {
 	struct cow_reserve *r = of(task);
 	stand_on_baton(r);
@@ -452,7 +452,7 @@ static void hand_over(struct cow_reserve *r)
 	keep_spare(r, used); /* failed requests have handed back many pieces meanwhile */
 }
 
-static enum cow_next finish(struct cow_task *task)
+static enum cow_next refill_finish(struct cow_task *task)
 {
 	struct cow_reserve *r = of(task);
 	struct cow_alloc *alloc = r->alloc;
@@ -495,7 +495,7 @@ static void return_grown(struct cow_reserve *r)
 	r->nr_fresh = kept;
 }
 
-static enum cow_next unwind(struct cow_task *task)
+static enum cow_next refill_unwind(struct cow_task *task)
 {
 	struct cow_reserve *r = of(task);
 	if (task->pending)
@@ -539,18 +539,21 @@ static void end(struct cow_task *task)
 	cow_waitlist_wake(&r->waiters, error);
 }
 
-static const struct cow_step step_begin = { "refill: begin", begin };
-static const struct cow_step step_baton = { "refill: baton", baton };
-static const struct cow_step step_pick = { "refill: pick", pick };
-static const struct cow_step step_scan = { "refill: scan", scan };
-static const struct cow_step step_block = { "refill: room for a refcount block", block };
-static const struct cow_step step_block_zero = { "refill: new refcount block", block_zero };
-static const struct cow_step step_block_link = { "refill: link refcount block", block_link };
-static const struct cow_step step_extend = { "refill: extend", extend };
-static const struct cow_step step_punch = { "refill: punch", punch };
-static const struct cow_step step_punched = { "refill: punched", punched };
-static const struct cow_step step_finish = { "refill: finish", finish };
-static const struct cow_step step_unwind = { "refill: unwind", unwind };
+static const struct cow_step step_begin = { "refill: begin", refill_begin };
+static const struct cow_step step_baton = { "refill: baton", refill_baton };
+static const struct cow_step step_pick = { "refill: pick", refill_pick };
+static const struct cow_step step_scan = { "refill: scan", refill_scan };
+static const struct cow_step step_block = { "refill: room for a refcount block",
+					    refill_room_for_a_refcount_block };
+static const struct cow_step step_block_zero = { "refill: new refcount block",
+						 refill_new_refcount_block };
+static const struct cow_step step_block_link = { "refill: link refcount block",
+						 refill_link_refcount_block };
+static const struct cow_step step_extend = { "refill: extend", refill_extend };
+static const struct cow_step step_punch = { "refill: punch", refill_punch };
+static const struct cow_step step_punched = { "refill: punched", refill_punched };
+static const struct cow_step step_finish = { "refill: finish", refill_finish };
+static const struct cow_step step_unwind = { "refill: unwind", refill_unwind };
 
 void cow_refill_init(struct cow_reserve *reserve)
 {

@@ -119,13 +119,13 @@ static uint64_t grown_end(const struct cow_reserve *r)
 	return (r->grow.at + r->grow.blocks + r->grow.clusters) << r->alloc->g->cluster_bits;
 }
 
-static enum cow_next extend(struct cow_task *task)
+static enum cow_next reftable_extend(struct cow_task *task)
 {
 	struct cow_reserve *r = of(task);
 	return cow_extend_to(r, grown_end(r), &step_write);
 }
 
-static enum cow_next write_next(struct cow_task *task)
+static enum cow_next reftable_write(struct cow_task *task)
 {
 	struct cow_reserve *r = of(task);
 	struct cow_alloc *alloc = r->alloc;
@@ -148,7 +148,7 @@ static enum cow_next write_next(struct cow_task *task)
 	return cow_task_wait_io(task);
 }
 
-static enum cow_next switch_header(struct cow_task *task)
+static enum cow_next reftable_switch_header(struct cow_task *task)
 {
 	struct cow_reserve *r = of(task);
 	struct cow_alloc *alloc = r->alloc;
@@ -174,7 +174,7 @@ static enum cow_next switch_header(struct cow_task *task)
 	return COW_WAIT;
 }
 
-static enum cow_next done(struct cow_task *task)
+static enum cow_next reftable_done(struct cow_task *task)
 {
 	struct cow_reserve *r = of(task);
 	struct cow_alloc *alloc = r->alloc;
@@ -202,7 +202,7 @@ static enum cow_next done(struct cow_task *task)
 	return cow_task_goto(task, r->grow.next);
 }
 
-static const struct cow_step step_extend = { "reftable: extend", extend };
-static const struct cow_step step_write = { "reftable: write", write_next };
-static const struct cow_step step_switch = { "reftable: switch header", switch_header };
-static const struct cow_step step_done = { "reftable: done", done };
+static const struct cow_step step_extend = { "reftable: extend", reftable_extend };
+static const struct cow_step step_write = { "reftable: write", reftable_write };
+static const struct cow_step step_switch = { "reftable: switch header", reftable_switch_header };
+static const struct cow_step step_done = { "reftable: done", reftable_done };

@@ -70,7 +70,7 @@ static bool has_durable(struct cow_quarantine *q)
 	return durable;
 }
 
-static enum cow_next begin(struct cow_task *task)
+static enum cow_next release_begin(struct cow_task *task)
 {
 	of(task)->waiting_since = 0;
 	return cow_task_goto(task, &step_delay);
@@ -80,7 +80,7 @@ static enum cow_next begin(struct cow_task *task)
  * Frees come in bursts, and a release costs a pass: gather them. A guest that flushes now and then
  * makes the unlinks durable for us; for one that does not we do it ourselves after a while.
  */
-static enum cow_next delay(struct cow_task *task)
+static enum cow_next release_delay(struct cow_task *task)
 {
 	struct cow_quarantine *q = of(task);
 	if (task->pending)
@@ -106,7 +106,7 @@ static enum cow_next delay(struct cow_task *task)
 	return cow_task_wait_io(task);
 }
 
-static enum cow_next unlinks(struct cow_task *task)
+static enum cow_next release_unlinks(struct cow_task *task)
 {
 	struct cow_quarantine *q = of(task);
 	task->step = &step_take;
@@ -119,7 +119,7 @@ static enum cow_next unlinks(struct cow_task *task)
 	return COW_WAIT;
 }
 
-static enum cow_next take(struct cow_task *task)
+static enum cow_next release_take(struct cow_task *task)
 {
 	struct cow_quarantine *q = of(task);
 	cow_assert(!q->batch_ring); /* what was taken before is released */
@@ -169,7 +169,7 @@ static void block_batch_locked(struct cow_quarantine *q)
 	}
 }
 
-static enum cow_next wait_epoch(struct cow_task *task)
+static enum cow_next release_epoch(struct cow_task *task)
 {
 	struct cow_quarantine *q = of(task);
 	stand_on_batch(q);
@@ -237,7 +237,7 @@ static const char *fall_in_slot(struct cow_quarantine *q, struct cow_slot *slot)
 	return NULL;
 }
 
-static enum cow_next fall(struct cow_task *task)
+static enum cow_next release_refcounts_fall(struct cow_task *task)
 {
 	struct cow_quarantine *q = of(task);
 	stand_on_fall(q);
@@ -271,7 +271,7 @@ static enum cow_next fall(struct cow_task *task)
 	return COW_WAIT;
 }
 
-static enum cow_next written(struct cow_task *task)
+static enum cow_next release_written(struct cow_task *task)
 {
 	struct cow_quarantine *q = of(task);
 	stand_on_fall(q);
@@ -292,7 +292,7 @@ static void punch_done(struct cow_io *io)
 	cow_task_io_done(&p->quarantine->task, 0);
 }
 
-static enum cow_next punch(struct cow_task *task)
+static enum cow_next release_punch(struct cow_task *task)
 {
 	struct cow_quarantine *q = of(task);
 	unsigned bits = q->core->g.cluster_bits;
@@ -332,7 +332,7 @@ static void wake_waiters(struct cow_quarantine *q, int error)
 	cow_waitlist_wake(&wake, error);
 }
 
-static enum cow_next punched(struct cow_task *task)
+static enum cow_next release_punched(struct cow_task *task)
 {
 	struct cow_quarantine *q = of(task);
 	stand_on_fall(q);
@@ -358,7 +358,7 @@ static enum cow_next punched(struct cow_task *task)
 	return cow_task_goto(task, &step_more);
 }
 
-static enum cow_next more(struct cow_task *task)
+static enum cow_next release_more(struct cow_task *task)
 {
 	struct cow_quarantine *q = of(task);
 	cow_mutex_lock(&q->lock);
@@ -368,7 +368,7 @@ static enum cow_next more(struct cow_task *task)
 	return cow_task_goto(task, !left || full_batch ? &step_take : &step_delay);
 }
 
-static enum cow_next unwind(struct cow_task *task)
+static enum cow_next release_unwind(struct cow_task *task)
 {
 	struct cow_quarantine *q = of(task);
 	if (task->pending)
@@ -397,17 +397,17 @@ static enum cow_next unwind(struct cow_task *task)
 	return COW_END;
 }
 
-static const struct cow_step step_begin = { "release: begin", begin };
-static const struct cow_step step_delay = { "release: delay", delay };
-static const struct cow_step step_unlinks = { "release: unlinks", unlinks };
-static const struct cow_step step_take = { "release: take", take };
-static const struct cow_step step_epoch = { "release: epoch", wait_epoch };
-static const struct cow_step step_fall = { "release: refcounts fall", fall };
-static const struct cow_step step_written = { "release: written", written };
-static const struct cow_step step_punch = { "release: punch", punch };
-static const struct cow_step step_punched = { "release: punched", punched };
-static const struct cow_step step_more = { "release: more", more };
-static const struct cow_step step_unwind = { "release: unwind", unwind };
+static const struct cow_step step_begin = { "release: begin", release_begin };
+static const struct cow_step step_delay = { "release: delay", release_delay };
+static const struct cow_step step_unlinks = { "release: unlinks", release_unlinks };
+static const struct cow_step step_take = { "release: take", release_take };
+static const struct cow_step step_epoch = { "release: epoch", release_epoch };
+static const struct cow_step step_fall = { "release: refcounts fall", release_refcounts_fall };
+static const struct cow_step step_written = { "release: written", release_written };
+static const struct cow_step step_punch = { "release: punch", release_punch };
+static const struct cow_step step_punched = { "release: punched", release_punched };
+static const struct cow_step step_more = { "release: more", release_more };
+static const struct cow_step step_unwind = { "release: unwind", release_unwind };
 
 /* Once `running` is false another thread may start the task: nothing is touched after that. */
 static void end(struct cow_task *task)

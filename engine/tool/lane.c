@@ -88,12 +88,12 @@ struct look {
 	bool done;
 };
 
-static enum cow_next look_failed(struct cow_task *task)
+static enum cow_next tool_look_failed(struct cow_task *task)
 {
 	return COW_END;
 }
 
-static enum cow_next look_find(struct cow_task *task)
+static enum cow_next tool_look(struct cow_task *task)
 {
 	struct look *look = (struct look *)task;
 	bool found = cow_source_find(look->image, look->off, look->bytes, &look->source, task);
@@ -105,8 +105,8 @@ static void look_end(struct cow_task *task)
 	((struct look *)task)->done = true;
 }
 
-static const struct cow_step step_look_failed = { "tool: look failed", look_failed };
-static const struct cow_step step_look_find = { "tool: look", look_find };
+static const struct cow_step step_look_failed = { "tool: look failed", tool_look_failed };
+static const struct cow_step step_look_find = { "tool: look", tool_look };
 
 static void from_source(struct cow_lane *lane, uint64_t off, const struct cow_source *s,
 			struct cow_extent *e)

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """names.py SOURCE BUILD | self: a function that other files call is declared in the header of the file that defines it, and its
 name says that file. It is cow_NAME_..., and NAME is of the file's name (cow_chain_... or cow_level_... in chain_level.c), the
-folder's, or that of a struct that the file's header defines. Reads the objects of a build with nm. Prints what is wrong and ends
-with 1."""
+folder's, or that of a struct that the file's header defines. The function of a step says what the step is called: "copy: look" is
+copy_look(), all that a debugger, perf and a log show. Reads the objects of a build with nm. Prints what is wrong and ends with 1."""
 import os
 import re
 import subprocess
@@ -45,6 +45,20 @@ def prefixes(source, header):
     return found | {name + "s" for name in found} | {name[:-1] for name in found if name.endswith("s")}
 
 
+STEP = re.compile(r'\bstruct cow_step \w+\s*=\s*\{\s*"([^"]*)",\s*(\w+)\s*\}')
+
+
+def check_steps(source, text, seen):
+    """seen: step functions of all files so far."""
+    for name, function in STEP.findall(text):
+        wanted = name.replace("l2 table", "l2table").replace(": ", "_").replace(" ", "_")
+        if function != wanted and (name, function) != ("read", "read_map"):  # read() is the C library's
+            yield f"{source}: the step \"{name}\" is {function}(): call it {wanted}()"
+        if function in seen:
+            yield f"{source}: {function}() is a step of {seen[function]} as well"
+        seen[function] = source
+
+
 def check(source, symbols, headers):
     """headers: name -> text of all headers."""
     own = [source[:-2] + ".h"] + [to for start, to in DECLARED.items() if source.startswith(start)]
@@ -74,11 +88,11 @@ def defined(root, build):
                     yield source, {symbol for symbol in symbols if symbol.startswith("cow_")}
 
 
-def headers(root):
+def texts(root, end):
     for top in ("engine", "daemon"):
         for where, _, names in os.walk(os.path.join(root, top)):
             for name in names:
-                if name.endswith(".h"):
+                if name.endswith(end):
                     path = os.path.join(where, name)
                     with open(path, encoding="utf-8") as file:
                         yield os.path.relpath(path, root), file.read()
@@ -91,16 +105,24 @@ def self_check():
         said = list(check("engine/meta/cache.c", {symbol}, head))
         if len(said) != wrong:
             yield f"{symbol}: {wrong} faults expected: {said}"
+    for text, wrong in (('{ "a: b", a_b }', 0), ('{ "a: b", b }', 1), ('{ "a: c", a_c }', 1)):
+        if len(list(check_steps("x.c", "static const struct cow_step s = " + text, {"a_c": "y.c"}))) != wrong:
+            yield f"{text}: {wrong} faults expected"
 
 
 def main():
     said = list(self_check())
     if sys.argv[1] != "self":
         root, build = sys.argv[1:3]
-        known, count = dict(headers(root)), 0
+        known, count = dict(texts(root, ".h")), 0
         for source, symbols in sorted(defined(root, build)):
             said += check(source, symbols, known)
             count += len(symbols)
+        seen = {}
+        for source, text in sorted(texts(root, ".c")):
+            said += check_steps(source, text, seen)
+        if len(seen) < 50:
+            said.append(f"only {len(seen)} steps were found: the check does not see the sources")
         if count < 500:
             said.append(f"only {count} names were found: the check does not see the objects")
     print("\n".join(said) or "names: nothing to say")
