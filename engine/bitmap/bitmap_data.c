@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/base/assert.h"
 #include "engine/base/be.h"
 #include "engine/base/buf.h"
 #include "engine/base/math.h"
@@ -89,6 +90,7 @@ static int read_parts(struct cow_loop *loop, struct cow_file *file, const struct
 	int ret = buf ? 0 : -ENOMEM;
 	for (uint32_t i = 0; i < b->table_entries && !ret; i++) {
 		uint64_t bytes = cow_min(left, cow_cluster_bytes(h));
+		cow_assert(bytes); /* cow_bitmap_read_table() has counted the entries */
 		ret = read_part(loop, file, table[i], buf, bytes, (uint64_t)i << h->cluster_bits,
 				d);
 		left -= bytes;

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/base/assert.h"
 #include "engine/base/be.h"
 #include "engine/base/buf.h"
 #include "engine/base/log.h"
@@ -145,6 +146,7 @@ int cow_bitmap_edit_add(struct cow_bitmap_edit *edit, const char *name, unsigned
 void cow_bitmap_edit_remove(struct cow_bitmap_edit *edit, struct cow_bitmap_item *item)
 {
 	uint32_t idx = (uint32_t)(item - edit->items);
+	cow_assert(idx < edit->nr);
 	if (item->old.entries)
 		edit->dropped[edit->nr_dropped++] = item->old;
 	edit->nr--;
@@ -208,6 +210,7 @@ static int cannot_write(struct cow_edit *e, int ret)
 static int write_new(struct cow_edit *e, const void *buf, uint64_t bytes, uint64_t *off)
 {
 	uint64_t clusters = (bytes + e->g.cluster_bytes - 1) >> e->g.cluster_bits;
+	cow_assert(!e->committed);
 	int ret = cow_edit_alloc(e, clusters, off);
 	return ret ? ret
 		   : cannot_write(e, cow_loop_write(e->loop, e->file, *off, buf,
@@ -256,6 +259,7 @@ static int write_directory(struct cow_bitmap_edit *edit, struct cow_bitmap_place
 		cow_bitmap_encode(&edit->items[i].b, p);
 		p += cow_bitmap_entry_bytes(&edit->items[i].b);
 	}
+	cow_assert((uint64_t)(p - buf) == place->directory_bytes);
 	int ret = write_new(e, buf, place->directory_bytes, &place->directory_off);
 	free(buf);
 	return ret;
@@ -296,6 +300,7 @@ static int free_old(struct cow_bitmap_edit *edit, struct cow_loop *loop, struct 
 {
 	struct cow_error own = { 0 };
 	struct cow_edit e;
+	cow_assert(edit->e.committed);
 	int ret = cow_edit_open_any(&e, loop, file, &own);
 	if (ret)
 		goto out;

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/base/assert.h"
 #include "engine/format/bitmap_directory.h"
 
 /* Each is marked with each write, and each takes two clusters when it is stored. */
@@ -74,6 +75,7 @@ void cow_dirty_set(struct cow_dirty *d, uint64_t off, uint64_t bytes)
 		bytes = d->size_bytes - off;
 	uint64_t first = off >> d->granularity_bits,
 		 last = (off + bytes - 1) >> d->granularity_bits;
+	cow_assert(first <= last && last < d->nr_bits);
 	for (uint64_t idx = first / 64; idx <= last / 64; idx++) {
 		uint64_t mask = ~0ull;
 		if (idx == first / 64)
@@ -87,6 +89,7 @@ void cow_dirty_set(struct cow_dirty *d, uint64_t off, uint64_t bytes)
 void cow_dirty_merge(struct cow_dirty *d, const struct cow_dirty *from)
 {
 	uint64_t off = 0, bytes;
+	cow_assert(d->size_bytes == from->size_bytes);
 	for (; cow_dirty_next(from, &off, &bytes); off += bytes)
 		cow_dirty_set(d, off, bytes);
 }
@@ -115,12 +118,14 @@ bool cow_dirty_next(const struct cow_dirty *d, uint64_t *off, uint64_t *bytes)
 	uint64_t start = first << d->granularity_bits;
 	*off = start > *off ? start : *off;
 	*bytes = (end == d->nr_bits ? d->size_bytes : end << d->granularity_bits) - *off;
+	cow_assert(*bytes && *bytes <= d->size_bytes - *off);
 	return true;
 }
 
 bool cow_dirty_store(const struct cow_dirty *d, uint64_t at, uint8_t *to, uint64_t bytes)
 {
 	uint64_t any = 0, all = nr_words(d) * 8;
+	cow_assert(at % 8 == 0 && bytes % 8 == 0);
 	memset(to, 0, bytes);
 	for (uint64_t i = at; i < at + bytes && i < all; i += 8) {
 		uint64_t le = atomic_load_explicit(&d->words[i / 8], memory_order_relaxed);
@@ -133,6 +138,7 @@ bool cow_dirty_store(const struct cow_dirty *d, uint64_t at, uint8_t *to, uint64
 void cow_dirty_load(struct cow_dirty *d, uint64_t at, const uint8_t *from, uint64_t bytes)
 {
 	uint64_t all = nr_words(d) * 8;
+	cow_assert(at % 8 == 0 && bytes % 8 == 0);
 	for (uint64_t i = at; i < at + bytes && i < all; i += 8) {
 		uint64_t le;
 		memcpy(&le, from + (i - at), 8);

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/base/assert.h"
 #include "engine/base/be.h"
 #include "engine/base/buf.h"
 #include "engine/base/full.h"
@@ -83,6 +84,7 @@ static int write_flags(struct cow_tracking *t, struct cow_loop *loop, struct cow
 	int ret = 0;
 	for (unsigned i = 0; i < t->nr && !ret; i++) {
 		uint8_t be[4];
+		cow_assert(!(t->list[i].flags & COW_BITMAP_IN_USE)); /* it would stay */
 		cow_store32_be(be, t->list[i].flags | more);
 		ret = cow_loop_write(loop, file, t->list[i].flags_off, be, sizeof(be));
 	}
@@ -113,8 +115,10 @@ void cow_tracking_start(struct cow_tracking *t, struct cow_loop *loop, struct co
 	if (t->kept)
 		core->kept_autoclear |= QCOW2_AUTOCLEAR_BITMAPS;
 	free(dir.list);
-	if (!ret)
+	if (!ret) {
+		cow_assert(t->kept || !t->nr);
 		return;
+	}
 	cow_tracking_fini(t);
 	cow_log(COW_LOG_WARNING,
 		"%s: its dirty bitmaps cannot be kept: %s: the first write makes them invalid",
@@ -144,6 +148,7 @@ static bool any_changed(const struct cow_tracking *t)
 /* Nobody but us has changed the directory since the start. */
 static void take_over(struct cow_bitmap_item *item, const struct cow_tracked *t)
 {
+	cow_assert(!(t->flags & COW_BITMAP_IN_USE));
 	item->b.flags = t->flags;
 	if (atomic_load(&t->dirty.changed))
 		item->content = &t->dirty;

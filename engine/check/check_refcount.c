@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/base/assert.h"
 #include "engine/base/be.h"
 #include "engine/base/buf.h"
 #include "engine/check/check_refcount.h"
@@ -36,7 +37,9 @@ static bool take_cluster(struct cow_checker *c, uint64_t off, enum cow_check_kin
 
 static void untake(struct cow_checker *c, uint64_t off)
 {
-	*cow_check_map_cell(&c->map, off >> c->header.cluster_bits) = (struct cow_check_cell){ 0 };
+	struct cow_check_cell *cell = cow_check_map_cell(&c->map, off >> c->header.cluster_bits);
+	cow_assert(cell && cell->kind == COW_KIND_REFTABLE);
+	*cell = (struct cow_check_cell){ 0 };
 }
 
 static bool inside(const struct cow_checker *c, uint64_t off)
@@ -139,6 +142,7 @@ static void fix_refcount(struct cow_checker *c, struct block *b, uint64_t cluste
 	uint64_t idx = cluster - b->first_cluster, byte = idx << c->header.refcount_order >> 3;
 	uint64_t width =
 		(1u << c->header.refcount_order) > 8 ? (1u << c->header.refcount_order) / 8 : 1;
+	cow_assert(c->fix != COW_REPAIR_NONE && idx < b->nr);
 	cow_refcount_set(c->cluster, c->header.refcount_order, idx, refs);
 	if (byte < b->changed_first)
 		b->changed_first = byte;

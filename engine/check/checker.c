@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/base/assert.h"
 #include "engine/base/buf.h"
 #include "engine/loop/blocking.h"
 
@@ -200,6 +201,7 @@ int cow_checker_write_changed(struct cow_checker *c, uint64_t off, const uint8_t
 {
 	if (first >= end)
 		return 0;
+	cow_assert(c->fix != COW_REPAIR_NONE);
 	first &= ~511ull;
 	end = (end + 511) & ~511ull;
 	return cow_loop_write(c->loop, c->file, off + first, table + first, end - first);

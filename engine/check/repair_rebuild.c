@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/base/assert.h"
 #include "engine/base/be.h"
 #include "engine/base/buf.h"
 #include "engine/check/checker.h"
@@ -171,6 +172,7 @@ static int write_blocks(struct rebuild *r, uint8_t *table)
 		cow_store64_be(table + idx * 8, at);
 		at += cow_cluster_bytes(&c->header);
 	}
+	cow_assert(at == (r->first + r->nr_blocks) << bits); /* where the header will find it */
 	return cow_loop_write(c->loop, c->file, at, table, r->table_clusters << bits);
 }
 
@@ -216,6 +218,7 @@ static void note_disk(struct rebuild *r)
 	for (uint64_t i = cow_check_map_next(map, 0); i != UINT64_MAX;
 	     i = cow_check_map_next(map, i + 1)) {
 		struct cow_check_cell *cell = cow_check_map_cell(map, i);
+		cow_assert(cell); /* only existing ones are walked */
 		if (cell->kind == COW_KIND_NONE)
 			continue;
 		/*
@@ -236,6 +239,7 @@ int cow_repair_rebuild(struct cow_checker *c, struct cow_error *err)
 			(uint64_t)cow_cluster_bytes(&c->header) * 8 >> c->header.refcount_order,
 		.max_blocks = QCOW2_MAX_REFTABLE_BYTES / 8,
 	};
+	cow_assert(c->fix == COW_REPAIR_ALL && c->need_rebuild);
 	r.needed = calloc(r.max_blocks, 1);
 	if (!r.needed)
 		return cow_error_set(err, -ENOMEM, "repair: out of memory");

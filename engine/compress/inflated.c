@@ -86,8 +86,10 @@ static void end_locked(struct cow_inflated *cache, const struct cow_inflating *m
 static void end_locked(struct cow_inflated *cache, const struct cow_inflating *mine)
 {
 	struct cow_inflating **link = &cache->running;
-	while (*link != mine)
+	while (*link != mine) {
+		cow_assert(*link);
 		link = &(*link)->next;
+	}
 	*link = mine->next;
 }
 
@@ -112,6 +114,7 @@ static void keep_locked(struct cow_inflated *cache, const struct cow_inflating *
 	struct cow_inflated_slot *s = victim_locked(cache);
 	if (!s)
 		return;
+	cow_assert(!s->pins && *buf);
 	uint8_t *old = s->data;
 	*s = (struct cow_inflated_slot){
 		.owner = mine->owner, .entry = mine->entry, .used = ++cache->clock, .data = *buf
@@ -159,6 +162,7 @@ enum cow_inflated_answer cow_inflated_ask(struct cow_inflated *cache, const void
 void cow_inflated_put(struct cow_inflated *cache, struct cow_inflated_slot *slot)
 {
 	cow_mutex_lock(&cache->lock);
+	cow_assert(slot->pins);
 	slot->pins--;
 	cow_mutex_unlock(&cache->lock);
 }

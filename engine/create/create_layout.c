@@ -5,6 +5,7 @@
 #include <inttypes.h>
 #include <string.h>
 
+#include "engine/base/assert.h"
 #include "engine/create/create_features.h"
 #include "engine/crypt/luks_format.h"
 
@@ -32,6 +33,7 @@ static void size_refcounts(struct cow_create_layout *l, uint64_t others)
 	}
 	l->nr_refblocks = blocks;
 	l->nr_clusters = others + table + blocks;
+	cow_assert(blocks * refs_per_block >= l->nr_clusters);
 	/*
 	 * A table over the limit is refused by the caller; here it must only not be cut to 32 bits.
 	 */
@@ -53,6 +55,7 @@ static void place(struct cow_create_layout *l, uint64_t l1_clusters)
 	l->crypto_off = at << h->cluster_bits;
 	at += div_up(l->crypto_bytes, cow_cluster_bytes(h));
 	l->data_off = l->external ? 0 : at << h->cluster_bits;
+	cow_assert(at + (l->external ? 0 : l->nr_data_clusters) == l->nr_clusters);
 }
 
 int cow_create_layout_init(struct cow_create_layout *l, const struct cow_create_options *options,

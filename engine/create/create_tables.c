@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/base/assert.h"
 #include "engine/base/be.h"
 #include "engine/base/buf.h"
 #include "engine/create/create_features.h"
@@ -92,6 +93,7 @@ static int write_refblocks(struct creation *c)
 			return ret;
 		done += n;
 	}
+	cow_assert(idx == l->nr_clusters); /* each has its refcount */
 	return 0;
 }
 

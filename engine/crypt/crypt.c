@@ -66,6 +66,7 @@ int cow_crypt_key_new(const struct cow_crypt_cipher *cipher, const uint8_t *key,
 	struct cow_crypt_key *k = cow_secret_memory_new(sizeof(*k));
 	if (!k)
 		return -ENOMEM;
+	cow_assert(cipher->key_bytes <= COW_CRYPT_MAX_KEY_BYTES); /* evp_cipher() knows no other */
 	k->cipher = *cipher;
 	memcpy(k->key, key, cipher->key_bytes);
 	if (cipher->iv == COW_CRYPT_ESSIV_SHA256 &&
@@ -160,6 +161,7 @@ static uint64_t iv_number(enum cow_crypt_iv iv, uint64_t sector)
 static bool make_ivs(struct cow_crypt *crypt, uint64_t sector, unsigned nr)
 {
 	int bytes = (int)(nr * IV_BYTES), done;
+	cow_assert(nr && nr <= IV_BATCH);
 	for (unsigned i = 0; i < nr; i++) {
 		uint64_t number = iv_number(crypt->iv, sector + i);
 		memcpy(crypt->ivs[i], &number, sizeof(number));

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/base/assert.h"
 #include "engine/base/buf.h"
 #include "engine/edit/amend_scan.h"
 #include "engine/base/be.h"
@@ -180,6 +181,7 @@ static int move_name_away(struct amend *a)
 static int place_name(struct amend *a, size_t end)
 {
 	uint64_t off = a->old.backing_name_off, bytes = a->old.backing_name_bytes;
+	cow_assert(end <= SECTOR);
 	if (!off || off >= SECTOR)
 		return 0;
 	if (off >= end) {

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/base/assert.h"
 #include "engine/base/be.h"
 #include "engine/base/buf.h"
 #include "engine/base/log.h"
@@ -220,6 +221,7 @@ int cow_edit_read_l1(struct cow_edit *e, uint64_t off, uint64_t nr, uint64_t **l
 /* Whole clusters: raw is zero-padded to them. */
 static int write_clusters(struct cow_edit *e, const uint8_t *raw, uint64_t clusters, uint64_t *off)
 {
+	cow_assert(clusters && !e->committed);
 	int ret = cow_edit_alloc(e, clusters, off);
 	if (ret)
 		return ret;
@@ -251,6 +253,7 @@ int cow_edit_write_l1(struct cow_edit *e, const uint64_t *l1, uint64_t nr, uint6
 int cow_edit_move_l1(struct cow_edit *e, uint32_t old_entries)
 {
 	uint64_t off;
+	cow_assert(!e->committed);
 	if (!e->l1_changed)
 		return 0;
 	int ret = cow_edit_count(e, e->header.l1_off, (uint64_t)old_entries * 8, -1);
@@ -292,6 +295,7 @@ bool cow_edit_complete_snapshots(struct cow_edit *e)
 int cow_edit_write_snapshots(struct cow_edit *e)
 {
 	uint64_t bytes = snapshots_bytes(e), clusters = clusters_for(e, bytes), off = 0;
+	cow_assert(!e->committed);
 	if (bytes > QCOW2_MAX_SNAPSHOT_TABLE_BYTES)
 		return cow_error_set(
 			e->err, -EFBIG,
@@ -325,6 +329,7 @@ static int switch_header(struct cow_edit *e)
 
 int cow_edit_commit(struct cow_edit *e)
 {
+	cow_assert(!e->committed);
 	int ret = cow_edit_write_refcounts(e);
 	if (ret)
 		return ret;

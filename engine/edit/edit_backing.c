@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/base/assert.h"
 #include "engine/base/be.h"
 #include "engine/base/buf.h"
 #include "engine/base/math.h"
@@ -122,6 +123,7 @@ static int write_name(struct backing_edit *b)
 	uint64_t old_end = b->old.backing_name_off + b->old.backing_name_bytes;
 	if (b->old.backing_name_off && b->old.backing_name_off < to + room && old_end > to)
 		to = cow_round_up(old_end, SECTOR);
+	cow_assert(to >= SECTOR && to % SECTOR == 0); /* not where the header is switched */
 	if (to + room > cow_cluster_bytes(&b->old))
 		return no_room(b, "the backing file's name");
 	uint8_t *buf = cow_buf_alloc(room);
@@ -137,6 +139,7 @@ static int write_name(struct backing_edit *b)
 static int place_name(struct backing_edit *b, size_t end)
 {
 	size_t bytes = b->name ? strlen(b->name) : 0;
+	cow_assert(end <= SECTOR);
 	b->header.backing_name_off = 0;
 	b->header.backing_name_bytes = (uint32_t)bytes;
 	if (!bytes)

@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/base/assert.h"
 #include "engine/base/be.h"
 #include "engine/base/buf.h"
 #include "engine/base/math.h"
@@ -143,6 +144,7 @@ static int count_one(struct cow_edit *e, uint64_t cluster, int delta)
 	if (delta > 0 && (uint64_t)delta > e->g.max_refcount - count)
 		return too_many(e, cluster);
 	if (delta) {
+		cow_assert(b && !e->committed);
 		cow_refcount_set(b->counts, e->g.refcount_order, idx,
 				 count + (uint64_t)(int64_t)delta);
 		b->dirty = true;
@@ -191,14 +193,18 @@ static int find_free(struct cow_edit *e, uint64_t nr, uint64_t *first)
 int cow_edit_alloc(struct cow_edit *e, uint64_t nr, uint64_t *off)
 {
 	uint64_t first = 0;
+	cow_assert(!e->committed);
 	int ret = find_free(e, nr, &first);
 	for (uint64_t i = 0; i < nr && !ret; i++) {
 		struct cow_edit_block *b = NULL;
 		ret = need_block(e, first + i, &b);
 		if (ret)
 			return ret;
-		cow_refcount_set(b->counts, e->g.refcount_order, (first + i) % e->g.refs_per_block,
-				 1);
+		/* free in the image as it stands, and in the image as it will be */
+		uint64_t idx = (first + i) % e->g.refs_per_block;
+		cow_assert(!(b->used[idx / 8] & (1u << (idx & 7))));
+		cow_assert(!cow_refcount_get(b->counts, e->g.refcount_order, idx));
+		cow_refcount_set(b->counts, e->g.refcount_order, idx, 1);
 		b->dirty = true;
 	}
 	if (ret)
@@ -219,6 +225,7 @@ static int place_block(struct cow_edit *e, struct cow_edit_block *b, bool *place
 {
 	if (!b->dirty || b->off != b->old_off)
 		return 0;
+	cow_assert(b->counts);
 	int ret = cow_edit_alloc(e, 1, &b->off);
 	if (!ret && b->old_off)
 		ret = cow_edit_count(e, b->old_off, e->g.cluster_bytes, -1);
@@ -267,16 +274,20 @@ static int place_table(struct cow_edit *e)
 static int write_blocks(struct cow_edit *e)
 {
 	int ret = 0;
-	for (uint64_t i = 0; i < e->nr_blocks && !ret; i++)
-		if (e->blocks[i].dirty)
-			ret = cow_loop_write(e->loop, e->file, e->blocks[i].off,
-					     e->blocks[i].counts, e->g.cluster_bytes);
+	for (uint64_t i = 0; i < e->nr_blocks && !ret; i++) {
+		const struct cow_edit_block *b = &e->blocks[i];
+		if (!b->dirty)
+			continue;
+		cow_assert(b->counts && b->off != b->old_off); /* the old one stays as it is */
+		ret = cow_loop_write(e->loop, e->file, b->off, b->counts, e->g.cluster_bytes);
+	}
 	return ret;
 }
 
 static int write_table(struct cow_edit *e)
 {
 	uint64_t bytes = (uint64_t)e->header.reftable_clusters << e->g.cluster_bits;
+	cow_assert(e->nr_blocks * 8 <= bytes);
 	uint8_t *raw = cow_buf_alloc(bytes);
 	if (!raw)
 		return -ENOMEM;
@@ -319,6 +330,7 @@ int cow_edit_punch_freed(struct cow_edit *e)
 {
 	uint64_t first = 0, nr = 0;
 	int ret = 0;
+	cow_assert(e->committed);
 	for (uint64_t b = 0; b < e->nr_blocks && !ret; b++) {
 		for (uint64_t i = 0; i < e->g.refs_per_block && e->blocks[b].dirty && !ret; i++) {
 			uint64_t cluster = b * e->g.refs_per_block + i;

@@ -7,6 +7,7 @@
 #include <inttypes.h>
 #include <string.h>
 
+#include "engine/base/assert.h"
 #include "engine/base/be.h"
 #include "engine/edit/edit_refcount.h"
 #include "engine/edit/edit_share.h"
@@ -89,6 +90,7 @@ static int share_table(struct cow_edit *e, uint64_t table, int delta)
 int cow_edit_share(struct cow_edit *e, const uint64_t *l1, uint64_t nr, int delta)
 {
 	int ret = 0;
+	cow_assert(delta >= -1 && delta <= 1);
 	for (uint64_t i = 0; i < nr && !ret; i++) {
 		uint64_t table;
 		ret = l1_entry(e, i, l1[i], &table);
@@ -121,6 +123,7 @@ static int fix_entry(struct cow_edit *e, uint32_t at, bool *changed)
 static int move_table(struct cow_edit *e, uint64_t *table, int paths)
 {
 	uint64_t off;
+	cow_assert(paths > 0);
 	int ret = cow_edit_alloc(e, 1, &off);
 	if (!ret && paths > 1)
 		ret = cow_edit_count(e, off, e->g.cluster_bytes, paths - 1);

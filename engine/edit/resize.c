@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/base/assert.h"
 #include "engine/base/be.h"
 #include "engine/base/buf.h"
 #include "engine/core/load.h"
@@ -177,6 +178,7 @@ static int split_table(struct cow_edit *e, uint64_t *l1_entry, uint32_t at, uint
 		       uint8_t *tail)
 {
 	uint64_t off, old = *l1_entry & QCOW2_OFFSET_MASK;
+	cow_assert(at && at < e->g.cluster_bytes && at % e->g.entry_bytes == 0);
 	int ret = cow_loop_read(e->loop, e->file, old, head, e->g.cluster_bytes);
 	if (ret)
 		return cow_error_set(e->err, ret, "L2 table at offset %" PRIu64 ": %s", old,
@@ -218,6 +220,7 @@ static int shrink(struct cow_edit *e, uint64_t size)
 	if (at && e->l1[tables])
 		ret = cut_table(e, &e->l1[tables], (uint32_t)at);
 	tables += at != 0;
+	cow_assert(tables <= nr); /* the header was found to cover the disk */
 	if (!ret)
 		ret = cow_edit_share(e, e->l1 + tables, nr - tables, -1);
 	if (ret)

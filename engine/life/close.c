@@ -196,11 +196,22 @@ static int finish(struct cow_image *image, struct cow_loop *loop, struct cow_err
 	return cow_core_is_failed(&image->core) ? -EIO : ret;
 }
 
+static bool has_queues(struct cow_image *image)
+{
+	bool any = false;
+	cow_mutex_lock(&image->queues_lock);
+	for (unsigned i = 0; i < COW_MAX_QUEUES; i++)
+		any |= image->queues[i] != NULL;
+	cow_mutex_unlock(&image->queues_lock);
+	return any;
+}
+
 int cow_image_close(struct cow_image *image, struct cow_loop *loop, struct cow_error *err)
 {
 	int ret = 0;
 	if (!image)
 		return 0;
+	cow_assert(!has_queues(image) && !cow_gate_is_shut(&image->gate));
 	if (image->core.writable) {
 		ret = finish(image, loop, err);
 		if (ret)

@@ -129,6 +129,7 @@ void cow_freeze_leave_loop(struct cow_image *image, struct cow_loop *loop)
 
 static void thaw(struct cow_image *image, struct cow_loop *loop)
 {
+	cow_assert(cow_gate_is_shut(&image->gate));
 	cow_quarantine_resume(&image->quarantine);
 	cow_commit_resume(&image->core.commit, loop);
 	cow_gate_open(&image->gate);
@@ -169,6 +170,9 @@ static int run_frozen(struct cow_image *image, struct cow_loop *loop, cow_frozen
 	if (ret)
 		return cow_error_set(err, ret, "%s: cannot write everything back: %s",
 				     image->core.path, strerror(-ret));
+	/* nothing runs, and the file is all there is */
+	cow_assert(cow_gate_is_shut(&image->gate) && cow_commit_idle(&image->core.commit));
+	cow_assert(!cow_cache_is_dirty(&image->meta.l2) && !cow_cache_is_dirty(&image->meta.refs));
 	ret = change(ctx, loop, image->core.file, err);
 	if (ret == -ENOTRECOVERABLE)
 		cow_core_fail(&image->core, loop,
@@ -212,6 +216,7 @@ int cow_freeze_begin(struct cow_image *image, struct cow_error *err)
 
 void cow_freeze_end(struct cow_image *image)
 {
+	cow_assert(atomic_load(&image->gate.changing));
 	atomic_store(&image->gate.changing, false);
 }
 

@@ -41,6 +41,7 @@ static void count_changed(void *ctx, uint64_t cluster)
 	uint64_t b = cluster / x->image->core.g.refs_per_block;
 	uint64_t in_block =
 		cluster % x->image->core.g.refs_per_block << x->image->core.g.refcount_order >> 3;
+	cow_assert(in_block >> x->written.part_bits < 64);
 	if (b < x->max_blocks)
 		x->blocks[b].stale |= 1ull << (in_block >> x->written.part_bits);
 	else
@@ -192,6 +193,7 @@ static int all_rounds(struct cow_live *x)
 {
 	unsigned fewest = UINT32_MAX, in_vain = 0;
 	int ret = 0;
+	cow_assert(!x->frozen);
 	for (unsigned i = 0; i < MAX_ROUNDS && !ret; i++) {
 		ret = cow_live_space_prepare(&x->space);
 		if (!ret)
@@ -258,6 +260,7 @@ static int free_tables(struct cow_live *x, const struct cow_live_table *list, ui
 static int free_old(struct cow_live *x)
 {
 	const struct cow_header *h = &x->old;
+	cow_assert(x->switched && !x->space.frozen);
 	int ret = free_tables(x, x->tables, x->nr_tables);
 	if (!ret && x->s->what == COW_LIVE_DELETE)
 		ret = cow_live_free_victim(x);

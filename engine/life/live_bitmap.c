@@ -22,6 +22,7 @@ static int change_stored(void *ctx, struct cow_loop *loop, struct cow_file *file
 {
 	struct live_change *live = ctx;
 	struct cow_image *image = live->image;
+	cow_assert(cow_gate_is_shut(&image->gate));
 	int ret = cow_tracking_store(&image->tracking, loop, file, err);
 	if (ret)
 		return ret;

@@ -13,6 +13,7 @@ void cow_live_ios_init(struct cow_live_ios *ios, struct cow_loop *loop, struct c
 static void done(struct cow_io *io)
 {
 	struct cow_live_ios *ios = ((struct cow_live_io *)io)->ios;
+	cow_assert(ios->pending && ios->pending <= ios->nr);
 	if (io->result && !ios->error)
 		ios->error = io->result;
 	ios->idle = --ios->pending == 0;
@@ -33,6 +34,7 @@ void cow_live_ios_add(struct cow_live_ios *ios, enum cow_io_kind kind, uint64_t 
 int cow_live_ios_wait(struct cow_live_ios *ios)
 {
 	int ret = ios->nr ? cow_loop_run_until(ios->loop, &ios->idle) : 0;
+	cow_assert(ret || !ios->pending); /* the buffers are the caller's again */
 	if (!ret)
 		ret = ios->error;
 	ios->nr = 0;

@@ -49,6 +49,7 @@ static int do_one(struct cow_live *x, const struct job *job, unsigned k)
 {
 	const struct cow_geometry *g = &x->image->core.g;
 	struct cow_live_table *t = &x->blocks[job->b];
+	cow_assert(job->b < x->max_blocks && job->parts);
 	struct cow_shadow_part span = cow_live_span(x, job->parts);
 	uint64_t cluster;
 	int ret = 0;
@@ -67,6 +68,7 @@ static int do_one(struct cow_live *x, const struct job *job, unsigned k)
 
 static int do_some(struct cow_live *x, const struct job *jobs, unsigned nr)
 {
+	cow_assert(nr <= x->batch);
 	int ret = cow_live_ios_wait(&x->ios);
 	if (ret)
 		return cow_error_set(x->err, ret, "cannot read refcount blocks: %s",
@@ -111,6 +113,7 @@ int cow_live_do_blocks(struct cow_live *x)
 	struct job jobs[COW_LIVE_BATCH];
 	unsigned nr = 0;
 	int ret = 0;
+	cow_assert(!x->switched && !x->ios.pending);
 	/* The refcount table has grown far, or the entry is broken: not to be judged here. */
 	if (x->outside && x->frozen)
 		return -EAGAIN;
@@ -160,6 +163,7 @@ static int free_in_block(struct cow_live *x, uint64_t b, const uint8_t *block)
 int cow_live_free_victim(struct cow_live *x)
 {
 	int ret = 0;
+	cow_assert(x->switched && x->s->what == COW_LIVE_DELETE);
 	for (uint64_t b = 0; b < x->max_blocks && !ret; b++) {
 		if (!x->blocks[b].shadow)
 			continue;

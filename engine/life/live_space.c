@@ -59,6 +59,7 @@ static void over(struct cow_task *task)
 
 static int keep(struct cow_live_space *space, const struct cow_reserved *e)
 {
+	cow_assert(e->nr && space->nr <= space->cap);
 	if (space->nr == space->cap) {
 		unsigned cap = space->cap * 2 + 64;
 		struct cow_live_run *more = reallocarray(space->runs, cap, sizeof(*more));
@@ -93,6 +94,7 @@ static int refill(struct cow_live_space *space)
 /* Under the freeze passes are held; a refill needs them, and what it changes is to be written. */
 static int refill_frozen(struct cow_live_space *space)
 {
+	cow_assert(cow_gate_is_shut(&space->image->gate));
 	cow_commit_resume(&space->image->core.commit, space->loop);
 	int ret = refill(space);
 	if (!ret)
@@ -113,6 +115,7 @@ static int reserve_more(struct cow_live_space *space, uint32_t want, bool from_e
 
 static bool take_here(struct cow_live_run *run, uint32_t nr, unsigned bits, uint64_t *off)
 {
+	cow_assert(nr && run->used <= run->nr);
 	if (run->nr - run->used < nr)
 		return false;
 	*off = (run->cluster + run->used) << bits;
@@ -159,6 +162,7 @@ int cow_live_space_take_run(struct cow_live_space *space, uint32_t nr, uint64_t 
 int cow_live_space_prepare(struct cow_live_space *space)
 {
 	uint64_t left = 0;
+	cow_assert(!space->frozen);
 	for (unsigned i = space->at; i < space->nr; i++)
 		left += space->runs[i].nr - space->runs[i].used;
 	return left < SPARE_CLUSTERS ? reserve_more(space, AHEAD_CLUSTERS, false) : 0;
@@ -170,6 +174,7 @@ int cow_live_space_free(struct cow_live_space *space, uint64_t cluster, uint64_t
 {
 	struct cow_quarantine *q = &space->image->quarantine;
 	unsigned full = atomic_load(&q->nr_full);
+	cow_assert(nr && !space->frozen); /* the release is held then */
 	/* A snapshot's clusters are many: requests that free a few go before them. */
 	while (!cow_quarantine_reserve_many(q, 1)) {
 		if (cow_core_is_failed(&space->image->core))

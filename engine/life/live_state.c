@@ -51,5 +51,6 @@ unsigned cow_live_parts_in(const struct cow_live *x, struct cow_shadow_part span
 void cow_live_io(struct cow_live *x, enum cow_io_kind kind, uint64_t off, uint8_t *buf,
 		 struct cow_shadow_part span)
 {
+	cow_assert(span.from < span.to && span.to <= x->image->core.g.cluster_bytes);
 	cow_live_ios_add(&x->ios, kind, off + span.from, buf + span.from, span.to - span.from);
 }

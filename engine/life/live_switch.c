@@ -31,6 +31,7 @@ static int find_place(struct cow_live *x, uint64_t bytes, uint64_t *off)
 int cow_live_find_places(struct cow_live *x)
 {
 	uint64_t l1_bytes = x->header.l1_entries * 8ull;
+	cow_assert(!x->frozen);
 	x->reftable_clusters = x->image->core.header.reftable_clusters;
 	int ret = find_place(x, l1_bytes, &x->l1_off);
 	if (!ret && x->s->what == COW_LIVE_CREATE)
@@ -131,6 +132,8 @@ static int write_header(struct cow_live *x)
 {
 	struct cow_image *image = x->image;
 	struct cow_header h = image->core.header;
+	/* all requests wait, and all that it leads to is written */
+	cow_assert(cow_gate_is_shut(&image->gate) && !x->switched && !x->ios.pending);
 	uint8_t *sector = cow_buf_alloc(512);
 	if (!sector)
 		return cow_live_trouble(x, -ENOMEM);
@@ -152,6 +155,7 @@ static int write_header(struct cow_live *x)
 
 static int do_rest(struct cow_live *x)
 {
+	cow_assert(x->frozen && x->space.frozen);
 	bool create = x->s->what == COW_LIVE_CREATE;
 	int ret = create ? cow_live_do_tables(x) : cow_live_do_blocks(x);
 	if (ret)

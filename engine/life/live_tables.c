@@ -72,6 +72,7 @@ static int look(struct cow_live *x, uint64_t idx, bool *todo, struct job *job)
 static void start_reading(struct cow_live *x, struct job *job, unsigned k)
 {
 	const struct cow_live_table *t = &x->tables[job->idx];
+	cow_assert(k < x->batch && job->idx < x->nr_tables);
 	uint64_t parts = cow_written_take(&x->written, cluster_of(x, job->src));
 	job->part = cow_live_span(x, job->whole ? cow_written_all(&x->written) : parts);
 	cow_live_io(x, COW_IO_READ, job->src, buf_of(x, k), job->part);
@@ -125,6 +126,7 @@ static int write_shadow(struct cow_live *x, const struct job *job, unsigned k)
  */
 static int move_ways(struct cow_live *x, uint64_t from, uint64_t to)
 {
+	cow_assert(to && x->s->what == COW_LIVE_CREATE);
 	int ret = to == from ? 0 : cow_delta_add(&x->delta, cluster_of(x, to), 1);
 	if (!ret && from && to != from)
 		ret = cow_delta_add(&x->delta, cluster_of(x, from), -1);
@@ -178,6 +180,7 @@ static int do_one(struct cow_live *x, const struct job *job, unsigned k)
 
 static int do_some(struct cow_live *x, const struct job *jobs, unsigned nr)
 {
+	cow_assert(nr <= x->batch);
 	int ret = cow_live_ios_wait(&x->ios);
 	if (ret)
 		return cow_error_set(x->err, ret, "cannot read L2 tables: %s", strerror(-ret));
@@ -194,6 +197,7 @@ int cow_live_do_tables(struct cow_live *x)
 	struct job jobs[COW_LIVE_BATCH];
 	unsigned nr = 0;
 	int ret = 0;
+	cow_assert(!x->switched && !x->ios.pending);
 	x->slice_off = 0;
 	for (uint64_t i = 0; i < x->nr_tables && !ret; i++) {
 		bool todo;
@@ -240,6 +244,7 @@ int cow_live_count_victim(struct cow_live *x)
 	uint64_t tables[COW_LIVE_BATCH];
 	unsigned nr = 0;
 	int ret = 0;
+	cow_assert(!x->frozen && x->s->what == COW_LIVE_DELETE);
 	for (uint64_t i = 0; i < x->victim.l1_entries && !ret; i++) {
 		uint64_t table = x->victim_l1[i] & QCOW2_OFFSET_MASK;
 		ret = check_l1(x, x->victim.l1_off, i, x->victim_l1[i]);

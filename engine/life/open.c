@@ -131,6 +131,7 @@ static uint64_t take_cache_bytes(struct cow_image *image, struct cow_chain *chai
 
 static int init_writing(struct cow_image *image, struct cow_chain *chain, struct cow_error *err)
 {
+	cow_assert(image->core.writable && !image->raw);
 	int ret = cow_alloc_init(&image->alloc, &image->meta, &image->quarantine,
 				 chain->options->reserve_bytes);
 	if (!ret)
@@ -424,6 +425,7 @@ int cow_image_reload(struct cow_image *image, struct cow_loop *loop, struct cow_
 {
 	struct cow_chain chain = { .loop = loop };
 	uint8_t *cluster = NULL;
+	cow_assert(cow_gate_is_shut(&image->gate));
 	int ret = load_header(image, &chain, &cluster, err);
 	free(cluster);
 	image->core.snapshots_bytes = 0;

@@ -6,6 +6,7 @@
 
 static void give_bounce(struct cow_queue *queue, uint8_t *bounce)
 {
+	cow_assert(queue->nr_bounces < queue->all_bounces);
 	queue->bounces[queue->nr_bounces++] = bounce;
 	cow_waitlist_wake(&queue->bounce_waiters, 0);
 }

@@ -18,12 +18,14 @@ static void advance(struct cow_reader *r, uint64_t bytes)
 
 static void copy_out(struct cow_reader *r, const uint8_t *cluster)
 {
+	cow_assert(r->source.bytes <= r->end - r->pos);
 	memcpy(r->buf, cluster + r->source.in_cluster, r->source.bytes);
 	advance(r, r->source.bytes);
 }
 
 static void put_packed(struct cow_queue *queue, struct cow_reader *r)
 {
+	cow_assert(queue->nr_packed < queue->all_packed);
 	queue->packed[queue->nr_packed++] = r->packed;
 	r->packed = NULL;
 	cow_waitlist_wake(&queue->packed_waiters, 0);
@@ -35,6 +37,7 @@ static enum cow_next read_packed(struct cow_op *op, struct cow_reader *r, struct
 	struct cow_compressed c =
 		cow_compressed_decode(r->source.entry, image->core.g.cluster_bits);
 	uint64_t start = cow_round_down(c.off, 512), end = cow_round_up(c.off + c.bytes, 512);
+	cow_assert(!r->packed && op->queue->nr_packed && end - start <= op->queue->packed_bytes);
 	r->packed = op->queue->packed[--op->queue->nr_packed];
 	cow_op_submit_rw(op, piece, COW_IO_READ, image->core.file, start, r->packed, end - start);
 	return cow_task_wait_io(&op->task);

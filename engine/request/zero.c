@@ -68,6 +68,7 @@ static enum cow_next without_punching(struct cow_op *op)
 static enum cow_next zero_drained(struct cow_task *task)
 {
 	struct cow_op *op = cow_op_of(task);
+	cow_assert(!op->claim.held && !op->room);
 	if (task->pending)
 		return cow_task_wait_io(task);
 	if (!op->punch_failed)
@@ -301,6 +302,7 @@ static enum cow_next change_slice(struct cow_op *op, uint64_t table, struct chan
 	uint64_t first = op->cursor >> g->cluster_bits;
 	uint32_t idx = cow_l2_slice_idx(g, (struct cow_goff){ op->cursor });
 	bool sound, compressed = false;
+	cow_assert(c->nr && !op->claim.held);
 	cow_op_enter_epoch(op);
 	struct cow_slot *slot = cow_mapping_slot(op, table, op->cursor);
 	if (!slot)

@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/base/assert.h"
+
 #define CODE_BYTES (COW_DELTA_GROUP / 4)
 #define ONE_BYTES (COW_DELTA_GROUP / 8)
 #define WIDE_BYTES (COW_DELTA_GROUP * sizeof(int32_t))
@@ -63,6 +65,7 @@ static int decode(const uint8_t *codes, unsigned i)
 
 static void encode(uint8_t *codes, unsigned i, int value)
 {
+	cow_assert(value >= -1 && value <= 2);
 	unsigned shift = i % 4 * 2, code = value < 0 ? 3 : (unsigned)value;
 	codes[i / 4] = (uint8_t)((codes[i / 4] & ~(3u << shift)) | code << shift);
 }
@@ -74,6 +77,7 @@ static int64_t get(const struct cow_delta_group *g, unsigned i)
 
 static int widen(struct cow_delta *d, struct cow_delta_group *g)
 {
+	cow_assert(!g->wide);
 	g->wide = malloc(WIDE_BYTES);
 	if (!g->wide)
 		return -ENOMEM;
@@ -128,6 +132,7 @@ int64_t cow_delta_get(const struct cow_delta *d, uint64_t cluster)
 
 uint64_t cow_delta_next(const struct cow_delta *d, uint64_t cluster, uint64_t end)
 {
+	cow_assert(cluster <= end);
 	while (cluster < end) {
 		const struct cow_delta_group *g = find_group(d, cluster);
 		unsigned i = cluster % COW_DELTA_GROUP;
@@ -161,6 +166,7 @@ int cow_delta_mark_one(struct cow_delta *d, uint64_t cluster, bool one)
 		d->bytes += ONE_BYTES;
 	}
 	g->one[i / 8] ^= (uint8_t)(1u << i % 8);
+	cow_assert(cow_delta_is_one(d, cluster) == one);
 	return 0;
 }
 

@@ -18,9 +18,17 @@ static struct cow_l2_entry get_entry(const struct cow_geometry *g, const uint8_t
 	};
 }
 
+/* Whole entries of one table. */
+static void stand_on_part(const struct cow_geometry *g, struct cow_shadow_part part)
+{
+	cow_assert(part.from <= part.to && part.to <= g->cluster_bytes);
+	cow_assert(!((part.from | part.to) & (g->entry_bytes - 1)));
+}
+
 const char *cow_shadow_fault(const struct cow_geometry *g, const uint8_t *table,
 			     struct cow_shadow_part part, uint32_t *at)
 {
+	stand_on_part(g, part);
 	for (*at = part.from; *at < part.to; *at += g->entry_bytes) {
 		const char *fault = cow_entry_fault(g, get_entry(g, table, *at));
 		if (fault)
@@ -60,6 +68,7 @@ int cow_shadow_count(struct cow_delta *d, const struct cow_geometry *g, const ui
 		     const uint8_t *now, struct cow_shadow_part part, int by)
 {
 	int ret = 0;
+	stand_on_part(g, part);
 	for (uint32_t at = part.from; at < part.to && !ret; at += g->entry_bytes) {
 		struct refs new = entry_refs(g, cow_load64_be(now + at)), old = { 0 };
 		if (before)
@@ -86,6 +95,7 @@ bool cow_shadow_has_copied(const struct cow_geometry *g, const uint8_t *table)
 void cow_shadow_clear_copied(const struct cow_geometry *g, uint8_t *table,
 			     struct cow_shadow_part part)
 {
+	stand_on_part(g, part);
 	for (uint32_t at = part.from; at < part.to; at += g->entry_bytes)
 		cow_store64_be(table + at, cow_load64_be(table + at) & ~QCOW2_COPIED);
 }
@@ -94,6 +104,7 @@ bool cow_shadow_set_copied(const struct cow_geometry *g, const struct cow_delta 
 			   struct cow_shadow_part part)
 {
 	bool changed = false;
+	stand_on_part(g, part);
 	for (uint32_t at = part.from; at < part.to; at += g->entry_bytes) {
 		uint64_t raw = cow_load64_be(table + at), host = raw & QCOW2_OFFSET_MASK;
 		if ((raw & (QCOW2_COMPRESSED | QCOW2_COPIED)) || !host ||
@@ -131,6 +142,7 @@ enum cow_shadow_result cow_shadow_refcounts(struct cow_delta *d, const struct co
 	uint64_t end = first + ((uint64_t)part.to * 8 >> g->refcount_order);
 	enum cow_shadow_result result = COW_SHADOW_OK;
 	cow_assert(first % g->refs_per_block == 0);
+	cow_assert(part.from <= part.to && part.to <= g->cluster_bytes);
 	for (*cluster = cow_delta_next(d, from, end); *cluster < end;
 	     *cluster = cow_delta_next(d, *cluster + 1, end)) {
 		result = change_one(d, g, block, *cluster - first, *cluster);

@@ -8,6 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/base/assert.h"
+
 #define EXTRA_BYTES 24u /* VM state size, disk size, instruction count: what QEMU writes */
 
 /* ---- finding ---- */
@@ -131,6 +133,7 @@ int cow_snapshot_list_add(struct cow_snapshot **list, struct cow_header *h, cons
 
 void cow_snapshot_list_remove(struct cow_snapshot *list, struct cow_header *h, uint32_t idx)
 {
+	cow_assert(idx < h->nr_snapshots);
 	free(list[idx].id);
 	free(list[idx].name);
 	h->nr_snapshots--;

@@ -12,6 +12,7 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
+#include "engine/base/assert.h"
 #include "engine/base/buf.h"
 #include "engine/base/math.h"
 #include "engine/host/system.h"
@@ -100,6 +101,7 @@ static enum grain grain_of(const struct cow_convert *c, uint64_t off, const stru
 static void mark(struct copier *x, const struct job *job, uint64_t from, uint64_t to,
 		 enum grain kind)
 {
+	cow_assert(from <= to && to <= job->unit);
 	for (uint64_t i = from / job->grain; i * job->grain < to; i++) {
 		bool same = x->grains[i] == GRAIN_NEW || x->grains[i] == (uint8_t)kind;
 		x->grains[i] = same ? (uint8_t)kind : GRAIN_DATA;
@@ -284,6 +286,7 @@ static int visit(struct cow_walker *w, uint64_t off, uint64_t bytes)
 {
 	struct job *job = w->walk->ctx;
 	unsigned nr = (unsigned)((bytes + job->grain - 1) / job->grain);
+	cow_assert(nr <= job->unit / job->grain);
 	int ret = look(w, off, bytes);
 	if (!ret)
 		ret = read_data(w, off, bytes, nr);

@@ -12,6 +12,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "engine/base/assert.h"
 #include "engine/base/buf.h"
 #include "engine/format/reference.h"
 #include "engine/host/system.h"
@@ -142,6 +143,7 @@ static int make_on_device(struct cow_target *t, struct cow_loop *loop, struct co
 {
 	const struct cow_target_spec *spec = t->spec;
 	struct cow_create_options create = spec->create;
+	cow_assert(t->device && !t->temporary);
 	create.overwrite = true;
 	close_old(t); /* or we would be in our own way */
 	return spec->disk.format == COW_DISK_QCOW2
@@ -293,6 +295,7 @@ static int sync_folder(const char *path)
 
 static int give_name(struct cow_target *t, struct cow_error *err)
 {
+	cow_assert(t->temporary && !t->disk); /* closed, so it is durable */
 	/* A name that was free and is taken by now is somebody else's. */
 	unsigned flags = t->existed ? 0 : RENAME_NOREPLACE;
 	int ret = renameat2(AT_FDCWD, t->temporary, AT_FDCWD, t->path, flags) ? -errno : 0;

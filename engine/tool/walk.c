@@ -7,6 +7,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "engine/base/assert.h"
 #include "engine/base/math.h"
 #include "engine/loop/loop_plain.h"
 #include "engine/loop/loop_uring.h"
@@ -45,6 +46,7 @@ static void finish_piece(struct cow_walk *walk, uint64_t bytes, int ret)
 {
 	pthread_mutex_lock(&walk->lock);
 	walk->done += bytes;
+	cow_assert(walk->done <= walk->cursor - walk->begin);
 	if (!walk->result)
 		walk->result = ret;
 	pthread_mutex_unlock(&walk->lock);
@@ -110,6 +112,7 @@ static void *run_walker(void *arg)
 		finish_piece(walk, 0, ret);
 	}
 	pthread_mutex_lock(&walk->lock);
+	cow_assert(walk->nr_running);
 	walk->nr_running--;
 	pthread_cond_signal(&walk->ended);
 	pthread_mutex_unlock(&walk->lock);
@@ -180,6 +183,7 @@ int cow_walk_run(struct cow_walk *walk)
 	memset(walk->walkers, 0, sizeof(walk->walkers));
 	int ret = start_threads(walk);
 	wait_for_threads(walk);
+	cow_assert(walk->done == walk->cursor - walk->begin); /* who took a piece has ended it */
 	pthread_cond_destroy(&walk->ended);
 	pthread_mutex_destroy(&walk->lock);
 	return ret ? ret : walk->result;
