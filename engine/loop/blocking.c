@@ -53,7 +53,8 @@ static int rw_once(struct cow_loop *loop, enum cow_io_kind kind, struct cow_file
 static int rw_bounced(struct cow_loop *loop, enum cow_io_kind kind, struct cow_file *file,
 		      uint64_t offset, void *buf, uint64_t length)
 {
-	char *bounce = cow_buf_alloc(BOUNCE_BYTES);
+	uint64_t window = (offset & 511) + length;
+	char *bounce = cow_buf_alloc(window < BOUNCE_BYTES ? window : BOUNCE_BYTES);
 	if (!bounce)
 		return -ENOMEM;
 	int ret = 0;

@@ -13,20 +13,75 @@
 #define NAME "b"
 #define UNKNOWN UINT64_MAX /* a sector that could not be read */
 
-/* What the disk holds now. */
-static void remember(struct sim_run *run, uint64_t *ids)
+/* What a sector holds now. */
+static uint64_t content(const struct sim_cell *cell)
 {
-	for (uint64_t s = 0; s < run->model.nr_sectors; s++)
-		ids[s] = run->model.cells[s].nr == 1 ? run->model.cells[s].versions[0].id : UNKNOWN;
+	uint64_t id = UNKNOWN;
+	unsigned alive = 0;
+	for (unsigned i = 0; i < cell->nr; i++) {
+		if (cell->versions[i].died != SIM_NEVER)
+			continue;
+		id = cell->versions[i].id;
+		alive++;
+	}
+	return alive == 1 ? id : UNKNOWN;
+}
+
+static bool differs(const struct sim_run *run, const struct sim_bitmap_state *is, uint64_t sector)
+{
+	uint64_t now = content(&run->model.cells[sector]);
+	return now != UNKNOWN && is->base[sector] != UNKNOWN && now != is->base[sector];
+}
+
+static void copy_state(const struct sim_run *run, struct sim_bitmap_state *to,
+		       const struct sim_bitmap_state *from)
+{
+	to->present = from->present;
+	to->enabled = from->enabled;
+	memcpy(to->base, from->base, run->model.nr_sectors * sizeof(*to->base));
+	memcpy(to->must, from->must, run->model.nr_sectors * sizeof(*to->must));
+}
+
+/* It becomes what a command makes of it. */
+static void take_effect(const struct sim_run *run, struct sim_bitmap_state *is,
+			enum cow_bitmap_command command)
+{
+	bool clear = command == COW_BITMAP_ADD || command == COW_BITMAP_CLEAR;
+	if (command == COW_BITMAP_ADD || command == COW_BITMAP_REMOVE)
+		is->present = is->enabled = command == COW_BITMAP_ADD;
+	for (uint64_t s = 0; s < run->model.nr_sectors; s++) {
+		if (command == COW_BITMAP_DISABLE)
+			is->must[s] |= differs(run, is, s);
+		if (clear)
+			is->must[s] = false;
+		if (clear || command == COW_BITMAP_ENABLE)
+			is->base[s] = content(&run->model.cells[s]);
+	}
+	if (command == COW_BITMAP_DISABLE || command == COW_BITMAP_ENABLE)
+		is->enabled = command == COW_BITMAP_ENABLE;
+}
+
+static void prepare(struct sim_run *run)
+{
+	struct sim_bitmap *b = &run->bitmap;
+	if (b->dirty)
+		return;
+	for (unsigned i = 0; i < 2; i++) {
+		b->is[i].base = calloc(run->model.nr_sectors, sizeof(*b->is[i].base));
+		b->is[i].must = calloc(run->model.nr_sectors, sizeof(*b->is[i].must));
+		cow_assert(b->is[i].base && b->is[i].must);
+	}
+	b->dirty = calloc(run->model.nr_sectors, sizeof(*b->dirty));
+	cow_assert(b->dirty);
 }
 
 static struct cow_bitmap_change change_of(const struct sim_run *run,
 					  enum cow_bitmap_command command)
 {
+	unsigned granularity = (unsigned)run->script->config.bitmap;
 	return (struct cow_bitmap_change){ .command = command,
 					   .name = NAME,
-					   .granularity_bits =
-						   (unsigned)run->script->config.bitmap };
+					   .granularity_bits = granularity ? granularity : 9 };
 }
 
 static struct cow_file *open_file(struct sim_run *run, unsigned flags)
@@ -52,20 +107,18 @@ void sim_bitmap_create(struct sim_run *run)
 		return;
 	if (ret)
 		sim_fail("bitmap: %s", err.text);
-	for (unsigned i = 0; i < 2; i++) {
-		b->base[i] = calloc(run->model.nr_sectors, sizeof(*b->base[i]));
-		cow_assert(b->base[i]);
-		remember(run, b->base[i]);
-	}
-	b->dirty = calloc(run->model.nr_sectors, sizeof(*b->dirty));
-	cow_assert(b->dirty);
+	prepare(run);
+	for (unsigned i = 0; i < 2; i++)
+		take_effect(run, &b->is[i], COW_BITMAP_ADD);
 	b->found = SIM_BITMAP_BELIEVED;
 }
 
 void sim_bitmap_fini(struct sim_run *run)
 {
-	free(run->bitmap.base[0]);
-	free(run->bitmap.base[1]);
+	for (unsigned i = 0; i < 2; i++) {
+		free(run->bitmap.is[i].base);
+		free(run->bitmap.is[i].must);
+	}
 	free(run->bitmap.dirty);
 }
 
@@ -85,8 +138,10 @@ void sim_bitmap_look(struct sim_run *run, bool clean)
 	struct sim_bitmap *b = &run->bitmap;
 	struct cow_error err = { 0 };
 	struct cow_dirty d;
-	if (!b->base[0])
+	if (!b->dirty)
 		return;
+	bool may_be_there = b->is[0].present || b->is[1].present;
+	bool may_be_gone = !b->is[0].present || !b->is[1].present;
 	struct cow_file *file = open_file(run, 0);
 	int ret = cow_bitmap_dump(&run->control->base, file, NAME, &d, &err);
 	run->world.host.ops->close(file);
@@ -101,9 +156,11 @@ void sim_bitmap_look(struct sim_run *run, bool clean)
 				    : SIM_BITMAP_INCONSISTENT;
 	if (ret && !strstr(err.text, ret == -ENOENT ? "there is no" : "is inconsistent"))
 		sim_fail("bitmap: %s", err.text);
-	if (ret == -ENOENT && !b->may_be_gone && !run->world.faults.nr_injected &&
+	if (ret == -ENOENT && !may_be_gone && !run->world.faults.nr_injected &&
 	    !run->world.faults.nr_full)
 		sim_fail("the bitmap is gone");
+	if (ret != -ENOENT && !may_be_there)
+		sim_fail("the bitmap is there, although it was removed");
 	if (ret && clean && b->tracked)
 		sim_fail("bitmap, after a clean close: %s", err.text);
 	b->tracked = false;
@@ -111,16 +168,21 @@ void sim_bitmap_look(struct sim_run *run, bool clean)
 
 /* ---- open ---- */
 
-static bool covers(const struct sim_run *run, const uint64_t *base)
+static bool covers(const struct sim_run *run, const struct sim_bitmap_state *is)
 {
-	for (uint64_t s = 0; s < run->model.nr_sectors; s++) {
-		const struct sim_cell *cell = &run->model.cells[s];
-		bool differs =
-			cell->nr == 1 && base[s] != UNKNOWN && cell->versions[0].id != base[s];
-		if (differs && !run->bitmap.dirty[s])
+	for (uint64_t s = 0; is->present && s < run->model.nr_sectors; s++) {
+		bool must = is->must[s] || (is->enabled && differs(run, is, s));
+		if (must && !run->bitmap.dirty[s])
 			return false;
 	}
-	return true;
+	return is->present;
+}
+
+/* A header of one small cluster that is full, a device that is. */
+static bool may_refuse(const struct sim_run *run, int error)
+{
+	const struct sim_config *c = &run->script->config;
+	return error == -ENOSPC && (c->cluster_bits == 9 || c->block_device);
 }
 
 /* False: it did not succeed, for a good reason. */
@@ -131,44 +193,87 @@ static bool command(struct sim_run *run, enum cow_bitmap_command what)
 	sim_loop_come(run->visitor);
 	int ret = cow_image_change_bitmaps(run->image, &run->visitor->base, &change, NULL, &err);
 	sim_loop_leave(run->visitor);
-	if (ret && !run->world.powered_off && !sim_guest_excused(run))
+	if (ret && !run->world.powered_off && !sim_guest_excused(run) && !may_refuse(run, ret))
 		sim_fail("bitmap %s: %s", cow_bitmap_command_name(what), err.text);
 	return !ret && !run->world.powered_off;
 }
 
-/*
- * Clear from now on, if the commands succeed; what comes of them otherwise is seen at the next
- * look.
- */
+/* False: it did not succeed. What came of it then is seen at the next look. */
+static bool change(struct sim_run *run, enum cow_bitmap_command what)
+{
+	struct sim_bitmap *b = &run->bitmap;
+	copy_state(run, &b->is[1], &b->is[0]);
+	take_effect(run, &b->is[1], what);
+	bool ok = command(run, what);
+	if (ok)
+		copy_state(run, &b->is[0], &b->is[1]);
+	b->tracked = ok && b->is[0].present;
+	run->stats.bitmaps += ok;
+	return ok;
+}
+
+/* Clear from now on, if the commands succeed. */
 static void renew(struct sim_run *run)
 {
 	struct sim_bitmap *b = &run->bitmap;
-	bool anew = b->found != SIM_BITMAP_BELIEVED, ok = true;
-	remember(run, b->base[1]);
-	b->may_be_gone |= anew;
-	if (b->found == SIM_BITMAP_INCONSISTENT)
-		ok = command(run, COW_BITMAP_REMOVE);
-	if (ok)
-		ok = command(run, anew ? COW_BITMAP_ADD : COW_BITMAP_CLEAR);
-	b->tracked = ok;
-	if (ok || anew)
-		memcpy(b->base[0], b->base[1], run->model.nr_sectors * sizeof(*b->base[0]));
-	if (ok)
-		b->may_be_gone = false;
-	run->stats.bitmaps += ok;
+	if (b->found == SIM_BITMAP_BELIEVED) {
+		COW_IGNORE(change(run, COW_BITMAP_CLEAR));
+		return;
+	}
+	b->is[0].present = false;
+	if (b->found == SIM_BITMAP_INCONSISTENT && !command(run, COW_BITMAP_REMOVE))
+		return;
+	COW_IGNORE(change(run, COW_BITMAP_ADD));
+}
+
+void sim_bitmap_command(struct sim_run *run, const struct sim_action *a)
+{
+	struct sim_bitmap *b = &run->bitmap;
+	if (cow_image_failure(run->image))
+		return;
+	prepare(run);
+	bool present = b->is[0].present, enabled = b->is[0].enabled;
+	switch (a->length % SIM_NR_BITMAP_WHATS) {
+	case SIM_BITMAP_ADD:
+		COW_IGNORE(change(run, present ? COW_BITMAP_CLEAR : COW_BITMAP_ADD));
+		break;
+	case SIM_BITMAP_TOGGLE:
+		if (present)
+			COW_IGNORE(change(run, enabled ? COW_BITMAP_DISABLE : COW_BITMAP_ENABLE));
+		break;
+	default:
+		if (present)
+			COW_IGNORE(change(run, COW_BITMAP_REMOVE));
+	}
+}
+
+uint64_t sim_bitmap_hash(const struct sim_run *run)
+{
+	const struct sim_bitmap *b = &run->bitmap;
+	uint64_t hash = b->tracked;
+	for (unsigned i = 0; i < 2 && b->dirty; i++) {
+		const struct sim_bitmap_state *is = &b->is[i];
+		hash = sim_mix(hash + 4 + 2 * is->present + is->enabled);
+		for (uint64_t s = 0; is->present && s < run->model.nr_sectors; s++)
+			hash = sim_mix(hash ^ (2 * is->base[s] + is->must[s])) + s;
+	}
+	return hash;
 }
 
 void sim_bitmap_judge(struct sim_run *run)
 {
 	struct sim_bitmap *b = &run->bitmap;
-	if (!b->base[0] || run->world.powered_off)
+	bool wanted = b->is[0].present || b->is[1].present;
+	if (!b->dirty || run->world.powered_off)
 		return;
-	if (b->found == SIM_BITMAP_BELIEVED && !covers(run, b->base[0]) && !covers(run, b->base[1]))
+	if (b->found == SIM_BITMAP_BELIEVED && !covers(run, &b->is[0]) && !covers(run, &b->is[1]))
 		sim_fail("the bitmap is not in use, but does not cover what was written since it "
 			 "was clear");
 	run->stats.believed += b->found == SIM_BITMAP_BELIEVED;
 	b->tracked = b->found == SIM_BITMAP_BELIEVED;
-	if (!cow_image_failure(run->image) &&
+	if (b->tracked && !b->is[0].present)
+		copy_state(run, &b->is[0], &b->is[1]);
+	if (wanted && !cow_image_failure(run->image) &&
 	    (b->found != SIM_BITMAP_BELIEVED || sim_chance(&run->random, 25)))
 		renew(run);
 }

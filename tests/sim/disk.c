@@ -32,6 +32,7 @@ void sim_disk_fini(struct sim_disk *disk)
 		drop_changes(f);
 		sim_store_fini(&f->now);
 		sim_store_fini(&f->durable);
+		sim_store_fini(&f->left);
 		free(f->path);
 		free(f);
 	}
@@ -253,74 +254,22 @@ static void survive(struct sim_store *s, const struct sim_change *c, unsigned pe
 	}
 }
 
-#define FEW 4u	 /* changes of which every subset is tried */
-#define MANY 24u /* the oldest and the newest half of it are tried alone and left out alone */
-
-static unsigned count_changes(const struct sim_disk *disk)
+void sim_disk_replace(struct sim_file *f, const struct sim_store *left)
 {
-	unsigned nr = 0;
-	for (const struct sim_file *f = disk->files; f; f = f->next)
-		for (const struct sim_change *c = f->head; c; c = c->next)
-			nr++;
-	return nr;
-}
-
-unsigned sim_disk_ways(const struct sim_disk *disk)
-{
-	unsigned nr = count_changes(disk);
-	if (nr <= FEW)
-		return 1 + (1u << nr);
-	return 1 + 2 + 2 * (nr < MANY ? nr : MANY);
-}
-
-static bool way_has(unsigned way, unsigned idx, unsigned nr)
-{
-	unsigned tried = nr < MANY ? nr : MANY;
-	if (nr <= FEW)
-		return (way - 1) >> idx & 1;
-	if (way <= 2)
-		return way == 2;
-	unsigned of = (way - 3) % tried;
-	if (of >= tried / 2)
-		of += nr - tried;
-	return (of == idx) == (way - 3 < tried);
-}
-
-static void survive_chosen(struct sim_disk *disk)
-{
-	unsigned idx = 0, nr = count_changes(disk);
-	for (struct sim_file *f = disk->files; f; f = f->next) {
-		for (struct sim_change *c = f->head; c; c = c->next, idx++) {
-			if (!way_has(disk->way, idx, nr))
-				continue;
-			if (c->kind == SIM_RESIZE)
-				sim_store_resize(&f->durable, c->offset);
-			else
-				apply_torn(&f->durable, c, 100, NULL);
-		}
-	}
-}
-
-uint64_t sim_disk_hash(const struct sim_disk *disk)
-{
-	uint64_t hash = 0;
-	for (const struct sim_file *f = disk->files; f; f = f->next)
-		hash = sim_mix(hash ^ sim_store_hash(&f->now));
-	return hash;
+	drop_changes(f);
+	f->in_doubt = false;
+	sim_store_copy(&f->durable, left);
+	sim_store_copy(&f->now, left);
 }
 
 void sim_disk_crash(struct sim_disk *disk, enum sim_crash kind, struct sim_random *r)
 {
-	bool chosen = disk->way && kind == SIM_CRASH_POWER;
-	if (chosen)
-		survive_chosen(disk);
-	disk->way = 0;
 	static const unsigned chances[] = { 0, 10, 50, 50, 90, 100 };
 	for (struct sim_file *f = disk->files; f; f = f->next) {
 		unsigned percent = chances[sim_below(r, sizeof(chances) / sizeof(chances[0]))];
 		if (kind == SIM_CRASH_KILL)
 			continue;
-		for (struct sim_change *c = f->head; c && !chosen; c = c->next)
+		for (struct sim_change *c = f->head; c; c = c->next)
 			survive(&f->durable, c, percent, r);
 		drop_changes(f);
 		f->in_doubt = false;

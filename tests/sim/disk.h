@@ -37,6 +37,7 @@ struct sim_file {
 	char *path;
 	uint64_t ino;
 	struct sim_store now, durable;
+	struct sim_store left; /* scratch of ways.c */
 	struct sim_change *head, **tail;
 	unsigned readers, writers; /* open handles */
 	bool in_doubt;		   /* a sync failed */
@@ -47,8 +48,6 @@ struct sim_disk {
 	struct sim_file *files;
 	uint64_t clock; /* of deliveries and syncs */
 	uint64_t next_ino;
-	/* the next loss of power lets this subset through: below sim_disk_ways(); 0: as chance will */
-	unsigned way;
 };
 
 void sim_disk_fini(struct sim_disk *disk);
@@ -82,12 +81,7 @@ bool sim_disk_in_doubt(const struct sim_disk *disk);
  */
 void sim_disk_crash(struct sim_disk *disk, enum sim_crash kind, struct sim_random *r);
 
-/*
- * How many ways there are for the next loss of power, that of chance included: every subset of the
- * changes since the last sync if they are few; else none, all, each alone, all but each.
- */
-unsigned sim_disk_ways(const struct sim_disk *disk);
-/* Of all that the files hold now: two hosts with the same one are the same. */
-uint64_t sim_disk_hash(const struct sim_disk *disk);
+/* What power loss left of a file, by who decides that alone. */
+void sim_disk_replace(struct sim_file *f, const struct sim_store *left);
 
 #endif

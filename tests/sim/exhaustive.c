@@ -2,11 +2,17 @@
 #include "tests/sim/exhaustive.h"
 
 #include <stdio.h>
-#include <string.h>
+#include <stdlib.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
+#include "engine/base/assert.h"
 #include "tests/sim/snapshot.h"
+#include "tests/sim/sweep.h"
 
 #define CLUSTERS 6u
+#define MAX_DEPTH 4u
 
 /* ---- the kinds of images ---- */
 
@@ -37,7 +43,20 @@ static const struct {
 
 /* ---- the operations ---- */
 
-enum { OP_WRITE, OP_PART, OP_DISCARD, OP_ZEROES, OP_FLUSH, OP_FUA, OP_SNAPSHOT, OP_REOPEN, NR_OPS };
+enum {
+	OP_WRITE,
+	OP_PART,
+	OP_DISCARD,
+	OP_ZEROES,
+	OP_FLUSH,
+	OP_FUA,
+	OP_SNAPSHOT,
+	OP_REOPEN,
+	OP_BITMAP_ADD,
+	OP_BITMAP_TOGGLE,
+	OP_BITMAP_REMOVE,
+	NR_OPS
+};
 
 static struct sim_action action_of(unsigned op, uint64_t cluster)
 {
@@ -63,9 +82,24 @@ static struct sim_action action_of(unsigned op, uint64_t cluster)
 					    .queue = 1 };
 	case OP_SNAPSHOT:
 		return (struct sim_action){ .kind = SIM_LIVE, .length = SIM_SNAPSHOT_CREATE };
-	default:
+	case OP_REOPEN:
 		return (struct sim_action){ .kind = SIM_REOPEN };
+	default:
+		return (struct sim_action){ .kind = SIM_BITMAP, .length = op - OP_BITMAP_ADD };
 	}
+}
+
+/* Is there such a thing for this kind of image? */
+static bool has(unsigned kind, unsigned op)
+{
+	const struct sim_config *c = &kinds[kind].config;
+	if (op == OP_SNAPSHOT)
+		return !c->data_file;
+	if (op == OP_BITMAP_ADD)
+		return c->version != 2 && !c->block_device;
+	if (op > OP_BITMAP_ADD)
+		return c->bitmap;
+	return true;
 }
 
 static void add(struct sim_script *script, struct sim_action a)
@@ -73,16 +107,15 @@ static void add(struct sim_script *script, struct sim_action a)
 	sim_script_add(script, &a);
 }
 
-/* The first clusters hold data; then the sequence, at once or one by one; then the image is closed. */
-static void make(struct sim_script *script, unsigned kind, const unsigned *ops, unsigned nr,
-		 unsigned serial)
+/* An image whose first clusters hold data. */
+static void make(struct sim_script *script, unsigned kind, uint64_t seed)
 {
 	struct sim_config *c = &script->config;
 	*script = (struct sim_script){ .config = kinds[kind].config };
 	/* what is not shared is half new, so that a part of a cluster is copied or filled up */
 	unsigned written = kinds[kind].snapshot ? 4 : 2;
 	uint64_t cluster = 1ull << c->cluster_bits;
-	c->seed = serial;
+	c->seed = seed;
 	c->size_bytes = c->backing_bytes = CLUSTERS * cluster;
 	c->version = c->version ? c->version : 3;
 	c->refcount_bits = c->refcount_bits ? c->refcount_bits : 16;
@@ -90,6 +123,9 @@ static void make(struct sim_script *script, unsigned kind, const unsigned *ops, 
 	c->depth = 4;
 	c->cache_bytes = 1;
 	c->reserve_bytes = 1;
+	c->limits.ring_own = 128;
+	c->limits.ring = 192;
+	c->limits.release_batch = 16;
 	c->limits.bounces = 2;
 	c->limits.inflated = 2;
 	add(script, (struct sim_action){ .kind = SIM_GUEST_WRITE, .length = written * cluster });
@@ -99,58 +135,201 @@ static void make(struct sim_script *script, unsigned kind, const unsigned *ops, 
 	add(script, (struct sim_action){ .kind = SIM_FLUSH });
 	add(script, (struct sim_action){ .kind = SIM_DRAIN });
 	c->sweep = script->nr + 1;
-	for (unsigned i = 0; i < nr; i++) {
-		struct sim_action a = action_of(ops[i], cluster);
-		a.flags |= serial % 2 ? SIM_EAGER : 0;
-		add(script, a);
-		if (serial % 2 == 0)
-			add(script, (struct sim_action){ .kind = SIM_DRAIN });
-	}
-	add(script, (struct sim_action){ .kind = SIM_REOPEN });
 }
 
-static int run_one(unsigned kind, const unsigned *ops, unsigned nr, unsigned serial,
-		   const struct sim_child_options *options)
-{
+/* ---- processes ---- */
+
+#define SECONDS 300u /* of an action's own time */
+#define SAID 3	     /* exit status: it failed, and the script is printed */
+
+/* The image as it stands, with a sequence so far; a process of its own for each that goes on. */
+struct tree {
+	unsigned kind;
 	struct sim_script script;
-	make(&script, kind, ops, nr, serial);
-	int status = sim_run_child(&script, options, NULL);
-	if (status) {
-		fprintf(stderr, "cow_sim: FAILED (%d): %s, sequence %u\n", status, kinds[kind].name,
-			serial);
-		sim_script_print(&script, stdout);
-	}
-	sim_script_fini(&script);
-	return status;
+	struct sim_run *run;
+};
+
+/* In a process: runs what the script has got. */
+static void go_on(struct tree *t)
+{
+	sim_sweep_limit(SECONDS);
+	sim_run_actions(t->run);
+	sim_sweep_limit(0);
 }
 
-static int all_of_length(unsigned kind, unsigned nr, unsigned *serial,
-			 const struct sim_child_options *options)
+static _Noreturn void run_to_its_end(struct tree *t)
 {
-	unsigned total = 1, ops[8];
-	for (unsigned i = 0; i < nr; i++)
-		total *= NR_OPS;
-	for (unsigned n = 0; n < total; n++) {
-		for (unsigned i = 0, rest = n; i < nr; i++, rest /= NR_OPS)
-			ops[i] = rest % NR_OPS;
-		/* the last one needs no opening again: it is closed anyhow */
-		if (ops[nr - 1] != OP_REOPEN && run_one(kind, ops, nr, ++*serial, options))
-			return 1;
-	}
-	return 0;
+	struct sim_stats stats;
+	go_on(t);
+	sim_run_end(t->run, &stats);
+	exit(0); /* not _exit: the leak checker runs */
 }
 
-int sim_exhaustive(unsigned depth, const struct sim_child_options *options)
+/* Who sees it first says so: ends this process, as it ends those above. */
+static void must_be_sound(const struct tree *t, pid_t pid)
 {
-	unsigned serial = 0;
-	for (unsigned kind = 0; kind < NR_KINDS; kind++) {
-		for (unsigned nr = 1; nr <= depth; nr++)
-			if (all_of_length(kind, nr, &serial, options))
-				return 1;
-		printf("%s: sound, %u sequences so far\n", kinds[kind].name, serial);
+	int status;
+	cow_assert(pid > 0 && waitpid(pid, &status, 0) == pid);
+	if (!status)
+		return;
+	if (!WIFEXITED(status) || WEXITSTATUS(status) != SAID) {
+		fprintf(stderr, "cow_sim: FAILED (status %#x): %s\n", (unsigned)status,
+			kinds[t->kind].name);
+		sim_script_print(&t->script, stdout);
 		fflush(stdout);
 	}
-	printf("cow_sim: %u sequences of up to %u operations, power lost at every host operation\n",
-	       serial, depth);
+	_exit(SAID);
+}
+
+/* True in the process that was forked for one more action. */
+static bool branch(struct tree *t, struct sim_action a)
+{
+	unsigned nr = t->script.nr;
+	uint64_t sweep = t->script.config.sweep;
+	add(&t->script, a);
+	if (a.kind != SIM_REOPEN && !(a.flags & SIM_EAGER))
+		add(&t->script, (struct sim_action){ .kind = SIM_DRAIN });
+	t->script.config.sweep = nr + 1;
+	pid_t pid = fork();
+	if (!pid)
+		return true;
+	must_be_sound(t, pid);
+	t->script.nr = nr;
+	t->script.config.sweep = sweep;
+	return false;
+}
+
+/* A sequence is over: the image is closed. */
+static void close_image(struct tree *t)
+{
+	t->run->sweep->counts.sequences++;
+	if (branch(t, (struct sim_action){ .kind = SIM_REOPEN }))
+		run_to_its_end(t);
+}
+
+/* ---- sequences ---- */
+
+/* One by one: what sequences have in common at their beginning is done once. */
+static void one_by_one(struct tree *t, unsigned depth)
+{
+	uint64_t cluster = 1ull << t->script.config.cluster_bits;
+	for (unsigned op = 0; op < NR_OPS; op++) {
+		/* the last one needs no opening again: it is closed anyhow */
+		if (!has(t->kind, op) || (depth == 1 && op == OP_REOPEN) ||
+		    !branch(t, action_of(op, cluster)))
+			continue;
+		go_on(t);
+		if (op != OP_REOPEN)
+			close_image(t);
+		if (depth > 1)
+			one_by_one(t, depth - 1);
+		_exit(0);
+	}
+}
+
+/* All at once: a command has those that follow it up to the next one beside it. */
+static void all_at_once(struct tree *t, const unsigned *ops, unsigned nr)
+{
+	uint64_t cluster = 1ull << t->script.config.cluster_bits;
+	unsigned before = t->script.nr;
+	for (unsigned i = 0; i < nr; i++) {
+		struct sim_action a = action_of(ops[i], cluster);
+		a.flags |= SIM_EAGER;
+		add(&t->script, a);
+	}
+	add(&t->script, (struct sim_action){ .kind = SIM_REOPEN });
+	t->run->sweep->counts.sequences++;
+	pid_t pid = fork();
+	if (!pid)
+		run_to_its_end(t);
+	must_be_sound(t, pid);
+	t->script.nr = before;
+}
+
+static void every_sequence(struct tree *t, unsigned *ops, unsigned nr, unsigned depth)
+{
+	for (ops[nr] = 0; ops[nr] < NR_OPS; ops[nr]++) {
+		if (!has(t->kind, ops[nr]))
+			continue;
+		if (nr + 1 < depth)
+			every_sequence(t, ops, nr + 1, depth);
+		else if (ops[nr] != OP_REOPEN)
+			all_at_once(t, ops, depth);
+	}
+}
+
+static _Noreturn void run_kind(unsigned kind, unsigned depth, const struct sim_run_options *options)
+{
+	struct tree t = { .kind = kind };
+	unsigned ops[MAX_DEPTH];
+	make(&t.script, kind, 1 + kind);
+	t.run = sim_run_begin(&t.script, options);
+	go_on(&t);
+	one_by_one(&t, depth);
+	for (unsigned nr = 2; nr <= depth; nr++)
+		every_sequence(&t, ops, 0, nr);
+	_exit(0);
+}
+
+static uint64_t cpu_ms(void)
+{
+	struct rusage u;
+	getrusage(RUSAGE_CHILDREN, &u);
+	return 1000 * (uint64_t)(u.ru_utime.tv_sec + u.ru_stime.tv_sec) +
+	       (uint64_t)(u.ru_utime.tv_usec + u.ru_stime.tv_usec) / 1000;
+}
+
+static void say(const char *what, const struct sim_sweep_counts *c, uint64_t ms)
+{
+	printf("%s: %llu sequences, power lost at %llu moments in %llu ways, %llu different "
+	       "states checked, %llu.%llu s of processor time\n",
+	       what, (unsigned long long)c->sequences, (unsigned long long)c->moments,
+	       (unsigned long long)c->ways, (unsigned long long)c->states,
+	       (unsigned long long)(ms / 1000), (unsigned long long)(ms % 1000 / 100));
+	fflush(stdout);
+}
+
+static void add_counts(struct sim_sweep_counts *sum, const struct sim_sweep_counts *c)
+{
+	sum->sequences += c->sequences;
+	sum->moments += c->moments;
+	sum->ways += c->ways;
+	sum->states += c->states;
+}
+
+static int do_kind(unsigned kind, unsigned depth, const struct sim_run_options *options,
+		   struct sim_sweep_counts *sum)
+{
+	struct sim_run_options mine = *options;
+	struct sim_sweep *sweep = sim_sweep_new();
+	uint64_t before = cpu_ms();
+	int status;
+	mine.sweep = sweep;
+	fflush(NULL);
+	pid_t pid = fork();
+	if (!pid)
+		run_kind(kind, depth, &mine);
+	cow_assert(pid > 0 && waitpid(pid, &status, 0) == pid);
+	if (status)
+		fprintf(stderr, "cow_sim: %s: not sound (status %#x)\n", kinds[kind].name,
+			(unsigned)status);
+	say(kinds[kind].name, &sweep->counts, cpu_ms() - before);
+	add_counts(sum, &sweep->counts);
+	sim_sweep_free(sweep);
+	return status ? 1 : 0;
+}
+
+int sim_exhaustive(unsigned depth, unsigned only, const struct sim_run_options *options)
+{
+	struct sim_sweep_counts sum = { 0 };
+	if (depth > MAX_DEPTH || only > NR_KINDS) {
+		fprintf(stderr, "cow_sim: at most %u operations, kinds 1 to %zu\n", MAX_DEPTH,
+			NR_KINDS);
+		return 2;
+	}
+	for (unsigned kind = 0; kind < NR_KINDS; kind++)
+		if ((!only || only == kind + 1) && do_kind(kind, depth, options, &sum))
+			return 1;
+	say("cow_sim", &sum, cpu_ms());
 	return 0;
 }

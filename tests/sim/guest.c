@@ -194,7 +194,7 @@ void sim_guest_abandon(struct sim_run *run)
 void sim_guest_verify(struct sim_run *run)
 {
 	uint64_t size = run->script->config.size_bytes, piece = 256 << 10;
-	uint8_t *buf = cow_buf_alloc(piece);
+	uint8_t *buf = cow_buf_alloc(size < piece ? size : piece);
 	char text[700];
 	cow_assert(buf);
 	for (uint64_t off = 0; off < size && !run->world.powered_off; off += piece) {

@@ -37,7 +37,8 @@ struct cow_queue *sim_image_queue(struct sim_run *run, unsigned q)
 
 static int open_queues(struct sim_run *run)
 {
-	for (unsigned q = 0; q < run->script->config.queues; q++)
+	/* each takes memory: what a swept state needs is made when it is needed */
+	for (unsigned q = 0; q < run->script->config.queues && !run->swept; q++)
 		sim_image_queue(run, q);
 	return 0;
 }

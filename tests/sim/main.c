@@ -8,7 +8,7 @@
  *   cow_sim --seed N --shrink            a short script that fails like seed N, on standard output
  *   cow_sim --script FILE [--trace]      replay one
  *   cow_sim --seed N --runs N --qemu P   QEMU's opinion about P % of the crash states (second.h)
- *   cow_sim --exhaustive N               every sequence of up to N operations (exhaustive.h)
+ *   cow_sim --exhaustive N [--kind K]    every sequence of up to N operations (exhaustive.h)
  */
 #include <getopt.h>
 #include <stdlib.h>
@@ -26,7 +26,7 @@ struct arguments {
 	struct sim_plan plan;
 	struct sim_child_options child;
 	const char *script;
-	unsigned exhaustive;
+	unsigned exhaustive, kind;
 	bool shrink, print, keep_going;
 };
 
@@ -38,6 +38,7 @@ static const struct option options[] = {
 	{ "crash-every", required_argument, NULL, 'c' },
 	{ "actions", required_argument, NULL, 'a' },
 	{ "exhaustive", required_argument, NULL, 'x' },
+	{ "kind", required_argument, NULL, 'i' },
 	{ "script", required_argument, NULL, 'f' },
 	{ "dump", required_argument, NULL, 'd' },
 	{ "qemu", required_argument, NULL, 'q' },
@@ -55,7 +56,8 @@ static int usage(void)
 			"[--crash-every N] "
 			"[--actions N] [--no-faults] [--qemu PERCENT]\n"
 			"               [--keep-going] [--trace] [--dump DIR] [--print | --shrink] "
-			"[--script FILE]\n");
+			"[--script FILE]\n"
+			"               --exhaustive N [--kind K]\n");
 	return 2;
 }
 
@@ -86,6 +88,9 @@ static bool set_option(struct arguments *a, int c)
 		break;
 	case 'x':
 		a->exhaustive = (unsigned)n;
+		break;
+	case 'i':
+		a->kind = (unsigned)n;
 		break;
 	case 'd':
 		a->child.run.dump_dir = optarg;
@@ -270,7 +275,7 @@ int main(int argc, char **argv)
 	if (optind != argc)
 		return usage();
 	if (a.exhaustive)
-		return sim_exhaustive(a.exhaustive, &a.child);
+		return sim_exhaustive(a.exhaustive, a.kind, &a.child.run);
 	if (a.script)
 		return run_file(&a);
 	if (a.shrink)

@@ -178,9 +178,10 @@ static void create_prepared(struct sim_run *run)
 /* Of a size that is sometimes too small, full of what its last owner left there. */
 static void make_block_device(struct sim_run *run)
 {
-	uint64_t bytes =
-		(run->script->config.size_bytes * (1 + sim_below(&run->random, 3)) + (6u << 20)) &
-		~4095ull;
+	const struct sim_config *c = &run->script->config;
+	/* every loss of power looks at all of it: little more than the image takes */
+	uint64_t more = c->sweep ? 64u << 10 : 6u << 20;
+	uint64_t bytes = (c->size_bytes * (1 + sim_below(&run->random, 3)) + more) & ~4095ull;
 	struct sim_file *f = sim_disk_create(&run->world.disk, TOP);
 	uint8_t *old = malloc(bytes);
 	cow_assert(old);

@@ -2,6 +2,7 @@
 #include "tests/sim/run.h"
 
 #include <errno.h>
+#include <malloc.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
@@ -119,6 +120,8 @@ static void recover(struct sim_run *run)
 		drain(run);
 		sim_image_close(run);
 	}
+	if (run->swept)
+		sim_sweep_states(run);
 	do {
 		bool was_power = run->world.crash_kind == SIM_CRASH_POWER;
 		sim_world_power_on(&run->world);
@@ -288,6 +291,9 @@ static void act(struct sim_run *run, const struct sim_action *a)
 	case SIM_DRAIN:
 		drain(run);
 		break;
+	case SIM_BITMAP:
+		sim_bitmap_command(run, a);
+		break;
 	case SIM_QUEUE_LEAVES:
 		sim_image_queue_leaves(run, a->queue % (unsigned)run->script->config.queues);
 		break;
@@ -304,7 +310,7 @@ static void linger(struct sim_run *run, const struct sim_action *a)
 		sim_world_step(&run->world);
 }
 
-static void run_actions(struct sim_run *run)
+void sim_run_actions(struct sim_run *run)
 {
 	for (; run->action_idx < run->script->nr; run->action_idx++) {
 		const struct sim_action *a = &run->script->actions[run->action_idx];
@@ -326,8 +332,6 @@ static void power_off_hook(struct sim_world *world)
 	struct sim_run *run = current;
 	sim_model_crash(&run->model);
 	sim_guest_abandon(run);
-	if (run->swept)
-		sim_sweep_settled(run);
 }
 
 static void event_hook(struct sim_world *world)
@@ -368,6 +372,34 @@ static void setup(struct sim_run *run, const struct sim_script *script, bool tra
 	run->world.on_event = c->sweep ? event_hook : NULL;
 }
 
+/*
+ * Images are opened and closed over and over: the pages are kept. Not those of a process that forks:
+ * each child would have to copy what it clears.
+ */
+static void keep_pages(const struct sim_script *script)
+{
+	mallopt(M_MMAP_THRESHOLD, script->config.sweep ? 128 << 10 : 4 << 20);
+	if (!script->config.sweep)
+		mallopt(M_TRIM_THRESHOLD, 1 << 30);
+}
+
+struct sim_run *sim_run_begin(const struct sim_script *script,
+			      const struct sim_run_options *options)
+{
+	struct sim_run *run = calloc(1, sizeof(*run));
+	cow_assert(run);
+	keep_pages(script);
+	current = run;
+	run->dump_dir = options->dump_dir;
+	run->second_percent = options->second_percent;
+	run->sweep = options->sweep;
+	if (script->config.sweep && !run->sweep)
+		run->sweep = sim_sweep_new();
+	cow_log_set_sink(options->trace ? NULL : keep_line, COW_LOG_INFO);
+	setup(run, script, options->trace);
+	return run;
+}
+
 static void finish(struct sim_run *run, struct sim_stats *stats)
 {
 	run->world.power_off_at = 0;
@@ -387,17 +419,8 @@ static void finish(struct sim_run *run, struct sim_stats *stats)
 	sim_world_fini(&run->world);
 }
 
-void sim_run_script(const struct sim_script *script, struct sim_stats *stats,
-		    const struct sim_run_options *options)
+void sim_run_end(struct sim_run *run, struct sim_stats *stats)
 {
-	struct sim_run *run = calloc(1, sizeof(*run));
-	cow_assert(run);
-	current = run;
-	run->dump_dir = options->dump_dir;
-	run->second_percent = options->second_percent;
-	cow_log_set_sink(options->trace ? NULL : keep_line, COW_LOG_INFO);
-	setup(run, script, options->trace);
-	run_actions(run);
 	run->finishing = true;
 	drain(run);
 	if (run->world.powered_off)
@@ -405,4 +428,12 @@ void sim_run_script(const struct sim_script *script, struct sim_stats *stats,
 	finish(run, stats);
 	current = NULL;
 	free(run);
+}
+
+void sim_run_script(const struct sim_script *script, struct sim_stats *stats,
+		    const struct sim_run_options *options)
+{
+	struct sim_run *run = sim_run_begin(script, options);
+	sim_run_actions(run);
+	sim_run_end(run, stats);
 }

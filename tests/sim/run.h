@@ -92,8 +92,8 @@ struct sim_run {
 	unsigned action_idx;
 	bool seen_power_off;
 	bool swept; /* a process of its own, forked to lose power at one moment of a sweep */
-	/* swept: hashes of the hosts that other ways left at this moment, shared with them */
-	uint64_t *seen;
+	/* what losses of power have left so far; NULL: nothing is swept */
+	struct sim_sweep *sweep;
 	bool finishing; /* nothing is swept any more */
 	struct sim_stats stats;
 	const char *dump_dir;	 /* where a failing run leaves the host's files; may be NULL */
@@ -105,8 +105,15 @@ struct sim_run_options {
 	bool trace;
 	const char *dump_dir;
 	unsigned second_percent;
+	struct sim_sweep *sweep; /* of a script that is swept; NULL: one of its own */
 };
 
+/* In parts: the script may grow by sim_script_add() when all of it is done. */
+struct sim_run *sim_run_begin(const struct sim_script *script,
+			      const struct sim_run_options *options);
+void sim_run_actions(struct sim_run *run);
+void sim_run_end(struct sim_run *run, struct sim_stats *stats);
+/* All of it. */
 void sim_run_script(const struct sim_script *script, struct sim_stats *stats,
 		    const struct sim_run_options *options);
 

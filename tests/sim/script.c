@@ -26,10 +26,10 @@ void sim_script_fini(struct sim_script *script)
 
 /* ---- text ---- */
 
-static const char *const names[SIM_NR_ACTIONS] = { "read",	  "write", "flush",    "discard",
-						   "zeroes",	  "crash", "reopen",   "fault",
-						   "full",	  "drain", "snapshot", "live",
-						   "queue-leaves" };
+static const char *const names[SIM_NR_ACTIONS] = { "read",	   "write", "flush",	"discard",
+						   "zeroes",	   "crash", "reopen",	"fault",
+						   "full",	   "drain", "snapshot", "live",
+						   "queue-leaves", "bitmap" };
 
 static const struct {
 	const char *name;

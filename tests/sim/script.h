@@ -88,6 +88,7 @@ enum sim_action_kind {
 	 */
 	SIM_LIVE,
 	SIM_QUEUE_LEAVES, /* its thread ends, for another one */
+	SIM_BITMAP, /* command (length: enum sim_bitmap_what) on the dirty bitmap of the running image */
 	SIM_NR_ACTIONS
 };
 

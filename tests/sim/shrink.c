@@ -2,7 +2,6 @@
 #include "tests/sim/shrink.h"
 
 #include <fcntl.h>
-#include <malloc.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -19,9 +18,6 @@ static _Noreturn void child(const struct sim_script *script,
 		dup2(null, 2);
 	}
 	alarm(options->seconds);
-	/* opening and closing images over and over: keep the pages */
-	mallopt(M_MMAP_THRESHOLD, 4 << 20);
-	mallopt(M_TRIM_THRESHOLD, 1 << 30);
 	sim_run_script(script, stats, &options->run);
 	exit(0); /* not _exit: the leak checker runs */
 }

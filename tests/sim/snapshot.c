@@ -41,7 +41,7 @@ static void verify_opened(struct sim_run *run, struct cow_image *image, const st
 {
 	uint64_t size = run->script->config.size_bytes, piece = 256 << 10;
 	struct cow_queue *queue;
-	uint8_t *buf = cow_buf_alloc(piece);
+	uint8_t *buf = cow_buf_alloc(size < piece ? size : piece);
 	cow_assert(buf);
 	if (cow_image_geometry(image)->size_bytes != size)
 		sim_fail("snapshot %s: has another size", t->name);
@@ -97,7 +97,7 @@ void sim_snapshot_choose(struct sim_run *run, const struct sim_action *a, struct
 	else if (c->what == SIM_SNAPSHOT_CREATE && run->nr_taken == SIM_MAX_TAKEN)
 		c->what = SIM_SNAPSHOT_DELETE;
 	if (c->what == SIM_SNAPSHOT_APPLY &&
-	    run->bitmap.base[0]) /* refused: the bitmap would be wrong */
+	    run->bitmap.dirty) /* refused: the bitmap would be wrong */
 		c->what = SIM_SNAPSHOT_DELETE;
 	bool create = c->what == SIM_SNAPSHOT_CREATE;
 	c->idx = create ? run->nr_taken : a->queue % run->nr_taken;

@@ -106,19 +106,20 @@ void sim_store_resize(struct sim_store *s, uint64_t size_bytes)
 	s->size_bytes = size_bytes;
 }
 
-/* A chunk of zeros counts as none. */
-uint64_t sim_store_hash(const struct sim_store *s)
+uint64_t sim_store_sum(const struct sim_store *s, uint64_t offset, uint64_t length, uint64_t salt)
 {
-	uint64_t hash = sim_mix(s->size_bytes);
-	for (size_t i = 0; i < s->nr_chunks; i++) {
-		uint64_t sum = 0, word;
-		for (size_t at = 0; s->chunks[i] && at < CHUNK; at += sizeof(word)) {
-			memcpy(&word, s->chunks[i] + at, sizeof(word));
-			sum += word ? sim_mix(word ^ sim_mix(at)) : 0;
+	uint64_t sum = 0, word;
+	for (uint64_t end = offset + length; offset < end;) {
+		uint64_t n = piece(offset, end - offset);
+		const uint8_t *chunk = chunk_at(s, offset);
+		for (uint64_t at = 0; chunk && at < n; at += sizeof(word)) {
+			memcpy(&word, chunk + (offset + at) % CHUNK, sizeof(word));
+			if (word)
+				sum += sim_mix(word ^ sim_mix(offset + at + (salt << 48)));
 		}
-		hash = sum ? sim_mix(hash ^ sum ^ sim_mix(i)) : hash;
+		offset += n;
 	}
-	return hash;
+	return sum;
 }
 
 bool sim_store_is_hole(const struct sim_store *s, uint64_t offset)

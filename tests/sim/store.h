@@ -24,7 +24,11 @@ void sim_store_read(const struct sim_store *s, uint64_t offset, void *buf, uint6
 void sim_store_write(struct sim_store *s, uint64_t offset, const void *buf, uint64_t length);
 void sim_store_zero(struct sim_store *s, uint64_t offset, uint64_t length);
 void sim_store_resize(struct sim_store *s, uint64_t size_bytes);
-uint64_t sim_store_hash(const struct sim_store *s);
+/*
+ * Of all words there, each at its place (salt: of its file): sums of parts add up to that of the
+ * whole. Aligned to 8; zeros count nothing.
+ */
+uint64_t sim_store_sum(const struct sim_store *s, uint64_t offset, uint64_t length, uint64_t salt);
 /* Nothing stands in the chunk around offset: a write there takes new space. */
 bool sim_store_is_hole(const struct sim_store *s, uint64_t offset);
 

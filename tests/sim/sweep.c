@@ -1,14 +1,95 @@
 /* SPDX-License-Identifier: MIT */
 #include "tests/sim/sweep.h"
 
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/time.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "engine/base/assert.h"
+#include "tests/sim/expected.h"
+#include "tests/sim/run.h"
+#include "tests/sim/ways.h"
 
-#define MAX_SEEN 256u /* more than there are ways */
+#define SLOTS (1ull << 24) /* pages that are not used take no memory */
+#define PROBES 64u
+#define SECONDS 120u /* of a process that lost power */
+
+struct state {
+	unsigned way;
+	uint64_t hash;
+};
+
+/* Of the moment that this process is at. */
+static struct {
+	struct sim_ways ways;
+	struct state states[SIM_SWEEP_MAX_WAYS]; /* that nobody has seen yet */
+	unsigned nr;
+} at;
+
+/* ---- what has been seen ---- */
+
+static size_t table_bytes(void)
+{
+	return sizeof(struct sim_sweep) + SLOTS * sizeof(uint64_t);
+}
+
+struct sim_sweep *sim_sweep_new(void)
+{
+	struct sim_sweep *sweep = mmap(NULL, table_bytes(), PROT_READ | PROT_WRITE,
+				       MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	cow_assert(sweep != MAP_FAILED);
+	return sweep;
+}
+
+void sim_sweep_free(struct sim_sweep *sweep)
+{
+	if (sweep)
+		munmap(sweep, table_bytes());
+}
+
+/* True if it had been seen. */
+static bool saw(struct sim_sweep *sweep, uint64_t hash)
+{
+	hash |= !hash;
+	for (unsigned i = 0; i < PROBES; i++) {
+		uint64_t *slot = &sweep->seen[(hash + i) & (SLOTS - 1)];
+		if (*slot == hash)
+			return true;
+		if (!*slot) {
+			*slot = hash;
+			return false;
+		}
+	}
+	sweep->full++;
+	return false;
+}
+
+static void look(struct sim_run *run)
+{
+	struct sim_sweep *sweep = run->sweep;
+	uint64_t expected = sim_expected_hash(run);
+	sim_ways_begin(&at.ways, &run->world);
+	at.nr = 0;
+	for (unsigned way = 0; way < at.ways.nr && at.nr < SIM_SWEEP_MAX_WAYS; way++) {
+		uint64_t hash = sim_mix(sim_ways_leave(&at.ways, way) ^ expected);
+		if (!saw(sweep, hash))
+			at.states[at.nr++] = (struct state){ .way = way, .hash = hash };
+	}
+	sweep->counts.moments++;
+	sweep->counts.ways += at.ways.nr;
+	sweep->counts.states += at.nr;
+}
+
+/* ---- processes ---- */
+
+void sim_sweep_limit(unsigned seconds)
+{
+	const struct itimerval limit = { .it_value.tv_sec = seconds };
+	cow_assert(setitimer(ITIMER_PROF, &limit, NULL) == 0);
+}
 
 /* 0: the child is sound */
 static int wait_for(pid_t pid)
@@ -19,61 +100,57 @@ static int wait_for(pid_t pid)
 	return status;
 }
 
-/*
- * What was in flight is done, in part, and no further: a process for each way to lose it, one after
- * the other.
- */
-static void lose_in_every_way(struct sim_world *world)
+static void lose_power(struct sim_run *run)
 {
-	unsigned nr = sim_disk_ways(&world->disk);
-	for (unsigned way = 0; way < nr; way++) {
-		pid_t pid = fork();
-		if (!pid) {
-			world->disk.way = way;
-			return;
-		}
-		if (wait_for(pid)) {
-			fprintf(stderr, "  power lost before host operation %llu, way %u of %u\n",
-				(unsigned long long)world->events, way, nr);
-			_exit(1);
-		}
-	}
-	_exit(0);
+	struct sim_world *world = &run->world;
+	run->swept = true;
+	sim_sweep_limit(SECONDS);
+	world->crash_kind = SIM_CRASH_POWER;
+	world->undecided = true;
+	sim_world_power_off(world);
 }
 
 void sim_sweep_event(struct sim_run *run)
 {
-	struct sim_world *world = &run->world;
 	if (run->swept || run->finishing || run->action_idx + 1 < run->script->config.sweep)
 		return;
-	if (!run->seen) {
-		run->seen = mmap(NULL, MAX_SEEN * sizeof(*run->seen), PROT_READ | PROT_WRITE,
-				 MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-		cow_assert(run->seen != MAP_FAILED);
+	look(run);
+	if (at.nr) {
+		pid_t pid = fork();
+		if (!pid) {
+			lose_power(run);
+			return;
+		}
+		if (wait_for(pid))
+			_exit(1);
 	}
-	memset(run->seen, 0, MAX_SEEN * sizeof(*run->seen));
-	pid_t pid = fork();
-	if (!pid) {
-		run->swept = true;
-		world->random.state += world->events;
-		world->crash_kind = SIM_CRASH_POWER;
-		world->on_loss = lose_in_every_way;
-		sim_world_power_off(world);
-		world->on_loss = NULL;
-		return;
-	}
-	if (wait_for(pid))
-		_exit(1);
+	sim_ways_end(&at.ways);
 }
 
-void sim_sweep_settled(struct sim_run *run)
+/* What is left decides by itself what is done with it: the same as in any other run. */
+static void settle(struct sim_run *run, const struct state *state)
 {
-	uint64_t hash = sim_disk_hash(&run->world.disk) | 1;
-	unsigned i = 0;
-	while (i < MAX_SEEN && run->seen[i] && run->seen[i] != hash)
-		i++;
-	if (i < MAX_SEEN && run->seen[i])
-		_exit(0);
-	if (i < MAX_SEEN)
-		run->seen[i] = hash;
+	run->world.undecided = false;
+	sim_sweep_limit(SECONDS);
+	sim_ways_settle(&at.ways, state->way);
+	run->random.state = state->hash;
+	run->world.random.state = sim_mix(state->hash);
+}
+
+void sim_sweep_states(struct sim_run *run)
+{
+	for (unsigned i = 0; i < at.nr; i++) {
+		pid_t pid = fork();
+		if (!pid) {
+			settle(run, &at.states[i]);
+			return;
+		}
+		if (wait_for(pid)) {
+			fprintf(stderr, "  power lost before host operation %llu, way %u of %u\n",
+				(unsigned long long)run->world.events, at.states[i].way,
+				at.ways.nr);
+			_exit(1);
+		}
+	}
+	_exit(0);
 }

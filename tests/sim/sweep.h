@@ -1,17 +1,44 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Power lost before every host operation of a run, each time in every way that sim_disk_ways()
- * knows: processes forked there, while the run itself goes on. Ways that leave the same host are
- * tried once.
+ * Power lost before every host operation of a run, each time in every way that ways.h knows.
+ *
+ * A way is looked at as a hash first, of what it would leave on the host and of what the model then
+ * demands: what has been seen is not tried again, in this run or another one that shares the table.
+ * For the rest a process is forked in which power goes, and the engine runs into the wall; from it
+ * one for each of them, that opens and checks what is left. The run itself goes on.
  */
 #ifndef SIM_SWEEP_H
 #define SIM_SWEEP_H
 
-#include "tests/sim/run.h"
+#include <stdbool.h>
+#include <stdint.h>
+
+struct sim_run;
+
+#define SIM_SWEEP_MAX_WAYS 512u
+
+struct sim_sweep_counts {
+	uint64_t sequences; /* counted by exhaustive.c */
+	uint64_t moments;   /* host operations before which power was lost */
+	uint64_t ways;	    /* in which it was */
+	uint64_t states;    /* of them, that nobody had seen: these were opened and checked */
+};
+
+/* Shared by all processes that come from the one that made it; one at a time runs. */
+struct sim_sweep {
+	struct sim_sweep_counts counts;
+	uint64_t full; /* times that the table had no room: counted in states again */
+	uint64_t seen[];
+};
+
+struct sim_sweep *sim_sweep_new(void);
+void sim_sweep_free(struct sim_sweep *sweep);
 
 /* A host operation is about to take effect. Returns in the run, and in each process that lost power. */
 void sim_sweep_event(struct sim_run *run);
-/* What survived is settled: ends the process if another one has seen the same. */
-void sim_sweep_settled(struct sim_run *run);
+/* In a process that lost power, once the image is closed: returns in one process for each state. */
+void sim_sweep_states(struct sim_run *run);
+/* Ends the process, after so many seconds of its own time, without its children's. */
+void sim_sweep_limit(unsigned seconds);
 
 #endif

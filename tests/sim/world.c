@@ -277,9 +277,8 @@ bool sim_world_step(struct sim_world *world)
 
 /* ---- power ---- */
 
-void sim_world_power_off(struct sim_world *world)
+static void lose(struct sim_world *world)
 {
-	cow_assert(!world->powered_off);
 	for (unsigned l = 0; l < world->nr_loops; l++) {
 		struct sim_loop *loop = world->loops[l];
 		for (unsigned i = 0; i < loop->nr_pending; i++)
@@ -288,9 +287,14 @@ void sim_world_power_off(struct sim_world *world)
 	}
 	if (sim_disk_in_doubt(&world->disk))
 		world->crash_kind = SIM_CRASH_POWER;
-	if (world->on_loss)
-		world->on_loss(world);
 	sim_disk_crash(&world->disk, world->crash_kind, &world->random);
+}
+
+void sim_world_power_off(struct sim_world *world)
+{
+	cow_assert(!world->powered_off);
+	if (!world->undecided)
+		lose(world);
 	world->powered_off = true;
 	world->power_off_at = 0;
 	world->power_off_sync = 0;

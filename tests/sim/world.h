@@ -80,10 +80,9 @@ struct sim_world {
 	/* transfers started now are left lying for about so many steps; 0: as chance will have it */
 	uint64_t hold_steps;
 	enum sim_crash crash_kind;
+	bool undecided;	  /* what a loss of power leaves is decided later: sim_ways_settle() */
 	bool powered_off; /* every operation fails without effect, the disk shows what survived */
 	struct sim_faults faults;
-	/* power goes off: what survives is not settled yet */
-	void (*on_loss)(struct sim_world *world);
 	void (*on_power_off)(struct sim_world *world);
 	void (*on_step)(struct sim_world *world);
 	void (*on_event)(struct sim_world *world); /* a host operation is about to take effect */
@@ -107,6 +106,8 @@ void sim_world_power_on(struct sim_world *world);
 void sim_execute(struct sim_world *world, struct sim_pending *p);
 void sim_execute_part(struct sim_world *world, struct sim_pending *p); /* caught by power loss */
 uint64_t sim_checksum(const struct cow_io *io);
+/* What is still to be written, as one piece (free). */
+uint8_t *sim_gather(const struct cow_io *io);
 
 /* host.c */
 extern const struct cow_host_ops sim_host_ops;

@@ -64,8 +64,7 @@ static void copy_in(const struct cow_io *io, struct sim_file *f, uint64_t length
 	}
 }
 
-/* length bytes of the vector, skipping the first skip ones, as one piece; to be freed. */
-static uint8_t *gather(const struct cow_io *io)
+uint8_t *sim_gather(const struct cow_io *io)
 {
 	uint64_t length = rest_length(io), at = 0;
 	uint8_t *data = malloc(length ? length : 1);
@@ -114,7 +113,7 @@ static int64_t do_write(struct sim_world *world, struct sim_pending *p)
 {
 	struct cow_io *io = p->io;
 	uint64_t length = maybe_short(world, io, rest_length(io));
-	uint8_t *data = gather(io);
+	uint8_t *data = sim_gather(io);
 	sim_file_write(sim_file_of(io->file), rest_offset(io), data, length, p);
 	free(data);
 	return (int64_t)length;
@@ -126,7 +125,7 @@ static void write_part(struct sim_world *world, struct sim_pending *p)
 	struct cow_io *io = p->io;
 	uint64_t length = rest_length(io), off = rest_offset(io);
 	unsigned percent = (unsigned)sim_below(&world->random, 101);
-	uint8_t *data = gather(io);
+	uint8_t *data = sim_gather(io);
 	for (uint64_t at = 0; at < length; at += SECTOR) {
 		uint64_t n = length - at < SECTOR ? length - at : SECTOR;
 		if (sim_chance(&world->random, percent))
