@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* cowblk resize: give an image that is not attached another disk size. */
+/* cowblk resize: give an image another disk size, on its device too where it is attached. */
 #include "daemon/cli/commands.h"
 #include "daemon/options/cmd.h"
 
@@ -7,6 +7,7 @@
 #include <ctype.h>
 #include <string.h>
 
+#include "daemon/client/ask_resize.h"
 #include "daemon/options/args.h"
 #include "daemon/options/named.h"
 #include "daemon/control/target.h"
@@ -94,17 +95,18 @@ int cow_cmd_resize(int argc, char **argv)
 	static const struct argp argp = {
 		.options = options,
 		.parser = parse_option,
-		.args_doc = "IMAGE [+|-]SIZE",
-		.doc = "Give the disk of IMAGE, which is not attached, another size: SIZE bytes "
+		.args_doc = "IMAGE|DEVICE [+|-]SIZE",
+		.doc = "Give a disk another size: SIZE bytes "
 		       "(k, M, G, T: powers of 1024), or that much more "
 		       "or less.\v"
-		       "Make a file system smaller before its disk, and larger after it. A crash "
+		       "Make a file system smaller before its disk, and larger after it. An "
+		       "attached one can become larger, mounted too (Linux 6.16). A crash "
 		       "leaves the image as it was or as it shall be.",
 	};
 	struct arguments a = { 0 };
 	struct cow_error err = { 0 };
 	struct cow_loop *loop;
-	uint32_t id;
+	struct cow_target target = { 0 };
 	a.size = negative_size(&argc, argv);
 	struct cow_args args = { 0 };
 	cow_args_parse(&argp, COW_ARGS_QUIET | COW_ARGS_FORMAT, argc, argv, &args, &a);
@@ -113,9 +115,10 @@ int cow_cmd_resize(int argc, char **argv)
 			     a.size);
 		return COW_EXIT_USAGE;
 	}
-	if (cow_target_image(a.image, &id, 1) > 0)
-		return cow_cmd_fail("%s: is attached as /dev/ublkb%u: detach it first", a.image,
-				    id);
+	if (cow_target_is_ambiguous(a.image))
+		return cow_cmd_fail_ambiguous(a.image);
+	if (cow_target_writer(a.image, &target))
+		return cow_ask_resize(target, &a.options);
 	if (cow_loop_plain_new(&loop))
 		return cow_cmd_fail("out of memory");
 	int ret = resize(&a, loop, &err);

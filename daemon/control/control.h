@@ -7,6 +7,7 @@
  *   {"cmd":"requests"}               see serve_requests.h; bytes follow the line of the answer
  *   {"cmd":"snapshot",...}           see serve_snapshot.h
  *   {"cmd":"bitmap",...}             see serve_bitmap.h; bytes may follow the line of the answer
+ *   {"cmd":"resize",...}             see serve_resize.h
  *   {"cmd":"detach","force":false}   {"ok":true} when the image is closed, or {"ok":false,"error":"..."}; the connection
  *                                    ends when the daemon has
  *

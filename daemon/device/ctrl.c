@@ -173,6 +173,11 @@ int cow_ctrl_queue_cpus(struct cow_ctrl *ctrl, uint32_t id, unsigned queue, cpu_
 	return run_command(ctrl, UB_CMD_GET_QUEUE_AFFINITY, &cmd);
 }
 
+int cow_ctrl_set_size(struct cow_ctrl *ctrl, uint32_t id, uint64_t bytes)
+{
+	return run_plain(ctrl, UB_CMD_UPDATE_SIZE, id, bytes >> 9);
+}
+
 int cow_ctrl_start(struct cow_ctrl *ctrl, uint32_t id, pid_t daemon)
 {
 	return run_plain(ctrl, UB_CMD_START_DEV, id, (uint64_t)daemon);

@@ -42,6 +42,8 @@ COW_MUST_CHECK int cow_ctrl_get_info(struct cow_ctrl *ctrl, uint32_t id, struct 
 /* The CPUs that submit to a queue. */
 COW_MUST_CHECK int cow_ctrl_queue_cpus(struct cow_ctrl *ctrl, uint32_t id, unsigned queue,
 				       cpu_set_t *cpus);
+/* Of a device that is started; -EOPNOTSUPP without UB_F_UPDATE_SIZE. */
+COW_MUST_CHECK int cow_ctrl_set_size(struct cow_ctrl *ctrl, uint32_t id, uint64_t bytes);
 /* Every tag of every queue must be fetched, or this waits for ever. */
 COW_MUST_CHECK int cow_ctrl_start(struct cow_ctrl *ctrl, uint32_t id, pid_t daemon);
 /* Flushes, waits for requests in flight (the queues must serve), aborts the fetches. */

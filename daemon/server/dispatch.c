@@ -36,7 +36,8 @@ struct cow_dispatch {
 	enum state state;
 	uint64_t now_ms, accept_ms, tell_ms;
 	uint64_t nr_tickets;
-	int signo; /* to be served; 0: none */
+	int signo;	     /* to be served; 0: none */
+	uint64_t size_bytes; /* of the disk, if it has become larger; else 0 */
 	bool busy;
 	bool keeper_lost;
 	struct cow_requests requests;
@@ -99,6 +100,7 @@ static const char *kind_text(enum cow_job_kind kind)
 		[COW_JOB_STOP] = "stopping the device",
 		[COW_JOB_SNAPSHOT] = "changing snapshots",
 		[COW_JOB_BITMAP] = "working on dirty bitmaps",
+		[COW_JOB_RESIZE] = "making the disk larger",
 		[COW_JOB_CLOSE] = COW_CONTROL_CLOSING,
 	};
 	return texts[kind];
@@ -120,6 +122,8 @@ static struct json_object *status_reply(const struct cow_dispatch *d)
 	struct json_object *reply = cow_record_to_json(d->config.record);
 	const char *state = ending ? "detaching" : failure ? "failed" : "live", *at = doing(d);
 	json_object_object_add(reply, "ok", json_object_new_boolean(true));
+	if (d->size_bytes)
+		json_object_object_add(reply, "size", json_object_new_uint64(d->size_bytes));
 	json_object_object_add(reply, "state", json_object_new_string(state));
 	json_object_object_add(reply, "failure", failure ? json_object_new_string(failure) : NULL);
 	cow_health_show(reply, ending ? NULL : d->config.device->image);
@@ -151,6 +155,12 @@ static void want_requests(struct cow_dispatch *d, struct cow_client *client)
 		answer(d, client, cow_control_error("is being detached"));
 }
 
+static bool is_job(const char *cmd)
+{
+	return !strcmp(cmd, "detach") || !strcmp(cmd, "snapshot") || !strcmp(cmd, "bitmap") ||
+	       !strcmp(cmd, "resize");
+}
+
 /*
  * What needs no job is answered at once. What is in a temporary overlay, snapshots and bitmaps too,
  * ends with the device: it would look kept.
@@ -165,9 +175,9 @@ static void answer_at_once(struct cow_dispatch *d, struct cow_client *client)
 		answer(d, client, status_reply(d));
 	else if (!strcmp(cmd, "requests"))
 		want_requests(d, client);
-	else if (strcmp(cmd, "detach") && strcmp(cmd, "snapshot") && strcmp(cmd, "bitmap"))
+	else if (!is_job(cmd))
 		answer(d, client, cow_control_error("unknown request"));
-	else if (d->config.record->temporary && strcmp(cmd, "detach"))
+	else if (d->config.record->temporary && strcmp(cmd, "detach") && strcmp(cmd, "resize"))
 		answer(d, client,
 		       cow_control_error("is a temporary overlay, which keeps neither snapshots "
 					 "nor bitmaps: detach it and name the image"));
@@ -343,6 +353,7 @@ static void start_job(struct cow_dispatch *d)
 		post(d,
 		     !strcmp(cmd, "detach")	? COW_JOB_STOP
 		     : !strcmp(cmd, "snapshot") ? COW_JOB_SNAPSHOT
+		     : !strcmp(cmd, "resize")	? COW_JOB_RESIZE
 						: COW_JOB_BITMAP,
 		     client);
 	}
@@ -377,6 +388,8 @@ static void job_over(struct cow_dispatch *d)
 	json_object_put(job->request);
 	d->busy = false;
 	d->asker = NULL;
+	if (job->kind == COW_JOB_RESIZE)
+		d->size_bytes = cow_control_number(job->reply, "size");
 	if (asker && job->kind == COW_JOB_STOP && job->ret == -ECANCELED && d->signo) {
 		/* The signal stops it first: then this client hears how that went. */
 		asker->state = COW_CLIENT_WAITING;

@@ -18,6 +18,7 @@ enum cow_job_kind {
 	COW_JOB_STOP,	  /* a detach, or a signal that asks for one */
 	COW_JOB_SNAPSHOT, /* serve_snapshot.h */
 	COW_JOB_BITMAP,	  /* serve_bitmap.h */
+	COW_JOB_RESIZE,	  /* serve_resize.h */
 	COW_JOB_CLOSE,	  /* the last one: the device has stopped */
 };
 

@@ -19,6 +19,7 @@
 #include "daemon/control/control.h"
 #include "daemon/server/dispatch.h"
 #include "daemon/server/job.h"
+#include "daemon/server/serve_resize.h"
 #include "daemon/server/serve_snapshot.h"
 #include "daemon/server/serve_bitmap.h"
 #include "daemon/control/record.h"
@@ -157,6 +158,9 @@ static void run_job(struct server *server, struct cow_job *job)
 		break;
 	case COW_JOB_BITMAP:
 		cow_serve_bitmap(server->device.image, server->device.loop, job);
+		break;
+	case COW_JOB_RESIZE:
+		cow_serve_resize(server->device.image, server->device.loop, job);
 		break;
 	case COW_JOB_CLOSE:
 		close_device(server, job);

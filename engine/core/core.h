@@ -81,6 +81,17 @@ void cow_core_note_cut(struct cow_core *core, struct cow_loop *loop);
 /* Looks at the host file's length first. False: cut. */
 bool cow_core_is_whole(struct cow_core *core, struct cow_loop *loop);
 
+/* The disk's size, which grows under a freeze: requests are looked at before they are admitted. */
+static inline uint64_t cow_core_size_bytes(const struct cow_core *core)
+{
+	return __atomic_load_n(&core->g.size_bytes, __ATOMIC_RELAXED);
+}
+
+static inline void cow_core_set_size_bytes(struct cow_core *core, uint64_t bytes)
+{
+	__atomic_store_n(&core->g.size_bytes, bytes, __ATOMIC_RELAXED);
+}
+
 static inline bool cow_core_is_failed(struct cow_core *core)
 {
 	return atomic_load_explicit(&core->failed, memory_order_acquire);

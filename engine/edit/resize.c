@@ -74,14 +74,25 @@ static bool nothing_behind(const struct cow_edit *e, uint64_t first)
 	return true;
 }
 
+static int backing_shows(struct cow_edit *e, const char *path)
+{
+	return cow_error_set(e->err, -ENOTSUP,
+			     "backing file %s: is longer than the disk, and would show behind its "
+			     "old end: use qemu-img resize, which writes zeros there",
+			     path);
+}
+
 /* A backing file that is longer than the disk was would come to light behind its old end. */
-static int check_backing(struct cow_edit *e, const uint8_t *cluster)
+static int check_backing(struct cow_edit *e, const struct cow_resize_options *options,
+			 const uint8_t *cluster)
 {
 	char name[1024];
 	uint64_t bytes;
 	int ret = cow_reference_backing_name(cluster, &e->header, name, e->err);
 	if (ret || !name[0])
 		return ret;
+	if (options->backing_bytes)
+		return *options->backing_bytes > e->header.size_bytes ? backing_shows(e, name) : 0;
 	if (!e->ext.has_backing_format)
 		return cow_error_set(
 			e->err, -EINVAL,
@@ -92,11 +103,7 @@ static int check_backing(struct cow_edit *e, const uint8_t *cluster)
 	ret = cow_load_disk_size(e->file->host, e->loop, path, e->ext.backing_format, &bytes,
 				 e->err);
 	if (!ret && bytes > e->header.size_bytes)
-		ret = cow_error_set(e->err, -ENOTSUP,
-				    "backing file %s: is longer than the disk, and would show "
-				    "behind its old end: "
-				    "use qemu-img resize, which writes zeros there",
-				    path);
+		ret = backing_shows(e, path);
 	free(path);
 	return ret;
 }
@@ -233,14 +240,15 @@ static int shrink(struct cow_edit *e, uint64_t size)
 
 /* ---- both ---- */
 
-static int change(struct cow_edit *e, const uint8_t *cluster, uint64_t size)
+static int change(struct cow_edit *e, const struct cow_resize_options *options,
+		  const uint8_t *cluster, uint64_t size)
 {
 	int ret = 0;
 	if (!nothing_behind(e, cow_header_l1_entries(&e->header, e->header.size_bytes)))
 		return cow_error_set(e->err, -ENOTSUP,
 				     "the disk has VM state behind its end: use qemu-img resize");
 	if (size > e->header.size_bytes)
-		ret = check_backing(e, cluster);
+		ret = check_backing(e, options, cluster);
 	if (!ret)
 		ret = size > e->header.size_bytes ? grow(e, size) : shrink(e, size);
 	if (!ret)
@@ -249,6 +257,14 @@ static int change(struct cow_edit *e, const uint8_t *cluster, uint64_t size)
 		return ret;
 	e->header.size_bytes = size;
 	return cow_edit_commit(e);
+}
+
+int cow_resize_check(const struct cow_header *h, const struct cow_extensions *ext,
+		     const struct cow_resize_options *options, uint64_t *size_bytes,
+		     struct cow_error *err)
+{
+	int ret = new_size(h, options, size_bytes, err);
+	return ret || *size_bytes == h->size_bytes ? ret : refuse(h, ext, err);
 }
 
 int cow_resize(struct cow_loop *loop, struct cow_file *file,
@@ -264,15 +280,13 @@ int cow_resize(struct cow_loop *loop, struct cow_file *file,
 		return ret;
 	ret = cow_extensions_decode(cluster, &h, &ext, err);
 	if (!ret)
-		ret = refuse(&h, &ext, err);
-	if (!ret)
-		ret = new_size(&h, options, &size, err);
+		ret = cow_resize_check(&h, &ext, options, &size, err);
 	if (ret || size == h.size_bytes)
 		goto out;
 	ret = cow_edit_open(&e, loop, file, err);
 	if (ret)
 		goto out;
-	ret = change(&e, cluster, size);
+	ret = change(&e, options, cluster, size);
 	cow_edit_close(&e);
 out:
 	free(cluster);

@@ -16,11 +16,21 @@
 #include "engine/base/result.h"
 #include "engine/loop/loop.h"
 
+struct cow_header;
+struct cow_extensions;
+
 struct cow_resize_options {
 	uint64_t bytes; /* the new size, or the difference */
 	int sign;	/* 0: the new size; else the difference's sign */
 	bool shrink;	/* may lose what lies behind the new end */
+	/* of the backing file's disk, where that is open; NULL: it is opened here */
+	const uint64_t *backing_bytes;
 };
+
+/* The size that it will be; what the header alone says against it. The same size is never refused. */
+COW_MUST_CHECK int cow_resize_check(const struct cow_header *h, const struct cow_extensions *ext,
+				    const struct cow_resize_options *options, uint64_t *size_bytes,
+				    struct cow_error *err);
 
 /*
  * Refused: shrinking without `shrink`; dirty bitmaps; an external data file; snapshots in version

@@ -145,19 +145,6 @@ static void fini(struct cow_live *x)
 
 /* ---- beside the requests ---- */
 
-/* Features that we do not keep true go before our first write, as before a request's. */
-static int say_that_we_write(struct cow_live *x)
-{
-	struct cow_image *image = x->image;
-	if (atomic_load(&image->core.ready_for_write))
-		return 0;
-	cow_core_note_writing(&image->core);
-	int ret = cow_image_write_back(image, x->loop);
-	if (!ret)
-		atomic_store(&image->core.ready_for_write, true);
-	return ret;
-}
-
 static bool is_drained(struct cow_live *x)
 {
 	return cow_quarantine_extents(&x->image->quarantine) <= DRAINED_EXTENTS &&
@@ -221,7 +208,7 @@ static int all_rounds(struct cow_live *x)
 static int prepare(struct cow_live *x)
 {
 	cow_writeback_watch(&x->image->meta.writeback, &x->written);
-	int ret = cow_live_trouble(x, say_that_we_write(x));
+	int ret = cow_live_trouble(x, cow_live_say_writing(x->image, x->loop));
 	if (!ret)
 		ret = cow_live_find_places(x);
 	if (!ret && x->s->what == COW_LIVE_DELETE) {

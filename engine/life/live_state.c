@@ -6,6 +6,8 @@
 #include <inttypes.h>
 #include <string.h>
 
+#include "engine/life/close.h"
+
 uint32_t cow_live_clusters(const struct cow_live *x, uint64_t bytes)
 {
 	return (uint32_t)((bytes + x->image->core.g.cluster_bytes - 1) >>
@@ -26,6 +28,17 @@ int cow_live_trouble(struct cow_live *x, int ret)
 		return -EAGAIN;
 	if (ret && ret != -ENOSPC)
 		cow_error_set(x->err, ret, "%s", strerror(-ret));
+	return ret;
+}
+
+int cow_live_say_writing(struct cow_image *image, struct cow_loop *loop)
+{
+	if (atomic_load(&image->core.ready_for_write))
+		return 0;
+	cow_core_note_writing(&image->core);
+	int ret = cow_image_write_back(image, loop);
+	if (!ret)
+		atomic_store(&image->core.ready_for_write, true);
 	return ret;
 }
 

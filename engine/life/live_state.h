@@ -64,6 +64,8 @@ uint32_t cow_live_clusters(const struct cow_live *x, uint64_t bytes);
 COW_MUST_CHECK int cow_live_corrupt(struct cow_live *x, uint64_t off, const char *rule);
 /* delta, or allocation: err says so. */
 COW_MUST_CHECK int cow_live_trouble(struct cow_live *x, int ret);
+/* Features that we do not keep true go before our first write, as before a request's. */
+COW_MUST_CHECK int cow_live_say_writing(struct cow_image *image, struct cow_loop *loop);
 bool cow_live_cancelled(const struct cow_live *x);
 /* From the first of these parts of a cluster to the last. */
 struct cow_shadow_part cow_live_span(const struct cow_live *x, uint64_t parts);

@@ -90,7 +90,7 @@ int cow_meta_open(struct cow_meta *meta, struct cow_core *core, struct cow_loop 
 	const struct cow_header *h = &core->header;
 	meta->core = core;
 	int ret = load_table(meta, loop, &meta->l1, h->l1_off, h->l1_entries,
-			     cow_header_l1_entries(h, h->size_bytes), "L1 table", err);
+			     QCOW2_MAX_L1_BYTES / 8, "L1 table", err);
 	if (!ret)
 		ret = mark_tables_past_end(meta, err);
 	if (!ret)

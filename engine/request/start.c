@@ -171,7 +171,7 @@ static const struct cow_step step_admit = { "admit", admit };
 
 static bool valid(const struct cow_op *op, uint64_t length)
 {
-	uint64_t size = op->queue->image->core.g.size_bytes;
+	uint64_t size = cow_core_size_bytes(&op->queue->image->core);
 	if (op->kind == COW_OP_FLUSH)
 		return true;
 	return !((op->off | length) & 511) && op->off <= size && length <= size - op->off;

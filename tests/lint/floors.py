@@ -12,7 +12,7 @@ import subprocess
 import sys
 
 PUBLIC = {"engine/" + name for name in """
-    life/image.h life/live.h life/live_bitmap.h life/image_memory.h life/freeze.h life/info.h request/kind.h request/queue.h
+    life/image.h life/live.h life/live_bitmap.h life/live_resize.h life/image_memory.h life/freeze.h life/info.h request/kind.h request/queue.h
     request/inspect.h create/create.h check/check.h snapshot/snapshot.h snapshot/snapshot_list.h snapshot/snapshot_select.h bitmap/bitmap.h bitmap/dirty.h edit/amend.h edit/resize.h crypt/secret.h
     crypt/luks.h crypt/luks_format.h loop/loop.h loop/loop_plain.h loop/loop_uring.h host/file.h host/lock.h host/path.h host/system.h base/assert.h base/error.h base/log.h
     base/number.h base/pages.h base/result.h tool/disk.h tool/walk.h tool/compare.h tool/convert.h tool/convert_target.h
@@ -24,7 +24,7 @@ ENGINE = {
     "snapshot": "base host format loop core edit", "bitmap": "base host format loop core meta edit",
     "image": "base host format loop core meta space compress crypt bitmap",
     "request": "base host format loop core meta space compress crypt bitmap image",
-    "life": "base host format loop core meta space compress crypt bitmap image request check snapshot",
+    "life": "base host format loop core meta space compress crypt bitmap image request check edit snapshot",
     "tool": "base host format loop core crypt create edit bitmap image request life",
 }
 DAEMON = {"holders": "", "device": "holders", "control": "", "server": "holders device control",

@@ -6,6 +6,7 @@
 #include "engine/loop/loop.h"
 #include "tests/sim/random.h"
 #include "tests/sim/script.h"
+#include "tests/sim/snapshot.h"
 
 #define SECTOR 512u
 
@@ -417,6 +418,9 @@ static void live_action(struct sim_random *r, const struct sim_plan *plan,
 {
 	struct sim_action a = { .kind = SIM_LIVE, .length = sim_chance(r, 60) ? 0 : 2 };
 	a.queue = (unsigned)sim_below(r, SIM_MAX_TAKEN);
+	/* Takes no random number, as add_bitmap(). */
+	if (script->config.seed / 7 % 3 == 1 && a.queue < 2)
+		a.length = SIM_GROW;
 	if (plan->crash_every && sim_chance(r, 40)) {
 		a.offset = 1 + sim_below(r, sim_chance(r, 50) ? 30 : 300);
 		a.flags = sim_chance(r, 40) ? SIM_KILL : 0;

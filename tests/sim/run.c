@@ -360,6 +360,7 @@ static void setup(struct sim_run *run, const struct sim_script *script, bool tra
 	sim_loop_leave(run->visitor);
 	for (unsigned q = 0; q < c->queues; q++)
 		run->queue_loops[q] = sim_loop_new(&run->world);
+	run->size_bytes = c->size_bytes;
 	sim_model_init(&run->model, c->size_bytes / SIM_SECTOR);
 	sim_image_create(run);
 	run->world.trace = trace;

@@ -34,6 +34,7 @@ struct sim_stats {
 	uint64_t bitmaps, believed; /* cleared or made; found not to be in use */
 	uint64_t live,
 		all_frozen; /* commands on the running image; those done all under a freeze */
+	uint64_t grown;	    /* disks, while they were in use */
 	uint64_t snapshots, snapshots_lost; /* commands that took effect; that power was lost in */
 	uint64_t ops, crashes, kills, reopens, failed_ops, injected, full, events, repairs, growths;
 };
@@ -42,12 +43,14 @@ struct sim_stats {
 struct sim_taken {
 	char name[16];
 	struct sim_shot *shot;
+	uint64_t size_bytes; /* of the disk */
 };
 
 /* A snapshot command under way, or cut off by the loss of power. */
 struct sim_command {
-	unsigned what; /* enum sim_snapshot_what */
-	unsigned idx;  /* of the snapshot in run->taken */
+	unsigned what;	     /* enum sim_snapshot_what */
+	uint64_t size_bytes; /* GROW: that the disk gets */
+	unsigned idx;	     /* of the snapshot in run->taken */
 	char name[16];
 	int result;
 	struct cow_error err;
@@ -85,6 +88,7 @@ struct sim_run {
 	unsigned nr_taken;
 	struct sim_command live; /* the last command under a freeze */
 	bool frozen;		 /* it runs */
+	uint64_t size_bytes;	 /* of the disk: what lies behind the script's size is not used */
 	bool may_give_up;	 /* who asked for it may go */
 	atomic_bool gave_up;
 	struct sim_bitmap bitmap;

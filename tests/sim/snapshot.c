@@ -43,7 +43,7 @@ static void verify_opened(struct sim_run *run, struct cow_image *image, const st
 	struct cow_queue *queue;
 	uint8_t *buf = cow_buf_alloc(size < piece ? size : piece);
 	cow_assert(buf);
-	if (cow_image_geometry(image)->size_bytes != size)
+	if (cow_image_geometry(image)->size_bytes != t->size_bytes)
 		sim_fail("snapshot %s: has another size", t->name);
 	if (cow_queue_new(image, &run->control->base, 2, &queue))
 		sim_fail("cannot make a queue");
@@ -138,9 +138,11 @@ void sim_snapshot_take_effect(struct sim_run *run, struct sim_command *c)
 		struct sim_taken *t = &run->taken[run->nr_taken++];
 		memcpy(t->name, c->name, sizeof(t->name));
 		t->shot = c->shot;
+		t->size_bytes = run->size_bytes;
 		c->shot = NULL;
 	} else if (c->what == SIM_SNAPSHOT_APPLY) {
 		sim_shot_apply(run->taken[c->idx].shot, &run->model);
+		run->size_bytes = run->taken[c->idx].size_bytes;
 	} else {
 		sim_shot_free(run->taken[c->idx].shot);
 		run->taken[c->idx] = run->taken[--run->nr_taken];

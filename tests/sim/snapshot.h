@@ -9,7 +9,8 @@
 
 #include "tests/sim/run.h"
 
-enum sim_snapshot_what { SIM_SNAPSHOT_CREATE, SIM_SNAPSHOT_APPLY, SIM_SNAPSHOT_DELETE };
+/* GROW: no snapshot, but a larger disk, on the running image only. */
+enum sim_snapshot_what { SIM_SNAPSHOT_CREATE, SIM_SNAPSHOT_APPLY, SIM_SNAPSHOT_DELETE, SIM_GROW };
 
 /* The image is closed, what it holds is settled. Ends with the power on and the image closed. */
 void sim_snapshot_command(struct sim_run *run, const struct sim_action *action);

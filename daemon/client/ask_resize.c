@@ -1,0 +1,73 @@
+/* SPDX-License-Identifier: MIT */
+#include "daemon/client/ask_resize.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "daemon/client/ask.h"
+#include "daemon/options/cmd.h"
+#include "daemon/control/control.h"
+#include "daemon/device/ctrl.h"
+
+static int ask(struct cow_target target, const struct cow_resize_options *options, uint64_t *bytes)
+{
+	struct cow_talk talk;
+	struct json_object *request = json_object_new_object(), *reply, *pause;
+	json_object_object_add(request, "cmd", json_object_new_string("resize"));
+	json_object_object_add(request, "bytes", json_object_new_uint64(options->bytes));
+	json_object_object_add(request, "sign", json_object_new_int(options->sign));
+	int status = cow_ask(&talk, target, request, &reply);
+	cow_talk_close(&talk);
+	if (status)
+		return status;
+	*bytes = cow_control_number(reply, "size");
+	if (isatty(STDERR_FILENO) && json_object_object_get_ex(reply, "pause_ms", &pause) &&
+	    json_object_get_double(pause) > 0)
+		fprintf(stderr, "requests waited for %.1f ms\n", json_object_get_double(pause));
+	json_object_put(reply);
+	return 0;
+}
+
+/* The device may have gone, and its number have come to another, since it was named. */
+static int tell_kernel(struct cow_ctrl *ctrl, struct cow_target target, uint64_t bytes)
+{
+	struct ub_dev_info info;
+	int ret = cow_ctrl_get_info(ctrl, target.id, &info);
+	if (!ret && target.cookie && info.ublksrv_flags != target.cookie)
+		ret = -ENODEV;
+	return ret ? ret : cow_ctrl_set_size(ctrl, target.id, bytes);
+}
+
+static int resize(struct cow_ctrl *ctrl, struct cow_target target,
+		  const struct cow_resize_options *options)
+{
+	uint64_t bytes;
+	if (!(ctrl->features & UB_F_UPDATE_SIZE))
+		return cow_cmd_fail("/dev/ublkb%u: this kernel cannot change the size of an "
+				    "attached device (Linux 6.16 can): detach it first",
+				    target.id);
+	int status = ask(target, options, &bytes);
+	if (status)
+		return status;
+	int ret = tell_kernel(ctrl, target, bytes);
+	return ret ? cow_cmd_fail(
+			     "/dev/ublkb%u: its image has %" PRIu64
+			     " bytes now, but the kernel has not taken that: %s: say it again, "
+			     "or detach and attach it",
+			     target.id, bytes, strerror(-ret))
+		   : 0;
+}
+
+int cow_ask_resize(struct cow_target target, const struct cow_resize_options *options)
+{
+	struct cow_error err = { 0 };
+	struct cow_ctrl ctrl;
+	if (cow_ctrl_open(&ctrl, &err))
+		return cow_cmd_fail("%s", err.text);
+	int status = resize(&ctrl, target, options);
+	cow_ctrl_close(&ctrl);
+	return status;
+}

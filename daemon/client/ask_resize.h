@@ -1,0 +1,17 @@
+/* SPDX-License-Identifier: MIT */
+/* A larger disk for an attached image, seen by the kernel too: see daemon/server/serve_resize.h. */
+#ifndef COW_ASK_RESIZE_H
+#define COW_ASK_RESIZE_H
+
+#include "daemon/control/target.h"
+#include "engine/base/result.h"
+#include "engine/edit/resize.h"
+
+/*
+ * First the image, then the kernel's device; nothing is changed where the kernel cannot. Said again
+ * after an interruption it does what is left. Tells errors; exit status.
+ */
+COW_MUST_CHECK int cow_ask_resize(struct cow_target target,
+				  const struct cow_resize_options *options);
+
+#endif

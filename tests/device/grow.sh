@@ -1,0 +1,119 @@
+#!/usr/bin/env bash
+# resize of an attached disk: file systems and partitions on it follow while they are in use, requests go on, the image is sound.
+# needs: fio resize2fs xfs_growfs btrfs blkid
+. "$(dirname "$0")/lib.sh"
+need fio
+
+bytes_of() { blockdev --getsize64 "$1"; }
+sized() { qemu-img info -U --output=json "$1" | grep -m 1 -o '"virtual-size": [0-9]*' | tr -dc 0-9; }
+# is_size BYTES IMAGE: device, image and list say so.
+is_size()
+{
+	[ "$(bytes_of "$dev")" = "$1" ] || fail "$dev has $(bytes_of "$dev") bytes, not $1"
+	[ "$(sized "$2")" = "$1" ] || fail "$2 has $(sized "$2") bytes, not $1"
+	"$cowblk" list --json | grep -q "\"size\": $1" || fail "list does not say $1: $("$cowblk" list --json)"
+}
+grow() { "$cowblk" resize "$@" 2>said || fail "resize $*: $(cat said)"; }
+
+"$cowblk" create disk.qcow2 256M
+attach dev disk.qcow2
+if ! "$cowblk" resize "$dev" 512M 2>said; then
+	# Before Linux 6.16: said so, and nothing has changed.
+	short && grep -q 'this kernel cannot change the size' said || fail "resize: $(cat said)"
+	is_size $((256 << 20)) disk.qcow2
+	detach "$dev"
+	check_clean disk.qcow2
+	say "this kernel cannot: said so"
+	exit 0
+fi
+is_size $((512 << 20)) disk.qcow2
+grow disk.qcow2 +512M
+grow "$dev" 1G
+is_size $((1 << 30)) disk.qcow2
+must_fail 'cannot become smaller while it is attached' "$cowblk" resize --shrink disk.qcow2 512M
+must_fail 'cannot become smaller' "$cowblk" resize "$dev" -1M
+must_fail 'multiple of 512' "$cowblk" resize "$dev" +1
+must_fail 'too large|63' "$cowblk" resize "$dev" 7E
+"$cowblk" bitmap add disk.qcow2 b
+must_fail 'dirty bitmaps' "$cowblk" resize "$dev" +1M
+is_size $((1 << 30)) disk.qcow2
+detach "$dev"
+attach dev disk.qcow2 --read-only
+must_fail 'not writable|read-only' "$cowblk" resize "$dev" +1M
+detach "$dev"
+check_clean disk.qcow2
+
+# Mounted file systems; a snapshot keeps its size; L1 moves several times: one entry for 2 MiB of 4 KiB clusters.
+for fs in ext4 xfs btrfs; do
+	rm -f disk.qcow2
+	"$cowblk" create -o cluster_size=4k disk.qcow2 400M
+	attach dev disk.qcow2
+	mkfs.$fs -q "$dev" >/dev/null 2>&1
+	mount_on "$dev" mnt
+	head -c 8M /dev/urandom >mnt/old
+	cp mnt/old old
+	sync -f mnt
+	"$cowblk" snapshot create disk.qcow2 small >/dev/null
+	fio --name=beside --directory=mnt --rw=randwrite --bs=4k --size=6m --verify=crc32c --do_verify=1 --verify_fatal=1 --time_based=0 \
+		--loops=2 --ioengine=psync --output=fio.log >/dev/null 2>&1 &
+	writer=$!
+	for size in 600M 601M 1100M 2200M; do
+		grow "$dev" $size
+		case $fs in
+		ext4) resize2fs "$dev" >said 2>&1 ;;
+		xfs) xfs_growfs mnt >said 2>&1 ;;
+		btrfs) btrfs filesystem resize max mnt >said 2>&1 ;;
+		esac || fail "$fs does not grow to $size: $(cat said)"
+	done
+	wait $writer || fail "fio beside it on $fs: $(grep -iE 'verify|err' fio.log | head -3)"
+	is_size $((2200 << 20)) disk.qcow2
+	[ "$(df -k --output=size mnt | tail -1)" -gt $((2000 << 10)) ] || fail "$fs has only $(df -k --output=size mnt | tail -1) KiB"
+	fallocate -l 1700M mnt/large || fail "$fs is full"
+	dd if=/dev/zero of=mnt/large bs=1M count=8 seek=1692 conv=notrunc,fsync status=none || fail "$fs: cannot write behind its old end"
+	cmp mnt/old old || fail "$fs: a file changed"
+	umount mnt
+	"$cowblk" snapshot list disk.qcow2 | grep -q small || fail "the snapshot is gone"
+	detach "$dev"
+	check_clean disk.qcow2
+	attach dev disk.qcow2 --read-only --snapshot small
+	[ "$(bytes_of "$dev")" = $((400 << 20)) ] || fail "the snapshot has $(bytes_of "$dev") bytes"
+	detach "$dev"
+	"$cowblk" snapshot delete disk.qcow2 small
+	check_clean disk.qcow2
+	say "$fs grew from 400 to 2200 MiB, mounted and written to"
+done
+
+# A partition, an overlay, an encrypted one; what was cut off of the last cluster does not come back.
+rm -f disk.qcow2
+printf 'a passphrase' >key
+"$cowblk" create -o encrypt.format=luks,encrypt.iter-time=10 --key-file key secret.qcow2 64M
+attach dev secret.qcow2 --key-file key
+grow "$dev" 96M
+head -c 1M /dev/urandom >random
+dd if=random of="$dev" bs=1M seek=95 oflag=direct status=none
+cmp -n $((1 << 20)) -i $((95 << 20)):0 "$dev" random || fail "an encrypted disk does not keep what lies behind its old end"
+detach "$dev"
+"$cowblk" check secret.qcow2 >/dev/null 2>&1 || fail "cowblk check secret.qcow2: status $?"
+"$cowblk" create base.qcow2 8M
+"$cowblk" create -b base.qcow2 -F qcow2 top.qcow2
+attach dev top.qcow2
+dd if=/dev/zero bs=64k count=128 status=none | tr '\0' x | dd of="$dev" bs=64k iflag=fullblock oflag=direct status=none
+detach "$dev"
+"$cowblk" resize -q --shrink top.qcow2 $(((4 << 20) + 512))
+attach dev top.qcow2
+must_fail 'longer than the disk' "$cowblk" resize "$dev" 16M
+detach "$dev"
+"$cowblk" create alone.qcow2 8M
+attach dev alone.qcow2
+dd if=/dev/zero bs=64k count=128 status=none | tr '\0' x | dd of="$dev" bs=64k iflag=fullblock oflag=direct status=none
+detach "$dev"
+"$cowblk" resize -q --shrink alone.qcow2 $(((4 << 20) + 512))
+attach dev alone.qcow2
+grow "$dev" 16M
+head -c $(((4 << 20) + 512)) /dev/zero | tr '\0' x >expected
+truncate -s 16M expected
+cmp "$dev" expected || fail "what was cut off came back"
+detach "$dev"
+check_clean alone.qcow2
+qemu-img compare -q -f qcow2 -F raw alone.qcow2 expected || fail "QEMU reads something else"
+say "refused where it cannot; encrypted; nothing cut off came back"

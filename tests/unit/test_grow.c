@@ -1,0 +1,194 @@
+/* SPDX-License-Identifier: MIT */
+/* A disk that becomes larger while it is used: what it holds then, what stands in the way, a host that refuses. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include <cmocka.h>
+
+#include "engine/base/buf.h"
+#include "engine/check/check.h"
+#include "engine/create/create.h"
+#include "engine/life/image.h"
+#include "engine/life/live_resize.h"
+#include "engine/request/kind.h"
+#include "engine/request/queue.h"
+#include "tests/unit/memory_host.h"
+
+#define CLUSTER 4096u
+#define COVERED (512u * CLUSTER) /* by an L2 table */
+
+struct fixture {
+	struct memory_host *m;
+	struct cow_image *image;
+	struct cow_queue *queue;
+	uint8_t *buf;
+};
+
+static void open_image(struct fixture *f)
+{
+	struct cow_open_options options = { .writable = true };
+	struct cow_error err = { 0 };
+	if (cow_image_open(&f->m->host, &f->m->loop, "/disk", &options, &f->image, &err))
+		fail_msg("open: %s", err.text);
+	assert_int_equal(cow_queue_new(f->image, &f->m->loop, 4, &f->queue), 0);
+}
+
+static void close_image(struct fixture *f)
+{
+	struct cow_error err = { 0 };
+	cow_queue_free(f->queue);
+	if (cow_image_close(f->image, &f->m->loop, &err))
+		fail_msg("close: %s", err.text);
+}
+
+static int setup(void **state)
+{
+	struct fixture *f = calloc(1, sizeof(*f));
+	f->m = memory_host_new();
+	cow_loop_enter(&f->m->loop);
+	f->buf = cow_buf_alloc(CLUSTER);
+	struct cow_create_options create = { .size_bytes = COVERED,
+					     .has_size = true,
+					     .cluster_bytes = CLUSTER };
+	struct cow_error err = { 0 };
+	assert_int_equal(cow_create(&f->m->host, &f->m->loop, "/disk", &create, &err), 0);
+	open_image(f);
+	*state = f;
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	struct fixture *f = *state;
+	cow_loop_enter(NULL);
+	free(f->buf);
+	memory_host_free(f->m);
+	free(f);
+	return 0;
+}
+
+static void expect_sound(struct fixture *f, bool leaks)
+{
+	struct cow_check_options options = { .repair = COW_REPAIR_NONE };
+	struct cow_check_result result;
+	struct cow_error err = { 0 };
+	struct cow_file *file;
+	assert_int_equal(f->m->host.ops->open(&f->m->host, "/disk", 0, &file, &err), 0);
+	assert_int_equal(cow_check_file(&f->m->loop, file, &options, &result, &err), 0);
+	f->m->host.ops->close(file);
+	assert_int_equal(result.corruptions, 0);
+	assert_true(leaks || !result.leaks);
+}
+
+static int grow(struct fixture *f, uint64_t bytes)
+{
+	const struct cow_resize_options options = { .bytes = bytes };
+	struct cow_error err = { 0 };
+	uint64_t now, pause_ns;
+	int ret = cow_image_resize(f->image, &f->m->loop, &options, &now, &pause_ns, &err);
+	assert_int_equal(now, cow_image_geometry(f->image)->size_bytes);
+	if (!ret)
+		assert_int_equal(now, bytes);
+	else
+		assert_true(err.text[0]);
+	return ret;
+}
+
+static void fill(struct fixture *f, uint64_t off, uint8_t value)
+{
+	memset(f->buf, value, CLUSTER);
+	assert_int_equal(cow_queue_do(f->queue, COW_OP_WRITE, 0, off, CLUSTER, f->buf), 0);
+}
+
+static void expect(struct fixture *f, uint64_t off, uint8_t value)
+{
+	memset(f->buf, 0x77, CLUSTER);
+	assert_int_equal(cow_queue_do(f->queue, COW_OP_READ, 0, off, CLUSTER, f->buf), 0);
+	for (unsigned i = 0; i < CLUSTER; i++)
+		assert_int_equal(f->buf[i], value);
+}
+
+static void test_all_there(void **state)
+{
+	struct fixture *f = *state;
+	uint64_t size = COVERED;
+	for (uint8_t i = 1; i <= 20; i++) {
+		fill(f, size - CLUSTER, i);
+		assert_int_equal(cow_queue_do(f->queue, COW_OP_READ, 0, size, 512, f->buf),
+				 -EINVAL);
+		size += i % 3 ? COVERED * 300ull : CLUSTER;
+		assert_int_equal(grow(f, size), 0);
+		expect(f, size - CLUSTER, 0);
+	}
+	assert_int_equal(grow(f, size), 0);
+	close_image(f);
+	expect_sound(f, false);
+	open_image(f);
+	assert_int_equal(cow_image_geometry(f->image)->size_bytes, size);
+	expect(f, COVERED - CLUSTER, 1);
+	close_image(f);
+}
+
+static void test_refused(void **state)
+{
+	struct fixture *f = *state;
+	assert_int_equal(grow(f, COVERED + 1), -EINVAL);
+	assert_int_equal(grow(f, COVERED - 512), -EINVAL);
+	assert_int_equal(grow(f, INT64_MAX & ~511ll), -EFBIG);
+	close_image(f);
+	expect_sound(f, false);
+}
+
+/* Each write and sync of it in turn: the size is the old one or, where nobody knows, the image is failed. */
+static void refuse_each(struct fixture *f, enum cow_io_kind kind, int error)
+{
+	bool leaks = false;
+	for (unsigned i = 0;; i++) {
+		uint64_t size = cow_image_geometry(f->image)->size_bytes + COVERED * 600ull;
+		fill(f, (i % 500) * CLUSTER, 1);
+		f->m->fail_kind = kind;
+		f->m->fail_skip = i;
+		f->m->fail_error = error;
+		int ret = grow(f, size);
+		bool met = !f->m->fail_error;
+		f->m->fail_error = 0;
+		bool failed = cow_image_failure(f->image);
+		cow_queue_free(f->queue);
+		struct cow_error err = { 0 };
+		assert_true(!cow_image_close(f->image, &f->m->loop, &err) || failed);
+		leaks |= failed; /* an image that has failed leaves some */
+		expect_sound(f, leaks);
+		open_image(f);
+		if (!failed)
+			assert_int_equal(cow_image_geometry(f->image)->size_bytes == size, !ret);
+		if (!met)
+			return;
+	}
+}
+
+static void test_full_host(void **state)
+{
+	refuse_each(*state, COW_IO_WRITE, -ENOSPC);
+	close_image(*state);
+}
+
+static void test_failing_host(void **state)
+{
+	refuse_each(*state, COW_IO_WRITE, -EIO);
+	refuse_each(*state, COW_IO_SYNC, -EIO);
+	close_image(*state);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test_setup_teardown(test_all_there, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_refused, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_full_host, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_failing_host, setup, teardown),
+	};
+	return cmocka_run_group_tests_name("grow", tests, NULL, NULL);
+}
