@@ -46,8 +46,8 @@ int bench_batch_run(struct bench_batch *batch)
 		size_t running = batch->next - batch->finished;
 		if (!running)
 			continue;
-		int ret = cow_loop_run(batch->loop,
-				       running == batch->depth || batch->next == batch->nr);
+		bool wait = running == batch->depth || batch->next == batch->nr;
+		int ret = wait ? cow_loop_run(batch->loop) : cow_loop_poll(batch->loop);
 		if (ret)
 			return ret;
 	}

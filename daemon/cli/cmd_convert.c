@@ -334,7 +334,7 @@ static int to_pipe(struct arguments *a, struct cow_convert *c, struct cow_error 
 static int prepare(struct cow_tool *tool, struct cow_error *err)
 {
 	struct arguments *a = (struct arguments *)tool;
-	return cow_secrets_load(&a->secrets, a->out, true, err);
+	return cow_secrets_load(&a->secrets, a->out, COW_PROMPT_TWICE, err);
 }
 
 static int convert(struct cow_tool *tool, struct cow_error *err)

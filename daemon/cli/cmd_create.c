@@ -147,7 +147,7 @@ static int create(struct arguments *a)
 	struct cow_loop *loop;
 	if (cow_loop_plain_new(&loop))
 		return cow_cmd_fail("out of memory");
-	int ret = cow_secrets_load(&a->secrets, a->image, true, &err);
+	int ret = cow_secrets_load(&a->secrets, a->image, COW_PROMPT_TWICE, &err);
 	a->options.secret = a->secrets.loaded[0];
 	if (!ret)
 		ret = cow_create(cow_host_system(), loop, a->image, &a->options, &err);

@@ -515,21 +515,24 @@ static int stop_unused(struct cow_device *dev, const atomic_bool *given_up, stru
 	return ret ? cannot_stop(dev, ret, err) : 0;
 }
 
-int cow_device_stop(struct cow_device *dev, bool force, const atomic_bool *given_up,
-		    struct cow_error *err)
+int cow_device_stop(struct cow_device *dev, const atomic_bool *given_up, struct cow_error *err)
 {
 	cow_assert(dev->state == COW_DEVICE_LIVE);
-	int ret;
-	if (force) {
-		/* The kernel writes mounted file systems back before it takes the device away. */
-		ret = cow_keeper_stop(&dev->keeper);
-		if (ret)
-			cannot_stop(dev, ret, err);
-	} else {
-		ret = stop_unused(dev, given_up, err);
-		dev->unused = !ret;
-	}
+	int ret = stop_unused(dev, given_up, err);
+	dev->unused = !ret;
 	if (!ret)
+		enter_state(dev, COW_DEVICE_STOPPED);
+	return ret;
+}
+
+int cow_device_force_stop(struct cow_device *dev, struct cow_error *err)
+{
+	cow_assert(dev->state == COW_DEVICE_LIVE);
+	/* The kernel writes mounted file systems back before it takes the device away. */
+	int ret = cow_keeper_stop(&dev->keeper);
+	if (ret)
+		cannot_stop(dev, ret, err);
+	else
 		enter_state(dev, COW_DEVICE_STOPPED);
 	return ret;
 }

@@ -102,14 +102,16 @@ void cow_device_confine(struct cow_device *dev, const char *run_dir);
 
 /*
  * LIVE -> STOPPED. Flushes first. given_up (may be NULL), set by another thread while nothing is stopped yet:
- * -ECANCELED, and the device stays LIVE. Unless force: -EBUSY, with a text who, when the device or a
- * partition is in use, and the flush's error when that fails; then the device stays LIVE.
+ * -ECANCELED. -EBUSY, with a text who, when the device or a partition is in use, and the flush's error
+ * when that fails. Then the device stays LIVE.
  */
-COW_MUST_CHECK int cow_device_stop(struct cow_device *dev, bool force, const atomic_bool *given_up,
+COW_MUST_CHECK int cow_device_stop(struct cow_device *dev, const atomic_bool *given_up,
 				   struct cow_error *err);
+/* The same whoever uses it, and whatever the flush says. */
+COW_MUST_CHECK int cow_device_force_stop(struct cow_device *dev, struct cow_error *err);
 
 /*
- * LIVE. Before a stop with force: what is mounted on the device, anywhere, is written back. Takes
+ * LIVE. Before a forced stop: what is mounted on the device, anywhere, is written back. Takes
  * half a minute at most. 0, also when nothing is mounted, or -errno with a text.
  */
 COW_MUST_CHECK int cow_device_write_back(struct cow_device *dev, struct cow_error *err);

@@ -267,7 +267,7 @@ static int fetch_all(struct cow_uqueue *queue)
 	queue->nr_alive = queue->config.depth;
 	for (unsigned i = 0; i < queue->config.depth; i++)
 		send_command(&queue->tags[i], UB_IO_FETCH_REQ, 0);
-	return cow_loop_run(queue->loop, false);
+	return cow_loop_poll(queue->loop);
 }
 
 static void apply_affinity(const struct cow_uqueue *queue)
@@ -285,7 +285,7 @@ static void run_loop(struct cow_uqueue *queue)
 {
 	while (!queue->quit) {
 		queue->round_ns = 0;
-		int ret = cow_loop_run(queue->loop, true);
+		int ret = cow_loop_run(queue->loop);
 		if (ret)
 			cow_log(COW_LOG_ERR, "queue %u: io_uring: %s", queue->config.idx,
 				strerror(-ret));

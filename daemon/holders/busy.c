@@ -185,10 +185,10 @@ static void look_at_processes(struct search *s)
 	closedir(d);
 }
 
-static enum cow_busy find(const char *disk, bool all, char *text, size_t len)
+static enum cow_busy find(const char *disk, enum cow_mntns_scope scope, char *text, size_t len)
 {
 	struct search s = { .text = text, .len = len };
-	if (cow_fs_find(&s.list, disk, all))
+	if (cow_fs_find(&s.list, disk, scope))
 		return COW_BUSY_NOBODY;
 	s.used = calloc(s.list.stack.nr, sizeof(*s.used));
 	if (s.used) {
@@ -208,7 +208,7 @@ static enum cow_busy find(const char *disk, bool all, char *text, size_t len)
 
 enum cow_busy cow_busy_find(const char *disk, char *text, size_t len)
 {
-	return find(disk, false, text, len);
+	return find(disk, COW_MNTNS_OWN, text, len);
 }
 
 /* ---- everywhere ---- */
@@ -216,7 +216,7 @@ enum cow_busy cow_busy_find(const char *disk, char *text, size_t len)
 static void look(int fd, void *ctx)
 {
 	char text[COW_CHILD_TEXT_BYTES] = "+";
-	if (find(ctx, true, text + 1, sizeof(text) - 1) == COW_BUSY_NOBODY)
+	if (find(ctx, COW_MNTNS_ALL, text + 1, sizeof(text) - 1) == COW_BUSY_NOBODY)
 		text[0] = '-';
 	COW_IGNORE(cow_child_send(fd, text, -1));
 }

@@ -225,7 +225,7 @@ static int add_loops(struct cow_fs_list *list)
 	return ret;
 }
 
-int cow_fs_find(struct cow_fs_list *list, const char *disk, bool all)
+int cow_fs_find(struct cow_fs_list *list, const char *disk, enum cow_mntns_scope scope)
 {
 	struct search s = { .list = list };
 	*list = (struct cow_fs_list){ .stack.sys_fd = -1,
@@ -233,7 +233,7 @@ int cow_fs_find(struct cow_fs_list *list, const char *disk, bool all)
 				      .namespaces.proc_fd = -1 };
 	int ret = cow_stack_build(&list->stack, disk);
 	if (!ret)
-		ret = cow_mntns_collect(&list->namespaces, all);
+		ret = cow_mntns_collect(&list->namespaces, scope);
 	unsigned nr = 0;
 	for (int round = 0; !ret && nr != list->stack.nr && round < MAX_ROUNDS; round++) {
 		nr = list->stack.nr;

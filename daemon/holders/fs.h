@@ -37,10 +37,11 @@ struct cow_fs_list {
 };
 
 /*
- * disk: "ublkb0". all: in all mount namespaces, which are entered: see mounts.h. 0 or -errno (-ENODEV:
+ * disk: "ublkb0". COW_MNTNS_ALL: in all mount namespaces, which are entered: see mounts.h. 0 or -errno (-ENODEV:
  * no such disk).
  */
-COW_MUST_CHECK int cow_fs_find(struct cow_fs_list *list, const char *disk, bool all);
+COW_MUST_CHECK int cow_fs_find(struct cow_fs_list *list, const char *disk,
+			       enum cow_mntns_scope scope);
 void cow_fs_fini(struct cow_fs_list *list);
 
 /*

@@ -322,7 +322,7 @@ static void hold(struct owner *o)
 
 static void run(struct owner *o)
 {
-	int ret = cow_fs_find(&o->list, o->config->disk, true);
+	int ret = cow_fs_find(&o->list, o->config->disk, COW_MNTNS_ALL);
 	if (ret) {
 		tell(o, "ecannot find what is mounted: %s", strerror(-ret));
 		return;

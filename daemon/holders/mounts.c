@@ -190,7 +190,7 @@ static bool sees_all_processes(const struct cow_mntns_list *list)
 	return st.st_ino == INITIAL_PID_NS;
 }
 
-int cow_mntns_collect(struct cow_mntns_list *list, bool all)
+int cow_mntns_collect(struct cow_mntns_list *list, enum cow_mntns_scope scope)
 {
 	struct stat st;
 	struct rlimit files;
@@ -201,7 +201,7 @@ int cow_mntns_collect(struct cow_mntns_list *list, bool all)
 	int ret = fstatat(list->proc_fd, "self/ns/mnt", &st, 0) ? -errno : 0;
 	if (!ret)
 		ret = add_namespace(list, st.st_ino, -1, 0);
-	if (!ret && all) {
+	if (!ret && scope == COW_MNTNS_ALL) {
 		if (!getrlimit(RLIMIT_NOFILE, &files)) {
 			files.rlim_cur = files.rlim_max;
 			setrlimit(RLIMIT_NOFILE, &files);

@@ -37,8 +37,11 @@ struct cow_mntns_list {
 	bool blind; /* there may be others: not all processes may be looked at, or namespaces entered */
 };
 
-/* all: every one that there is, as far as the caller may know; else his own. 0 or -errno. */
-COW_MUST_CHECK int cow_mntns_collect(struct cow_mntns_list *list, bool all);
+/* Of the caller alone, or every one that there is, as far as the caller may know. */
+enum cow_mntns_scope { COW_MNTNS_OWN, COW_MNTNS_ALL };
+
+/* 0 or -errno. */
+COW_MUST_CHECK int cow_mntns_collect(struct cow_mntns_list *list, enum cow_mntns_scope scope);
 void cow_mntns_fini(struct cow_mntns_list *list);
 /* 0 or -errno. */
 COW_MUST_CHECK int cow_mntns_enter(const struct cow_mntns_list *list, unsigned idx);

@@ -218,7 +218,7 @@ static int load_key(const char *name, struct cow_secret *secret, struct cow_erro
 
 /* ---- all ---- */
 
-static int load_one(const struct cow_secret_source *source, const char *what, bool twice,
+static int load_one(const struct cow_secret_source *source, const char *what, enum cow_prompt times,
 		    struct cow_secret *secret, struct cow_error *err)
 {
 	switch (source->kind) {
@@ -229,12 +229,12 @@ static int load_one(const struct cow_secret_source *source, const char *what, bo
 	case COW_SECRET_KEYRING:
 		return load_key(source->name, secret, err);
 	case COW_SECRET_PROMPT:
-		return cow_secret_prompt(what, twice, secret, err);
+		return cow_secret_prompt(what, times, secret, err);
 	}
 	return -EINVAL;
 }
 
-int cow_secrets_load(struct cow_secrets *secrets, const char *what, bool twice,
+int cow_secrets_load(struct cow_secrets *secrets, const char *what, enum cow_prompt times,
 		     struct cow_error *err)
 {
 	int ret = 0;
@@ -246,7 +246,7 @@ int cow_secrets_load(struct cow_secrets *secrets, const char *what, bool twice,
 		if (!secrets->owned[i])
 			ret = cow_error_set(err, -ENOMEM, "out of memory");
 		else
-			ret = load_one(&secrets->sources[i], what, twice, secrets->owned[i], err);
+			ret = load_one(&secrets->sources[i], what, times, secrets->owned[i], err);
 		if (!ret && !secrets->owned[i]->bytes)
 			ret = cow_error_set(err, -EINVAL, "passphrase %s: is empty",
 					    secrets->sources[i].name ? secrets->sources[i].name

@@ -17,6 +17,7 @@
 #include <argp.h>
 #include <stdbool.h>
 
+#include "daemon/options/secret_prompt.h"
 #include "engine/base/error.h"
 #include "engine/base/result.h"
 #include "engine/crypt/secret.h"
@@ -48,11 +49,11 @@ struct cow_secrets {
 extern const struct argp cow_secret_argp;
 
 /*
- * Gets them all. what: named in the prompt (the image). twice: a prompt asks again and compares
+ * Gets them all. what: named in the prompt (the image). TWICE: a prompt asks again and compares
  * (for a new image). From now on the process leaves no core dump. On failure nothing is held.
  */
-COW_MUST_CHECK int cow_secrets_load(struct cow_secrets *secrets, const char *what, bool twice,
-				    struct cow_error *err);
+COW_MUST_CHECK int cow_secrets_load(struct cow_secrets *secrets, const char *what,
+				    enum cow_prompt times, struct cow_error *err);
 /* Wipes them. May be called twice, and without a load. */
 void cow_secrets_free(struct cow_secrets *secrets);
 

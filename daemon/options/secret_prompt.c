@@ -133,7 +133,7 @@ static int ask_again(const struct terminal *t, const char *what, const struct co
 	return ret;
 }
 
-int cow_secret_prompt(const char *what, bool twice, struct cow_secret *secret,
+int cow_secret_prompt(const char *what, enum cow_prompt times, struct cow_secret *secret,
 		      struct cow_error *err)
 {
 	struct terminal t;
@@ -142,7 +142,7 @@ int cow_secret_prompt(const char *what, bool twice, struct cow_secret *secret,
 		return cow_error_set(err, ret,
 				     "passphrase: there is no terminal to ask on: use --key-file");
 	ret = ask(&t, "Passphrase of ", what, secret);
-	if (!ret && twice)
+	if (!ret && times == COW_PROMPT_TWICE)
 		ret = ask_again(&t, what, secret);
 	close_terminal(&t);
 	if (ret == -EINVAL)

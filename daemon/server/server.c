@@ -100,7 +100,8 @@ static void stop_for_client(struct server *server, struct cow_job *job)
 	struct cow_error err = { 0 };
 	bool force =
 		json_object_object_get_ex(job->request, "force", &v) && json_object_get_boolean(v);
-	job->ret = cow_device_stop(&server->device, force, &job->given_up, &err);
+	job->ret = force ? cow_device_force_stop(&server->device, &err)
+			 : cow_device_stop(&server->device, &job->given_up, &err);
 	if (job->ret)
 		job->reply = cow_control_error(err.text);
 }
@@ -109,7 +110,7 @@ static void stop_for_client(struct server *server, struct cow_job *job)
 static int stop_for_signal(struct server *server, int signo)
 {
 	struct cow_error err = { 0 };
-	int ret = cow_device_stop(&server->device, false, NULL, &err);
+	int ret = cow_device_stop(&server->device, NULL, &err);
 	if (!ret)
 		return 0;
 	if (signo == SIGINT && !server->interrupted) {
@@ -123,7 +124,7 @@ static int stop_for_signal(struct server *server, int signo)
 		cow_log(COW_LOG_ERR, "%s: what is mounted is not written back: %s",
 			server->device.path, err.text);
 	err = (struct cow_error){ 0 };
-	ret = cow_device_stop(&server->device, true, NULL, &err);
+	ret = cow_device_force_stop(&server->device, &err);
 	if (ret)
 		cow_log(COW_LOG_ERR, "%s", err.text);
 	if (ret != -EPIPE)
@@ -204,7 +205,7 @@ static int lock_record(struct cow_error *err)
 /* A keeper that is gone cannot stop it: then nothing is answered any more, and the close ends it. */
 static void stop_by_force(struct server *server)
 {
-	if (cow_device_stop(&server->device, true, NULL, NULL))
+	if (cow_device_force_stop(&server->device, NULL))
 		cow_device_abandon(&server->device);
 }
 
@@ -282,7 +283,7 @@ int cow_server_run(const struct cow_server_config *config)
 	}
 	cow_report_systemd("READY=1");
 	if (!config->announce(config->ctx, server.device.path, NULL))
-		unheard = !cow_device_stop(&server.device, true, NULL, NULL);
+		unheard = !cow_device_force_stop(&server.device, NULL);
 	else if (!config->foreground)
 		cow_report_leave_terminal(server.device.id);
 	if (!unheard)

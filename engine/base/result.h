@@ -2,7 +2,7 @@
 /*
  * Results are used. An exported function whose int tells of an error, or is what was asked for, is
  * marked COW_MUST_CHECK (lint_results); who means to ignore one says so, with the reason beside it:
- * COW_IGNORE(cow_loop_run(loop, false)).
+ * COW_IGNORE(cow_loop_poll(loop)).
  */
 #ifndef COW_RESULT_H
 #define COW_RESULT_H

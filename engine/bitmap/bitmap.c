@@ -200,7 +200,7 @@ int cow_bitmap_dump(struct cow_loop *loop, struct cow_file *file, const char *na
 	struct cow_extensions ext;
 	struct cow_bitmap *list = NULL;
 	uint8_t *cluster;
-	int ret = cow_load_header(loop, file, false, &h, &cluster, err);
+	int ret = cow_load_header(loop, file, &h, &cluster, err);
 	if (ret)
 		return ret;
 	ret = cow_extensions_decode(cluster, &h, &ext, err);

@@ -60,7 +60,7 @@ static bool find(struct change *c)
 static int load(struct change *c)
 {
 	struct cow_extensions ext;
-	int ret = cow_load_header(c->loop, c->file, false, &c->header, &c->cluster, c->err);
+	int ret = cow_load_header(c->loop, c->file, &c->header, &c->cluster, c->err);
 	if (!ret)
 		ret = cow_extensions_decode(c->cluster, &c->header, &ext, c->err);
 	if (ret)

@@ -22,7 +22,7 @@ int cow_tracking_load_directory(struct cow_tracking_directory *dir, struct cow_l
 {
 	uint8_t *cluster;
 	memset(dir, 0, sizeof(*dir));
-	int ret = cow_load_header(loop, file, false, &dir->header, &cluster, err);
+	int ret = cow_load_header(loop, file, &dir->header, &cluster, err);
 	if (ret)
 		return ret;
 	ret = cow_extensions_decode(cluster, &dir->header, &dir->ext, err);

@@ -37,7 +37,7 @@ static int count_references(struct cow_checker *c)
 	if (!ret)
 		ret = cow_check_load_reftable(c);
 	if (!ret)
-		ret = cow_check_compare(c, false);
+		ret = cow_check_compare(c);
 	return ret;
 }
 
@@ -48,7 +48,7 @@ static int fix_refcounts(struct cow_checker *c, struct cow_error *err)
 	if (!ret && c->fix == COW_REPAIR_ALL && c->need_rebuild)
 		return cow_repair_rebuild(c, err);
 	if (!ret)
-		ret = cow_check_compare(c, true);
+		ret = cow_check_fix_refcounts(c);
 	if (!ret)
 		ret = cow_loop_sync(c->loop, c->file);
 	return ret;
@@ -138,7 +138,7 @@ static int clear_bits(struct cow_loop *loop, struct cow_file *file, struct cow_e
 	const uint64_t bits = QCOW2_INCOMPAT_DIRTY | QCOW2_INCOMPAT_CORRUPT;
 	struct cow_header h;
 	uint8_t *cluster;
-	int ret = cow_load_header(loop, file, true, &h, &cluster, err);
+	int ret = cow_load_header_lenient(loop, file, &h, &cluster, err);
 	if (ret)
 		return ret;
 	free(cluster);

@@ -226,7 +226,7 @@ static uint64_t skip_missing(const struct cow_checker *c, uint64_t idx, uint64_t
 	return idx * per_block;
 }
 
-int cow_check_compare(struct cow_checker *c, bool fix)
+static int compare(struct cow_checker *c, bool fix)
 {
 	uint64_t per_block =
 		(uint64_t)cow_cluster_bytes(&c->header) * 8 >> c->header.refcount_order;
@@ -249,4 +249,14 @@ int cow_check_compare(struct cow_checker *c, bool fix)
 			c, 600 + (unsigned)(200 * (cluster < total ? cluster : total) / total));
 	}
 	return 0;
+}
+
+int cow_check_compare(struct cow_checker *c)
+{
+	return compare(c, false);
+}
+
+int cow_check_fix_refcounts(struct cow_checker *c)
+{
+	return compare(c, true);
 }

@@ -7,6 +7,8 @@
 #include "engine/check/checker.h"
 
 COW_MUST_CHECK int cow_check_load_reftable(struct cow_checker *c);
-COW_MUST_CHECK int cow_check_compare(struct cow_checker *c, bool fix);
+/* Counts what differs; the second puts it right in place. */
+COW_MUST_CHECK int cow_check_compare(struct cow_checker *c);
+COW_MUST_CHECK int cow_check_fix_refcounts(struct cow_checker *c);
 
 #endif

@@ -16,7 +16,7 @@
 static int load(struct cow_checker *c, struct cow_error *err)
 {
 	uint8_t *first;
-	int ret = cow_load_header(c->loop, c->file, true, &c->header, &first, err);
+	int ret = cow_load_header_lenient(c->loop, c->file, &c->header, &first, err);
 	if (ret)
 		return ret;
 	ret = cow_extensions_decode(first, &c->header, &c->ext, err);

@@ -385,7 +385,7 @@ int cow_repair_snapshots(struct cow_loop *loop, struct cow_file *file,
 	struct cow_snapshot *list = NULL;
 	uint8_t *cluster;
 	uint64_t used_bytes;
-	int ret = cow_load_header(loop, file, true, &h, &cluster, err);
+	int ret = cow_load_header_lenient(loop, file, &h, &cluster, err);
 	if (ret)
 		return ret;
 	free(cluster);

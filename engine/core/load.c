@@ -33,22 +33,38 @@ static int load_bytes(struct cow_loop *loop, struct cow_file *file, uint64_t off
 	return 0;
 }
 
-int cow_load_header(struct cow_loop *loop, struct cow_file *file, bool lenient,
-		    struct cow_header *h, uint8_t **cluster, struct cow_error *err)
+enum strictness { STRICT, LENIENT };
+
+static int load_header(struct cow_loop *loop, struct cow_file *file, enum strictness strictness,
+		       struct cow_header *h, uint8_t **cluster, struct cow_error *err)
 {
 	uint8_t *probe;
 	*cluster = NULL;
 	int ret = load_bytes(loop, file, 0, PROBE_BYTES, "header", &probe, err);
 	if (ret)
 		return ret;
-	ret = lenient ? cow_header_decode_lenient(probe, PROBE_BYTES, h, err)
-		      : cow_header_decode(probe, PROBE_BYTES, h, err);
+	if (strictness == LENIENT)
+		ret = cow_header_decode_lenient(probe, PROBE_BYTES, h, err);
+	else
+		ret = cow_header_decode(probe, PROBE_BYTES, h, err);
 	free(probe);
-	if (!ret && !lenient)
+	if (!ret && strictness == STRICT)
 		ret = cow_header_verify_file(h, file->size_bytes, err);
 	if (ret)
 		return ret;
 	return load_bytes(loop, file, 0, cow_cluster_bytes(h), "first cluster", cluster, err);
+}
+
+int cow_load_header(struct cow_loop *loop, struct cow_file *file, struct cow_header *h,
+		    uint8_t **cluster, struct cow_error *err)
+{
+	return load_header(loop, file, STRICT, h, cluster, err);
+}
+
+int cow_load_header_lenient(struct cow_loop *loop, struct cow_file *file, struct cow_header *h,
+			    uint8_t **cluster, struct cow_error *err)
+{
+	return load_header(loop, file, LENIENT, h, cluster, err);
 }
 
 /* The length is not stored anywhere: try with more until it fits or the file or the limit ends. */

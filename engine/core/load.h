@@ -12,11 +12,15 @@
 #include "engine/loop/loop.h"
 
 /*
- * The header, verified against the file's length too unless lenient (see format.h), and the first
- * cluster, zero-padded where the file is shorter; *cluster is free()d by the caller.
+ * The header, verified against the file's length too, and the first cluster, zero-padded where the
+ * file is shorter; *cluster is free()d by the caller.
  */
-COW_MUST_CHECK int cow_load_header(struct cow_loop *loop, struct cow_file *file, bool lenient,
+COW_MUST_CHECK int cow_load_header(struct cow_loop *loop, struct cow_file *file,
 				   struct cow_header *h, uint8_t **cluster, struct cow_error *err);
+/* For check and repair: see cow_header_decode_lenient(). */
+COW_MUST_CHECK int cow_load_header_lenient(struct cow_loop *loop, struct cow_file *file,
+					   struct cow_header *h, uint8_t **cluster,
+					   struct cow_error *err);
 
 /*
  * The snapshot table: *out has h->nr_snapshots entries (cow_snapshots_free), *used_bytes is the

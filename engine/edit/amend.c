@@ -34,7 +34,7 @@ struct amend {
 static int load(struct amend *a)
 {
 	free(a->cluster);
-	int ret = cow_load_header(a->loop, a->file, false, &a->old, &a->cluster, a->err);
+	int ret = cow_load_header(a->loop, a->file, &a->old, &a->cluster, a->err);
 	if (!ret)
 		ret = cow_extensions_decode(a->cluster, &a->old, &a->ext, a->err);
 	a->header = a->old;

@@ -32,7 +32,7 @@ static uint64_t kept_autoclear(const struct cow_edit *e)
 static int load_header(struct cow_edit *e)
 {
 	uint8_t *cluster;
-	int ret = cow_load_header(e->loop, e->file, false, &e->header, &cluster, e->err);
+	int ret = cow_load_header(e->loop, e->file, &e->header, &cluster, e->err);
 	if (ret)
 		return ret;
 	memcpy(e->sector, cluster, sizeof(e->sector));

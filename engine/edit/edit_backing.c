@@ -173,7 +173,7 @@ int cow_edit_backing(struct cow_loop *loop, struct cow_file *file, const char *n
 	struct backing_edit b = {
 		.loop = loop, .file = file, .name = name, .format = format, .err = err
 	};
-	int ret = cow_load_header(loop, file, false, &b.old, &b.cluster, err);
+	int ret = cow_load_header(loop, file, &b.old, &b.cluster, err);
 	if (ret)
 		return ret;
 	b.header = b.old;

@@ -275,7 +275,7 @@ int cow_resize(struct cow_loop *loop, struct cow_file *file,
 	struct cow_edit e;
 	uint8_t *cluster;
 	uint64_t size;
-	int ret = cow_load_header(loop, file, false, &h, &cluster, err);
+	int ret = cow_load_header(loop, file, &h, &cluster, err);
 	if (ret)
 		return ret;
 	ret = cow_extensions_decode(cluster, &h, &ext, err);

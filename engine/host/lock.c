@@ -90,9 +90,10 @@ static void pause_at_random(unsigned tries)
  * ours and give up, so he gives up his and comes again, a few times: of two who come at once one
  * wins.
  */
-int cow_lock_image(int fd, bool writer, const char *path, struct cow_error *err)
+int cow_lock_image(int fd, enum cow_lock_role role, const char *path, struct cow_error *err)
 {
-	unsigned uses = writer ? COW_LOCK_READ | COW_LOCK_WRITE | COW_LOCK_RESIZE : COW_LOCK_READ;
+	unsigned uses = role == COW_LOCK_WRITER ? COW_LOCK_READ | COW_LOCK_WRITE | COW_LOCK_RESIZE
+						: COW_LOCK_READ;
 	unsigned unshared = COW_LOCK_WRITE | COW_LOCK_RESIZE;
 
 	struct flock theirs = { 0 };

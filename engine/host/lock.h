@@ -31,7 +31,10 @@ enum cow_lock_perm {
  * it. -EBUSY with a text that names the holder where /proc tells; other errors when the file system
  * has no such locks. On failure close fd.
  */
-COW_MUST_CHECK int cow_lock_image(int fd, bool writer, const char *path, struct cow_error *err);
+enum cow_lock_role { COW_LOCK_READER, COW_LOCK_WRITER };
+
+COW_MUST_CHECK int cow_lock_image(int fd, enum cow_lock_role role, const char *path,
+				  struct cow_error *err);
 
 /*
  * Locks a file that was opened with NO_LOCK, after what could be wrong with it was found out: as

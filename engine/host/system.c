@@ -200,7 +200,10 @@ static int set_up(struct cow_host *host, const char *path, unsigned flags, int f
 	struct stat st;
 	int ret = 0;
 	if (!(flags & COW_OPEN_NO_LOCK))
-		ret = cow_lock_image(fd, flags & (COW_OPEN_WRITE | COW_OPEN_CREATE), path, err);
+		ret = cow_lock_image(fd,
+				     flags & (COW_OPEN_WRITE | COW_OPEN_CREATE) ? COW_LOCK_WRITER
+										: COW_LOCK_READER,
+				     path, err);
 	if (ret)
 		return ret;
 	if (fstat(fd, &st) < 0)
@@ -415,7 +418,8 @@ static int system_lock(struct cow_file *file, struct cow_error *err)
 	struct stat st;
 	uint64_t bytes;
 	int fd = cow_host_fd(file);
-	int ret = cow_lock_image(fd, file->writable, file->path, err);
+	int ret = cow_lock_image(fd, file->writable ? COW_LOCK_WRITER : COW_LOCK_READER, file->path,
+				 err);
 	if (ret)
 		return ret;
 	ret = fstat(fd, &st) ? -errno : file_size(fd, &st, &bytes);

@@ -63,17 +63,17 @@ static struct cow_root *find_root(struct cow_root **roots, size_t nr, const char
 
 /* ---- files of the chain ---- */
 
-const char *cow_chain_snapshot(const struct cow_chain *chain, bool top)
+const char *cow_chain_snapshot(const struct cow_chain *chain, enum cow_chain_place place)
 {
-	return top ? chain->options->snapshot : NULL;
+	return place == COW_CHAIN_TOP ? chain->options->snapshot : NULL;
 }
 
-unsigned cow_chain_flags(const struct cow_chain *chain, bool top)
+unsigned cow_chain_flags(const struct cow_chain *chain, enum cow_chain_place place)
 {
 	const struct cow_open_options *o = chain->options;
-	bool no_lock = o->no_lock || cow_chain_snapshot(chain, top);
-	return (top && o->writable ? COW_OPEN_WRITE : 0) | (no_lock ? COW_OPEN_NO_LOCK : 0) |
-	       (o->buffered ? COW_OPEN_BUFFERED : 0);
+	bool no_lock = o->no_lock || cow_chain_snapshot(chain, place);
+	return (place == COW_CHAIN_TOP && o->writable ? COW_OPEN_WRITE : 0) |
+	       (no_lock ? COW_OPEN_NO_LOCK : 0) | (o->buffered ? COW_OPEN_BUFFERED : 0);
 }
 
 unsigned cow_chain_unlocked(const struct cow_chain *chain, unsigned flags)
@@ -264,7 +264,8 @@ static int format_is_raw(struct cow_image *image, const char *name, bool *raw,
 static int open_backing_file(struct cow_image *image, struct cow_chain *chain, const char *name,
 			     struct cow_file **out, struct cow_error *err)
 {
-	const struct wanted w = { image, "backing file", cow_chain_flags(chain, false), false };
+	const struct wanted w = { image, "backing file", cow_chain_flags(chain, COW_CHAIN_BELOW),
+				  false };
 	if (!chain->below)
 		return open_wanted(&w, chain, name, out, err);
 	*out = chain->below;

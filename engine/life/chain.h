@@ -74,9 +74,11 @@ COW_MUST_CHECK int cow_chain_open_backing(struct cow_chain *chain, struct cow_im
 COW_MUST_CHECK int cow_chain_open_data(struct cow_chain *chain, struct cow_image *image,
 				       struct cow_error *err);
 
+enum cow_chain_place { COW_CHAIN_TOP, COW_CHAIN_BELOW };
+
 /* The flags of an image of the chain. */
-unsigned cow_chain_flags(const struct cow_chain *chain, bool top);
+unsigned cow_chain_flags(const struct cow_chain *chain, enum cow_chain_place place);
 /* The top image's snapshot that is asked for instead of its active disk, or NULL. */
-const char *cow_chain_snapshot(const struct cow_chain *chain, bool top);
+const char *cow_chain_snapshot(const struct cow_chain *chain, enum cow_chain_place place);
 
 #endif

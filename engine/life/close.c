@@ -66,7 +66,7 @@ static int release_all(struct cow_image *image, struct cow_loop *loop)
 	while (!cow_quarantine_idle(q) || !cow_commit_idle(&image->core.commit)) {
 		atomic_store(&q->hurry, true);
 		cow_quarantine_kick(q, loop);
-		int ret = cow_loop_run(loop, true);
+		int ret = cow_loop_run(loop);
 		if (ret)
 			return ret;
 	}

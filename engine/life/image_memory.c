@@ -45,7 +45,10 @@ void cow_image_start_memory(struct cow_image *image, const struct cow_open_optio
 			continue;
 		start_cache(image, &image->meta.refs, keep ? UINT64_MAX : REFS_LEAST_BYTES,
 			    image->meta.writeback.refs_buf, options);
-		cow_writeback_take(&image->meta.writeback, keep);
+		if (keep)
+			cow_writeback_take_all(&image->meta.writeback);
+		else
+			cow_writeback_take_some(&image->meta.writeback);
 	}
 }
 
@@ -72,7 +75,7 @@ void cow_image_keep(struct cow_image *image)
 		if (!image->core.writable)
 			continue;
 		keep_cache(&image->meta.refs, image->meta.writeback.refs_buf);
-		cow_writeback_take(&image->meta.writeback, true);
+		cow_writeback_take_all(&image->meta.writeback);
 	}
 }
 

@@ -45,7 +45,7 @@ static int load(struct cow_loop *loop, struct cow_file *file, struct cow_info *i
 {
 	uint8_t *cluster;
 	uint64_t used_bytes;
-	int ret = cow_load_header(loop, file, false, &info->header, &cluster, err);
+	int ret = cow_load_header(loop, file, &info->header, &cluster, err);
 	if (ret)
 		return ret;
 	ret = cow_extensions_decode(cluster, &info->header, &info->ext, err);

@@ -81,7 +81,7 @@ static int choose_victim(struct cow_live *x)
 		ret = cow_snapshot_verify_l1(&x->snapshots[idx], &x->header, file->size_bytes,
 					     x->err);
 	if (!ret)
-		ret = cow_snapshot_lock(file, &x->snapshots[idx], true, x->err);
+		ret = cow_snapshot_lock_exclusive(file, &x->snapshots[idx], x->err);
 	if (ret)
 		return ret;
 	x->victim = x->snapshots[idx];
@@ -323,7 +323,9 @@ static int change_beside(struct cow_image *image, struct cow_loop *loop,
 		ret = alloc_memory(x);
 	if (!ret)
 		ret = change(x);
-	cow_live_space_fini(&x->space, !x->switched);
+	if (!x->switched)
+		cow_live_space_undo(&x->space);
+	cow_live_space_fini(&x->space);
 	fini(x);
 	free(x);
 	return ret;

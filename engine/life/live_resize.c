@@ -207,7 +207,9 @@ static int grow_beside(struct growth *x, uint64_t *pause_ns, struct cow_error *e
 	if (!ret)
 		ret = cow_freeze_switch(x->image, x->loop, switch_over, x, pause_ns, err);
 	free_old_l1(x);
-	cow_live_space_fini(&x->space, !x->switched);
+	if (!x->switched)
+		cow_live_space_undo(&x->space);
+	cow_live_space_fini(&x->space);
 	return ret;
 }
 

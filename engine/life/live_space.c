@@ -193,14 +193,20 @@ int cow_live_space_free(struct cow_live_space *space, uint64_t cluster, uint64_t
 	return 0;
 }
 
-void cow_live_space_fini(struct cow_live_space *space, bool all)
+void cow_live_space_undo(struct cow_live_space *space)
+{
+	for (unsigned i = 0; i < space->nr; i++)
+		space->runs[i].used = 0;
+}
+
+void cow_live_space_fini(struct cow_live_space *space)
 {
 	int ret = cow_core_is_failed(&space->image->core) ? -EIO : 0;
 	for (unsigned i = 0; i < space->nr && !ret; i++) {
 		const struct cow_live_run *run = &space->runs[i];
-		uint32_t from = all ? 0 : run->used;
-		if (run->nr > from)
-			ret = cow_live_space_free(space, run->cluster + from, run->nr - from);
+		if (run->nr > run->used)
+			ret = cow_live_space_free(space, run->cluster + run->used,
+						  run->nr - run->used);
 	}
 	free(space->runs);
 	cow_assert(!space->reserve.refilling);

@@ -38,7 +38,9 @@ COW_MUST_CHECK int cow_live_space_prepare(struct cow_live_space *space);
  * -ENOSPC: a full host lets nothing be released; the clusters are leaked.
  */
 COW_MUST_CHECK int cow_live_space_free(struct cow_live_space *space, uint64_t cluster, uint64_t nr);
-/* What was not given out (or all, given out or not) goes back to the image. */
-void cow_live_space_fini(struct cow_live_space *space, bool all);
+/* What was given out is not needed: cow_live_space_fini() returns it, too. */
+void cow_live_space_undo(struct cow_live_space *space);
+/* What was not given out goes back to the image. */
+void cow_live_space_fini(struct cow_live_space *space);
 
 #endif

@@ -55,8 +55,7 @@ void cow_image_identity(const struct cow_image *image, uint64_t *dev, uint64_t *
 static int load_header(struct cow_image *image, struct cow_chain *chain, uint8_t **cluster,
 		       struct cow_error *err)
 {
-	int ret = cow_load_header(chain->loop, image->core.file, false, &image->core.header,
-				  cluster, err);
+	int ret = cow_load_header(chain->loop, image->core.file, &image->core.header, cluster, err);
 	if (ret)
 		return ret;
 	memcpy(image->core.header_sector, *cluster, 512);
@@ -279,7 +278,8 @@ out:
 	return ret;
 }
 
-static struct cow_image *new_image(struct cow_chain *chain, struct cow_file *file, bool top)
+static struct cow_image *new_image(struct cow_chain *chain, struct cow_file *file,
+				   enum cow_chain_place place)
 {
 	const struct cow_open_options *options = chain->options;
 	struct cow_image *image = calloc(1, sizeof(*image));
@@ -294,7 +294,7 @@ static struct cow_image *new_image(struct cow_chain *chain, struct cow_file *fil
 	image->core.path = path;
 	image->core.file = file;
 	image->depth = chain->depth;
-	image->core.writable = top && options->writable;
+	image->core.writable = place == COW_CHAIN_TOP && options->writable;
 	image->core.no_discard = options->no_discard;
 	cow_limits_init(&image->core.limits, options->limits);
 	image->compress = image->core.writable && options->compress;
@@ -310,18 +310,18 @@ static void say_whose(struct cow_error *err, const struct cow_image *image)
 }
 
 /* One image of the chain, of *file, which is gone then, and is the backing file, if there is one. */
-static int open_one(struct cow_chain *chain, struct cow_chain_file *file, bool top,
-		    struct cow_image **out, struct cow_error *err)
+static int open_one(struct cow_chain *chain, struct cow_chain_file *file,
+		    enum cow_chain_place place, struct cow_image **out, struct cow_error *err)
 {
-	struct cow_image *image = new_image(chain, file->file, top);
+	struct cow_image *image = new_image(chain, file->file, place);
 	if (!image)
 		return cow_error_set(err, -ENOMEM, "out of memory");
-	int ret = cow_chain_enter(chain, file->file, cow_chain_flags(chain, top), err);
+	int ret = cow_chain_enter(chain, file->file, cow_chain_flags(chain, place), err);
 	file->file = NULL;
 	if (!ret && file->raw) {
 		open_raw(image);
 	} else if (!ret) {
-		ret = open_qcow2(image, chain, cow_chain_snapshot(chain, top), file, err);
+		ret = open_qcow2(image, chain, cow_chain_snapshot(chain, place), file, err);
 		say_whose(err, image);
 	}
 	if (ret) {
@@ -344,7 +344,7 @@ static int open_all(struct cow_chain *chain, struct cow_file *top, struct cow_im
 	int ret;
 	do {
 		struct cow_image *image = NULL;
-		ret = open_one(chain, &file, !nr, &image, &own);
+		ret = open_one(chain, &file, nr ? COW_CHAIN_BELOW : COW_CHAIN_TOP, &image, &own);
 		if (ret)
 			break;
 		cow_assert(nr < COW_MAX_BACKING_DEPTH); /* the chain counts as well */
@@ -382,7 +382,9 @@ static int open_top(struct cow_chain *chain, const char *path, struct cow_image 
 		    struct cow_error *err)
 {
 	struct cow_file *file, *overlay = chain->options->overlay;
-	int ret = cow_chain_open_named(chain, path, cow_chain_flags(chain, !overlay), &file, err);
+	int ret = cow_chain_open_named(
+		chain, path, cow_chain_flags(chain, overlay ? COW_CHAIN_BELOW : COW_CHAIN_TOP),
+		&file, err);
 	if (ret && overlay)
 		chain->host->ops->close(overlay);
 	if (ret)

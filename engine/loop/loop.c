@@ -87,22 +87,34 @@ static void run_ready(struct cow_loop *loop)
 	}
 }
 
-int cow_loop_run(struct cow_loop *loop, bool wait)
+enum patience { WAIT, POLL };
+
+static int run_round(struct cow_loop *loop, enum patience patience)
 {
 	struct cow_loop *outer = current_loop;
 	current_loop = loop;
 	take_inbox(loop);
-	int ret = loop->ops->drain(loop, wait && !loop->ready_head);
+	int ret = loop->ops->drain(loop, patience == WAIT && !loop->ready_head);
 	take_inbox(loop);
 	run_ready(loop);
 	current_loop = outer;
 	return ret;
 }
 
+int cow_loop_run(struct cow_loop *loop)
+{
+	return run_round(loop, WAIT);
+}
+
+int cow_loop_poll(struct cow_loop *loop)
+{
+	return run_round(loop, POLL);
+}
+
 int cow_loop_run_until(struct cow_loop *loop, const bool *flag)
 {
 	while (!*flag) {
-		int ret = cow_loop_run(loop, true);
+		int ret = cow_loop_run(loop);
 		if (ret)
 			return ret;
 	}

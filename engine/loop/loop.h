@@ -43,11 +43,13 @@ uint64_t cow_loop_now(struct cow_loop *loop);
 /* ---- running ---- */
 
 /*
- * One round: submit what is queued, wait for at least one event if `wait` and nothing is ready,
- * drain completions, run deferred messages until none is left. Returns 0 or -errno (the ring itself
+ * One round: submit what is queued, wait for at least one event if nothing is ready, drain
+ * completions, run deferred messages until none is left. Returns 0 or -errno (the ring itself
  * broke).
  */
-COW_MUST_CHECK int cow_loop_run(struct cow_loop *loop, bool wait);
+COW_MUST_CHECK int cow_loop_run(struct cow_loop *loop);
+/* The same without waiting. */
+COW_MUST_CHECK int cow_loop_poll(struct cow_loop *loop);
 
 /* Rounds until *flag is true. For the blocking control plane. */
 COW_MUST_CHECK int cow_loop_run_until(struct cow_loop *loop, const bool *flag);

@@ -376,11 +376,20 @@ int cow_writeback_init(struct cow_writeback *wb, struct cow_meta *meta)
 }
 
 /* Of the caches: with their slots (life/image_memory.c). */
-void cow_writeback_take(struct cow_writeback *wb, bool all)
+static void take_blocks(struct cow_writeback *wb, size_t blocks)
 {
-	size_t blocks = all ? table_blocks(wb) : COW_TABLE_SLACK;
 	cow_pages_take(wb->l1_buf, blocks * COW_TABLE_BLOCK_BYTES);
 	cow_pages_take(wb->reftable_buf, blocks * COW_TABLE_BLOCK_BYTES);
+}
+
+void cow_writeback_take_all(struct cow_writeback *wb)
+{
+	take_blocks(wb, table_blocks(wb));
+}
+
+void cow_writeback_take_some(struct cow_writeback *wb)
+{
+	take_blocks(wb, COW_TABLE_SLACK);
 }
 
 /* A pass that runs uses what it has captured. */

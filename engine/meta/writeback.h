@@ -87,7 +87,8 @@ void cow_writeback_fini(struct cow_writeback *wb);
  */
 void cow_writeback_watch(struct cow_writeback *wb, struct cow_written *written);
 /* Takes memory for what passes copy of the tables: all that they ever need, or some. */
-void cow_writeback_take(struct cow_writeback *wb, bool all);
+void cow_writeback_take_all(struct cow_writeback *wb);
+void cow_writeback_take_some(struct cow_writeback *wb);
 /* Gives back what passes have copied into beyond what the caches may have dirty, unless one runs. */
 void cow_writeback_rest(struct cow_writeback *wb);
 

@@ -295,7 +295,7 @@ static enum cow_next copy_write_merged(struct cow_task *task)
 		memcpy(op->bounce + head_bytes(copy), cow_op_data(op, copy->data_start),
 		       copy->data_end - copy->data_start);
 		cow_data_write(op, piece, host_of(copy, copy->fill_start), copy->fill_start,
-			       op->bounce, copy->fill_end - copy->fill_start, false);
+			       op->bounce, copy->fill_end - copy->fill_start);
 		return COW_AGAIN;
 	}
 	cow_io_prep(&piece->io, COW_IO_WRITE, cow_op_image(op)->core.data,
@@ -341,7 +341,7 @@ static enum cow_next copy_read_chunk(struct cow_task *task)
 		return next;
 	task->step = &step_chunk_write;
 	cow_data_write(op, cow_op_piece(op), host_of(copy, copy->chunk), copy->chunk, op->bounce,
-		       copy->chunk_end - copy->chunk, false);
+		       copy->chunk_end - copy->chunk);
 	return COW_AGAIN;
 }
 
@@ -363,7 +363,7 @@ static enum cow_next copy_write_data(struct cow_task *task)
 	copy->chunk += bytes;
 	if (copy->chunk == copy->data_end)
 		task->step = &step_written;
-	cow_data_write(op, piece, host_of(copy, off), off, cow_op_data(op, off), bytes, false);
+	cow_data_write(op, piece, host_of(copy, off), off, cow_op_data(op, off), bytes);
 	return COW_AGAIN;
 }
 

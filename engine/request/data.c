@@ -33,24 +33,40 @@ void cow_data_read(struct cow_op *op, struct cow_piece *piece, struct cow_image 
 	cow_op_submit_rw(op, piece, COW_IO_READ, image->core.data, host_off, buf, bytes);
 }
 
-void cow_data_write(struct cow_op *op, struct cow_piece *piece, uint64_t host_off,
-		    uint64_t guest_off, void *buf, uint64_t bytes, bool give_bounce)
+/* What is to be written instead of buf; NULL: the op has failed. */
+static void *encrypted(struct cow_op *op, uint64_t host_off, uint64_t guest_off, void *buf,
+		       uint64_t bytes)
 {
 	struct cow_image *image = cow_op_image(op);
-	if (image->key) {
-		cow_assert(op->bounce && bytes <= COW_BOUNCE_BYTES);
-		int ret = cow_crypt_encrypt(op->queue->crypts[image->depth],
-					    crypt_off(image, host_off, guest_off), buf, op->bounce,
-					    bytes);
-		if (ret) {
-			cow_task_fail(&op->task, ret);
-			return;
-		}
-		buf = op->bounce;
-		if (give_bounce) {
-			piece->bounce = op->bounce;
-			op->bounce = NULL;
-		}
+	if (!image->key)
+		return buf;
+	cow_assert(op->bounce && bytes <= COW_BOUNCE_BYTES);
+	int ret = cow_crypt_encrypt(op->queue->crypts[image->depth],
+				    crypt_off(image, host_off, guest_off), buf, op->bounce, bytes);
+	if (ret)
+		cow_task_fail(&op->task, ret);
+	return ret ? NULL : op->bounce;
+}
+
+void cow_data_write(struct cow_op *op, struct cow_piece *piece, uint64_t host_off,
+		    uint64_t guest_off, void *buf, uint64_t bytes)
+{
+	buf = encrypted(op, host_off, guest_off, buf, bytes);
+	if (buf)
+		cow_op_submit_rw(op, piece, COW_IO_WRITE, cow_op_image(op)->core.data, host_off,
+				 buf, bytes);
+}
+
+void cow_data_write_on(struct cow_op *op, struct cow_piece *piece, uint64_t host_off,
+		       uint64_t guest_off, void *buf, uint64_t bytes)
+{
+	buf = encrypted(op, host_off, guest_off, buf, bytes);
+	if (!buf)
+		return;
+	if (buf == op->bounce) {
+		piece->bounce = op->bounce;
+		op->bounce = NULL;
 	}
-	cow_op_submit_rw(op, piece, COW_IO_WRITE, image->core.data, host_off, buf, bytes);
+	cow_op_submit_rw(op, piece, COW_IO_WRITE, cow_op_image(op)->core.data, host_off, buf,
+			 bytes);
 }

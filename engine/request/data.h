@@ -25,11 +25,13 @@ void cow_data_read(struct cow_op *op, struct cow_piece *piece, struct cow_image 
 
 /*
  * Write to the op's image. Encrypted: the op has a bounce buffer; it may hold the data already
- * (then it is encrypted in place), and goes with the piece when `give_bounce`. An error of the
- * cipher fails the op.
+ * (then it is encrypted in place). An error of the cipher fails the op.
  */
 void cow_data_write(struct cow_op *op, struct cow_piece *piece, uint64_t host_off,
-		    uint64_t guest_off, void *buf, uint64_t bytes, bool give_bounce);
+		    uint64_t guest_off, void *buf, uint64_t bytes);
+/* The same; the bounce buffer goes with the piece, so that the op can go on with another one. */
+void cow_data_write_on(struct cow_op *op, struct cow_piece *piece, uint64_t host_off,
+		       uint64_t guest_off, void *buf, uint64_t bytes);
 
 static inline bool cow_data_is_encrypted(const struct cow_image *image)
 {

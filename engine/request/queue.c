@@ -152,7 +152,7 @@ static void settle(struct cow_queue *queue)
 	       cow_quarantine_runs_on(&image->quarantine, queue->loop) ||
 	       cow_commit_runs_on(&image->core.commit, queue->loop)) {
 		atomic_store(&image->quarantine.hurry, true);
-		if (cow_loop_run(queue->loop, true))
+		if (cow_loop_run(queue->loop))
 			break;
 	}
 	atomic_store(&image->quarantine.leaving[queue->idx], NULL);

@@ -27,8 +27,8 @@ static enum cow_next write_begin(struct cow_task *task)
 
 static enum cow_next submit_data(struct cow_op *op, uint64_t host, uint64_t bytes)
 {
-	cow_data_write(op, cow_op_piece(op), host, op->cursor, cow_op_data(op, op->cursor), bytes,
-		       true);
+	cow_data_write_on(op, cow_op_piece(op), host, op->cursor, cow_op_data(op, op->cursor),
+			  bytes);
 	op->cursor += bytes;
 	return COW_AGAIN;
 }

@@ -177,7 +177,7 @@ static int delete (struct cow_edit *e, const struct cow_snapshot_key *key)
 	uint32_t idx;
 	int ret = cow_snapshot_find(e->snapshots, e->header.nr_snapshots, key, &idx, e->err);
 	if (!ret)
-		ret = cow_snapshot_lock(e->file, &e->snapshots[idx], true, e->err);
+		ret = cow_snapshot_lock_exclusive(e->file, &e->snapshots[idx], e->err);
 	if (!ret)
 		ret = cow_edit_share(e, e->l1, e->header.l1_entries, 0);
 	if (!ret)

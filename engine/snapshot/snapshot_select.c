@@ -15,34 +15,43 @@
 #define LOCK_BASE (1ll << 40)
 #define LOCK_IDS (1ul << 32)
 
-int cow_snapshot_lock(struct cow_file *file, const struct cow_snapshot *s, bool exclusive,
-		      struct cow_error *err)
+static struct flock lock_of(const struct cow_snapshot *s, short type)
 {
-	struct flock fl = {
-		.l_type = exclusive ? F_WRLCK : F_RDLCK,
+	return (struct flock){
+		.l_type = type,
 		.l_whence = SEEK_SET,
 		.l_start = LOCK_BASE + (off_t)(strtoul(s->id, NULL, 10) % LOCK_IDS),
 		.l_len = 1,
 	};
+}
+
+static int lock_snapshot(struct cow_file *file, const struct cow_snapshot *s, short type,
+			 const char *held, struct cow_error *err)
+{
+	struct flock fl = lock_of(s, type);
 	if (file->host != cow_host_system() || !fcntl(cow_host_fd(file), F_OFD_SETLK, &fl))
 		return 0;
 	if (errno != EAGAIN && errno != EACCES)
 		return cow_error_set(err, -errno, "cannot lock snapshot '%s': %s", s->name,
 				     strerror(errno));
-	return cow_error_set(err, -EBUSY,
-			     exclusive ? "snapshot '%s' is attached: detach it first"
-				       : "snapshot '%s' is being deleted",
-			     s->name);
+	return cow_error_set(err, -EBUSY, "snapshot '%s' is %s", s->name, held);
+}
+
+int cow_snapshot_lock_shared(struct cow_file *file, const struct cow_snapshot *s,
+			     struct cow_error *err)
+{
+	return lock_snapshot(file, s, F_RDLCK, "being deleted", err);
+}
+
+int cow_snapshot_lock_exclusive(struct cow_file *file, const struct cow_snapshot *s,
+				struct cow_error *err)
+{
+	return lock_snapshot(file, s, F_WRLCK, "attached: detach it first", err);
 }
 
 void cow_snapshot_unlock(struct cow_file *file, const struct cow_snapshot *s)
 {
-	struct flock fl = {
-		.l_type = F_UNLCK,
-		.l_whence = SEEK_SET,
-		.l_start = LOCK_BASE + (off_t)(strtoul(s->id, NULL, 10) % LOCK_IDS),
-		.l_len = 1,
-	};
+	struct flock fl = lock_of(s, F_UNLCK);
 	if (file->host == cow_host_system() && fcntl(cow_host_fd(file), F_OFD_SETLK, &fl))
 		return; /* it goes with the file */
 }
@@ -69,7 +78,7 @@ static int choose(struct cow_file *file, const struct cow_snapshot *list, const 
 	if (!ret)
 		ret = check_size(&list[idx], h, err);
 	if (!ret && lock)
-		ret = cow_snapshot_lock(file, &list[idx], false, err);
+		ret = cow_snapshot_lock_shared(file, &list[idx], err);
 	if (ret || lock)
 		return ret;
 	h->size_bytes = list[idx].disk_bytes;
@@ -99,7 +108,7 @@ int cow_snapshot_select(struct cow_loop *loop, struct cow_file *file, const char
 	uint8_t *cluster;
 	int ret = load_and_choose(loop, file, text, h, true, err);
 	if (!ret)
-		ret = cow_load_header(loop, file, false, &now, &cluster, err);
+		ret = cow_load_header(loop, file, &now, &cluster, err);
 	if (ret)
 		return ret;
 	free(cluster);

@@ -116,7 +116,7 @@ static int open_disk(struct disk *d, const char *path, struct cow_error *err)
 	int ret = cow_host_system()->ops->open(cow_host_system(), path,
 					       COW_OPEN_BUFFERED | COW_OPEN_NO_LOCK, &d->file, err);
 	if (!ret)
-		ret = cow_load_header(d->loop, d->file, false, &d->h, &cluster, err);
+		ret = cow_load_header(d->loop, d->file, &d->h, &cluster, err);
 	if (!ret)
 		ret = cow_extensions_decode(cluster, &d->h, &d->ext, err);
 	free(cluster);

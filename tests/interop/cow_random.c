@@ -268,7 +268,8 @@ static void *worker_main(void *arg)
 			counted = true;
 			finished();
 		}
-		int ret = cow_loop_run(worker->loop, !worker->nr_left || !worker->free_slots);
+		int ret = !worker->nr_left || !worker->free_slots ? cow_loop_run(worker->loop)
+								  : cow_loop_poll(worker->loop);
 		if (ret)
 			random_die("cow_loop_run", strerror(-ret));
 	}

@@ -2,7 +2,8 @@
 """names.py SOURCE BUILD | self: a function that other files call is declared in the header of the file that defines it, and its
 name says that file. It is cow_NAME_..., and NAME is of the file's name (cow_chain_... or cow_level_... in chain_level.c), the
 folder's, or that of a struct that the file's header defines. The function of a step says what the step is called: "copy: look" is
-copy_look(), all that a debugger, perf and a log show. Reads the objects of a build with nm. Prints what is wrong and ends with 1."""
+copy_look(), all that a debugger, perf and a log show. No function takes a bool that changes what a call means. Reads the objects of
+a build with nm. Prints what is wrong and ends with 1."""
 import os
 import re
 import subprocess
@@ -20,14 +21,32 @@ DECLARED = {
 SUBJECT = {"engine/life": "image"}  # an image's life
 
 
-def declarations(text):
-    """Names of the functions and objects that a header declares."""
+# These take a truth that is somebody's already. All others say in words what a call means: two functions, or an enum.
+TAKE_BOOL = {
+    "cow_ask_snapshot": "an option as it was typed", "cow_list_requests": "the same", "cow_interrupt_progress": "the same",
+    "cow_params_fill": "a property of the device", "cow_delta_mark_one": "the value that is set",
+}
+
+
+def prototypes(text):
+    """A header without comments, directives and bodies."""
     text = re.sub(r"/\*.*?\*/", "", text, flags=re.S)
     text = re.sub(r"^\s*#(?:.*\\\n)*.*$", "", text, flags=re.M)
     before = None
     while before != text:  # bodies of inline functions
         before, text = text, re.sub(r"\{[^{}]*\}", ";", text)
-    text = re.sub(r"__attribute__\s*\(\(.*?\)\)(?=\s*;)", "", text)
+    return re.sub(r"__attribute__\s*\(\(.*?\)\)(?=\s*;)", "", text)
+
+
+def check_bools(name, text):
+    for function, arguments in re.findall(r"\b(cow_\w+)\s*\(([^;]*)\)[^;()]*;", prototypes(text)):
+        if re.search(r"\bbool \w", arguments) and function not in TAKE_BOOL:
+            yield f"{name}: {function}() takes a bool, which says nothing where it is called: make it two functions, or an enum"
+
+
+def declarations(text):
+    """Names of the functions and objects that a header declares."""
+    text = prototypes(text)
     names = set(re.findall(r"\b(cow_\w+)\s*\((?=[^;{]*\)[^;{()]*;)", text))
     return names | set(re.findall(r"\bextern\b[^;(]*?\b(cow_\w+)\s*(?:\[[^;]*)?;", text))
 
@@ -105,6 +124,9 @@ def self_check():
         said = list(check("engine/meta/cache.c", {symbol}, head))
         if len(said) != wrong:
             yield f"{symbol}: {wrong} faults expected: {said}"
+    for text, wrong in (("int cow_a(int b, bool c);", 1), ("int cow_a(int b, bool *c);", 0), ("void cow_delta_mark_one(bool one);", 0)):
+        if len(list(check_bools("x.h", text))) != wrong:
+            yield f"{text}: {wrong} faults expected"
     for text, wrong in (('{ "a: b", a_b }', 0), ('{ "a: b", b }', 1), ('{ "a: c", a_c }', 1)):
         if len(list(check_steps("x.c", "static const struct cow_step s = " + text, {"a_c": "y.c"}))) != wrong:
             yield f"{text}: {wrong} faults expected"
@@ -121,6 +143,8 @@ def main():
         seen = {}
         for source, text in sorted(texts(root, ".c")):
             said += check_steps(source, text, seen)
+        for name, text in sorted(known.items()):
+            said += check_bools(name, text)
         if len(seen) < 50:
             said.append(f"only {len(seen)} steps were found: the check does not see the sources")
         if count < 500:

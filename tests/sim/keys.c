@@ -87,7 +87,7 @@ static void finish(struct sim_run *run, const char *path, uint64_t kind)
 	struct cow_file *file;
 	uint8_t *cluster;
 	if (ops->open(&run->world.host, path, COW_OPEN_WRITE, &file, &err) ||
-	    cow_load_header(&run->control->base, file, false, &h, &cluster, &err) ||
+	    cow_load_header(&run->control->base, file, &h, &cluster, &err) ||
 	    cow_extensions_decode(cluster, &h, &ext, &err))
 		sim_fail("the new image: %s", err.text);
 	if (kind == SIM_ENCRYPT_LEGACY)

@@ -269,7 +269,7 @@ bool sim_world_step(struct sim_world *world)
 	if (p && (!loop || sim_chance(&world->random, world->execute_percent)))
 		sim_execute(world, p);
 	else if (loop)
-		COW_IGNORE(cow_loop_run(&loop->base, false));
+		COW_IGNORE(cow_loop_poll(&loop->base));
 	else
 		return jump_to_timer(world);
 	return true;

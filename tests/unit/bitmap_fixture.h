@@ -144,7 +144,7 @@ static inline struct state state_of(struct fixture *f)
 	struct cow_file *file = open_file(f);
 	uint8_t *cluster;
 	f->err = (struct cow_error){ 0 };
-	int ret = cow_load_header(&f->m->loop, file, false, &s.header, &cluster, &f->err);
+	int ret = cow_load_header(&f->m->loop, file, &s.header, &cluster, &f->err);
 	if (!ret)
 		ret = cow_extensions_decode(cluster, &s.header, &s.ext, &f->err);
 	if (!ret)

@@ -158,7 +158,7 @@ static void test_freed_clusters_are_used_again(void **state)
 		do_op(f, COW_OP_DISCARD, 0, 32u << 20);
 		do_op(f, COW_OP_FLUSH, 0, 0);
 		for (unsigned i = 0; i < 100; i++) /* let the release go on */
-			COW_IGNORE(cow_loop_run(&f->m->loop, false));
+			COW_IGNORE(cow_loop_poll(&f->m->loop));
 	}
 	close_image(f);
 	expect_clean(f);
@@ -304,7 +304,7 @@ static void start_write(struct fixture *f, unsigned idx, uint64_t offset, uint64
 static void run_all(struct fixture *f)
 {
 	for (unsigned i = 0; i < 1000; i++)
-		COW_IGNORE(cow_loop_run(&f->m->loop, false));
+		COW_IGNORE(cow_loop_poll(&f->m->loop));
 }
 
 /*

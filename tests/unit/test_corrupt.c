@@ -233,7 +233,7 @@ static void wait_for_failure(struct fixture *f)
 {
 	for (unsigned i = 0; i < 100 && !cow_image_failure(f->image); i++) {
 		COW_IGNORE(cow_queue_do(f->queue, COW_OP_FLUSH, 0, 0, 0, NULL));
-		COW_IGNORE(cow_loop_run(&f->m->loop, false));
+		COW_IGNORE(cow_loop_poll(&f->m->loop));
 	}
 }
 

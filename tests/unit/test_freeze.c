@@ -74,7 +74,7 @@ static int lose_queue(void *ctx, struct cow_loop *loop, struct cow_file *file,
 	unsigned from = f->m->nr_trace;
 	cow_queue_free(f->queues[0]);
 	for (unsigned i = 0; i < 1000; i++)
-		COW_IGNORE(cow_loop_run(loop, false));
+		COW_IGNORE(cow_loop_poll(loop));
 	f->during = changes(f, from);
 	return 0;
 }

@@ -38,7 +38,7 @@ static int find_root(struct cow_fs_list *list)
 	*list = (struct cow_fs_list){ .stack = { .sys_fd = -1, .dev_fd = -1 },
 				      .fs = calloc(1, sizeof(*list->fs)) };
 	assert_non_null(list->fs);
-	assert_int_equal(cow_mntns_collect(&list->namespaces, false), 0);
+	assert_int_equal(cow_mntns_collect(&list->namespaces, COW_MNTNS_OWN), 0);
 	assert_int_equal(cow_mounts_each(&list->namespaces, 0, take_root, list), 0);
 	return list->nr ? cow_fs_open(list, &list->fs[0]) : -ENOENT;
 }

@@ -87,7 +87,7 @@ static void all_spans(struct fixture *f, enum cow_op_kind kind)
 		cow_queue_submit(f->queue, i, kind, 0, (uint64_t)i * SPAN, CLUSTER,
 				 f->buf + i * CLUSTER, count_done, f);
 	for (unsigned i = 0; i < 1000 && f->nr_done < NR_SPANS; i++)
-		COW_IGNORE(cow_loop_run(&f->m->loop, false));
+		COW_IGNORE(cow_loop_poll(&f->m->loop));
 	assert_int_equal(f->nr_done, NR_SPANS);
 }
 
@@ -236,7 +236,7 @@ static void discard_some(struct fixture *f, unsigned first, unsigned nr)
 	assert_int_equal(cow_queue_do(f->queue, COW_OP_DISCARD, 0, at, nr * SPAN, NULL), 0);
 	assert_int_equal(cow_queue_do(f->queue, COW_OP_FLUSH, 0, 0, 0, NULL), 0);
 	for (unsigned i = 0; i < 1000; i++)
-		COW_IGNORE(cow_loop_run(&f->m->loop, false));
+		COW_IGNORE(cow_loop_poll(&f->m->loop));
 }
 
 /* The guest is told that its discards succeed; we say once that they give nothing back. */

@@ -232,7 +232,7 @@ static unsigned read_all(struct fixture *f, unsigned (*block)(unsigned i),
 					 (uint64_t)block(j) * BLOCK, BLOCK,
 					 f->buf + (size_t)block(j) * BLOCK, read_done, f);
 		while (f->nr_done < DEPTH)
-			COW_IGNORE(cow_loop_run(&f->m->loop, false));
+			COW_IGNORE(cow_loop_poll(&f->m->loop));
 		assert_int_equal(f->nr_failed, 0);
 	}
 	for (uint64_t off = 0; off < (uint64_t)NR_CLUSTERS * CLUSTER; off++)
@@ -296,7 +296,7 @@ static void test_host_error(void **state)
 					 (5 + round) * CLUSTER + i % 16 * BLOCK, BLOCK,
 					 f->buf + i * BLOCK, read_done, f);
 		while (f->nr_done < DEPTH)
-			COW_IGNORE(cow_loop_run(&f->m->loop, false));
+			COW_IGNORE(cow_loop_poll(&f->m->loop));
 		assert_int_equal(f->nr_failed, 1);
 	}
 	assert_int_equal(f->queues[0]->nr_packed, COW_QUEUE_PACKED);

@@ -63,17 +63,17 @@ static void test_overlap_parks(void **state)
 	assert_true(cow_inflight_overlaps(&inflight, COW_CLAIM_CLUSTERS, 0, 11));
 	assert_false(cow_inflight_overlaps(&inflight, COW_CLAIM_CLUSTERS, 0, 10));
 	assert_false(cow_inflight_overlaps(&inflight, COW_CLAIM_CLUSTERS, 21, 30));
-	COW_IGNORE(cow_loop_run(loop, false));
+	COW_IGNORE(cow_loop_poll(loop));
 	assert_int_equal(wb.ran, 0);
 	cow_inflight_drop(&inflight, &a);
 	cow_inflight_drop(&inflight, &a); /* again: nothing */
-	COW_IGNORE(cow_loop_run(loop, false));
+	COW_IGNORE(cow_loop_poll(loop));
 	assert_int_equal(wb.ran, 1);
 	assert_false(b.held); /* woken to look again, no more */
 	assert_true(cow_inflight_busy(&inflight, COW_CLAIM_CLUSTERS, 20, 30, &wa.task));
 	assert_false(cow_inflight_busy(&inflight, COW_CLAIM_CLUSTERS, 10, 20, &wb.task));
 	cow_inflight_drop(&inflight, &c);
-	COW_IGNORE(cow_loop_run(loop, false));
+	COW_IGNORE(cow_loop_poll(loop));
 	assert_int_equal(wa.ran, 1);
 	assert_int_equal(wb.ran, 1);
 	cow_inflight_fini(&inflight);
@@ -167,7 +167,7 @@ static void *runner_main(void *arg)
 	cow_task_init(&r->task, &runner_step, runner_end);
 	cow_task_start(&r->task, r->loop, &runner_step);
 	while (!r->done)
-		COW_IGNORE(cow_loop_run(r->loop, true));
+		COW_IGNORE(cow_loop_run(r->loop));
 	return NULL;
 }
 

@@ -121,7 +121,7 @@ static void run_until(struct fixture *f, unsigned running)
 	for (unsigned i = 0; f->running > running; i++) {
 		if (i == 1000000)
 			fail_msg("%u requests hang", f->running);
-		COW_IGNORE(cow_loop_run(&f->m->loop, false));
+		COW_IGNORE(cow_loop_poll(&f->m->loop));
 	}
 }
 
