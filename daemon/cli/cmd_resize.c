@@ -119,6 +119,9 @@ int cow_cmd_resize(int argc, char **argv)
 		return cow_cmd_fail_ambiguous(a.image);
 	if (cow_target_writer(a.image, &target))
 		return cow_ask_resize(target, &a.options);
+	if (cow_target_image(a.image, &target.id, 1) > 0)
+		return cow_cmd_fail("%s: is attached read-only as /dev/ublkb%u: detach it first",
+				    a.image, target.id);
 	if (cow_loop_plain_new(&loop))
 		return cow_cmd_fail("out of memory");
 	int ret = resize(&a, loop, &err);

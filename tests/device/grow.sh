@@ -39,7 +39,8 @@ must_fail 'dirty bitmaps' "$cowblk" resize "$dev" +1M
 is_size $((1 << 30)) disk.qcow2
 detach "$dev"
 attach dev disk.qcow2 --read-only
-must_fail 'not writable|read-only' "$cowblk" resize "$dev" +1M
+must_fail 'not writable' "$cowblk" resize "$dev" +1M
+must_fail "attached read-only as $dev: detach it first" "$cowblk" resize disk.qcow2 +1M
 detach "$dev"
 check_clean disk.qcow2
 
