@@ -402,6 +402,8 @@ static bool host_action(struct sim_random *r, const struct sim_plan *plan, const
 		a->kind = SIM_SNAPSHOT;
 		a->length = sim_below(r, 3);
 		a->queue = (unsigned)sim_below(r, SIM_MAX_TAKEN);
+		if (plan->resizes && a->queue < 2)
+			a->length = SIM_SNAPSHOT_RESIZE;
 		a->offset = plan->crash_every && sim_chance(r, 60)
 				    ? 1 + sim_below(r, sim_chance(r, 50) ? 40 : 400)
 				    : 0;
@@ -418,9 +420,8 @@ static void live_action(struct sim_random *r, const struct sim_plan *plan,
 {
 	struct sim_action a = { .kind = SIM_LIVE, .length = sim_chance(r, 60) ? 0 : 2 };
 	a.queue = (unsigned)sim_below(r, SIM_MAX_TAKEN);
-	/* Takes no random number, as add_bitmap(). */
-	if (script->config.seed / 7 % 3 == 1 && a.queue < 2)
-		a.length = SIM_GROW;
+	if (plan->resizes && a.queue < 2)
+		a.length = SIM_SNAPSHOT_RESIZE;
 	if (plan->crash_every && sim_chance(r, 40)) {
 		a.offset = 1 + sim_below(r, sim_chance(r, 50) ? 30 : 300);
 		a.flags = sim_chance(r, 40) ? SIM_KILL : 0;
@@ -442,6 +443,7 @@ void sim_script_make(struct sim_script *script, uint64_t seed, const struct sim_
 {
 	struct sim_random r = { .state = sim_mix(seed + 1) }, more = { .state = sim_mix(~seed) };
 	struct sim_plan p = *plan;
+	p.resizes = seed / 7 % 3 == 1; /* takes no random number, as add_bitmap() */
 	bool full = false;
 	memset(script, 0, sizeof(*script));
 	p.faults = p.faults && sim_chance(&r, 50);

@@ -16,21 +16,10 @@
 
 /* ---- what is on disk ---- */
 
-static struct cow_header load_header(struct sim_run *run)
-{
-	struct cow_header h;
-	struct cow_error err = { 0 };
-	uint8_t sector[512];
-	sim_store_read(&sim_disk_find(&run->world.disk, TOP)->now, 0, sector, sizeof(sector));
-	if (cow_header_decode(sector, sizeof(sector), &h, &err))
-		sim_fail("live change: the header is broken: %s", err.text);
-	return h;
-}
-
 static struct cow_snapshot *load_table(struct sim_run *run, uint32_t *nr)
 {
 	const struct sim_file *f = sim_disk_find(&run->world.disk, TOP);
-	struct cow_header h = load_header(run);
+	struct cow_header h = sim_snapshot_header(run);
 	struct cow_snapshot *list;
 	struct cow_error err = { 0 };
 	static uint8_t buf[65536];
@@ -53,9 +42,9 @@ static bool is_on_disk(struct sim_run *run, const char *name)
 	return found;
 }
 
-static bool has_grown(struct sim_run *run)
+static bool was_resized(struct sim_run *run)
 {
-	uint64_t size_bytes = load_header(run).size_bytes;
+	uint64_t size_bytes = sim_snapshot_header(run).size_bytes;
 	if (size_bytes != run->size_bytes && size_bytes != run->live.size_bytes)
 		sim_fail("the disk has %llu bytes", (unsigned long long)size_bytes);
 	return size_bytes != run->size_bytes;
@@ -63,8 +52,8 @@ static bool has_grown(struct sim_run *run)
 
 static bool took_effect(struct sim_run *run)
 {
-	if (run->live.what == SIM_GROW)
-		return has_grown(run);
+	if (run->live.what == SIM_SNAPSHOT_RESIZE)
+		return was_resized(run);
 	return is_on_disk(run, run->live.name) == (run->live.what == SIM_SNAPSHOT_CREATE);
 }
 
@@ -73,12 +62,8 @@ static void settle(struct sim_run *run, bool effect)
 	struct sim_command *c = &run->live;
 	if (effect && c->what == SIM_SNAPSHOT_CREATE && !c->shot)
 		sim_fail("live snapshot: it is on disk, but the image was never frozen for it");
-	if (effect && c->what == SIM_GROW) {
-		run->size_bytes = c->size_bytes;
-		run->stats.grown++;
-	} else if (effect) {
+	if (effect)
 		sim_snapshot_take_effect(run, c);
-	}
 	sim_shot_free(c->shot);
 	c->shot = NULL;
 	c->in_doubt = false;
@@ -157,26 +142,6 @@ static int change(struct sim_run *run)
 	return ret;
 }
 
-/* An L1 entry more than there are: the table moves. Now and then it need not. */
-static void choose_growth(struct sim_run *run, const struct sim_action *a)
-{
-	struct cow_geometry g;
-	struct cow_header h = load_header(run);
-	cow_geometry_init(&g, &h);
-	uint64_t more = a->queue % 2 ? 1ull << (g.l2_bits + g.cluster_bits) : 512;
-	run->live.what = SIM_GROW;
-	run->live.size_bytes = run->size_bytes + more;
-}
-
-/* Else it would be refused. */
-static bool may_grow(struct sim_run *run)
-{
-	const struct sim_config *c = &run->script->config;
-	struct cow_header h = load_header(run);
-	return !c->bitmap && c->backing_bytes <= c->size_bytes &&
-	       (h.version > 2 || !h.nr_snapshots);
-}
-
 static int grow(struct sim_run *run)
 {
 	struct sim_command *c = &run->live;
@@ -236,10 +201,7 @@ void sim_live_command(struct sim_run *run, const struct sim_action *a)
 	if (c->in_doubt || cow_image_failure(run->image) || run->script->config.data_file)
 		return;
 	memset(c, 0, sizeof(*c));
-	if (a->length == SIM_GROW && may_grow(run))
-		choose_growth(run, a);
-	else
-		sim_snapshot_choose(run, a, c);
+	sim_snapshot_choose(run, a, false, c);
 	bool armed = arm(&run->world, a);
 	c->begun = sim_model_tick(&run->model);
 	c->in_doubt = true; /* until it returns with the power on */
@@ -247,7 +209,7 @@ void sim_live_command(struct sim_run *run, const struct sim_action *a)
 	atomic_store(&run->gave_up, false);
 	run->frozen = true;
 	sim_loop_come(run->visitor);
-	c->result = c->what == SIM_GROW ? grow(run) : change(run);
+	c->result = c->what == SIM_SNAPSHOT_RESIZE ? grow(run) : change(run);
 	sim_loop_leave(run->visitor);
 	run->frozen = false;
 	if (run->world.powered_off)

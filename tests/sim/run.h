@@ -34,7 +34,7 @@ struct sim_stats {
 	uint64_t bitmaps, believed; /* cleared or made; found not to be in use */
 	uint64_t live,
 		all_frozen; /* commands on the running image; those done all under a freeze */
-	uint64_t grown;	    /* disks, while they were in use */
+	uint64_t resized;   /* disks, closed or in use */
 	uint64_t snapshots, snapshots_lost; /* commands that took effect; that power was lost in */
 	uint64_t ops, crashes, kills, reopens, failed_ops, injected, full, events, repairs, growths;
 };
@@ -49,7 +49,7 @@ struct sim_taken {
 /* A snapshot command under way, or cut off by the loss of power. */
 struct sim_command {
 	unsigned what;	     /* enum sim_snapshot_what */
-	uint64_t size_bytes; /* GROW: that the disk gets */
+	uint64_t size_bytes; /* RESIZE: that the disk gets */
 	unsigned idx;	     /* of the snapshot in run->taken */
 	char name[16];
 	int result;

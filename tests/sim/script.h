@@ -120,6 +120,7 @@ struct sim_script {
 struct sim_plan {
 	uint64_t nr_actions, crash_every;
 	bool faults;
+	bool resizes; /* drawn from the seed */
 };
 
 void sim_script_make(struct sim_script *script, uint64_t seed, const struct sim_plan *plan);

@@ -9,6 +9,8 @@
 #include "engine/base/be.h"
 #include "engine/base/buf.h"
 #include "engine/check/check.h"
+#include "engine/edit/resize.h"
+#include "engine/format/geometry.h"
 #include "engine/life/image.h"
 #include "engine/request/queue.h"
 #include "engine/request/kind.h"
@@ -89,8 +91,44 @@ void sim_snapshots_fini(struct sim_run *run)
 
 /* ---- changing ---- */
 
-void sim_snapshot_choose(struct sim_run *run, const struct sim_action *a, struct sim_command *c)
+struct cow_header sim_snapshot_header(struct sim_run *run)
 {
+	struct cow_header h;
+	struct cow_error err = { 0 };
+	uint8_t sector[512];
+	sim_store_read(&sim_disk_find(&run->world.disk, TOP)->now, 0, sector, sizeof(sector));
+	if (cow_header_decode(sector, sizeof(sector), &h, &err))
+		sim_fail("the header is broken: %s", err.text);
+	return h;
+}
+
+/*
+ * Larger by an L1 entry, so that the table moves, or by a sector; closed also as it was at first. It
+ * is left out where it would be refused.
+ */
+static bool choose_size(struct sim_run *run, const struct sim_action *a, bool closed,
+			struct sim_command *c)
+{
+	const struct sim_config *config = &run->script->config;
+	struct cow_header h = sim_snapshot_header(run);
+	struct cow_geometry g;
+	if (config->bitmap || config->data_file || config->backing_bytes > config->size_bytes ||
+	    (h.version == 2 && h.nr_snapshots))
+		return false;
+	cow_geometry_init(&g, &h);
+	c->what = SIM_SNAPSHOT_RESIZE;
+	c->size_bytes =
+		run->size_bytes + (a->queue % 2 ? 1ull << (g.l2_bits + g.cluster_bits) : 512);
+	if (closed && run->size_bytes > config->size_bytes)
+		c->size_bytes = config->size_bytes;
+	return true;
+}
+
+void sim_snapshot_choose(struct sim_run *run, const struct sim_action *a, bool closed,
+			 struct sim_command *c)
+{
+	if (a->length == SIM_SNAPSHOT_RESIZE && choose_size(run, a, closed, c))
+		return;
 	c->what = a->length % 3;
 	if (!run->nr_taken)
 		c->what = SIM_SNAPSHOT_CREATE;
@@ -112,6 +150,9 @@ int sim_snapshot_execute(struct sim_command *c, struct cow_loop *loop, struct co
 {
 	const struct cow_snapshot_date date = { .sec = 1 };
 	const struct cow_snapshot_key key = { .text = c->name, .by = COW_SNAPSHOT_BY_NAME };
+	const struct cow_resize_options resize = { .bytes = c->size_bytes, .shrink = true };
+	if (c->what == SIM_SNAPSHOT_RESIZE)
+		return cow_resize(loop, file, &resize, err);
 	if (c->what == SIM_SNAPSHOT_CREATE)
 		return cow_snapshot_create(loop, file, c->name, &date, NULL, err);
 	if (c->what == SIM_SNAPSHOT_APPLY)
@@ -143,6 +184,9 @@ void sim_snapshot_take_effect(struct sim_run *run, struct sim_command *c)
 	} else if (c->what == SIM_SNAPSHOT_APPLY) {
 		sim_shot_apply(run->taken[c->idx].shot, &run->model);
 		run->size_bytes = run->taken[c->idx].size_bytes;
+	} else if (c->what == SIM_SNAPSHOT_RESIZE) {
+		run->size_bytes = c->size_bytes;
+		run->stats.resized++;
 	} else {
 		sim_shot_free(run->taken[c->idx].shot);
 		run->taken[c->idx] = run->taken[--run->nr_taken];
@@ -193,7 +237,7 @@ void sim_snapshot_command(struct sim_run *run, const struct sim_action *a)
 	struct sim_world *world = &run->world;
 	struct sim_command c = { 0 };
 	uint64_t before = generation(run);
-	sim_snapshot_choose(run, a, &c);
+	sim_snapshot_choose(run, a, true, &c);
 	world->crash_kind = a->flags & SIM_KILL ? SIM_CRASH_KILL : SIM_CRASH_POWER;
 	world->power_off_at = a->offset ? world->events + a->offset : 0;
 	execute(run, &c);

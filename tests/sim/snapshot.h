@@ -9,8 +9,13 @@
 
 #include "tests/sim/run.h"
 
-/* GROW: no snapshot, but a larger disk, on the running image only. */
-enum sim_snapshot_what { SIM_SNAPSHOT_CREATE, SIM_SNAPSHOT_APPLY, SIM_SNAPSHOT_DELETE, SIM_GROW };
+/* RESIZE: no snapshot, but another size of the disk. */
+enum sim_snapshot_what {
+	SIM_SNAPSHOT_CREATE,
+	SIM_SNAPSHOT_APPLY,
+	SIM_SNAPSHOT_DELETE,
+	SIM_SNAPSHOT_RESIZE
+};
 
 /* The image is closed, what it holds is settled. Ends with the power on and the image closed. */
 void sim_snapshot_command(struct sim_run *run, const struct sim_action *action);
@@ -23,8 +28,10 @@ void sim_snapshots_fini(struct sim_run *run);
 
 /* ---- parts, for live.c ---- */
 
+/* The image's header as it stands in the file. */
+struct cow_header sim_snapshot_header(struct sim_run *run);
 /* Which command the action means now, on which snapshot. */
-void sim_snapshot_choose(struct sim_run *run, const struct sim_action *action,
+void sim_snapshot_choose(struct sim_run *run, const struct sim_action *action, bool closed,
 			 struct sim_command *c);
 /* Runs it on an open file of the image. */
 int sim_snapshot_execute(struct sim_command *c, struct cow_loop *loop, struct cow_file *file,
