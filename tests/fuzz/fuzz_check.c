@@ -9,7 +9,7 @@
 
 #include "engine/base/assert.h"
 #include "engine/check/check.h"
-#include "tests/fuzz/memory_disk.h"
+#include "tests/memory/memory_host.h"
 
 #define MAX_BYTES (1u << 20)
 #define ROOM_BYTES (1u << 20) /* for new refcount structures */
@@ -26,11 +26,11 @@ static void ignore(void *ctx, const char *text)
 {
 }
 
-static int check(struct memory_disk *disk, enum cow_repair repair, struct cow_check_result *result)
+static int check(struct memory_host *disk, enum cow_repair repair, struct cow_check_result *result)
 {
 	struct cow_check_options options = { .repair = repair, .finding = ignore };
 	struct cow_error err = { 0 };
-	int ret = cow_check_file(&disk->loop, &disk->file, &options, result, &err);
+	int ret = cow_check_file(&disk->loop, &disk->self.file, &options, result, &err);
 	cow_assert(!ret == !err.code);
 	return ret;
 }
@@ -40,7 +40,7 @@ static bool clean(const struct cow_check_result *r)
 	return !r->corruptions && !r->leaks && !r->check_errors;
 }
 
-static void check_then_repair(struct memory_disk *disk, const unsigned *changes)
+static void check_then_repair(struct memory_host *disk, const unsigned *changes)
 {
 	struct cow_check_result first, repaired, after;
 	int ret = check(disk, COW_REPAIR_NONE, &first);
@@ -58,13 +58,13 @@ static void check_then_repair(struct memory_disk *disk, const unsigned *changes)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-	struct memory_disk disk;
+	struct memory_host disk;
 	unsigned changes = 0;
-	if (size > MAX_BYTES || memory_disk_init(&disk, data, size, size + ROOM_BYTES))
+	if (size > MAX_BYTES || memory_host_init(&disk, data, size, size + ROOM_BYTES))
 		return 0;
-	disk.hook = count_change;
+	disk.changed = count_change;
 	disk.ctx = &changes;
 	check_then_repair(&disk, &changes);
-	memory_disk_fini(&disk);
+	memory_host_fini(&disk);
 	return 0;
 }

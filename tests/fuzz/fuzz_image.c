@@ -28,7 +28,7 @@
 #include "engine/request/kind.h"
 #include "engine/snapshot/snapshot.h"
 #include "tests/fuzz/luks_area.h"
-#include "tests/fuzz/memory_disk.h"
+#include "tests/memory/memory_host.h"
 
 #define MAX_BYTES LUKS_AREA_OFF
 #define ROOM_BYTES (4u << 20)
@@ -50,7 +50,7 @@ struct small_host {
 	struct cow_host host;
 	const uint8_t *image;
 	size_t image_bytes;
-	struct memory_disk disks[NR_FILES]; /* made when they are opened */
+	struct memory_host disks[NR_FILES]; /* made when they are opened */
 };
 
 static bool is_luks(const struct small_host *h)
@@ -59,17 +59,17 @@ static bool is_luks(const struct small_host *h)
 	       cow_load32_be(h->image + CRYPT_METHOD_OFF) == QCOW2_CRYPT_LUKS;
 }
 
-static int make_base(struct memory_disk *disk)
+static int make_base(struct memory_host *disk)
 {
 	static uint8_t base[BASE_BYTES];
 	memset(base, 0xba, sizeof(base));
-	return memory_disk_init(disk, base, sizeof(base), sizeof(base));
+	return memory_host_init(disk, base, sizeof(base), sizeof(base));
 }
 
 static int make_twin(struct small_host *h)
 {
-	struct memory_disk *disk = &h->disks[TWIN];
-	int ret = memory_disk_init(disk, h->image, h->image_bytes, LUKS_AREA_OFF + LUKS_AREA_BYTES);
+	struct memory_host *disk = &h->disks[TWIN];
+	int ret = memory_host_init(disk, h->image, h->image_bytes, LUKS_AREA_OFF + LUKS_AREA_BYTES);
 	if (!ret && h->image_bytes >= BACKING_OFF + BACKING_BYTES)
 		memset(disk->bytes + BACKING_OFF, 0, BACKING_BYTES);
 	if (!ret && is_luks(h))
@@ -79,7 +79,7 @@ static int make_twin(struct small_host *h)
 
 static int make_image(struct small_host *h)
 {
-	int ret = memory_disk_init(&h->disks[IMAGE], h->image, h->image_bytes,
+	int ret = memory_host_init(&h->disks[IMAGE], h->image, h->image_bytes,
 				   h->image_bytes + ROOM_BYTES);
 	if (!ret && is_luks(h))
 		luks_area_put(&h->disks[IMAGE]);
@@ -92,7 +92,7 @@ static int make_disk(struct small_host *h, unsigned i)
 		return 0;
 	switch (i) {
 	case DATA:
-		return memory_disk_init(&h->disks[DATA], NULL, 0, ROOM_BYTES / 4);
+		return memory_host_init(&h->disks[DATA], NULL, 0, ROOM_BYTES / 4);
 	case BASE:
 		return make_base(&h->disks[BASE]);
 	case TWIN:
@@ -112,7 +112,7 @@ static int host_open(struct cow_host *host, const char *path, unsigned flags, st
 		i++;
 	if (i == NR_FILES || make_disk(h, i))
 		return cow_error_set(err, -ENOENT, "%s: there is no such file", path);
-	struct cow_file *file = &h->disks[i].file;
+	struct cow_file *file = &h->disks[i].self.file;
 	file->host = host;
 	file->ino = i;
 	file->writable = flags & COW_OPEN_WRITE;
@@ -195,11 +195,11 @@ static void run_requests(struct cow_image *image, struct cow_loop *loop, const u
 	free(buf);
 }
 
-static bool is_sound(struct memory_disk *disk)
+static bool is_sound(struct memory_host *disk)
 {
 	struct cow_check_options options = { 0 };
 	struct cow_check_result result;
-	return !cow_check_file(&disk->loop, &disk->file, &options, &result, NULL) &&
+	return !cow_check_file(&disk->loop, &disk->self.file, &options, &result, NULL) &&
 	       !result.corruptions;
 }
 
@@ -224,7 +224,7 @@ static void set_options(struct cow_open_options *o, unsigned options)
 static void drive(struct small_host *h, const uint8_t *requests, unsigned nr, unsigned options)
 {
 	struct cow_open_options open = { .writable = true, .cache_bytes = 64 << 10 };
-	struct memory_disk *disk = &h->disks[IMAGE];
+	struct memory_host *disk = &h->disks[IMAGE];
 	struct cow_image *image;
 	struct cow_error err = { 0 };
 	bool sound = is_sound(disk);
@@ -260,6 +260,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	if (!make_disk(&h, IMAGE))
 		drive(&h, data + size - tail, nr, data[size - 1] / (MAX_REQUESTS + 1));
 	for (unsigned i = 0; i < NR_FILES; i++)
-		memory_disk_fini(&h.disks[i]);
+		memory_host_fini(&h.disks[i]);
 	return 0;
 }

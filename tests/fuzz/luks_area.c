@@ -55,7 +55,7 @@ static void make_area(uint8_t *area)
 	cow_luks_work_free(work);
 }
 
-void luks_area_put(struct memory_disk *disk)
+void luks_area_put(struct memory_host *disk)
 {
 	static uint8_t area[LUKS_AREA_BYTES];
 	static bool made;
@@ -64,5 +64,5 @@ void luks_area_put(struct memory_disk *disk)
 	made = true;
 	cow_assert(disk->capacity >= LUKS_AREA_OFF + LUKS_AREA_BYTES);
 	memcpy(disk->bytes + LUKS_AREA_OFF, area, sizeof(area));
-	disk->file.size_bytes = LUKS_AREA_OFF + LUKS_AREA_BYTES;
+	memory_set_size(disk, LUKS_AREA_OFF + LUKS_AREA_BYTES);
 }

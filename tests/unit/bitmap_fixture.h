@@ -15,6 +15,8 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 
 #include <cmocka.h>
 
@@ -32,7 +34,7 @@
 #include "engine/bitmap/tracking.h"
 #include "engine/request/queue.h"
 #include "engine/request/kind.h"
-#include "tests/unit/memory_host.h"
+#include "tests/memory/memory_host.h"
 
 #define DISK_BYTES (256u << 10)
 #define CLUSTER 4096u

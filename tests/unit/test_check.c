@@ -19,12 +19,12 @@
 #include "engine/check/check.h"
 #include "engine/format/format.h"
 #include "engine/format/map.h"
-#include "tests/fuzz/memory_disk.h"
+#include "tests/memory/memory_host.h"
 #include "tests/unit/tiny_image.h"
 
 struct fixture {
 	struct tiny_image t;
-	struct memory_disk disk;
+	struct memory_host disk;
 	struct cow_check_result result;
 	struct cow_error err;
 	char findings[1 << 16];
@@ -55,7 +55,7 @@ static int setup(void **state)
 static int teardown(void **state)
 {
 	struct fixture *f = *state;
-	memory_disk_fini(&f->disk);
+	memory_host_fini(&f->disk);
 	free(f);
 	return 0;
 }
@@ -65,14 +65,14 @@ static int check(struct fixture *f, enum cow_repair repair)
 {
 	struct cow_check_options options = { .repair = repair, .finding = note_finding, .ctx = f };
 	if (!f->disk.bytes)
-		assert_int_equal(memory_disk_init(&f->disk, f->t.bytes, f->t.size, TINY_MAX_BYTES),
+		assert_int_equal(memory_host_init(&f->disk, f->t.bytes, f->t.size, TINY_MAX_BYTES),
 				 0);
-	f->disk.hook = note_change;
+	f->disk.changed = note_change;
 	f->disk.ctx = &f->changes;
 	f->changes = 0;
 	f->findings[0] = '\0';
 	f->err = (struct cow_error){ 0 };
-	int ret = cow_check_file(&f->disk.loop, &f->disk.file, &options, &f->result, &f->err);
+	int ret = cow_check_file(&f->disk.loop, &f->disk.self.file, &options, &f->result, &f->err);
 	if (repair == COW_REPAIR_NONE)
 		assert_int_equal(f->changes, 0);
 	return ret;
@@ -276,7 +276,7 @@ static void bad_snapshot_is_dropped(void **state)
 	assert_int_equal(f->result.corruptions + f->result.leaks, 0);
 	assert_int_equal(
 		cow_load32_be(f->disk.bytes + offsetof(struct qcow2_header_be, nb_snapshots)), 0);
-	assert_true(tiny_image_active_reads(f->disk.bytes, f->disk.file.size_bytes));
+	assert_true(tiny_image_active_reads(f->disk.bytes, f->disk.size));
 	assert_int_equal(refcount_on_disk(f, f->t.snapshot_l1), 0);
 	assert_int_equal(check(f, COW_REPAIR_ALL), 0);
 	assert_string_equal(f->findings, "");
@@ -302,7 +302,7 @@ static void good_snapshots_stay(void **state)
 	assert_int_equal(check(f, COW_REPAIR_ALL), 0);
 	assert_finds(f, "is dropped: its L1 table lies over the active one");
 	assert_int_equal(f->result.corruptions + f->result.leaks, 0);
-	assert_true(tiny_image_reads(f->disk.bytes, f->disk.file.size_bytes));
+	assert_true(tiny_image_reads(f->disk.bytes, f->disk.size));
 }
 
 /* Opening an image that was not closed repairs it, but drops nothing. */
@@ -312,9 +312,10 @@ static void snapshots_are_kept(void **state)
 	struct cow_check_options options = { .repair = COW_REPAIR_ALL, .keep_snapshots = true };
 	f->t.bytes[79] |= QCOW2_INCOMPAT_DIRTY;
 	cow_store64_be(f->t.bytes + f->t.snapshots, f->t.snapshot_l1 + 8);
-	assert_int_equal(memory_disk_init(&f->disk, f->t.bytes, f->t.size, TINY_MAX_BYTES), 0);
+	assert_int_equal(memory_host_init(&f->disk, f->t.bytes, f->t.size, TINY_MAX_BYTES), 0);
 	assert_int_equal(
-		cow_check_file(&f->disk.loop, &f->disk.file, &options, &f->result, &f->err), 0);
+		cow_check_file(&f->disk.loop, &f->disk.self.file, &options, &f->result, &f->err),
+		0);
 	assert_true(f->result.corruptions > 0);
 	assert_memory_equal(f->disk.bytes, f->t.bytes, f->t.size);
 }
@@ -332,8 +333,8 @@ static void not_an_image(void **state)
 static void read_only_file(void **state)
 {
 	struct fixture *f = *state;
-	assert_int_equal(memory_disk_init(&f->disk, f->t.bytes, f->t.size, TINY_MAX_BYTES), 0);
-	f->disk.file.writable = false;
+	assert_int_equal(memory_host_init(&f->disk, f->t.bytes, f->t.size, TINY_MAX_BYTES), 0);
+	f->disk.self.file.writable = false;
 	assert_int_equal(check(f, COW_REPAIR_LEAKS), -EROFS);
 	assert_int_equal(check(f, COW_REPAIR_NONE), 0);
 }
@@ -369,7 +370,7 @@ static void work_stays_bounded(void **state)
 		cow_store32_be(p + 8, 4096);
 		cow_store32_be(p + 36, 24);
 	}
-	assert_int_equal(memory_disk_init(&f->disk, bytes, SIZE, SIZE), 0);
+	assert_int_equal(memory_host_init(&f->disk, bytes, SIZE, SIZE), 0);
 	free(bytes);
 	clock_t start = clock();
 	assert_int_equal(check(f, COW_REPAIR_NONE), 0);

@@ -20,7 +20,7 @@
 #include "engine/base/be.h"
 #include "engine/check/check.h"
 #include "engine/format/format.h"
-#include "tests/fuzz/memory_disk.h"
+#include "tests/memory/memory_host.h"
 #include "tests/unit/breakages.h"
 
 #define MAX_EVENTS 512
@@ -87,14 +87,14 @@ static void ignore(void *ctx, const char *text)
 {
 }
 
-static int run_check(struct memory_disk *disk, enum cow_repair repair, struct low *low,
+static int run_check(struct memory_host *disk, enum cow_repair repair, struct low *low,
 		     struct cow_check_result *result)
 {
 	struct cow_check_options options = { .repair = repair,
 					     .finding = low ? note_low : ignore,
 					     .ctx = low };
 	struct cow_error err = { 0 };
-	int ret = cow_check_file(&disk->loop, &disk->file, &options, result, &err);
+	int ret = cow_check_file(&disk->loop, &disk->self.file, &options, result, &err);
 	if (ret)
 		print_message("%s\n", err.text);
 	return ret;
@@ -114,19 +114,19 @@ static bool reads(const uint8_t *bytes, uint64_t size, bool with_snapshot)
 static void assert_repairs(const struct breakage *b, const uint8_t *bytes, uint64_t size,
 			   const struct low *before)
 {
-	struct memory_disk disk;
+	struct memory_host disk;
 	struct low low = { 0 };
 	struct cow_check_result result;
 	assert_true(reads(bytes, size, b->fate == SNAPSHOT_READS));
-	assert_int_equal(memory_disk_init(&disk, bytes, size, TINY_MAX_BYTES), 0);
+	assert_int_equal(memory_host_init(&disk, bytes, size, TINY_MAX_BYTES), 0);
 	assert_int_equal(run_check(&disk, COW_REPAIR_NONE, &low, &result), 0);
 	for (unsigned i = 0; i < MAX_CLUSTERS && !writers_kept_away(bytes); i++)
 		assert_true(!low.cluster[i] || before->cluster[i]);
 	assert_int_equal(run_check(&disk, COW_REPAIR_ALL, NULL, &result), 0);
 	assert_int_equal(result.corruptions + result.leaks, 0);
-	assert_true(reads(disk.bytes, disk.file.size_bytes, b->fate != SNAPSHOT_LOST));
+	assert_true(reads(disk.bytes, disk.size, b->fate != SNAPSHOT_LOST));
 	assert_false(writers_kept_away(disk.bytes));
-	memory_disk_fini(&disk);
+	memory_host_fini(&disk);
 }
 
 /* ---- crashing ---- */
@@ -166,13 +166,13 @@ static void crash_at(const struct breakage *b, const struct tiny_image *t, const
 static void crash_everywhere(const struct breakage *b, const struct tiny_image *t)
 {
 	static struct record r;
-	struct memory_disk disk;
+	struct memory_host disk;
 	struct low before = { 0 };
 	struct cow_check_result result;
-	assert_int_equal(memory_disk_init(&disk, t->bytes, t->size, TINY_MAX_BYTES), 0);
+	assert_int_equal(memory_host_init(&disk, t->bytes, t->size, TINY_MAX_BYTES), 0);
 	assert_int_equal(run_check(&disk, COW_REPAIR_NONE, &before, &result), 0);
 	assert_true(result.corruptions + result.leaks > 0);
-	disk.hook = note;
+	disk.changed = note;
 	disk.ctx = &r;
 	assert_int_equal(run_check(&disk, COW_REPAIR_ALL, NULL, &result), 0);
 	assert_int_equal(result.corruptions + result.leaks, 0);
@@ -181,7 +181,7 @@ static void crash_everywhere(const struct breakage *b, const struct tiny_image *
 		for (int i = 0; i < CRASHES; i++)
 			crash_at(b, t, &r, end, &before);
 	forget(&r);
-	memory_disk_fini(&disk);
+	memory_host_fini(&disk);
 }
 
 static void repair_survives_crashes(void **state)
@@ -204,7 +204,7 @@ static void repair_survives_crashes(void **state)
  * was written since the last.
  */
 struct failing {
-	struct memory_disk *disk;
+	struct memory_host *disk;
 	uint8_t durable[TINY_MAX_BYTES];
 	unsigned nr, seen;
 	int error; /* 0: none fails, all transfers are cut short */
@@ -218,8 +218,8 @@ static void write_some(struct failing *f, const struct cow_io *io)
 		if (rand() % 2)
 			continue;
 		memcpy(f->disk->bytes + io->offset + at, data + at, 512);
-		if (io->offset + at + 512 > f->disk->file.size_bytes)
-			f->disk->file.size_bytes = io->offset + at + 512;
+		if (io->offset + at + 512 > f->disk->size)
+			memory_set_size(f->disk, io->offset + at + 512);
 	}
 }
 
@@ -255,16 +255,16 @@ static bool fail_at(const struct breakage *b, const struct tiny_image *t, unsign
 		    const struct low *before)
 {
 	static struct failing f;
-	struct memory_disk disk;
+	struct memory_host disk;
 	struct cow_check_result said, found;
-	assert_int_equal(memory_disk_init(&disk, t->bytes, t->size, TINY_MAX_BYTES), 0);
+	assert_int_equal(memory_host_init(&disk, t->bytes, t->size, TINY_MAX_BYTES), 0);
 	f = (struct failing){ .disk = &disk, .nr = nr, .error = error };
 	memcpy(f.durable, t->bytes, sizeof(f.durable));
 	disk.fault = fault;
 	disk.ctx = &f;
 	struct cow_check_options options = { .repair = COW_REPAIR_ALL, .finding = ignore };
 	struct cow_error err = { 0 };
-	int ret = cow_check_file(&disk.loop, &disk.file, &options, &said, &err);
+	int ret = cow_check_file(&disk.loop, &disk.self.file, &options, &said, &err);
 	disk.fault = NULL;
 	bool failed = error && f.seen > nr;
 	assert_int_equal(ret != 0, failed);
@@ -274,20 +274,20 @@ static bool fail_at(const struct breakage *b, const struct tiny_image *t, unsign
 	if (!ret)
 		assert_int_equal(said.corruptions + said.leaks + found.corruptions + found.leaks,
 				 0);
-	assert_repairs(b, disk.bytes, disk.file.size_bytes, before);
-	memory_disk_fini(&disk);
+	assert_repairs(b, disk.bytes, disk.size, before);
+	memory_host_fini(&disk);
 	return failed;
 }
 
 static void fail_everywhere(const struct breakage *b, const struct tiny_image *t)
 {
-	struct memory_disk disk;
+	struct memory_host disk;
 	struct low before = { 0 };
 	struct cow_check_result result;
 	unsigned nr = 0;
-	assert_int_equal(memory_disk_init(&disk, t->bytes, t->size, TINY_MAX_BYTES), 0);
+	assert_int_equal(memory_host_init(&disk, t->bytes, t->size, TINY_MAX_BYTES), 0);
 	assert_int_equal(run_check(&disk, COW_REPAIR_NONE, &before, &result), 0);
-	memory_disk_fini(&disk);
+	memory_host_fini(&disk);
 	while (fail_at(b, t, nr, -EIO, &before) && fail_at(b, t, nr, -ENOSPC, &before))
 		nr++;
 	assert_true(nr > 20);
@@ -328,15 +328,15 @@ static void tiny_image_is_clean(void **state)
 {
 	static struct tiny_image t;
 	for (uint32_t order = 1; order <= 6; order++) {
-		struct memory_disk disk;
+		struct memory_host disk;
 		struct cow_check_result result;
 		tiny_image_build(&t, order);
 		assert_true(tiny_image_reads(t.bytes, t.size));
-		assert_int_equal(memory_disk_init(&disk, t.bytes, t.size, TINY_MAX_BYTES), 0);
+		assert_int_equal(memory_host_init(&disk, t.bytes, t.size, TINY_MAX_BYTES), 0);
 		assert_int_equal(run_check(&disk, COW_REPAIR_NONE, NULL, &result), 0);
 		assert_int_equal(result.corruptions + result.leaks, 0);
 		assert_int_equal(result.allocated_clusters, TINY_GUEST_CLUSTERS);
-		memory_disk_fini(&disk);
+		memory_host_fini(&disk);
 	}
 }
 

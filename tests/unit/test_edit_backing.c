@@ -5,6 +5,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 #include <cmocka.h>
 
@@ -12,7 +13,7 @@
 #include "engine/create/create.h"
 #include "engine/edit/edit_backing.h"
 #include "engine/format/format.h"
-#include "tests/unit/memory_host.h"
+#include "tests/memory/memory_host.h"
 
 #define FEATURES 112u  /* behind the header: the feature names, as long as QEMU's may be */
 #define EXTENSION 512u /* what follows them: the first that is not in the header's sector */

@@ -1,10 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /* A disk that becomes larger while it is used: what it holds then, what stands in the way, a host that refuses. */
+#include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 
 #include <cmocka.h>
 
@@ -15,7 +18,7 @@
 #include "engine/life/live_resize.h"
 #include "engine/request/kind.h"
 #include "engine/request/queue.h"
-#include "tests/unit/memory_host.h"
+#include "tests/memory/memory_host.h"
 
 #define CLUSTER 4096u
 #define COVERED (512u * CLUSTER) /* by an L2 table */

@@ -9,6 +9,8 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 
 #include <cmocka.h>
 
@@ -18,7 +20,7 @@
 #include "engine/life/image.h"
 #include "engine/request/queue.h"
 #include "engine/request/kind.h"
-#include "tests/unit/memory_host.h"
+#include "tests/memory/memory_host.h"
 
 #define CLUSTER 65536ull
 #define PAGE 4096u
@@ -64,30 +66,18 @@ static void copy(uint64_t off, uint8_t *buf, uint64_t bytes, bool write)
 	}
 }
 
-static int huge_drain(struct cow_loop *loop, bool wait)
+static void content(void *ctx, const struct cow_io *io)
 {
-	struct memory_host *m = memory_of_loop(loop);
-	while (m->head) {
-		struct cow_io *io = m->head;
-		uint64_t off = io->offset;
-		m->head = io->next;
-		if (!m->head)
-			m->tail = &m->head;
-		nr_ios += io->kind != COW_IO_TIMER;
-		nr_reads += io->kind == COW_IO_READ;
-		if (io->kind == COW_IO_READ || io->kind == COW_IO_WRITE)
-			for (unsigned i = 0; i < io->nr_vec; off += io->vec[i++].iov_len)
-				copy(off, io->vec[i].iov_base, io->vec[i].iov_len,
-				     io->kind == COW_IO_WRITE);
-		if (io->kind == COW_IO_TIMER)
-			m->clock_ns += io->offset;
-		cow_io_raw_done(io, io->kind <= COW_IO_WRITE ? (int64_t)io->length : 0);
-	}
-	return 0;
+	uint64_t off = io->offset;
+	for (unsigned i = 0; i < io->nr_vec; off += io->vec[i++].iov_len)
+		copy(off, io->vec[i].iov_base, io->vec[i].iov_len, io->kind == COW_IO_WRITE);
 }
 
-static const struct cow_loop_ops huge_loop_ops = { memory_start, huge_drain, memory_wake,
-						   memory_now, memory_free };
+static void count_io(void *ctx, const struct cow_io *io)
+{
+	nr_ios += io->kind != COW_IO_TIMER;
+	nr_reads += io->kind == COW_IO_READ;
+}
 
 /* header | refcount table | L1 | the refcount blocks */
 static void make(struct memory_host *m, uint64_t bytes)
@@ -125,7 +115,8 @@ static unsigned first_write(uint64_t bytes)
 	struct cow_image *image;
 	struct cow_queue *queue;
 	uint8_t *buf = cow_buf_alloc(PAGE);
-	cow_loop_init(&m->loop, &huge_loop_ops);
+	m->content = content;
+	m->hook = count_io;
 	cow_loop_enter(&m->loop);
 	make(m, bytes);
 	if (cow_image_open(&m->host, &m->loop, "/disk", &options, &image, &err))

@@ -1,10 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /* Opened images under unusual pressure, on a host in memory. */
+#include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 
 #include <cmocka.h>
 
@@ -18,7 +21,7 @@
 #include "engine/request/kind.h"
 #include "engine/request/queue.h"
 #include "engine/snapshot/snapshot.h"
-#include "tests/unit/memory_host.h"
+#include "tests/memory/memory_host.h"
 
 #define CLUSTER 512u
 #define SPAN (CLUSTER / 8 * CLUSTER) /* guest bytes that one slice maps */

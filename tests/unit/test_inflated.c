@@ -3,11 +3,14 @@
  * The cache of inflated clusters: by itself, and how often an image's clusters are inflated when
  * queues and streams meet at them.
  */
+#include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 
 #include <cmocka.h>
 
@@ -19,7 +22,7 @@
 #include "engine/request/op.h"
 #include "engine/request/queue.h"
 #include "engine/request/kind.h"
-#include "tests/unit/memory_host.h"
+#include "tests/memory/memory_host.h"
 
 #define CLUSTER 65536u
 #define NR_CLUSTERS 64u

@@ -24,7 +24,7 @@
 #include "engine/crypt/luks_work.h"
 #include "engine/crypt/luks_kdf.h"
 #include "engine/loop/blocking.h"
-#include "tests/unit/memory_host.h"
+#include "tests/memory/memory_host.h"
 
 #define HEADER_BYTES sizeof(struct luks1_header_be)
 #define AREA_OFF 0x40000u

@@ -3,11 +3,14 @@
  * Internal limits, made tiny, are reached: requests wait and go on, none of them fails, and the
  * image stays good. The host always has room here.
  */
+#include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 
 #include <cmocka.h>
 
@@ -18,7 +21,7 @@
 #include "engine/life/image.h"
 #include "engine/request/queue.h"
 #include "engine/request/kind.h"
-#include "tests/unit/memory_host.h"
+#include "tests/memory/memory_host.h"
 
 #define CLUSTER 4096u
 #define DISK (32u << 20)

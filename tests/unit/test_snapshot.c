@@ -4,11 +4,14 @@
  * written to before the header is switched, and that every failure on the way leaves the image
  * before or after, without leaks.
  */
+#include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 
 #include <cmocka.h>
 
@@ -21,7 +24,7 @@
 #include "engine/request/kind.h"
 #include "engine/snapshot/snapshot.h"
 #include "engine/snapshot/snapshot_list.h"
-#include "tests/unit/memory_host.h"
+#include "tests/memory/memory_host.h"
 
 #define DISK_BYTES (1u << 20)
 #define CHUNK 65536u

@@ -3,11 +3,14 @@
  * The order in which metadata reaches the host file (FORMAT.md 4), on a host in memory that keeps a
  * trace: refcounts | L2 | L1, unlink | refcount falls | punch; how few barriers it takes; errors.
  */
+#include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 
 #include <cmocka.h>
 
@@ -19,7 +22,7 @@
 #include "engine/life/image.h"
 #include "engine/request/queue.h"
 #include "engine/request/kind.h"
-#include "tests/unit/memory_host.h"
+#include "tests/memory/memory_host.h"
 
 #define CLUSTER 65536u
 #define DISK (8u << 20)
