@@ -34,7 +34,7 @@
 /* For all of the machine's file systems, where the device's cannot be found. */
 #define SYNC_LIMIT_S 30u
 
-const char *cow_device_state_name(enum cow_device_state state)
+static const char *state_name(enum cow_device_state state)
 {
 	static const char *const names[] = {
 		[COW_DEVICE_NEW] = "new",	  [COW_DEVICE_ADDED] = "added",
@@ -47,7 +47,7 @@ const char *cow_device_state_name(enum cow_device_state state)
 static void enter_state(struct cow_device *dev, enum cow_device_state state)
 {
 	cow_log(COW_LOG_DEBUG, "%s: %s -> %s", dev->disk[0] ? dev->disk : "device",
-		cow_device_state_name(dev->state), cow_device_state_name(state));
+		state_name(dev->state), state_name(state));
 	dev->state = state;
 }
 

@@ -48,8 +48,6 @@ enum cow_device_state {
 	COW_DEVICE_CLOSED,
 };
 
-const char *cow_device_state_name(enum cow_device_state state);
-
 struct cow_device_config {
 	const char *image_path; /* absolute; links on the way are followed when it is opened */
 	struct cow_open_options open;

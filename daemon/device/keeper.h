@@ -65,7 +65,7 @@ COW_MUST_CHECK int cow_keeper_release(struct cow_keeper *keeper);
 /* All file systems on the device, for half a minute at most. 0 or -errno with a text. */
 COW_MUST_CHECK int cow_keeper_write_back(struct cow_keeper *keeper, struct cow_error *err);
 
-/* As cow_busy_find(). */
+/* As cow_busy_find_everywhere(). */
 bool cow_keeper_find_user(struct cow_keeper *keeper, char *text, size_t len);
 
 #endif

@@ -56,7 +56,11 @@ static int write_request(struct cow_tag *tag, uint32_t bytes)
 	return copy_result(pwrite(queue->config.char_fd, tag->buf, bytes, off), bytes);
 }
 
-const struct cow_transfer_ops cow_transfer_user_copy = {
+/*
+ * We copy with pread and pwrite on the character device: two more system calls, but only for
+ * requests with data.
+ */
+static const struct cow_transfer_ops user_copy = {
 	.name = "user-copy",
 	.device_flags = UB_F_USER_COPY,
 	.fetch_addr = no_addr,
@@ -66,8 +70,7 @@ const struct cow_transfer_ops cow_transfer_user_copy = {
 
 /* ---- the choice ---- */
 
-static const struct cow_transfer_ops *const tables[] = { &cow_transfer_copy,
-							 &cow_transfer_user_copy };
+static const struct cow_transfer_ops *const tables[] = { &cow_transfer_copy, &user_copy };
 
 const struct cow_transfer_ops *cow_transfer_find(const char *name)
 {

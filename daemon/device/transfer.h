@@ -24,11 +24,6 @@ struct cow_transfer_ops {
 
 /* The kernel copies when a request is fetched and committed. Every kernel. */
 extern const struct cow_transfer_ops cow_transfer_copy;
-/*
- * We copy with pread and pwrite on the character device: two more system calls, but only for
- * requests with data.
- */
-extern const struct cow_transfer_ops cow_transfer_user_copy;
 
 /* "copy", "user-copy"; NULL if there is none of that name. */
 const struct cow_transfer_ops *cow_transfer_find(const char *name);

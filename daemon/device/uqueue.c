@@ -20,6 +20,7 @@
 
 #include "daemon/device/request.h"
 #include "engine/base/assert.h"
+#include "engine/base/container.h"
 #include "engine/base/log.h"
 #include "engine/base/pages.h"
 #include "engine/loop/loop_uring.h"
@@ -115,8 +116,7 @@ static void engine_done(void *ctx, int result)
 
 static void tick_done(struct cow_io *io)
 {
-	struct cow_uqueue *queue =
-		(struct cow_uqueue *)((char *)io - offsetof(struct cow_uqueue, tick));
+	struct cow_uqueue *queue = cow_container_of(io, struct cow_uqueue, tick);
 	queue->ticking = false;
 	queue->rest_due = true;
 }
@@ -239,8 +239,7 @@ static void bury(struct cow_tag *tag, int res)
 
 static void fetched(struct cow_completion *completion, int res, unsigned flags)
 {
-	struct cow_tag *tag =
-		(struct cow_tag *)((char *)completion - offsetof(struct cow_tag, completion));
+	struct cow_tag *tag = cow_container_of(completion, struct cow_tag, completion);
 	if (res == UB_IO_RES_OK && tag->queue->abandoned)
 		return; /* the kernel's to fail */
 	if (res == UB_IO_RES_OK)
@@ -319,15 +318,13 @@ static void *thread_main(void *arg)
 
 static void quit_posted(struct cow_msg *msg)
 {
-	struct cow_uqueue *queue =
-		(struct cow_uqueue *)((char *)msg - offsetof(struct cow_uqueue, quit_msg));
+	struct cow_uqueue *queue = cow_container_of(msg, struct cow_uqueue, quit_msg);
 	queue->quit = true;
 }
 
 static void abandon_posted(struct cow_msg *msg)
 {
-	struct cow_uqueue *queue =
-		(struct cow_uqueue *)((char *)msg - offsetof(struct cow_uqueue, abandon_msg));
+	struct cow_uqueue *queue = cow_container_of(msg, struct cow_uqueue, abandon_msg);
 	queue->abandoned = true;
 	if (!queue->nr_busy)
 		set_drained(queue);
@@ -343,8 +340,7 @@ static uint64_t age_ns(uint64_t begun_ns)
 
 static void asked(struct cow_msg *msg)
 {
-	struct cow_uqueue *queue =
-		(struct cow_uqueue *)((char *)msg - offsetof(struct cow_uqueue, answer.msg));
+	struct cow_uqueue *queue = cow_container_of(msg, struct cow_uqueue, answer.msg);
 	struct cow_uqueue_answer *answer = &queue->answer;
 	for (unsigned i = 0; i < queue->config.depth; i++) {
 		struct cow_uqueue_request *out = &answer->requests[answer->nr];

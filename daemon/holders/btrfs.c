@@ -10,7 +10,8 @@
 
 #define SYS_BTRFS "fs/btrfs"
 
-int cow_btrfs_on(const struct cow_stack *stack, const char *uuid)
+/* The same of btrfs `uuid` ("01234567-..."). */
+static int find(const struct cow_stack *stack, const char *uuid)
 {
 	char path[128];
 	int found = -1;
@@ -35,7 +36,7 @@ int cow_btrfs_on_fd(const struct cow_stack *stack, int fd)
 	for (int i = 0; i < BTRFS_FSID_SIZE; i++)
 		to += sprintf(to, "%s%02x", i == 4 || i == 6 || i == 8 || i == 10 ? "-" : "",
 			      info.fsid[i]);
-	return cow_btrfs_on(stack, uuid);
+	return find(stack, uuid);
 }
 
 int cow_btrfs_on_any(const struct cow_stack *stack)
@@ -47,7 +48,7 @@ int cow_btrfs_on_any(const struct cow_stack *stack)
 	struct dirent *e;
 	while (found < 0 && (e = readdir(d)))
 		if (strlen(e->d_name) == 36)
-			found = cow_btrfs_on(stack, e->d_name);
+			found = find(stack, e->d_name);
 	closedir(d);
 	return found;
 }

@@ -206,7 +206,7 @@ static enum cow_busy find(const char *disk, enum cow_mntns_scope scope, char *te
 	return s.nr_found ? COW_BUSY_SOMEBODY : COW_BUSY_NOBODY;
 }
 
-enum cow_busy cow_busy_find(const char *disk, char *text, size_t len)
+static enum cow_busy find_here(const char *disk, char *text, size_t len)
 {
 	return find(disk, COW_MNTNS_OWN, text, len);
 }
@@ -226,7 +226,7 @@ enum cow_busy cow_busy_find_everywhere(const char *disk, char *text, size_t len)
 	struct cow_child child;
 	char said[COW_CHILD_TEXT_BYTES];
 	if (cow_child_start(&child, "cowblk-looker", look, (void *)(size_t)disk))
-		return cow_busy_find(disk, text, len);
+		return find_here(disk, text, len);
 	int ret = cow_child_receive(child.fd, LOOK_LIMIT_MS, said, NULL);
 	cow_child_leave(&child);
 	if (ret == -ETIMEDOUT) {

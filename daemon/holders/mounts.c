@@ -63,7 +63,8 @@ static bool parse_id(const char *text, int *id)
 }
 
 /* ID PARENT MAJ:MIN ROOT MOUNTPOINT OPTIONS [FIELDS] - TYPE SOURCE SUPER */
-bool cow_mount_parse(char *line, struct cow_mount *mount)
+/* Takes the line apart, in place. False: not a line of mountinfo. */
+static bool parse(char *line, struct cow_mount *mount)
 {
 	char *save, *word[6];
 	line[strcspn(line, "\n")] = '\0';
@@ -248,7 +249,7 @@ static int each_line(FILE *f, unsigned idx,
 	int ret = 0;
 	struct cow_mount mount;
 	while (!ret && getline(&line, &size, f) > 0)
-		if (cow_mount_parse(line, &mount))
+		if (parse(line, &mount))
 			ret = each(ctx, idx, &mount);
 	free(line);
 	fclose(f);

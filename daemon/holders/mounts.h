@@ -20,9 +20,6 @@ struct cow_mount {
 	const char *root, *where, *type, *source, *super;
 };
 
-/* Takes the line apart, in place. False: not a line of mountinfo. */
-bool cow_mount_parse(char *line, struct cow_mount *mount);
-
 struct cow_mntns {
 	ino_t ino;
 	int fd;	       /* to enter it; -1: the caller's own, or it may not be entered */

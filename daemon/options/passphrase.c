@@ -244,7 +244,7 @@ int cow_secrets_load(struct cow_secrets *secrets, const char *what, enum cow_pro
 		secrets->owned[i] = cow_secret_new();
 		secrets->loaded[i] = secrets->owned[i];
 		if (!secrets->owned[i])
-			ret = cow_error_set(err, -ENOMEM, "out of memory");
+			ret = cow_error_no_memory(err);
 		else
 			ret = load_one(&secrets->sources[i], what, times, secrets->owned[i], err);
 		if (!ret && !secrets->owned[i]->bytes)

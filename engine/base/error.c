@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "engine/base/error.h"
 
+#include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -41,6 +42,11 @@ int cow_error_set(struct cow_error *err, int code, const char *fmt, ...)
 	va_end(ap);
 	store(err, full);
 	return code;
+}
+
+int cow_error_no_memory(struct cow_error *err)
+{
+	return cow_error_set(err, -ENOMEM, "out of memory");
 }
 
 void cow_error_prefix(struct cow_error *err, const char *fmt, ...)

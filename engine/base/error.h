@@ -19,6 +19,9 @@ struct cow_error {
 int cow_error_set(struct cow_error *err, int code, const char *fmt, ...)
 	__attribute__((format(printf, 3, 4)));
 
+/* The same with -ENOMEM, "out of memory". */
+int cow_error_no_memory(struct cow_error *err);
+
 /* Put "PREFIX: " in front of a set text. */
 void cow_error_prefix(struct cow_error *err, const char *fmt, ...)
 	__attribute__((format(printf, 2, 3)));

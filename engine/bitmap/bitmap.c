@@ -56,7 +56,7 @@ static int add(struct cow_bitmap_edit *edit, const struct cow_bitmap_change *c, 
 	struct cow_bitmap_item *item;
 	int ret = cow_bitmap_edit_add(edit, c->name, bits, &item);
 	if (!ret && cow_dirty_init(d, edit->e.header.size_bytes, bits))
-		ret = cow_error_set(edit->e.err, -ENOMEM, "out of memory");
+		ret = cow_error_no_memory(edit->e.err);
 	if (ret)
 		return ret;
 	item->b.flags = c->disabled ? 0 : COW_BITMAP_AUTO;
@@ -81,7 +81,7 @@ static int clear(struct cow_bitmap_edit *edit, const struct cow_bitmap_change *c
 	if (!item)
 		return edit->e.err->code;
 	if (cow_dirty_init(d, edit->e.header.size_bytes, item->b.granularity_bits))
-		return cow_error_set(edit->e.err, -ENOMEM, "out of memory");
+		return cow_error_no_memory(edit->e.err);
 	item->content = d;
 	return 0;
 }

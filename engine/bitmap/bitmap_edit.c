@@ -29,7 +29,7 @@ static int take_list(struct cow_bitmap_edit *edit, const struct cow_bitmap *list
 	edit->items = calloc(nr + 1ul, sizeof(*edit->items));
 	edit->dropped = calloc(nr + 1ul, sizeof(*edit->dropped));
 	if (!edit->items || !edit->dropped)
-		return cow_edit_no_memory(&edit->e);
+		return cow_error_no_memory(edit->e.err);
 	for (uint32_t i = 0; i < nr; i++) {
 		edit->items[i].b = list[i];
 		edit->items[i].old =
@@ -136,7 +136,7 @@ int cow_bitmap_edit_add(struct cow_bitmap_edit *edit, const char *name, unsigned
 		return ret;
 	struct cow_bitmap_item *more = reallocarray(edit->items, edit->nr + 1ul, sizeof(*more));
 	if (!more)
-		return cow_edit_no_memory(&edit->e);
+		return cow_error_no_memory(edit->e.err);
 	edit->items = more;
 	more[edit->nr] = (struct cow_bitmap_item){ .b = b };
 	*out = &more[edit->nr++];
@@ -237,7 +237,7 @@ static int write_content(struct cow_edit *e, struct cow_bitmap_item *item)
 	uint64_t entries = cow_bitmap_table_entries(&e->header, item->b.granularity_bits);
 	uint64_t *table = cow_buf_alloc(cow_round_up(entries * 8, e->g.cluster_bytes));
 	if (!table)
-		return cow_edit_no_memory(e);
+		return cow_error_no_memory(e->err);
 	int ret = write_data(e, item->content, table, (uint32_t)entries);
 	if (!ret)
 		ret = write_new(e, table, entries * 8, &item->b.table_off);
@@ -254,7 +254,7 @@ static int write_directory(struct cow_bitmap_edit *edit, struct cow_bitmap_place
 	uint8_t *buf = cow_buf_alloc(cow_round_up(place->directory_bytes, e->g.cluster_bytes)),
 		*p = buf;
 	if (!buf)
-		return cow_edit_no_memory(e);
+		return cow_error_no_memory(e->err);
 	for (uint32_t i = 0; i < edit->nr; i++) {
 		cow_bitmap_encode(&edit->items[i].b, p);
 		p += cow_bitmap_entry_bytes(&edit->items[i].b);

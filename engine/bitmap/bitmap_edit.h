@@ -6,7 +6,7 @@
  *
  *   content, tables, directory, refcounts with old and new counted | header extension | refcounts without the old; punch
  *
- * The first and the last step are edits of their own (snapshot_edit.h). A crash between them leaks
+ * The first and the last step are edits of their own (edit.h). A crash between them leaks
  * clusters, nothing else. States: open
  * (memory only) -> committed; cow_bitmap_edit_close() in any state.
  */

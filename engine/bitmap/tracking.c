@@ -58,7 +58,7 @@ static int load_one(struct cow_tracked *t, const struct cow_tracking_directory *
 	t->entry_off = b->entry_off;
 	t->flags_off = dir->ext.bitmap_directory_off + b->entry_off + COW_BITMAP_FLAGS_OFF;
 	if (!t->name)
-		return cow_error_set(err, -ENOMEM, "out of memory");
+		return cow_error_no_memory(err);
 	return cow_bitmap_read(loop, file, &dir->header, b, &t->dirty, err);
 }
 
@@ -68,7 +68,7 @@ static int load_all(struct cow_tracking *t, const struct cow_tracking_directory 
 	int ret = check_limits(dir, err);
 	t->list = ret ? NULL : calloc(dir->nr + 1ul, sizeof(*t->list));
 	if (!ret && !t->list)
-		return cow_error_set(err, -ENOMEM, "out of memory");
+		return cow_error_no_memory(err);
 	for (uint32_t i = 0; i < dir->nr && !ret; i++)
 		if (is_tracked(&dir->list[i]))
 			ret = load_one(&t->list[t->nr++], dir, &dir->list[i], loop, file, err);

@@ -125,7 +125,7 @@ static int disk_size(struct cow_loop *loop, struct cow_file *file, const char *f
 	}
 	uint8_t *buf = cow_buf_alloc(PROBE_BYTES);
 	if (!buf)
-		return cow_error_set(err, -ENOMEM, "out of memory");
+		return cow_error_no_memory(err);
 	struct cow_header h;
 	int ret = cow_loop_read(loop, file, 0, buf, PROBE_BYTES);
 	if (ret)

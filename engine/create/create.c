@@ -175,7 +175,7 @@ static int check_apart(struct creation *c, struct cow_error *err)
 		o->backing_file ? cow_reference_resolve(c->image.path, o->backing_file) : NULL;
 	int ret = 0;
 	if (o->backing_file && !backing)
-		ret = cow_error_set(err, -ENOMEM, "out of memory");
+		ret = cow_error_no_memory(err);
 	else if (backing && same_file(c, backing, c->image.path))
 		ret = cow_error_set(err, -EINVAL, "%s: would be its own backing file",
 				    c->image.path);
@@ -203,7 +203,7 @@ static int find_data_file(struct creation *c, char **path, struct cow_error *err
 			name);
 	*path = cow_reference_resolve(c->image.path, name);
 	c->data.path = *path;
-	return *path ? 0 : cow_error_set(err, -ENOMEM, "out of memory");
+	return *path ? 0 : cow_error_no_memory(err);
 }
 
 static int plan(struct creation *c, struct cow_error *err)
@@ -217,7 +217,7 @@ static int plan(struct creation *c, struct cow_error *err)
 		return ret;
 	c->first_cluster = cow_buf_alloc(cow_cluster_bytes(&c->layout.header));
 	if (!c->first_cluster)
-		return cow_error_set(err, -ENOMEM, "out of memory");
+		return cow_error_no_memory(err);
 	return cow_create_first_cluster(&c->layout, c->options, c->first_cluster, err);
 }
 

@@ -35,7 +35,7 @@ static int backing_size(struct cow_host *host, struct cow_loop *loop, const char
 		return ret;
 	char *backing = cow_reference_resolve(path, o->backing_file);
 	if (!backing)
-		return cow_error_set(err, -ENOMEM, "out of memory");
+		return cow_error_no_memory(err);
 	ret = cow_load_disk_size(host, loop, backing, o->backing_format, size_bytes, err);
 	if (ret)
 		cow_error_prefix(err, "backing file");

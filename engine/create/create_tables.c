@@ -192,7 +192,7 @@ int cow_create_write_tables(struct cow_loop *loop, struct cow_file *image, struc
 		.loop = loop, .file = image, .layout = l, .chunk = cow_buf_alloc(CHUNK_BYTES)
 	};
 	if (!c.chunk)
-		return cow_error_set(err, -ENOMEM, "out of memory");
+		return cow_error_no_memory(err);
 	int ret = write_maps(&c);
 	if (!ret)
 		ret = write_data(&c, data, cow_create_preallocation(o));

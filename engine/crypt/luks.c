@@ -28,7 +28,7 @@ int cow_luks_load(struct cow_loop *loop, struct cow_file *file, uint64_t off, ui
 				     off, area_bytes);
 	uint8_t *buf = cow_buf_alloc(HEADER_READ_BYTES);
 	if (!buf)
-		return cow_error_set(err, -ENOMEM, "out of memory");
+		return cow_error_no_memory(err);
 	int ret = cow_loop_read(loop, file, off, buf, HEADER_READ_BYTES);
 	if (ret)
 		cow_error_set(err, ret, "LUKS header: cannot read: %s", strerror(-ret));
@@ -45,7 +45,7 @@ static int read_material(struct cow_loop *loop, struct cow_file *file, uint64_t 
 {
 	uint8_t *buf = cow_buf_alloc(work->material_bytes); /* still enciphered: needs no lock */
 	if (!buf)
-		return cow_error_set(err, -ENOMEM, "out of memory");
+		return cow_error_no_memory(err);
 	int ret = cow_loop_read(loop, file, off, buf, work->material_bytes);
 	if (ret)
 		cow_error_set(err, ret, "LUKS key material at offset %" PRIu64 ": cannot read: %s",
@@ -121,7 +121,7 @@ int cow_luks_unlock(struct cow_loop *loop, struct cow_file *file, uint64_t off,
 	unsigned found = 0;
 	struct cow_luks_work *work = cow_luks_work_new(luks);
 	if (!work)
-		return cow_error_set(err, -ENOMEM, "out of memory");
+		return cow_error_no_memory(err);
 	int ret = find_slot(loop, file, off, luks, secret, work, &found, err);
 	if (!ret) {
 		ret = cow_crypt_key_new(&luks->cipher, work->key, key);

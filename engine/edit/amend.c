@@ -164,7 +164,7 @@ static int move_name_away(struct amend *a)
 			"shorter one with cowblk rebase -u");
 	uint8_t *buf = cow_buf_alloc(sectors);
 	if (!buf)
-		return cow_error_set(a->err, -ENOMEM, "out of memory");
+		return cow_error_no_memory(a->err);
 	memcpy(buf, a->cluster + a->old.backing_name_off, bytes);
 	int ret = cow_loop_write(a->loop, a->file, to, buf, sectors);
 	if (!ret)

@@ -46,7 +46,7 @@ static int scan_l1(struct scan *s, uint64_t off, uint32_t nr)
 {
 	uint8_t *l1 = cow_buf_alloc((uint64_t)nr * 8 + 8);
 	if (!l1)
-		return cow_error_set(s->err, -ENOMEM, "out of memory");
+		return cow_error_no_memory(s->err);
 	int ret = cow_loop_read(s->loop, s->file, off, l1, (uint64_t)nr * 8);
 	if (ret)
 		cannot_read(s, "L1 table", off, ret);
@@ -82,7 +82,7 @@ int cow_amend_refuse_zero_clusters(struct cow_loop *loop, struct cow_file *file,
 	struct scan s = { .loop = loop, .file = file, .header = h, .err = err };
 	s.table = cow_buf_alloc(cow_cluster_bytes(h));
 	if (!s.table)
-		return cow_error_set(err, -ENOMEM, "out of memory");
+		return cow_error_no_memory(err);
 	int ret = scan_l1(&s, h->l1_off, h->l1_entries);
 	if (!ret)
 		ret = scan_snapshots(&s);

@@ -147,7 +147,7 @@ static int open_edit(struct cow_edit *e)
 	e->scan = 1;
 	e->table = cow_buf_alloc(e->g.cluster_bytes);
 	if (!e->table)
-		return cow_edit_no_memory(e);
+		return cow_error_no_memory(e->err);
 	ret = load_tables(e);
 	return ret ? ret : clear_autoclear(e);
 }
@@ -242,7 +242,7 @@ int cow_edit_write_l1(struct cow_edit *e, const uint64_t *l1, uint64_t nr, uint6
 		return 0;
 	uint8_t *raw = cow_buf_alloc(clusters << e->g.cluster_bits);
 	if (!raw)
-		return cow_edit_no_memory(e);
+		return cow_error_no_memory(e->err);
 	for (uint64_t i = 0; i < nr; i++)
 		cow_store64_be(raw + i * 8, l1[i]);
 	int ret = write_clusters(e, raw, clusters, off);
@@ -304,7 +304,7 @@ int cow_edit_write_snapshots(struct cow_edit *e)
 	if (!ret && clusters) {
 		uint8_t *raw = cow_buf_alloc(clusters << e->g.cluster_bits);
 		if (!raw)
-			return cow_edit_no_memory(e);
+			return cow_error_no_memory(e->err);
 		encode_snapshots(e, raw);
 		ret = write_clusters(e, raw, clusters, &off);
 		free(raw);

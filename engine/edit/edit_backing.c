@@ -128,7 +128,7 @@ static int write_name(struct backing_edit *b)
 		return no_room(b, "the backing file's name");
 	uint8_t *buf = cow_buf_alloc(room);
 	if (!buf)
-		return cow_error_set(b->err, -ENOMEM, "out of memory");
+		return cow_error_no_memory(b->err);
 	memcpy(buf, b->name, bytes);
 	int ret = cow_loop_write(b->loop, b->file, to, buf, room);
 	free(buf);

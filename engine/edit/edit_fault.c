@@ -17,8 +17,3 @@ int cow_edit_cannot_write(struct cow_edit *e, int ret)
 {
 	return ret ? cow_error_set(e->err, ret, "cannot write: %s", strerror(-ret)) : 0;
 }
-
-int cow_edit_no_memory(struct cow_edit *e)
-{
-	return cow_error_set(e->err, -ENOMEM, "out of memory");
-}

@@ -10,7 +10,5 @@
 COW_MUST_CHECK int cow_edit_corrupt(struct cow_edit *e, uint64_t off, const char *rule);
 /* The result of a write: 0, or the error number ret, told. */
 COW_MUST_CHECK int cow_edit_cannot_write(struct cow_edit *e, int ret);
-/* -ENOMEM. */
-COW_MUST_CHECK int cow_edit_no_memory(struct cow_edit *e);
 
 #endif

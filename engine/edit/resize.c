@@ -99,7 +99,7 @@ static int check_backing(struct cow_edit *e, const struct cow_resize_options *op
 			"the backing file has no format recorded: set it with cowblk rebase -u");
 	char *path = cow_reference_resolve(e->file->path, name);
 	if (!path)
-		return cow_edit_no_memory(e);
+		return cow_error_no_memory(e->err);
 	ret = cow_load_disk_size(e->file->host, e->loop, path, e->ext.backing_format, &bytes,
 				 e->err);
 	if (!ret && bytes > e->header.size_bytes)
@@ -158,7 +158,7 @@ static int grow(struct cow_edit *e, uint64_t size)
 		return ret;
 	uint64_t *longer = reallocarray(e->l1, need + 1, 8);
 	if (!longer)
-		return cow_edit_no_memory(e);
+		return cow_error_no_memory(e->err);
 	memset(longer + old, 0, (need - old) * 8);
 	e->l1 = longer;
 	e->header.l1_entries = (uint32_t)need;
@@ -209,7 +209,7 @@ static int cut_table(struct cow_edit *e, uint64_t *l1_entry, uint32_t at)
 		*tail = cow_buf_alloc(e->g.cluster_bytes);
 	int ret = cow_edit_share(e, l1_entry, 1, 0); /* verified before anything is made of it */
 	if (!head || !tail)
-		ret = cow_edit_no_memory(e);
+		ret = cow_error_no_memory(e->err);
 	if (!ret)
 		ret = split_table(e, l1_entry, at, head, tail);
 	free(head);

@@ -2,7 +2,7 @@
 /*
  * Another disk size for a closed image. The file is opened for writing and locked. Blocking.
  *
- * Both ways it is an edit (snapshot_edit.h): the tables that change go to free clusters, and all of
+ * Both ways it is an edit (edit.h): the tables that change go to free clusters, and all of
  * it takes effect with one write of the header's sector. What a smaller disk no longer has is given
  * back to the host after that. Snapshots keep their own sizes.
  */

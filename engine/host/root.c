@@ -29,7 +29,7 @@ int cow_root_open(struct cow_host *host, const char *dir, struct cow_root **out,
 	if (ret)
 		return cow_error_set(err, ret, "%s: cannot open: %s", dir, strerror(-ret));
 	*out = plain_root(host, path);
-	return *out ? 0 : cow_error_set(err, -ENOMEM, "out of memory");
+	return *out ? 0 : cow_error_no_memory(err);
 }
 
 static int plain_root_of(struct cow_host *host, char *real, struct cow_root **out, char **name)
@@ -66,7 +66,7 @@ int cow_root_open_file(struct cow_root *root, const char *name, unsigned flags,
 		return root->host->ops->root_open_file(root, name, flags, out, err);
 	bool bare = !strcmp(root->path, "."), slash = !strcmp(root->path, "/");
 	if (asprintf(&path, "%s%s%s", bare || slash ? "" : root->path, bare ? "" : "/", name) < 0)
-		return cow_error_set(err, -ENOMEM, "out of memory");
+		return cow_error_no_memory(err);
 	int ret = root->host->ops->open(root->host, path, flags, out, err);
 	free(path);
 	return ret;

@@ -345,7 +345,7 @@ static int system_root_open(struct cow_host *host, const char *dir, struct cow_r
 {
 	struct system_root *root = calloc(1, sizeof(*root));
 	if (!root)
-		return cow_error_set(err, -ENOMEM, "out of memory");
+		return cow_error_no_memory(err);
 	root->fd = -1;
 	int ret = cow_path_resolve(dir, &root->via, err);
 	if (!ret)
@@ -366,7 +366,7 @@ static int system_root_of(struct cow_host *host, const char *path, struct cow_ro
 	char dir[PATH_MAX];
 	struct system_root *root = calloc(1, sizeof(*root));
 	if (!root)
-		return cow_error_set(err, -ENOMEM, "out of memory");
+		return cow_error_no_memory(err);
 	root->fd = -1;
 	*name = NULL;
 	int ret = cow_path_resolve(path, &root->via, err);

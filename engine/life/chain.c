@@ -26,7 +26,7 @@ static int open_roots(struct cow_chain *chain, const char *const *dirs, size_t n
 {
 	*out = calloc(nr ? nr : 1, sizeof(**out));
 	if (!*out)
-		return cow_error_set(err, -ENOMEM, "out of memory");
+		return cow_error_no_memory(err);
 	for (size_t i = 0; i < nr; i++) {
 		int ret = cow_root_open(chain->host, dirs[i], &(*out)[i], err);
 		if (ret)
@@ -76,7 +76,8 @@ unsigned cow_chain_flags(const struct cow_chain *chain, enum cow_chain_place pla
 	       (no_lock ? COW_OPEN_NO_LOCK : 0) | (o->buffered ? COW_OPEN_BUFFERED : 0);
 }
 
-unsigned cow_chain_unlocked(const struct cow_chain *chain, unsigned flags)
+/* Flags to open a file with that cow_chain_enter() shall lock. */
+static unsigned unlocked(const struct cow_chain *chain, unsigned flags)
 {
 	return flags | (chain->host->ops->lock ? COW_OPEN_NO_LOCK : 0);
 }
@@ -106,7 +107,7 @@ int cow_chain_open_named(struct cow_chain *chain, const char *path, unsigned fla
 	int ret = cow_root_of(chain->host, path, &folder, &name, err);
 	if (ret)
 		return ret;
-	ret = cow_root_open_file(folder, name, cow_chain_unlocked(chain, flags), out, err);
+	ret = cow_root_open_file(folder, name, unlocked(chain, flags), out, err);
 	free(name);
 	if (!ret)
 		ret = check_identity(chain, *out, err);
@@ -232,7 +233,7 @@ static int open_wanted(const struct wanted *w, struct cow_chain *chain, const ch
 		ret = refuse_outside(w, chain, path, err);
 	else
 		ret = cow_root_open_file(root, cow_root_below(root, path),
-					 cow_chain_unlocked(chain, w->flags), out, err);
+					 unlocked(chain, w->flags), out, err);
 	free(path);
 	if (!ret && root == chain->own)
 		ret = check_own(w, *out, err);
@@ -293,7 +294,7 @@ static int open_data_file(struct cow_image *image, struct cow_chain *chain, unsi
 	const struct wanted w = { image, "data file", flags, true };
 	if (image->core.file == chain->named && chain->options->data_file)
 		return chain->host->ops->open(chain->host, chain->options->data_file,
-					      cow_chain_unlocked(chain, flags), out, err);
+					      unlocked(chain, flags), out, err);
 	if (!image->core.ext.has_data_file || !image->core.ext.data_file[0])
 		return cow_error_set(
 			err, -EINVAL,
@@ -323,7 +324,7 @@ static int check_data_format(struct cow_image *image, struct cow_chain *chain,
 		return 0;
 	uint8_t *head = cow_buf_alloc(4096);
 	if (!head)
-		return cow_error_set(err, -ENOMEM, "out of memory");
+		return cow_error_no_memory(err);
 	int ret = cow_loop_read(chain->loop, file, 0, head, 4096);
 	const char *is = ret ? NULL : cow_format_recognise(head, 4096);
 	free(head);

@@ -51,12 +51,9 @@ COW_MUST_CHECK int cow_chain_open_named(struct cow_chain *chain, const char *pat
 COW_MUST_CHECK int cow_chain_enter(struct cow_chain *chain, struct cow_file *file, unsigned flags,
 				   struct cow_error *err);
 
-/* Flags to open a file with that cow_chain_enter() shall lock. */
-unsigned cow_chain_unlocked(const struct cow_chain *chain, unsigned flags);
-
 /* A file of the chain that is not entered yet. */
 struct cow_chain_file {
-	struct cow_file *file; /* opened with cow_chain_unlocked(cow_chain_flags()) */
+	struct cow_file *file; /* opened without its lock */
 	bool raw;
 };
 

@@ -28,7 +28,7 @@ static int load_luks(struct cow_loop *loop, struct cow_file *file, struct cow_in
 		return 0;
 	info->luks = malloc(sizeof(*info->luks));
 	if (!info->luks)
-		return cow_error_set(err, -ENOMEM, "out of memory");
+		return cow_error_no_memory(err);
 	int ret = cow_luks_load(loop, file, info->ext.crypto_off, info->ext.crypto_bytes,
 				info->luks, &own);
 	if (!ret)

@@ -308,7 +308,7 @@ static int change_beside(struct cow_image *image, struct cow_loop *loop,
 {
 	struct cow_live *x = calloc(1, sizeof(*x));
 	if (!x)
-		return cow_error_set(err, -ENOMEM, "out of memory");
+		return cow_error_no_memory(err);
 	x->image = image;
 	x->loop = loop;
 	x->s = s;

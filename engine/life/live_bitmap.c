@@ -50,7 +50,7 @@ int cow_image_dump_bitmap(struct cow_image *image, struct cow_loop *loop, const 
 		if (strcmp(image->tracking.list[i].name, name))
 			continue;
 		if (cow_dirty_init(d, from->size_bytes, from->granularity_bits))
-			return cow_error_set(err, -ENOMEM, "out of memory");
+			return cow_error_no_memory(err);
 		cow_dirty_merge(d, from);
 		return 0;
 	}

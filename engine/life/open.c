@@ -315,7 +315,7 @@ static int open_one(struct cow_chain *chain, struct cow_chain_file *file,
 {
 	struct cow_image *image = new_image(chain, file->file, place);
 	if (!image)
-		return cow_error_set(err, -ENOMEM, "out of memory");
+		return cow_error_no_memory(err);
 	int ret = cow_chain_enter(chain, file->file, cow_chain_flags(chain, place), err);
 	file->file = NULL;
 	if (!ret && file->raw) {
@@ -374,7 +374,7 @@ static int init_inflated(struct cow_image **image, struct cow_error *err)
 		return 0;
 	cow_image_free(*image);
 	*image = NULL;
-	return cow_error_set(err, -ENOMEM, "out of memory");
+	return cow_error_no_memory(err);
 }
 
 /* The image that was named, or the overlay that lies on it. */

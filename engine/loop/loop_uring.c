@@ -24,6 +24,7 @@
 #include <unistd.h>
 
 #include "engine/base/assert.h"
+#include "engine/base/container.h"
 #include "engine/host/system.h"
 
 /* Newer than the headers of Debian 12. */
@@ -127,8 +128,7 @@ bool cow_uring_has_op(const struct cow_loop *loop, unsigned opcode)
 
 static void io_completed(struct cow_completion *completion, int res, unsigned flags)
 {
-	struct cow_io *io =
-		(struct cow_io *)((char *)completion - offsetof(struct cow_io, completion));
+	struct cow_io *io = cow_container_of(completion, struct cow_io, completion);
 	if (io->kind == COW_IO_TIMER && res == -ETIME)
 		res = 0;
 	cow_io_raw_done(io, res);

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/base/container.h"
 #include "engine/base/math.h"
 #include "engine/base/pages.h"
 
@@ -232,7 +233,7 @@ static struct cow_slot *victim_locked(struct cow_shard *shard, bool *evicts)
 
 static void load_done(struct cow_io *io)
 {
-	struct cow_slot *slot = (struct cow_slot *)((char *)io - offsetof(struct cow_slot, io));
+	struct cow_slot *slot = cow_container_of(io, struct cow_slot, io);
 	struct cow_shard *shard = slot->shard;
 	struct cow_waitlist wake, starved;
 	int result = io->result; /* once unlocked, the slot may be loading something else */

@@ -102,14 +102,6 @@ void cow_table_encode(const struct cow_table *table, uint64_t idx, uint64_t nr, 
 		cow_store64_be(be + i * 8, cow_table_get(table, idx + i));
 }
 
-bool cow_table_is_dirty(struct cow_table *table)
-{
-	cow_mutex_lock(&table->lock);
-	bool dirty = table->nr_dirty != 0;
-	cow_mutex_unlock(&table->lock);
-	return dirty;
-}
-
 unsigned cow_table_capture(struct cow_table *table, uint8_t *buf, struct cow_table_block *out)
 {
 	unsigned nr = 0;

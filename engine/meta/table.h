@@ -67,7 +67,6 @@ void cow_table_move(struct cow_table *table, uint64_t off, uint64_t nr);
 /* Encode nr entries from idx on. */
 void cow_table_encode(const struct cow_table *table, uint64_t idx, uint64_t nr, uint8_t *be);
 
-bool cow_table_is_dirty(struct cow_table *table);
 /*
  * For writeback: dirty blocks' images to buf ((max_dirty + slack) * 512), in offset order; returns their
  * number.

@@ -20,7 +20,7 @@ const char *cow_inspect_kind(enum cow_op_kind kind)
 	return names[kind];
 }
 
-const char *cow_inspect_io_kind(enum cow_io_kind kind)
+static const char *io_kind(enum cow_io_kind kind)
 {
 	static const char *const names[] = {
 		[COW_IO_READ] = "read",	  [COW_IO_WRITE] = "write",   [COW_IO_SYNC] = "sync",
@@ -78,8 +78,8 @@ void cow_inspect_wait_text(const struct cow_inspected *request, char *text, size
 	if (at > 0 && (size_t)at < len && request->io.path)
 		snprintf(text + at, len - (size_t)at,
 			 " (%s of %" PRIu64 " bytes at %" PRIu64 " of %s)",
-			 cow_inspect_io_kind(request->io.kind), request->io.bytes,
-			 request->io.offset, request->io.path);
+			 io_kind(request->io.kind), request->io.bytes, request->io.offset,
+			 request->io.path);
 }
 
 void cow_inspect_print(const struct cow_queue *queue, void (*line)(void *ctx, const char *text),

@@ -38,8 +38,6 @@ bool cow_inspect(const struct cow_queue *queue, unsigned idx, struct cow_inspect
 
 /* "read", "write", "flush", "discard", "write-zeroes" */
 const char *cow_inspect_kind(enum cow_op_kind kind);
-/* "read", "write", "sync", "punch", "resize", "timer" */
-const char *cow_inspect_io_kind(enum cow_io_kind kind);
 
 /* "2 host I/Os (write of 4096 bytes at 327680 of /a/b)" */
 void cow_inspect_wait_text(const struct cow_inspected *request, char *text, size_t len);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The commands on internal snapshots, each an edit (snapshot_edit.h): change in memory, then
+ * The commands on internal snapshots, each an edit (edit.h): change in memory, then
  * commit.
  */
 #include "engine/snapshot/snapshot.h"
@@ -104,7 +104,7 @@ static int copy_l1(struct cow_edit *e, const struct cow_snapshot *s, uint64_t **
 	uint64_t *longer = reallocarray(*l1, *nr + 1ul, 8);
 	if (!longer) {
 		free(*l1);
-		return cow_edit_no_memory(e);
+		return cow_error_no_memory(e->err);
 	}
 	memset(longer + s->l1_entries, 0, (*nr - s->l1_entries) * 8ul);
 	*l1 = longer;

@@ -3,7 +3,7 @@
  * Internal snapshots of a closed image: create, apply, delete. The file is opened for writing and
  * locked; nobody has the image attached. Blocking; all I/O goes through loop.
  *
- * Crash safety: a command takes effect with one write of the header's sector (see snapshot_edit.h).
+ * Crash safety: a command takes effect with one write of the header's sector (see edit.h).
  * A crash leaves the image as it was before or as it is after, without leaks. Errors before that
  * write change nothing either; what can go wrong for a reason inside the image (a refcount that
  * would overflow, broken tables) is found before it.

@@ -118,7 +118,7 @@ int cow_snapshot_list_add(struct cow_snapshot **list, struct cow_header *h, cons
 	if (!s) {
 		free(id);
 		free(copy);
-		return cow_error_set(err, -ENOMEM, "out of memory");
+		return cow_error_no_memory(err);
 	}
 	s->id = id;
 	s->name = copy;

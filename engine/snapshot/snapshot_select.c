@@ -37,8 +37,7 @@ static int lock_snapshot(struct cow_file *file, const struct cow_snapshot *s, sh
 	return cow_error_set(err, -EBUSY, "snapshot '%s' is %s", s->name, held);
 }
 
-int cow_snapshot_lock_shared(struct cow_file *file, const struct cow_snapshot *s,
-			     struct cow_error *err)
+static int lock_shared(struct cow_file *file, const struct cow_snapshot *s, struct cow_error *err)
 {
 	return lock_snapshot(file, s, F_RDLCK, "being deleted", err);
 }
@@ -78,7 +77,7 @@ static int choose(struct cow_file *file, const struct cow_snapshot *list, const 
 	if (!ret)
 		ret = check_size(&list[idx], h, err);
 	if (!ret && lock)
-		ret = cow_snapshot_lock_shared(file, &list[idx], err);
+		ret = lock_shared(file, &list[idx], err);
 	if (ret || lock)
 		return ret;
 	h->size_bytes = list[idx].disk_bytes;

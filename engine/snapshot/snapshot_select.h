@@ -20,12 +20,9 @@ COW_MUST_CHECK int cow_snapshot_select(struct cow_loop *loop, struct cow_file *f
 				       struct cow_error *err);
 
 /*
- * Until the file is closed nobody deletes it (shared), or nobody reads it (exclusive). -EBUSY. Files
- * of a simulated host have no locks.
+ * Until the file is closed nobody has it selected. -EBUSY: somebody has. Files of a simulated host
+ * have no locks.
  */
-COW_MUST_CHECK int cow_snapshot_lock_shared(struct cow_file *file,
-					    const struct cow_snapshot *snapshot,
-					    struct cow_error *err);
 COW_MUST_CHECK int cow_snapshot_lock_exclusive(struct cow_file *file,
 					       const struct cow_snapshot *snapshot,
 					       struct cow_error *err);

@@ -3,7 +3,6 @@
 
 #include <errno.h>
 
-#include "engine/base/container.h"
 #include "engine/base/math.h"
 #include "engine/core/core.h"
 
@@ -12,7 +11,7 @@
 
 static enum cow_next refill_extended(struct cow_task *task)
 {
-	struct cow_reserve *r = cow_container_of(task, struct cow_reserve, task);
+	struct cow_reserve *r = cow_reserve_of(task);
 	cow_assert(r->has_baton && !task->pending);
 	cow_assert(r->io.kind == COW_IO_RESIZE && r->io.offset > r->alloc->file_bytes);
 	r->alloc->file_bytes = r->io.offset;
@@ -20,12 +19,6 @@ static enum cow_next refill_extended(struct cow_task *task)
 }
 
 static const struct cow_step step_extended = { "refill: extended", refill_extended };
-
-static void io_done(struct cow_io *io)
-{
-	struct cow_reserve *r = cow_container_of(io, struct cow_reserve, io);
-	cow_task_io_done(&r->task, io->result);
-}
 
 enum cow_next cow_extend_to(struct cow_reserve *r, uint64_t end, const struct cow_step *next)
 {
@@ -41,7 +34,7 @@ enum cow_next cow_extend_to(struct cow_reserve *r, uint64_t end, const struct co
 	uint64_t ahead = cow_min(cow_max(end / 8, EXTEND_MIN_BYTES), EXTEND_MAX_BYTES);
 	uint64_t size =
 		cow_round_up(end + ahead, cow_max(alloc->g->cluster_bytes, COW_FILE_ALIGN_BYTES));
-	cow_io_prep(&r->io, COW_IO_RESIZE, alloc->file, size, 0, io_done);
+	cow_io_prep(&r->io, COW_IO_RESIZE, alloc->file, size, 0, cow_reserve_io_done);
 	r->task.pending++;
 	r->task.step = &step_extended;
 	cow_loop_submit(r->task.loop, &r->io);

@@ -57,8 +57,7 @@ static void look_done(struct cow_io *io)
 
 static enum cow_next refill_look_at_refcount_blocks(struct cow_task *task)
 {
-	struct cow_reserve *r =
-		(struct cow_reserve *)((char *)task - offsetof(struct cow_reserve, task));
+	struct cow_reserve *r = cow_reserve_of(task);
 	return task->pending ? cow_task_wait_io(task) : cow_task_goto(task, r->after_look);
 }
 

@@ -24,18 +24,6 @@
 static const struct cow_step step_baton, step_pick, step_scan, step_block, step_block_zero,
 	step_block_link, step_extend, step_punch, step_punched, step_finish;
 
-static struct cow_reserve *of(struct cow_task *task)
-{
-	return (struct cow_reserve *)((char *)task - offsetof(struct cow_reserve, task));
-}
-
-static void io_done(struct cow_io *io)
-{
-	struct cow_reserve *r =
-		(struct cow_reserve *)((char *)io - offsetof(struct cow_reserve, io));
-	cow_task_io_done(&r->task, io->result);
-}
-
 /* What each step behind the baton stands on. */
 static void stand_on_baton(const struct cow_reserve *r)
 {
@@ -71,7 +59,7 @@ static void keep_spare(struct cow_reserve *r, unsigned from)
 /* The fields of a refill, but the spare ones, are what the one before left behind. */
 static enum cow_next refill_begin(struct cow_task *task)
 {
-	struct cow_reserve *r = of(task);
+	struct cow_reserve *r = cow_reserve_of(task);
 	r->nr_fresh = 0;
 	r->fresh_clusters = 0;
 	r->io.result = 0; /* see cannot_grow() */
@@ -80,7 +68,7 @@ static enum cow_next refill_begin(struct cow_task *task)
 
 static enum cow_next refill_baton(struct cow_task *task)
 {
-	struct cow_reserve *r = of(task);
+	struct cow_reserve *r = cow_reserve_of(task);
 	struct cow_alloc *alloc = r->alloc;
 	cow_assert(r->refilling && !r->has_baton && !task->pending);
 	cow_mutex_lock(&alloc->lock);
@@ -171,7 +159,7 @@ static bool all_known(struct cow_reserve *r)
  */
 static enum cow_next refill_pick(struct cow_task *task)
 {
-	struct cow_reserve *r = of(task);
+	struct cow_reserve *r = cow_reserve_of(task);
 	struct cow_alloc *alloc = r->alloc;
 	stand_on_baton(r);
 	note_scanned(r);
@@ -289,7 +277,7 @@ static enum cow_next end_of_tail(struct cow_reserve *r)
 
 static enum cow_next refill_scan(struct cow_task *task)
 {
-	struct cow_reserve *r = of(task);
+	struct cow_reserve *r = cow_reserve_of(task);
 	stand_on_baton(r);
 	while (wants_more(r) && !scan_is_over(r)) {
 		struct cow_slot *slot;
@@ -321,14 +309,14 @@ static uint64_t new_block_off(const struct cow_reserve *r)
 
 static enum cow_next refill_room_for_a_refcount_block(struct cow_task *task)
 {
-	struct cow_reserve *r = of(task);
+	struct cow_reserve *r = cow_reserve_of(task);
 	stand_on_baton(r);
 	return cow_extend_to(r, new_block_off(r) + r->alloc->g->cluster_bytes, &step_block_zero);
 }
 
 static enum cow_next refill_new_refcount_block(struct cow_task *task)
 {
-	struct cow_reserve *r = of(task);
+	struct cow_reserve *r = cow_reserve_of(task);
 	struct cow_alloc *alloc = r->alloc;
 	stand_on_baton(r);
 	uint64_t off = new_block_off(r);
@@ -340,7 +328,7 @@ static enum cow_next refill_new_refcount_block(struct cow_task *task)
 		return COW_AGAIN;
 	}
 	cow_io_prep_rw(&r->io, COW_IO_WRITE, alloc->file, off, alloc->core->zeros,
-		       alloc->g->cluster_bytes, io_done);
+		       alloc->g->cluster_bytes, cow_reserve_io_done);
 	task->pending++;
 	task->step = &step_block_link;
 	cow_loop_submit(task->loop, &r->io);
@@ -349,7 +337,7 @@ static enum cow_next refill_new_refcount_block(struct cow_task *task)
 
 static enum cow_next refill_link_refcount_block(struct cow_task *task)
 {
-	struct cow_reserve *r = of(task);
+	struct cow_reserve *r = cow_reserve_of(task);
 	struct cow_alloc *alloc = r->alloc;
 	const struct cow_geometry *g = alloc->g;
 	stand_on_baton(r);
@@ -383,7 +371,7 @@ static uint64_t fresh_end(const struct cow_reserve *r)
 
 static enum cow_next refill_extend(struct cow_task *task)
 {
-	struct cow_reserve *r = of(task);
+	struct cow_reserve *r = cow_reserve_of(task);
 	stand_on_baton(r);
 	unsigned bits = r->alloc->g->cluster_bits;
 	for (unsigned i = 0; i < r->nr_fresh; i++) {
@@ -409,7 +397,7 @@ static bool may_punch(const struct cow_reserve *r, const struct cow_reserved *e)
 /* Clusters never used are holes. Used ones are made holes now, if the host can and may. */
 static enum cow_next refill_punch(struct cow_task *task)
 {
-	struct cow_reserve *r = of(task);
+	struct cow_reserve *r = cow_reserve_of(task);
 	struct cow_alloc *alloc = r->alloc;
 	stand_on_baton(r);
 	unsigned bits = r->alloc->g->cluster_bits;
@@ -419,7 +407,7 @@ static enum cow_next refill_punch(struct cow_task *task)
 		if (e->zero || !may_punch(r, e))
 			continue;
 		cow_io_prep(&r->io, COW_IO_PUNCH, r->alloc->file, e->cluster << bits,
-			    (uint64_t)e->nr << bits, io_done);
+			    (uint64_t)e->nr << bits, cow_reserve_io_done);
 		task->pending++;
 		task->step = &step_punched;
 		cow_loop_submit(task->loop, &r->io);
@@ -430,7 +418,7 @@ static enum cow_next refill_punch(struct cow_task *task)
 
 static enum cow_next refill_punched(struct cow_task *task)
 {
-	struct cow_reserve *r = of(task);
+	struct cow_reserve *r = cow_reserve_of(task);
 	stand_on_baton(r);
 	cow_assert(!task->pending && r->fresh_idx < r->nr_fresh);
 	r->fresh[r->fresh_idx++].zero = true;
@@ -454,7 +442,7 @@ static void hand_over(struct cow_reserve *r)
 
 static enum cow_next refill_finish(struct cow_task *task)
 {
-	struct cow_reserve *r = of(task);
+	struct cow_reserve *r = cow_reserve_of(task);
 	struct cow_alloc *alloc = r->alloc;
 	stand_on_baton(r);
 	uint64_t end = fresh_end(r) >> r->alloc->g->cluster_bits;
@@ -497,7 +485,7 @@ static void return_grown(struct cow_reserve *r)
 
 static enum cow_next refill_unwind(struct cow_task *task)
 {
-	struct cow_reserve *r = of(task);
+	struct cow_reserve *r = cow_reserve_of(task);
 	if (task->pending)
 		return cow_task_wait_io(task);
 	/* A failed punch only means that the content of these clusters is unknown. */
@@ -523,7 +511,7 @@ static enum cow_next refill_unwind(struct cow_task *task)
 
 static void end(struct cow_task *task)
 {
-	struct cow_reserve *r = of(task);
+	struct cow_reserve *r = cow_reserve_of(task);
 	int error = cow_full_fold(task->error);
 	if (error ==
 	    -EOPNOTSUPP) /* a punch, while the image has failed: of no meaning to a request */

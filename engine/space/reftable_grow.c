@@ -13,18 +13,6 @@
 
 static const struct cow_step step_extend, step_write, step_switch, step_done;
 
-static struct cow_reserve *of(struct cow_task *task)
-{
-	return (struct cow_reserve *)((char *)task - offsetof(struct cow_reserve, task));
-}
-
-static void io_done(struct cow_io *io)
-{
-	struct cow_reserve *r =
-		(struct cow_reserve *)((char *)io - offsetof(struct cow_reserve, io));
-	cow_task_io_done(&r->task, io->result);
-}
-
 static uint64_t entries_per_cluster(const struct cow_alloc *alloc)
 {
 	return alloc->g->cluster_bytes / 8;
@@ -121,13 +109,13 @@ static uint64_t grown_end(const struct cow_reserve *r)
 
 static enum cow_next reftable_extend(struct cow_task *task)
 {
-	struct cow_reserve *r = of(task);
+	struct cow_reserve *r = cow_reserve_of(task);
 	return cow_extend_to(r, grown_end(r), &step_write);
 }
 
 static enum cow_next reftable_write(struct cow_task *task)
 {
-	struct cow_reserve *r = of(task);
+	struct cow_reserve *r = cow_reserve_of(task);
 	struct cow_alloc *alloc = r->alloc;
 	uint8_t *buf = alloc->look_memory;
 	cow_assert(r->has_baton && r->grow.done <= r->grow.blocks + r->grow.clusters);
@@ -142,7 +130,7 @@ static enum cow_next reftable_write(struct cow_task *task)
 	uint64_t off = (r->grow.at + r->grow.done) << alloc->g->cluster_bits;
 	r->grow.done++;
 	cow_io_prep_rw(&r->io, COW_IO_WRITE, alloc->file, off, buf, alloc->g->cluster_bytes,
-		       io_done);
+		       cow_reserve_io_done);
 	task->pending++;
 	cow_loop_submit(task->loop, &r->io);
 	return cow_task_wait_io(task);
@@ -150,7 +138,7 @@ static enum cow_next reftable_write(struct cow_task *task)
 
 static enum cow_next reftable_switch_header(struct cow_task *task)
 {
-	struct cow_reserve *r = of(task);
+	struct cow_reserve *r = cow_reserve_of(task);
 	struct cow_alloc *alloc = r->alloc;
 	uint64_t end = grown_end(r);
 	cow_assert(r->has_baton && !task->pending);
@@ -176,7 +164,7 @@ static enum cow_next reftable_switch_header(struct cow_task *task)
 
 static enum cow_next reftable_done(struct cow_task *task)
 {
-	struct cow_reserve *r = of(task);
+	struct cow_reserve *r = cow_reserve_of(task);
 	struct cow_alloc *alloc = r->alloc;
 	uint64_t old = alloc->meta->reftable.nr, old_off = alloc->meta->reftable.off;
 	cow_assert(r->has_baton && !task->pending);

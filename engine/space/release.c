@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/base/container.h"
 #include "engine/base/math.h"
 #include "engine/meta/meta.h"
 #include "engine/meta/refcount.h"
@@ -26,13 +27,12 @@ static const struct cow_step step_begin, step_delay, step_unlinks, step_take, st
 
 static struct cow_quarantine *of(struct cow_task *task)
 {
-	return (struct cow_quarantine *)((char *)task - offsetof(struct cow_quarantine, task));
+	return cow_container_of(task, struct cow_quarantine, task);
 }
 
 static void timer_done(struct cow_io *io)
 {
-	struct cow_quarantine *q =
-		(struct cow_quarantine *)((char *)io - offsetof(struct cow_quarantine, timer));
+	struct cow_quarantine *q = cow_container_of(io, struct cow_quarantine, timer);
 	cow_task_io_done(&q->task, 0);
 }
 

@@ -3,6 +3,7 @@
 
 #include <string.h>
 
+#include "engine/base/container.h"
 #include "engine/base/math.h"
 #include "engine/core/core.h"
 #include "engine/space/quarantine.h"
@@ -93,4 +94,9 @@ void cow_reserve_return(struct cow_reserve *reserve, struct cow_hoff off, uint32
 		.nr = nr,
 		.zero = false,
 	};
+}
+
+void cow_reserve_io_done(struct cow_io *io)
+{
+	cow_task_io_done(&cow_container_of(io, struct cow_reserve, io)->task, io->result);
 }

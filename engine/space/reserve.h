@@ -7,6 +7,7 @@
 #ifndef COW_RESERVE_H
 #define COW_RESERVE_H
 
+#include "engine/base/container.h"
 #include "engine/space/alloc.h"
 
 #define COW_RESERVE_MIN_CLUSTERS 4u
@@ -45,6 +46,14 @@ struct cow_reserve {
 		const struct cow_step *next, *unwind; /* of who wants it */
 	} grow;
 };
+
+/* Of the task that fills it. */
+static inline struct cow_reserve *cow_reserve_of(struct cow_task *task)
+{
+	return cow_container_of(task, struct cow_reserve, task);
+}
+/* For r->io: the task goes on. */
+void cow_reserve_io_done(struct cow_io *io);
 
 /* Empty. To be filled it needs cow_refill_init() as well. */
 void cow_reserve_init(struct cow_reserve *reserve, struct cow_alloc *alloc);

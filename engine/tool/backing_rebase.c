@@ -217,7 +217,7 @@ static int open_base(struct rebase *m, struct cow_error *err)
 		return 0;
 	char *path = cow_reference_resolve(m->r->image->path, r->base);
 	if (!path)
-		return cow_error_set(err, -ENOMEM, "out of memory");
+		return cow_error_no_memory(err);
 	spec.path = path;
 	spec.format = !strcmp(r->format, "raw") ? COW_DISK_RAW : COW_DISK_QCOW2;
 	int ret = cow_disk_open(m->loop, &spec, &m->base, err);

@@ -25,11 +25,6 @@
 
 /* ---- names ---- */
 
-static int no_memory(struct cow_error *err)
-{
-	return cow_error_set(err, -ENOMEM, "out of memory");
-}
-
 /* path: with links resolved where it exists, so that a rename replaces what they lead to. */
 static int find_path(struct cow_target *t, struct cow_error *err)
 {
@@ -113,7 +108,7 @@ static int make_temporary(struct cow_target *t, struct cow_loop *loop, struct co
 	struct cow_file *file;
 	t->temporary = temporary_name(t->path);
 	if (!t->temporary)
-		return no_memory(err);
+		return cow_error_no_memory(err);
 	int ret = t->host->ops->open(t->host, t->temporary, COW_OPEN_CREATE | COW_OPEN_BUFFERED,
 				     &file, err);
 	if (ret)
@@ -177,7 +172,7 @@ static int open_disk(struct cow_target *t, struct cow_loop *loop, struct cow_err
 		disk.open.data_file = data_path;
 		disk.open.data_is_raw = true;
 		if (!data_path)
-			return no_memory(err);
+			return cow_error_no_memory(err);
 	}
 	int ret = cow_disk_open(loop, &disk, &t->disk, err);
 	free(data_path);

@@ -60,7 +60,7 @@ int cow_disk_open(struct cow_loop *loop, const struct cow_disk_spec *spec, struc
 		disk->path = strdup(spec->path);
 	if (!disk || !disk->path) {
 		free(disk);
-		return cow_error_set(err, -ENOMEM, "out of memory");
+		return cow_error_no_memory(err);
 	}
 	int ret = spec->format == COW_DISK_RAW ? open_raw(disk, spec, err)
 					       : open_qcow2(disk, loop, spec, err);

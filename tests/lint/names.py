@@ -2,8 +2,8 @@
 """names.py SOURCE BUILD | self: a function that other files call is declared in the header of the file that defines it, and its
 name says that file. It is cow_NAME_..., and NAME is of the file's name (cow_chain_... or cow_level_... in chain_level.c), the
 folder's, or that of a struct that the file's header defines. The function of a step says what the step is called: "copy: look" is
-copy_look(), all that a debugger, perf and a log show. No function takes a bool that changes what a call means. Reads the objects of
-a build with nm. Prints what is wrong and ends with 1."""
+copy_look(), all that a debugger, perf and a log show. No function takes a bool that changes what a call means; none is there
+for nobody. Reads the objects of a build with nm. Prints what is wrong and ends with 1."""
 import os
 import re
 import subprocess
@@ -107,6 +107,17 @@ def defined(root, build):
                     yield source, {symbol for symbol in symbols if symbol.startswith("cow_")}
 
 
+def wanted(build):
+    """What any object of the build asks for: programs, tests and benchmarks too."""
+    names = set()
+    for where, _, files in os.walk(build):
+        objects = [os.path.join(where, name) for name in files if name.endswith(".c.o")]
+        if objects:
+            out = subprocess.run(["nm", "-AuP"] + objects, capture_output=True, check=True)
+            names.update(line.split(": ", 1)[1].split()[0] for line in out.stdout.decode().splitlines() if ": " in line)
+    return names
+
+
 def texts(root, end):
     for top in ("engine", "daemon"):
         for where, _, names in os.walk(os.path.join(root, top)):
@@ -137,8 +148,10 @@ def main():
     if sys.argv[1] != "self":
         root, build = sys.argv[1:3]
         known, count = dict(texts(root, ".h")), 0
+        used = wanted(build)
         for source, symbols in sorted(defined(root, build)):
             said += check(source, symbols, known)
+            said += [f"{source}: nobody else uses {symbol}: make it static, or drop it" for symbol in sorted(symbols - used)]
             count += len(symbols)
         seen = {}
         for source, text in sorted(texts(root, ".c")):

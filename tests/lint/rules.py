@@ -74,7 +74,7 @@ def rule_numbers(source):
 
 
 # These give back the status that they are given, for a `return` in one line.
-GIVE_BACK = {"cow_error_set", "cow_cmd_fail", "cow_cmd_fail_ambiguous", "cow_ask_fail", "cow_named_fail", "cow_ask_show_error",
+GIVE_BACK = {"cow_error_set", "cow_error_no_memory", "cow_cmd_fail", "cow_cmd_fail_ambiguous", "cow_ask_fail", "cow_named_fail", "cow_ask_show_error",
              "cow_core_fail", "cow_core_corrupt"}
 
 
@@ -122,6 +122,33 @@ def rule_asserts(source):
         if name.startswith("engine/") and not name.startswith("engine/format/"):
             folders.setdefault(os.path.dirname(name)[len("engine/"):], []).append(source.text(name))
     yield from check_asserts(folders)
+
+
+COMMENT = re.compile(r"/\*.*?\*/|//[^\n]*", re.S)
+OTHERS_FILES = {"file-posix.c", "linux/ublk_cmd.h", "include/uapi/linux/ublk_cmd.h"}
+
+
+def check_comments(name, text, identifiers, files):
+    """What a comment names must be there: cow_ names in the code, files in the tree (by the end of their path)."""
+    for comment in COMMENT.finditer(text):
+        for found in re.finditer(r"\b((?:cow|COW)_\w*\w)(?<!_)\b(?!\*)|(?<![\w*/.-])((?:[\w-]+/)*[\w-]+\.(?:c|h|py|sh|md))\b(?!\.)", comment[0]):
+            symbol, path = found.groups()
+            if symbol not in identifiers if symbol else path not in files and path not in OTHERS_FILES:
+                number = text.count("\n", 0, comment.start() + found.start()) + 1
+                yield f"{name}:{number}: a comment names {symbol or path}, which is not there"
+
+
+def rule_comments(source):
+    texts = {name: source.text(name) for name in source.files(".c", ".h")}
+    identifiers = set()
+    for text in texts.values():
+        identifiers.update(re.findall(r"\w+", COMMENT.sub(" ", text)))
+    files = set()
+    for name in source.files():
+        parts = name.split("/")
+        files.update("/".join(parts[i:]) for i in range(len(parts)))
+    for name, text in texts.items():
+        yield from check_comments(name, text, identifiers, files)
 
 
 def rule_self(_source):
