@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* cowblk amend: change the format of an image that is not attached. */
 #include "daemon/cli/commands.h"
+#include "daemon/options/closed.h"
 #include "daemon/options/cmd.h"
 
 #include <argp.h>
@@ -92,18 +93,11 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
 	}
 }
 
-static int amend(const struct arguments *a, struct cow_loop *loop, struct cow_error *err)
+static int amend(const void *ctx, struct cow_loop *loop, struct cow_file *file,
+		 struct cow_error *err)
 {
-	struct cow_host *host = cow_host_system();
-	struct cow_file *file;
-	int ret = host->ops->open(host, a->image, COW_OPEN_WRITE | COW_OPEN_BUFFERED, &file, err);
-	if (ret)
-		return ret;
-	ret = cow_amend(loop, file, &a->options, err);
-	if (ret)
-		cow_error_prefix(err, "%s", a->image);
-	host->ops->close(file);
-	return ret;
+	const struct arguments *a = ctx;
+	return cow_amend(loop, file, &a->options, err);
 }
 
 int cow_cmd_amend(int argc, char **argv)
@@ -119,17 +113,11 @@ int cow_cmd_amend(int argc, char **argv)
 		       "shall be.",
 	};
 	struct arguments a = { 0 };
-	struct cow_error err = { 0 };
-	struct cow_loop *loop;
 	uint32_t id;
 	struct cow_args args = { 0 };
 	cow_args_parse(&argp, COW_ARGS_QUIET | COW_ARGS_FORMAT, argc, argv, &args, &a);
 	if (cow_target_image(a.image, &id, 1) > 0)
 		return cow_cmd_fail("%s: is attached as /dev/ublkb%u: detach it first", a.image,
 				    id);
-	if (cow_loop_plain_new(&loop))
-		return cow_cmd_fail("out of memory");
-	int ret = amend(&a, loop, &err);
-	cow_loop_free(loop);
-	return ret ? cow_named_fail(a.image, ret, &err) : 0;
+	return cow_closed_run(a.image, COW_OPEN_WRITE, amend, &a);
 }

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* cowblk bitmap: persistent dirty bitmaps, of an image that is closed or attached. */
 #include "daemon/cli/commands.h"
+#include "daemon/options/closed.h"
 #include "daemon/options/cmd.h"
 
 #include <argp.h>
@@ -37,34 +38,23 @@ struct arguments {
 
 /* ---- on a closed image ---- */
 
-static int with_image(const struct arguments *a, unsigned flags, struct cow_dirty *d,
-		      struct cow_error *err)
+static int change(const void *ctx, struct cow_loop *loop, struct cow_file *file,
+		  struct cow_error *err)
 {
-	struct cow_host *host = cow_host_system();
-	struct cow_loop *loop;
-	struct cow_file *file;
-	int ret = cow_loop_plain_new(&loop);
-	if (ret)
-		return cow_error_set(err, ret, "out of memory");
-	ret = host->ops->open(host, a->image, flags | COW_OPEN_BUFFERED, &file, err);
-	if (!ret) {
-		if (a->action == CHANGE)
-			ret = cow_bitmap_run(loop, file, &a->change, err);
-		else
-			ret = cow_bitmap_dump(loop, file, a->change.name, d, err);
-		if (ret)
-			cow_error_prefix(err, "%s", a->image);
-		host->ops->close(file);
-	}
-	cow_loop_free(loop);
-	return ret;
+	const struct arguments *a = ctx;
+	return cow_bitmap_run(loop, file, &a->change, err);
 }
 
-static int with_closed(const struct arguments *a, unsigned flags, struct cow_dirty *d)
+struct dump {
+	const char *name;
+	struct cow_dirty *to;
+};
+
+static int dump(const void *ctx, struct cow_loop *loop, struct cow_file *file,
+		struct cow_error *err)
 {
-	struct cow_error err = { 0 };
-	int ret = with_image(a, flags, d, &err);
-	return ret ? cow_named_fail(a->image, ret, &err) : 0;
+	const struct dump *d = ctx;
+	return cow_bitmap_dump(loop, file, d->name, d->to, err);
 }
 
 /* ---- the actions: exit status ---- */
@@ -72,7 +62,7 @@ static int with_closed(const struct arguments *a, unsigned flags, struct cow_dir
 static int run_change(const struct arguments *a, bool live, struct cow_target target)
 {
 	return live ? cow_ask_bitmap_change(target, &a->change)
-		    : with_closed(a, COW_OPEN_WRITE, NULL);
+		    : cow_closed_run(a->image, COW_OPEN_WRITE, change, a);
 }
 
 static int load_list(const struct arguments *a, struct json_object **list)
@@ -138,7 +128,9 @@ static void print_extents(const struct cow_dirty *d, bool json)
 static int run_dump(const struct arguments *a, bool live, struct cow_target target)
 {
 	struct cow_dirty d = { 0 };
-	int status = live ? cow_ask_bitmap_dump(target, a->change.name, &d) : with_closed(a, 0, &d);
+	const struct dump closed = { a->change.name, &d };
+	int status = live ? cow_ask_bitmap_dump(target, a->change.name, &d)
+			  : cow_closed_run(a->image, 0, dump, &closed);
 	if (status)
 		return status;
 	if (a->raw)

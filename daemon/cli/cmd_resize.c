@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* cowblk resize: give an image another disk size, on its device too where it is attached. */
 #include "daemon/cli/commands.h"
+#include "daemon/options/closed.h"
 #include "daemon/options/cmd.h"
 
 #include <argp.h>
@@ -66,18 +67,11 @@ static bool parse_size(struct arguments *a)
 	return true;
 }
 
-static int resize(const struct arguments *a, struct cow_loop *loop, struct cow_error *err)
+static int resize(const void *ctx, struct cow_loop *loop, struct cow_file *file,
+		  struct cow_error *err)
 {
-	struct cow_host *host = cow_host_system();
-	struct cow_file *file;
-	int ret = host->ops->open(host, a->image, COW_OPEN_WRITE | COW_OPEN_BUFFERED, &file, err);
-	if (ret)
-		return ret;
-	ret = cow_resize(loop, file, &a->options, err);
-	if (ret)
-		cow_error_prefix(err, "%s", a->image);
-	host->ops->close(file);
-	return ret;
+	const struct arguments *a = ctx;
+	return cow_resize(loop, file, &a->options, err);
 }
 
 /* "-1G" at the end is a size, not an option. */
@@ -104,8 +98,6 @@ int cow_cmd_resize(int argc, char **argv)
 		       "leaves the image as it was or as it shall be.",
 	};
 	struct arguments a = { 0 };
-	struct cow_error err = { 0 };
-	struct cow_loop *loop;
 	struct cow_target target = { 0 };
 	a.size = negative_size(&argc, argv);
 	struct cow_args args = { 0 };
@@ -122,9 +114,5 @@ int cow_cmd_resize(int argc, char **argv)
 	if (cow_target_image(a.image, &target.id, 1) > 0)
 		return cow_cmd_fail("%s: is attached read-only as /dev/ublkb%u: detach it first",
 				    a.image, target.id);
-	if (cow_loop_plain_new(&loop))
-		return cow_cmd_fail("out of memory");
-	int ret = resize(&a, loop, &err);
-	cow_loop_free(loop);
-	return ret ? cow_named_fail(a.image, ret, &err) : 0;
+	return cow_closed_run(a.image, COW_OPEN_WRITE, resize, &a);
 }

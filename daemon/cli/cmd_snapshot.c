@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* cowblk snapshot: internal snapshots of an image that is not attached. */
 #include "daemon/cli/commands.h"
+#include "daemon/options/closed.h"
 #include "daemon/options/cmd.h"
 
 #include <argp.h>
@@ -27,7 +28,9 @@ struct arguments;
 
 struct action {
 	const char *name;
-	int (*run)(const struct arguments *a, struct cow_loop *loop, struct cow_error *err);
+	/* NULL: list */
+	int (*change)(const void *ctx, struct cow_loop *loop, struct cow_file *file,
+		      struct cow_error *err);
 	bool names_one; /* takes SNAPSHOT */
 	bool live;	/* works on an attached image, through its daemon */
 };
@@ -42,27 +45,10 @@ struct arguments {
 
 /* ---- the actions ---- */
 
-/* Opens the image as its only user, for `change`. */
-static int with_image(const struct arguments *a, struct cow_loop *loop,
-		      int (*change)(const struct arguments *, struct cow_loop *, struct cow_file *,
-				    struct cow_error *),
-		      struct cow_error *err)
+static int create(const void *ctx, struct cow_loop *loop, struct cow_file *file,
+		  struct cow_error *err)
 {
-	struct cow_host *host = cow_host_system();
-	struct cow_file *file;
-	int ret = host->ops->open(host, a->image, COW_OPEN_WRITE | COW_OPEN_BUFFERED, &file, err);
-	if (ret)
-		return ret;
-	ret = change(a, loop, file, err);
-	if (ret)
-		cow_error_prefix(err, "%s", a->image);
-	host->ops->close(file);
-	return ret;
-}
-
-static int create_in(const struct arguments *a, struct cow_loop *loop, struct cow_file *file,
-		     struct cow_error *err)
-{
+	const struct arguments *a = ctx;
 	struct timespec now;
 	char *id = NULL;
 	clock_gettime(CLOCK_REALTIME, &now);
@@ -75,31 +61,18 @@ static int create_in(const struct arguments *a, struct cow_loop *loop, struct co
 	return ret;
 }
 
-static int apply_in(const struct arguments *a, struct cow_loop *loop, struct cow_file *file,
-		    struct cow_error *err)
+static int apply(const void *ctx, struct cow_loop *loop, struct cow_file *file,
+		 struct cow_error *err)
 {
+	const struct arguments *a = ctx;
 	return cow_snapshot_apply(loop, file, &a->key, err);
 }
 
-static int delete_in(const struct arguments *a, struct cow_loop *loop, struct cow_file *file,
-		     struct cow_error *err)
+static int delete (const void *ctx, struct cow_loop *loop, struct cow_file *file,
+		   struct cow_error *err)
 {
+	const struct arguments *a = ctx;
 	return cow_snapshot_delete(loop, file, &a->key, err);
-}
-
-static int create(const struct arguments *a, struct cow_loop *loop, struct cow_error *err)
-{
-	return with_image(a, loop, create_in, err);
-}
-
-static int apply(const struct arguments *a, struct cow_loop *loop, struct cow_error *err)
-{
-	return with_image(a, loop, apply_in, err);
-}
-
-static int delete (const struct arguments *a, struct cow_loop *loop, struct cow_error *err)
-{
-	return with_image(a, loop, delete_in, err);
 }
 
 static int list(const struct arguments *a, struct cow_loop *loop, struct cow_error *err)
@@ -137,7 +110,7 @@ static const struct action actions[] = {
 	{ "create", create, true, true },
 	{ "apply", apply, true, false },
 	{ "delete", delete, true, true },
-	{ "list", list, false, false },
+	{ "list", NULL, false, false },
 };
 
 /* ---- arguments ---- */
@@ -298,9 +271,11 @@ int cow_cmd_snapshot(int argc, char **argv)
 	if (a.action->names_one && !a.action->live && is_attached(a.image, &id))
 		return cow_cmd_fail("%s: is attached as /dev/ublkb%u: detach it first", a.image,
 				    id);
+	if (a.action->change)
+		return cow_closed_run(a.image, COW_OPEN_WRITE, a.action->change, &a);
 	if (cow_loop_plain_new(&loop))
 		return cow_cmd_fail("out of memory");
-	int ret = a.action->run(&a, loop, &err);
+	int ret = list(&a, loop, &err);
 	cow_loop_free(loop);
 	return ret ? cow_named_fail(a.image, ret, &err) : 0;
 }

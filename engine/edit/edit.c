@@ -10,7 +10,7 @@
 #include "engine/base/be.h"
 #include "engine/base/buf.h"
 #include "engine/base/log.h"
-#include "engine/check/check.h"
+#include "engine/check/repair_dirty.h"
 #include "engine/edit/edit_fault.h"
 #include "engine/core/load.h"
 #include "engine/core/switch.h"
@@ -43,18 +43,13 @@ static int load_header(struct cow_edit *e)
 
 static int repair_dirty(struct cow_edit *e)
 {
-	struct cow_check_options options = { .repair = COW_REPAIR_ALL, .keep_snapshots = true };
-	struct cow_check_result result;
 	if (!(e->header.incompatible & QCOW2_INCOMPAT_DIRTY))
 		return 0;
-	cow_log(COW_LOG_INFO, "%s: was not closed properly: rebuilding refcounts", e->file->path);
-	int ret = cow_check_file(e->loop, e->file, &options, &result, e->err);
+	int ret = cow_repair_dirty(e->loop, e->file, e->file->path, e->err);
 	if (!ret)
 		ret = load_header(e);
-	if (!ret && (e->header.incompatible & QCOW2_INCOMPAT_DIRTY))
-		ret = cow_error_set(
-			e->err, -EROFS,
-			"the image is dirty and could not be repaired: see cowblk check");
+	if (!ret)
+		ret = cow_repair_dirty_verify(&e->header, e->err);
 	return ret;
 }
 

@@ -11,7 +11,7 @@
 #include "engine/image/source.h"
 #include "engine/life/chain.h"
 #include "engine/base/log.h"
-#include "engine/check/check.h"
+#include "engine/check/repair_dirty.h"
 #include "engine/crypt/unlock.h"
 #include "engine/core/load.h"
 #include "engine/compress/inflated.h"
@@ -93,20 +93,14 @@ static int repair_dirty(struct cow_image *image, struct cow_chain *chain, uint8_
 {
 	if (!image->core.writable || !(image->core.header.incompatible & QCOW2_INCOMPAT_DIRTY))
 		return 0;
-	cow_log(COW_LOG_INFO, "%s: was not closed properly: rebuilding refcounts",
-		image->core.path);
-	struct cow_check_options options = { .repair = COW_REPAIR_ALL, .keep_snapshots = true };
-	struct cow_check_result result = { 0 };
-	int ret = cow_check_file(chain->loop, image->core.file, &options, &result, err);
+	int ret = cow_repair_dirty(chain->loop, image->core.file, image->core.path, err);
 	if (ret)
 		return ret;
 	free(*cluster);
 	*cluster = NULL;
 	ret = load_header(image, chain, cluster, err);
-	if (!ret && (image->core.header.incompatible & QCOW2_INCOMPAT_DIRTY))
-		ret = cow_error_set(
-			err, -EROFS,
-			"the image is dirty and could not be repaired: see cowblk check");
+	if (!ret)
+		ret = cow_repair_dirty_verify(&image->core.header, err);
 	return ret;
 }
 
