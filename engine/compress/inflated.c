@@ -185,7 +185,9 @@ void cow_inflated_done(struct cow_inflated *cache, struct cow_inflating *mine, u
 /* ---- what is known no more ---- */
 
 /* A slot that is being copied from keeps its buffer until the pin is gone. */
-static void forget(struct cow_inflated_slot *slot)
+static void forget_locked(struct cow_inflated *cache, struct cow_inflated_slot *slot)
+	COW_REQUIRES(cache->lock);
+static void forget_locked(struct cow_inflated *cache, struct cow_inflated_slot *slot)
 {
 	slot->owner = NULL;
 	slot->used = 0;
@@ -197,7 +199,7 @@ void cow_inflated_drop(struct cow_inflated *cache, const void *owner, uint64_t e
 	struct cow_inflated_slot *slot = find_locked(cache, owner, entry);
 	struct cow_inflating *running = find_running_locked(cache, owner, entry);
 	if (slot)
-		forget(slot);
+		forget_locked(cache, slot);
 	if (running)
 		running->stale = true;
 	cow_mutex_unlock(&cache->lock);
@@ -207,7 +209,7 @@ void cow_inflated_drop_all(struct cow_inflated *cache)
 {
 	cow_mutex_lock(&cache->lock);
 	for (unsigned i = 0; i < cache->nr_slots; i++)
-		forget(&cache->slots[i]);
+		forget_locked(cache, &cache->slots[i]);
 	for (struct cow_inflating *i = cache->running; i; i = i->next)
 		i->stale = true;
 	cow_mutex_unlock(&cache->lock);

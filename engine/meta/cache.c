@@ -162,7 +162,9 @@ void cow_cache_keep(struct cow_cache *cache)
 	cache->least = cache->per_shard;
 }
 
-static bool is_busy(const struct cow_slot *slot)
+static bool is_busy_locked(const struct cow_shard *shard, const struct cow_slot *slot)
+	COW_REQUIRES(shard->lock);
+static bool is_busy_locked(const struct cow_shard *shard, const struct cow_slot *slot)
 {
 	return slot->state == COW_SLOT_LOADING || slot->dirty || slot->writing;
 }
@@ -219,7 +221,7 @@ static struct cow_slot *victim_locked(struct cow_shard *shard, bool *evicts)
 			*evicts = false;
 			return slot;
 		}
-		if (is_busy(slot))
+		if (is_busy_locked(shard, slot))
 			continue;
 		if (slot->referenced) {
 			slot->referenced = false;
@@ -394,7 +396,7 @@ bool cow_cache_drop(struct cow_cache *cache, uint64_t off, uint64_t bytes)
 		struct cow_shard *shard = shard_of(cache, key);
 		cow_mutex_lock(&shard->lock);
 		struct cow_slot *slot = find_locked(shard, key);
-		if (slot && is_busy(slot))
+		if (slot && is_busy_locked(shard, slot))
 			ok = false;
 		else if (slot)
 			unhash_locked(shard, slot);
@@ -410,7 +412,7 @@ void cow_cache_drop_all(struct cow_cache *cache)
 		cow_mutex_lock(&shard->lock);
 		for (unsigned j = 0; j < shard->nr_slots; j++) {
 			struct cow_slot *slot = &shard->slots[j];
-			cow_assert(!is_busy(slot));
+			cow_assert(!is_busy_locked(shard, slot));
 			if (slot->state == COW_SLOT_READY)
 				unhash_locked(shard, slot);
 		}
@@ -440,7 +442,7 @@ static bool shrink_locked(struct cow_shard *shard, unsigned least)
 	if (shard->nr_dirty > most_dirty(least))
 		return false;
 	for (unsigned i = least; i < shard->nr_slots; i++)
-		if (is_busy(&shard->slots[i]))
+		if (is_busy_locked(shard, &shard->slots[i]))
 			return false;
 	for (unsigned i = least; i < shard->nr_slots; i++)
 		if (shard->slots[i].state == COW_SLOT_READY)

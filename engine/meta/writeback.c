@@ -261,7 +261,10 @@ static enum cow_next writeback_last_sync(struct cow_task *task)
 	return cow_task_wait_io(task);
 }
 
-static void note_written(struct cow_writeback *wb, const struct cow_captured *list, unsigned nr)
+static void note_written_locked(struct cow_writeback *wb, const struct cow_captured *list,
+				unsigned nr) COW_REQUIRES(wb->commit->lock);
+static void note_written_locked(struct cow_writeback *wb, const struct cow_captured *list,
+				unsigned nr)
 {
 	for (unsigned i = 0; i < nr; i++)
 		cow_written_note(wb->written, list[i].off, wb->meta->core->g.slice_bytes);
@@ -272,8 +275,8 @@ static void tell_watcher(struct cow_writeback *wb)
 {
 	cow_mutex_lock(&wb->commit->lock);
 	if (wb->written) {
-		note_written(wb, wb->refs, wb->nr_refs);
-		note_written(wb, wb->l2, wb->nr_l2);
+		note_written_locked(wb, wb->refs, wb->nr_refs);
+		note_written_locked(wb, wb->l2, wb->nr_l2);
 	}
 	cow_mutex_unlock(&wb->commit->lock);
 }

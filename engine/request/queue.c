@@ -158,7 +158,9 @@ static void settle(struct cow_queue *queue)
 	atomic_store(&image->quarantine.leaving[queue->idx], NULL);
 }
 
-static void keep_reservation(struct cow_image *image, const struct cow_reserve *reserve)
+static void keep_reservation_locked(struct cow_image *image, const struct cow_reserve *reserve)
+	COW_REQUIRES(image->queues_lock);
+static void keep_reservation_locked(struct cow_image *image, const struct cow_reserve *reserve)
 {
 	unsigned nr = reserve->nr - reserve->pos;
 	struct cow_reserved *left = realloc(image->left, (image->nr_left + nr + 1) * sizeof(*left));
@@ -195,7 +197,7 @@ void cow_queue_free(struct cow_queue *queue)
 	if (!image->raw)
 		settle(queue);
 	cow_mutex_lock(&image->queues_lock);
-	keep_reservation(image, &queue->reserve);
+	keep_reservation_locked(image, &queue->reserve);
 	image->queues[queue->idx] = NULL;
 	cow_mutex_unlock(&image->queues_lock);
 	free_buffers(queue);

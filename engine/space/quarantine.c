@@ -149,7 +149,8 @@ bool cow_quarantine_wait_freed(struct cow_quarantine *q, uint64_t *until, uint64
 	return true;
 }
 
-static struct cow_freed *at(struct cow_quarantine *q, uint64_t i)
+static struct cow_freed *entry_locked(struct cow_quarantine *q, uint64_t i) COW_REQUIRES(q->lock);
+static struct cow_freed *entry_locked(struct cow_quarantine *q, uint64_t i)
 {
 	return &q->ring[i % q->limits->ring];
 }
@@ -160,13 +161,13 @@ void cow_quarantine_add(struct cow_quarantine *q, uint64_t cluster, uint32_t nr)
 	cow_mutex_lock(&q->lock);
 	/* under the lock: epochs never fall along the ring */
 	uint64_t epoch = cow_epoch_now(q->epoch);
-	struct cow_freed *last = q->tail > q->captured ? at(q, q->tail - 1) : NULL;
+	struct cow_freed *last = q->tail > q->captured ? entry_locked(q, q->tail - 1) : NULL;
 	if (last && last->epoch == epoch && last->cluster + last->nr == cluster &&
 	    last->nr < 1u << 30) {
 		last->nr += nr;
 	} else {
 		cow_assert(q->tail - q->head < q->limits->ring);
-		*at(q, q->tail++) =
+		*entry_locked(q, q->tail++) =
 			(struct cow_freed){ .cluster = cluster, .epoch = epoch, .nr = nr };
 	}
 	cow_mutex_unlock(&q->lock);

@@ -124,6 +124,20 @@ def rule_asserts(source):
     yield from check_asserts(folders)
 
 
+def check_locks(name, text):
+    """NAME_locked() says which lock, so that Clang refuses a call without it."""
+    for found in re.finditer(r"^(?:static )?[\w *]*?\b(\w+_locked)\([^;{}]*?\)(?:\s*COW_\w+)?\s*\{", text, re.M):
+        said = rf"\b{found[1]}\([^;{{}}]*?\)\s*COW_REQUIRES\(|COW_NO_ANALYSIS\s+(?:static )?[\w *]*?\b{found[1]}\("
+        if not re.search(said, text):
+            yield f"{name}:{text.count(chr(10), 0, found.start()) + 1}: {found[1]}() needs COW_REQUIRES (engine/base/mutex.h)"
+
+
+def rule_locks(source):
+    for name in source.files(".c"):
+        if name.startswith("engine/"):
+            yield from check_locks(name, source.text(name))
+
+
 COMMENT = re.compile(r"/\*.*?\*/|//[^\n]*", re.S)
 OTHERS_FILES = {"file-posix.c", "linux/ublk_cmd.h", "include/uapi/linux/ublk_cmd.h"}
 
