@@ -14,7 +14,7 @@ enum cow_lock_rank {
 	COW_RANK_QUEUES = 0,	  /* list of queues; control plane */
 	COW_RANK_L2_SHARD = 1,	  /* one shard of the L2 slice cache */
 	COW_RANK_REF_SHARD = 2,	  /* one shard of the refcount cache */
-	COW_RANK_INFLIGHT = 3,	  /* claims on guest ranges */
+	COW_RANK_CLAIMS = 3,	  /* claims on guest ranges */
 	COW_RANK_ALLOC = 4,	  /* allocator: baton, where free clusters may be */
 	COW_RANK_QUARANTINE = 5,  /* freed clusters on their way back, blocked extents */
 	COW_RANK_L1 = 6,	  /* dirty blocks of the L1 table and the refcount table, header */

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Check and repair: passes over the image (see checker.h).
+ * Check and repair: rounds over the image (see checker.h).
  *
- * Without repair, one pass that writes nothing. With repair, first that pass; then, while something
- * is left to repair and gets less, a pass that fixes in silence and one that looks again. What is
- * reported as fixed is the difference of two looks, not what the fixing pass believes.
+ * Without repair, one round that writes nothing. With repair, first that round; then, while something
+ * is left to repair and gets less, a round that fixes in silence and one that looks again. What is
+ * reported as fixed is the difference of two looks, not what the fixing round believes.
  */
 #include "engine/check/check.h"
 
@@ -25,7 +25,7 @@
 
 #define MAX_ROUNDS 3
 
-/* ---- one pass ---- */
+/* ---- one round ---- */
 
 static int count_references(struct cow_checker *c)
 {

@@ -45,7 +45,7 @@ static void count_compressed(struct walk *w)
 static bool is_one(const struct walk *w, uint64_t off, bool *known)
 {
 	struct cow_check_cell cell =
-		cow_check_map_get(&w->c->map, off >> w->c->header.cluster_bits);
+		cow_check_cells_get(&w->c->cells, off >> w->c->header.cluster_bits);
 	*known = cell.kind != COW_KIND_NONE;
 	return cell.disk == COW_DISK_ONE;
 }
@@ -95,7 +95,8 @@ static int check_table(struct walk *w, uint64_t off)
 	int ret = cow_checker_read(c, off, c->cluster, bytes);
 	for (uint32_t at = 0; at < bytes && !ret; at += entry_bytes)
 		check_entry(w, at);
-	if (!ret && w->fix && !cow_check_map_get(&c->map, off >> c->header.cluster_bits).suspect)
+	if (!ret && w->fix &&
+	    !cow_check_cells_get(&c->cells, off >> c->header.cluster_bits).suspect)
 		ret = cow_checker_write_changed(c, off, c->cluster, w->first, w->end);
 	return ret;
 }
@@ -116,7 +117,7 @@ static uint64_t check_l1_entry(struct walk *w, uint64_t idx, uint64_t entry)
 static bool walkable(const struct walk *w, uint64_t off)
 {
 	struct cow_check_cell cell =
-		cow_check_map_get(&w->c->map, off >> w->c->header.cluster_bits);
+		cow_check_cells_get(&w->c->cells, off >> w->c->header.cluster_bits);
 	return off && !(off & (cow_cluster_bytes(&w->c->header) - 1)) && cell.kind == COW_KIND_L2 &&
 	       !cell.conflict;
 }
@@ -146,7 +147,7 @@ static int check_chunk(struct walk *w, uint64_t l1_idx, uint8_t *chunk, uint64_t
 static bool l1_walkable(const struct cow_checker *c)
 {
 	struct cow_check_cell cell =
-		cow_check_map_get(&c->map, c->header.l1_off >> c->header.cluster_bits);
+		cow_check_cells_get(&c->cells, c->header.l1_off >> c->header.cluster_bits);
 	return c->header.l1_entries && cell.kind == COW_KIND_L1 && !cell.conflict &&
 	       !cow_header_verify_l1_inside(&c->header, c->file->size_bytes, NULL);
 }

@@ -166,7 +166,7 @@ static bool load_fixed(const struct cow_checker *c, const struct cow_l2_ref *ref
 static int note_suspect(struct cow_checker *c, const struct cow_l2_ref *ref)
 {
 	c->incomplete = true;
-	cow_check_map_cell(&c->map, ref->off >> c->header.cluster_bits)->suspect = 1;
+	cow_check_cells_at(&c->cells, ref->off >> c->header.cluster_bits)->suspect = 1;
 	return 0;
 }
 
@@ -209,7 +209,7 @@ int cow_check_repair_l2_tables(struct cow_checker *c)
 {
 	for (uint64_t i = 0; i < c->nr_l2; i++) {
 		struct cow_check_cell cell =
-			cow_check_map_get(&c->map, c->l2[i].off >> c->header.cluster_bits);
+			cow_check_cells_get(&c->cells, c->l2[i].off >> c->header.cluster_bits);
 		if (!c->l2[i].fixable || cell.suspect || cell.conflict)
 			continue;
 		int ret = fix_table(c, &c->l2[i]);
@@ -236,9 +236,9 @@ static int add_l2(struct cow_checker *c, uint64_t off, uint32_t refs)
 /* Before data is marked: then an L2 table's count is the number of L1 entries that lead to it. */
 static int collect_tables(struct cow_checker *c)
 {
-	for (uint64_t i = cow_check_map_next(&c->map, 0); i != UINT64_MAX;
-	     i = cow_check_map_next(&c->map, i + 1)) {
-		struct cow_check_cell cell = cow_check_map_get(&c->map, i);
+	for (uint64_t i = cow_check_cells_next(&c->cells, 0); i != UINT64_MAX;
+	     i = cow_check_cells_next(&c->cells, i + 1)) {
+		struct cow_check_cell cell = cow_check_cells_get(&c->cells, i);
 		if (cell.kind != COW_KIND_L2 || cell.conflict)
 			continue;
 		int ret = add_l2(c, i << c->header.cluster_bits, cell.refs);

@@ -25,7 +25,7 @@ static void broken(struct cow_checker *c, const char *what, uint64_t idx, uint64
 /* A cluster that nothing else uses; marks it. */
 static bool take_cluster(struct cow_checker *c, uint64_t off, enum cow_check_kind kind, int *error)
 {
-	struct cow_check_cell *cell = cow_check_map_cell(&c->map, off >> c->header.cluster_bits);
+	struct cow_check_cell *cell = cow_check_cells_at(&c->cells, off >> c->header.cluster_bits);
 	if (!cell)
 		*error = -ENOMEM;
 	if (!cell || cell->kind != COW_KIND_NONE)
@@ -37,7 +37,7 @@ static bool take_cluster(struct cow_checker *c, uint64_t off, enum cow_check_kin
 
 static void untake(struct cow_checker *c, uint64_t off)
 {
-	struct cow_check_cell *cell = cow_check_map_cell(&c->map, off >> c->header.cluster_bits);
+	struct cow_check_cell *cell = cow_check_cells_at(&c->cells, off >> c->header.cluster_bits);
 	cow_assert(cell && cell->kind == COW_KIND_REFTABLE);
 	*cell = (struct cow_check_cell){ 0 };
 }
@@ -122,12 +122,12 @@ struct block {
 
 static void set_disk(struct cow_checker *c, uint64_t cluster, uint64_t refcount)
 {
-	struct cow_check_cell cell = cow_check_map_get(&c->map, cluster);
+	struct cow_check_cell cell = cow_check_cells_get(&c->cells, cluster);
 	if (cell.kind == COW_KIND_NONE)
 		return;
-	cow_check_map_cell(&c->map, cluster)->disk = refcount == 0   ? COW_DISK_ZERO
-						     : refcount == 1 ? COW_DISK_ONE
-								     : COW_DISK_MANY;
+	cow_check_cells_at(&c->cells, cluster)->disk = refcount == 0   ? COW_DISK_ZERO
+						       : refcount == 1 ? COW_DISK_ONE
+								       : COW_DISK_MANY;
 }
 
 static bool may_fix(const struct cow_checker *c, uint64_t disk, uint64_t refs)
@@ -167,7 +167,7 @@ static void report(struct cow_checker *c, uint64_t cluster, uint64_t disk, uint6
 
 static void compare_one(struct cow_checker *c, struct block *b, uint64_t cluster, bool fix)
 {
-	uint64_t refs = cow_check_map_get(&c->map, cluster).refs, disk = 0;
+	uint64_t refs = cow_check_cells_get(&c->cells, cluster).refs, disk = 0;
 	if (b->off)
 		disk = cow_refcount_get(c->cluster, c->header.refcount_order,
 					cluster - b->first_cluster);
@@ -202,8 +202,8 @@ static int compare_block(struct cow_checker *c, struct block *b, bool fix)
 static uint64_t compare_missing(struct cow_checker *c, struct block *b, bool fix)
 {
 	uint64_t end = b->first_cluster + b->nr;
-	uint64_t i = cow_check_map_next(&c->map, b->first_cluster);
-	for (; i < end; i = cow_check_map_next(&c->map, i + 1))
+	uint64_t i = cow_check_cells_next(&c->cells, b->first_cluster);
+	for (; i < end; i = cow_check_cells_next(&c->cells, i + 1))
 		compare_one(c, b, i, fix);
 	return i;
 }
@@ -211,7 +211,7 @@ static uint64_t compare_missing(struct cow_checker *c, struct block *b, bool fix
 /* Clusters to compare: the file's, and the one behind it if a compressed cluster ends there. */
 static uint64_t nr_to_compare(const struct cow_checker *c)
 {
-	return c->nr_clusters + (cow_check_map_get(&c->map, c->nr_clusters).refs ? 1 : 0);
+	return c->nr_clusters + (cow_check_cells_get(&c->cells, c->nr_clusters).refs ? 1 : 0);
 }
 
 /* Behind a missing block: on to the next block, or over all the missing ones that count nothing. */

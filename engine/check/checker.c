@@ -38,7 +38,7 @@ static int load(struct cow_checker *c, struct cow_error *err)
 static int allocate(struct cow_checker *c, struct cow_error *err)
 {
 	/* One more: a compressed cluster may end behind a file that is cut short. */
-	int ret = cow_check_map_init(&c->map, c->nr_clusters + 1);
+	int ret = cow_check_cells_init(&c->cells, c->nr_clusters + 1);
 	if (ret)
 		return cow_error_set(err, ret,
 				     "check: %" PRIu64
@@ -68,7 +68,7 @@ int cow_checker_init(struct cow_checker *c, struct cow_loop *loop, struct cow_fi
 
 void cow_checker_fini(struct cow_checker *c)
 {
-	cow_check_map_fini(&c->map);
+	cow_check_cells_fini(&c->cells);
 	cow_snapshots_free(c->snapshots, c->nr_snapshots);
 	free(c->reftable);
 	free(c->l2);
@@ -135,7 +135,7 @@ static void check_overlap(struct cow_checker *c, struct cow_check_cell *cell, ui
 static int mark_one(struct cow_checker *c, uint64_t cluster, enum cow_check_kind kind,
 		    uint32_t refs, bool *usable)
 {
-	struct cow_check_cell *cell = cow_check_map_cell(&c->map, cluster);
+	struct cow_check_cell *cell = cow_check_cells_at(&c->cells, cluster);
 	if (!cell)
 		return -ENOMEM;
 	check_overlap(c, cell, cluster, kind);

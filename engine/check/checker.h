@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Inside check and repair: one pass over an image. Phases, in this order:
+ * Inside check and repair: one round over an image. Phases, in this order:
  *
  *   load       header, extensions, refcount table, snapshot table
  *   mark       every reference: fixed metadata first, then L2 tables, then what they point to
  *   compare    with the refcounts on disk; when fixing: in place, or rebuild
  *   copied     COPIED flags of the active tables; statistics
  *
- * A pass with fix == COW_REPAIR_NONE writes nothing. `incomplete` is set when a reference could not
+ * A round with fix == COW_REPAIR_NONE writes nothing. `incomplete` is set when a reference could not
  * be followed: what seems unreferenced may then be data that a broken pointer leads to, so nothing
  * is freed.
  */
@@ -16,7 +16,7 @@
 
 #include "engine/base/result.h"
 #include "engine/check/check.h"
-#include "engine/check/check_map.h"
+#include "engine/check/check_cells.h"
 #include "engine/core/load.h"
 
 struct cow_l2_ref {
@@ -26,7 +26,7 @@ struct cow_l2_ref {
 };
 
 struct cow_checker {
-	/* constant during the pass */
+	/* constant during the round */
 	struct cow_loop *loop;
 	struct cow_file *file;
 	const struct cow_check_options *options;
@@ -44,7 +44,7 @@ struct cow_checker {
 	uint64_t nr_reftable;
 
 	/* found */
-	struct cow_check_map map;
+	struct cow_check_cells cells;
 	struct cow_l2_ref *l2;
 	uint64_t nr_l2, max_l2;
 	struct cow_check_result result;

@@ -36,7 +36,7 @@ struct rebuild {
  */
 static uint64_t wanted_refcount(const struct rebuild *r, uint64_t cluster, uint64_t disk)
 {
-	struct cow_check_cell cell = cow_check_map_get(&r->c->map, cluster);
+	struct cow_check_cell cell = cow_check_cells_get(&r->c->cells, cluster);
 	uint64_t max = cow_refcount_max(r->c->header.refcount_order), refs = cell.refs;
 	if (cluster >= r->first && cluster < r->first + r->nr_blocks + r->table_clusters)
 		return 1;
@@ -70,9 +70,9 @@ static int need_for_references(struct rebuild *r)
 {
 	struct cow_checker *c = r->c;
 	int ret = 0;
-	uint64_t i = cow_check_map_next(&c->map, 0);
-	for (; i != UINT64_MAX && !ret; i = cow_check_map_next(&c->map, i + 1))
-		if (cow_check_map_get(&c->map, i).refs)
+	uint64_t i = cow_check_cells_next(&c->cells, 0);
+	for (; i != UINT64_MAX && !ret; i = cow_check_cells_next(&c->cells, i + 1))
+		if (cow_check_cells_get(&c->cells, i).refs)
 			ret = need(r, i / r->per_block);
 	for (uint64_t idx = 0; c->incomplete && idx < c->nr_reftable && !ret; idx++)
 		if (old_block(r, idx))
@@ -99,12 +99,12 @@ static int need_for_themselves(struct rebuild *r)
 	}
 }
 
-static uint64_t last_referenced(const struct cow_check_map *map)
+static uint64_t last_referenced(const struct cow_check_cells *map)
 {
 	uint64_t last = 0;
-	for (uint64_t i = cow_check_map_next(map, 0); i != UINT64_MAX;
-	     i = cow_check_map_next(map, i + 1))
-		if (cow_check_map_get(map, i).refs)
+	for (uint64_t i = cow_check_cells_next(map, 0); i != UINT64_MAX;
+	     i = cow_check_cells_next(map, i + 1))
+		if (cow_check_cells_get(map, i).refs)
 			last = i;
 	return last;
 }
@@ -113,7 +113,7 @@ static uint64_t last_referenced(const struct cow_check_map *map)
 static int choose_place(struct rebuild *r, struct cow_error *err)
 {
 	struct cow_checker *c = r->c;
-	r->first = last_referenced(&c->map) + 1;
+	r->first = last_referenced(&c->cells) + 1;
 	if (!c->file->block_device && r->first < c->nr_clusters)
 		r->first = c->nr_clusters;
 	if (c->file->block_device && c->incomplete)
@@ -214,10 +214,10 @@ static int write_all(struct rebuild *r, struct cow_error *err)
 /* Flags follow from the refcounts just written. */
 static void note_disk(struct rebuild *r)
 {
-	struct cow_check_map *map = &r->c->map;
-	for (uint64_t i = cow_check_map_next(map, 0); i != UINT64_MAX;
-	     i = cow_check_map_next(map, i + 1)) {
-		struct cow_check_cell *cell = cow_check_map_cell(map, i);
+	struct cow_check_cells *map = &r->c->cells;
+	for (uint64_t i = cow_check_cells_next(map, 0); i != UINT64_MAX;
+	     i = cow_check_cells_next(map, i + 1)) {
+		struct cow_check_cell *cell = cow_check_cells_at(map, i);
 		cow_assert(cell); /* only existing ones are walked */
 		if (cell->kind == COW_KIND_NONE)
 			continue;

@@ -2,10 +2,10 @@
 /*
  * A snapshot table that cannot be decoded, or with entries whose L1 table cannot be read. Whatever
  * entries can be saved go into a new table at the end of the file; what cannot is dropped, and said
- * so, with its name and id as far as they are known. Its clusters are leaks then, for the pass that
+ * so, with its name and id as far as they are known. Its clusters are leaks then, for the round that
  * follows.
  *
- * Until the refcounts of the new table are written by that pass, the corrupt bit keeps writers
+ * Until the refcounts of the new table are written by that round, the corrupt bit keeps writers
  * away: a crash in between leaves an image that asks for repair again. Version 2 has no such bit:
  * there the new table is counted before the header names it, as far as there are refcount blocks to
  * count it in.

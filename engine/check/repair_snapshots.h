@@ -7,7 +7,7 @@
 #include "engine/check/check.h"
 
 /*
- * Before a pass: puts the snapshot table right, if it cannot be decoded or names L1 tables that are
+ * Before a round: puts the snapshot table right, if it cannot be decoded or names L1 tables that are
  * none.
  */
 COW_MUST_CHECK int cow_repair_snapshots(struct cow_loop *loop, struct cow_file *file,

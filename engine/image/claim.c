@@ -1,32 +1,32 @@
 /* SPDX-License-Identifier: MIT */
 #include "engine/image/claim.h"
 
-void cow_inflight_init(struct cow_inflight *inflight, uint32_t slice_entries)
+void cow_claims_init(struct cow_claims *claims, uint32_t slice_entries)
 {
-	inflight->cluster_shift = (uint32_t)__builtin_ctz(slice_entries);
-	for (unsigned i = 0; i < COW_INFLIGHT_SHARDS; i++) {
-		cow_mutex_init(&inflight->shards[i].lock, COW_RANK_INFLIGHT);
-		inflight->shards[i].claims = NULL;
-		atomic_init(&inflight->shards[i].nr, 0);
+	claims->cluster_shift = (uint32_t)__builtin_ctz(slice_entries);
+	for (unsigned i = 0; i < COW_CLAIMS_SHARDS; i++) {
+		cow_mutex_init(&claims->shards[i].lock, COW_RANK_CLAIMS);
+		claims->shards[i].claims = NULL;
+		atomic_init(&claims->shards[i].nr, 0);
 	}
 }
 
-void cow_inflight_fini(struct cow_inflight *inflight)
+void cow_claims_fini(struct cow_claims *claims)
 {
-	for (unsigned i = 0; i < COW_INFLIGHT_SHARDS; i++)
-		cow_mutex_fini(&inflight->shards[i].lock);
+	for (unsigned i = 0; i < COW_CLAIMS_SHARDS; i++)
+		cow_mutex_fini(&claims->shards[i].lock);
 }
 
-static struct cow_inflight_shard *shard_of(struct cow_inflight *inflight,
-					   enum cow_claim_space space, uint64_t start)
+static struct cow_claims_shard *shard_of(struct cow_claims *claims, enum cow_claim_space space,
+					 uint64_t start)
 {
-	uint64_t n = space == COW_CLAIM_CLUSTERS ? start >> inflight->cluster_shift : start;
-	return &inflight->shards[n % COW_INFLIGHT_SHARDS];
+	uint64_t n = space == COW_CLAIM_CLUSTERS ? start >> claims->cluster_shift : start;
+	return &claims->shards[n % COW_CLAIMS_SHARDS];
 }
 
-static struct cow_claim *find_locked(struct cow_inflight_shard *shard, enum cow_claim_space space,
+static struct cow_claim *find_locked(struct cow_claims_shard *shard, enum cow_claim_space space,
 				     uint64_t start, uint64_t end) COW_REQUIRES(shard->lock);
-static struct cow_claim *find_locked(struct cow_inflight_shard *shard, enum cow_claim_space space,
+static struct cow_claim *find_locked(struct cow_claims_shard *shard, enum cow_claim_space space,
 				     uint64_t start, uint64_t end)
 {
 	for (struct cow_claim *c = shard->claims; c; c = c->next)
@@ -35,12 +35,11 @@ static struct cow_claim *find_locked(struct cow_inflight_shard *shard, enum cow_
 	return NULL;
 }
 
-bool cow_inflight_claim(struct cow_inflight *inflight, struct cow_claim *claim,
-			enum cow_claim_space space, uint64_t start, uint64_t end,
-			struct cow_task *task)
+bool cow_claims_take(struct cow_claims *claims, struct cow_claim *claim, enum cow_claim_space space,
+		     uint64_t start, uint64_t end, struct cow_task *task)
 {
-	struct cow_inflight_shard *shard = shard_of(inflight, space, start);
-	cow_assert(!claim->held && start < end && shard == shard_of(inflight, space, end - 1));
+	struct cow_claims_shard *shard = shard_of(claims, space, start);
+	cow_assert(!claim->held && start < end && shard == shard_of(claims, space, end - 1));
 	cow_mutex_lock(&shard->lock);
 	struct cow_claim *other = find_locked(shard, space, start, end);
 	if (other) {
@@ -60,10 +59,10 @@ bool cow_inflight_claim(struct cow_inflight *inflight, struct cow_claim *claim,
 	return true;
 }
 
-void cow_inflight_drop_held(struct cow_inflight *inflight, struct cow_claim *claim)
+void cow_claims_drop_held(struct cow_claims *claims, struct cow_claim *claim)
 {
 	cow_assert(claim->held);
-	struct cow_inflight_shard *shard = shard_of(inflight, claim->space, claim->start);
+	struct cow_claims_shard *shard = shard_of(claims, claim->space, claim->start);
 	struct cow_waitlist wake;
 	cow_waitlist_init(&wake);
 	cow_mutex_lock(&shard->lock);
@@ -78,10 +77,10 @@ void cow_inflight_drop_held(struct cow_inflight *inflight, struct cow_claim *cla
 	cow_waitlist_wake(&wake, 0);
 }
 
-bool cow_inflight_overlaps(struct cow_inflight *inflight, enum cow_claim_space space,
-			   uint64_t start, uint64_t end)
+bool cow_claims_overlaps(struct cow_claims *claims, enum cow_claim_space space, uint64_t start,
+			 uint64_t end)
 {
-	struct cow_inflight_shard *shard = shard_of(inflight, space, start);
+	struct cow_claims_shard *shard = shard_of(claims, space, start);
 	if (!atomic_load(&shard->nr))
 		return false;
 	cow_mutex_lock(&shard->lock);
@@ -90,10 +89,10 @@ bool cow_inflight_overlaps(struct cow_inflight *inflight, enum cow_claim_space s
 	return found;
 }
 
-bool cow_inflight_busy(struct cow_inflight *inflight, enum cow_claim_space space, uint64_t start,
-		       uint64_t end, struct cow_task *task)
+bool cow_claims_busy(struct cow_claims *claims, enum cow_claim_space space, uint64_t start,
+		     uint64_t end, struct cow_task *task)
 {
-	struct cow_inflight_shard *shard = shard_of(inflight, space, start);
+	struct cow_claims_shard *shard = shard_of(claims, space, start);
 	if (!atomic_load(&shard->nr))
 		return false;
 	cow_mutex_lock(&shard->lock);

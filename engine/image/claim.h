@@ -5,7 +5,7 @@
  * dropped.
  *
  * In-place I/O, and changes that are made within one step under the slice's lock, take no claim;
- * the latter ask cow_inflight_busy(). Claim first, look at the mapping afterwards: then no change
+ * the latter ask cow_claims_busy(). Claim first, look at the mapping afterwards: then no change
  * made before the claim is missed.
  *
  * Locks: one per shard. A claim lies inside the range of one L2 slice (or names one L1 entry), so
@@ -32,39 +32,38 @@ struct cow_claim {
 	struct cow_waitlist waiters;
 };
 
-#define COW_INFLIGHT_SHARDS 16
+#define COW_CLAIMS_SHARDS 16
 
-struct cow_inflight_shard {
+struct cow_claims_shard {
 	struct cow_mutex lock;
 	struct cow_claim *claims;
 	atomic_uint nr;
 };
 
-struct cow_inflight {
+struct cow_claims {
 	uint32_t cluster_shift; /* clusters per slice, log2 */
-	struct cow_inflight_shard shards[COW_INFLIGHT_SHARDS];
+	struct cow_claims_shard shards[COW_CLAIMS_SHARDS];
 };
 
-void cow_inflight_init(struct cow_inflight *inflight, uint32_t slice_entries);
-void cow_inflight_fini(struct cow_inflight *inflight);
+void cow_claims_init(struct cow_claims *claims, uint32_t slice_entries);
+void cow_claims_fini(struct cow_claims *claims);
 
 /* True: claimed. False: the task is parked on who holds it. */
-bool cow_inflight_claim(struct cow_inflight *inflight, struct cow_claim *claim,
-			enum cow_claim_space space, uint64_t start, uint64_t end,
-			struct cow_task *task);
+bool cow_claims_take(struct cow_claims *claims, struct cow_claim *claim, enum cow_claim_space space,
+		     uint64_t start, uint64_t end, struct cow_task *task);
 /* Drops it and wakes the waiters. */
-void cow_inflight_drop_held(struct cow_inflight *inflight, struct cow_claim *claim);
+void cow_claims_drop_held(struct cow_claims *claims, struct cow_claim *claim);
 /* The same if it is held: most requests end without one. */
-static inline void cow_inflight_drop(struct cow_inflight *inflight, struct cow_claim *claim)
+static inline void cow_claims_drop(struct cow_claims *claims, struct cow_claim *claim)
 {
 	if (claim->held)
-		cow_inflight_drop_held(inflight, claim);
+		cow_claims_drop_held(claims, claim);
 }
 /* Is any cluster of the range claimed? Shard locks of the L2 cache may be held. */
-bool cow_inflight_overlaps(struct cow_inflight *inflight, enum cow_claim_space space,
-			   uint64_t start, uint64_t end);
+bool cow_claims_overlaps(struct cow_claims *claims, enum cow_claim_space space, uint64_t start,
+			 uint64_t end);
 /* As before, and parks the task if so. */
-bool cow_inflight_busy(struct cow_inflight *inflight, enum cow_claim_space space, uint64_t start,
-		       uint64_t end, struct cow_task *task);
+bool cow_claims_busy(struct cow_claims *claims, enum cow_claim_space space, uint64_t start,
+		     uint64_t end, struct cow_task *task);
 
 #endif

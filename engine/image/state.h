@@ -36,7 +36,7 @@ struct cow_image {
 	struct cow_inflated *inflated; /* the chain's, in its top image */
 
 	/* own locks inside */
-	struct cow_inflight inflight;
+	struct cow_claims claims;
 	struct cow_alloc alloc;
 	struct cow_quarantine quarantine;
 	struct cow_epoch epoch;

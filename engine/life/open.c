@@ -259,7 +259,7 @@ static int open_qcow2(struct cow_image *image, struct cow_chain *chain, const ch
 		goto out;
 	cow_geometry_init(&image->core.g, &image->core.header);
 	image->core.kept_autoclear = image->core.g.data_file ? QCOW2_AUTOCLEAR_DATA_FILE_RAW : 0;
-	cow_inflight_init(&image->inflight, image->core.g.slice_entries);
+	cow_claims_init(&image->claims, image->core.g.slice_entries);
 	ret = cow_meta_open(&image->meta, &image->core, chain->loop, take_cache_bytes(image, chain),
 			    err);
 	if (!ret && image->core.writable)

@@ -49,8 +49,8 @@ static enum cow_next copy_claim(struct cow_task *task)
 	enum cow_next next = cow_op_room_to_free(op, 1, (unsigned)cow_min(nr, MAX_PLACES));
 	if (next != COW_AGAIN || task->error)
 		return next;
-	if (!cow_inflight_claim(&image->inflight, &op->claim, COW_CLAIM_CLUSTERS,
-				op->copy.start >> bits, op->copy.end >> bits, task))
+	if (!cow_claims_take(&image->claims, &op->claim, COW_CLAIM_CLUSTERS, op->copy.start >> bits,
+			     op->copy.end >> bits, task))
 		return COW_WAIT;
 	return cow_task_goto(task, &step_look);
 }
@@ -58,7 +58,7 @@ static enum cow_next copy_claim(struct cow_task *task)
 static enum cow_next give_up(struct cow_op *op)
 {
 	cow_op_put_room(op);
-	cow_inflight_drop(&cow_op_image(op)->inflight, &op->claim);
+	cow_claims_drop(&cow_op_image(op)->claims, &op->claim);
 	return cow_task_goto(&op->task, op->map);
 }
 
@@ -426,7 +426,7 @@ static enum cow_next copy_publish(struct cow_task *task)
 	copy->holds_host = false;
 	op->cursor = copy->data_end;
 	cow_op_put_room(op);
-	cow_inflight_drop(&image->inflight, &op->claim);
+	cow_claims_drop(&image->claims, &op->claim);
 	cow_quarantine_kick(&image->quarantine, task->loop);
 	return cow_task_goto(task, op->map);
 }

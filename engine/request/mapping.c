@@ -59,11 +59,11 @@ void cow_mapping_free_entry(struct cow_image *image, const struct cow_entry *e)
 bool cow_mapping_is_claimed(struct cow_op *op, struct cow_slot *slot, uint64_t first, uint64_t nr,
 			    enum cow_next *next)
 {
-	struct cow_inflight *inflight = &cow_op_image(op)->inflight;
-	if (!cow_inflight_overlaps(inflight, COW_CLAIM_CLUSTERS, first, first + nr))
+	struct cow_claims *claims = &cow_op_image(op)->claims;
+	if (!cow_claims_overlaps(claims, COW_CLAIM_CLUSTERS, first, first + nr))
 		return false;
 	cow_cache_put(slot);
-	bool parked = cow_inflight_busy(inflight, COW_CLAIM_CLUSTERS, first, first + nr, &op->task);
+	bool parked = cow_claims_busy(claims, COW_CLAIM_CLUSTERS, first, first + nr, &op->task);
 	*next = parked ? COW_WAIT : COW_AGAIN;
 	return true;
 }

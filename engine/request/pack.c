@@ -76,8 +76,8 @@ static enum cow_next pack_claim(struct cow_task *task)
 	enum cow_next next = cow_op_room_to_free(op, 8, 8);
 	if (next != COW_AGAIN || task->error)
 		return next;
-	if (!cow_inflight_claim(&image->inflight, &op->claim, COW_CLAIM_CLUSTERS, cluster,
-				cluster + 1, task))
+	if (!cow_claims_take(&image->claims, &op->claim, COW_CLAIM_CLUSTERS, cluster, cluster + 1,
+			     task))
 		return COW_WAIT;
 	return cow_task_goto(task, &step_look);
 }
@@ -86,7 +86,7 @@ static enum cow_next leave(struct cow_op *op)
 {
 	cow_packer_put(op);
 	cow_op_put_room(op);
-	cow_inflight_drop(&cow_op_image(op)->inflight, &op->claim);
+	cow_claims_drop(&cow_op_image(op)->claims, &op->claim);
 	return cow_task_goto(&op->task, op->map);
 }
 

@@ -38,7 +38,7 @@ static void let_go(struct cow_op *op)
 	cow_op_put_room(op);
 	cow_op_put_bounce(op);
 	cow_reader_end(op, &op->reader);
-	cow_inflight_drop(&cow_op_image(op)->inflight, &op->claim);
+	cow_claims_drop(&cow_op_image(op)->claims, &op->claim);
 	cow_op_leave_epoch(op);
 }
 

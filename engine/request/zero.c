@@ -121,7 +121,7 @@ static enum cow_next punch_in_place(struct cow_op *op, uint64_t table, uint64_t 
 	 * A copy on write under way would bring back what is punched; after a look at the mapping,
 	 * so nothing is missed.
 	 */
-	if (cow_inflight_busy(&image->inflight, COW_CLAIM_CLUSTERS, first, end + 1, &op->task))
+	if (cow_claims_busy(&image->claims, COW_CLAIM_CLUSTERS, first, end + 1, &op->task))
 		return COW_WAIT;
 	*bytes = run.bytes;
 	if (run.first.kind != COW_NORMAL)

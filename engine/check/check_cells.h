@@ -2,10 +2,10 @@
 /*
  * What check knows of each host cluster, 4 bytes a cluster, in chunks that exist only where
  * something refers to a cluster: a sparse file costs nothing. Limits: COW_CHECK_MAX_CLUSTERS
- * clusters, COW_CHECK_MAX_MAP_BYTES of memory.
+ * clusters, COW_CHECK_MAX_CELLS_BYTES of memory.
  */
-#ifndef COW_CHECK_MAP_H
-#define COW_CHECK_MAP_H
+#ifndef COW_CHECK_CELLS_H
+#define COW_CHECK_CELLS_H
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -13,7 +13,7 @@
 #include "engine/base/result.h"
 
 #define COW_CHECK_MAX_CLUSTERS (1ull << 34)
-#define COW_CHECK_MAX_MAP_BYTES (4ull << 30)
+#define COW_CHECK_MAX_CELLS_BYTES (4ull << 30)
 #define COW_CHECK_MAX_REFS ((1u << 24) - 1) /* references to one cluster; counting stops there */
 
 enum cow_check_kind {
@@ -46,7 +46,7 @@ struct cow_check_cell {
 };
 _Static_assert(sizeof(struct cow_check_cell) == 4, "the stated memory of a check");
 
-struct cow_check_map {
+struct cow_check_cells {
 	uint64_t nr_clusters;
 	uint64_t nr_chunks;
 	struct cow_check_cell **chunks;
@@ -54,15 +54,15 @@ struct cow_check_map {
 };
 
 /* 0, -EFBIG or -ENOMEM. */
-COW_MUST_CHECK int cow_check_map_init(struct cow_check_map *map, uint64_t nr_clusters);
-void cow_check_map_fini(struct cow_check_map *map);
+COW_MUST_CHECK int cow_check_cells_init(struct cow_check_cells *cells, uint64_t nr_clusters);
+void cow_check_cells_fini(struct cow_check_cells *cells);
 
 /* The cell of a cluster below nr_clusters for writing; NULL: out of memory or over the limit. */
-struct cow_check_cell *cow_check_map_cell(struct cow_check_map *map, uint64_t cluster);
+struct cow_check_cell *cow_check_cells_at(struct cow_check_cells *cells, uint64_t cluster);
 /* A copy; all zero where nothing refers. Any cluster number. */
-struct cow_check_cell cow_check_map_get(const struct cow_check_map *map, uint64_t cluster);
+struct cow_check_cell cow_check_cells_get(const struct cow_check_cells *cells, uint64_t cluster);
 /* The first cluster >= from in an existing chunk; UINT64_MAX: none. */
-uint64_t cow_check_map_next(const struct cow_check_map *map, uint64_t from);
+uint64_t cow_check_cells_next(const struct cow_check_cells *cells, uint64_t from);
 
 const char *cow_check_kind_name(enum cow_check_kind kind);
 

@@ -20,7 +20,7 @@
 
 #define SLICE_ENTRIES 64u
 
-static struct cow_inflight inflight;
+static struct cow_claims claims;
 
 struct waiter {
 	struct cow_task task;
@@ -51,51 +51,51 @@ static void test_overlap_parks(void **state)
 {
 	struct cow_loop *loop;
 	assert_int_equal(cow_loop_plain_new(&loop), 0);
-	cow_inflight_init(&inflight, SLICE_ENTRIES);
+	cow_claims_init(&claims, SLICE_ENTRIES);
 	struct cow_claim a = { 0 }, b = { 0 }, c = { 0 };
 	struct waiter wa, wb, wc;
 	waiter_init(&wa, loop);
 	waiter_init(&wb, loop);
 	waiter_init(&wc, loop);
-	assert_true(cow_inflight_claim(&inflight, &a, COW_CLAIM_CLUSTERS, 10, 20, &wa.task));
-	assert_true(cow_inflight_claim(&inflight, &c, COW_CLAIM_CLUSTERS, 20, 21, &wc.task));
-	assert_false(cow_inflight_claim(&inflight, &b, COW_CLAIM_CLUSTERS, 19, 20, &wb.task));
-	assert_true(cow_inflight_overlaps(&inflight, COW_CLAIM_CLUSTERS, 0, 11));
-	assert_false(cow_inflight_overlaps(&inflight, COW_CLAIM_CLUSTERS, 0, 10));
-	assert_false(cow_inflight_overlaps(&inflight, COW_CLAIM_CLUSTERS, 21, 30));
+	assert_true(cow_claims_take(&claims, &a, COW_CLAIM_CLUSTERS, 10, 20, &wa.task));
+	assert_true(cow_claims_take(&claims, &c, COW_CLAIM_CLUSTERS, 20, 21, &wc.task));
+	assert_false(cow_claims_take(&claims, &b, COW_CLAIM_CLUSTERS, 19, 20, &wb.task));
+	assert_true(cow_claims_overlaps(&claims, COW_CLAIM_CLUSTERS, 0, 11));
+	assert_false(cow_claims_overlaps(&claims, COW_CLAIM_CLUSTERS, 0, 10));
+	assert_false(cow_claims_overlaps(&claims, COW_CLAIM_CLUSTERS, 21, 30));
 	COW_IGNORE(cow_loop_poll(loop));
 	assert_int_equal(wb.ran, 0);
-	cow_inflight_drop(&inflight, &a);
-	cow_inflight_drop(&inflight, &a); /* again: nothing */
+	cow_claims_drop(&claims, &a);
+	cow_claims_drop(&claims, &a); /* again: nothing */
 	COW_IGNORE(cow_loop_poll(loop));
 	assert_int_equal(wb.ran, 1);
 	assert_false(b.held); /* woken to look again, no more */
-	assert_true(cow_inflight_busy(&inflight, COW_CLAIM_CLUSTERS, 20, 30, &wa.task));
-	assert_false(cow_inflight_busy(&inflight, COW_CLAIM_CLUSTERS, 10, 20, &wb.task));
-	cow_inflight_drop(&inflight, &c);
+	assert_true(cow_claims_busy(&claims, COW_CLAIM_CLUSTERS, 20, 30, &wa.task));
+	assert_false(cow_claims_busy(&claims, COW_CLAIM_CLUSTERS, 10, 20, &wb.task));
+	cow_claims_drop(&claims, &c);
 	COW_IGNORE(cow_loop_poll(loop));
 	assert_int_equal(wa.ran, 1);
 	assert_int_equal(wb.ran, 1);
-	cow_inflight_fini(&inflight);
+	cow_claims_fini(&claims);
 	cow_loop_free(loop);
 }
 
 static void test_spaces_are_apart(void **state)
 {
-	cow_inflight_init(&inflight, SLICE_ENTRIES);
+	cow_claims_init(&claims, SLICE_ENTRIES);
 	struct waiter w;
 	waiter_init(&w, NULL);
 	struct cow_claim l1 = { 0 }, clusters = { 0 };
-	assert_true(cow_inflight_claim(&inflight, &l1, COW_CLAIM_L1, 3, 4, &w.task));
-	assert_true(cow_inflight_claim(&inflight, &clusters, COW_CLAIM_CLUSTERS, 3, 4, &w.task));
-	assert_true(cow_inflight_overlaps(&inflight, COW_CLAIM_L1, 3, 4));
-	assert_false(cow_inflight_overlaps(&inflight, COW_CLAIM_L1, 3 + COW_INFLIGHT_SHARDS,
-					   4 + COW_INFLIGHT_SHARDS));
-	cow_inflight_drop(&inflight, &l1);
-	assert_false(cow_inflight_overlaps(&inflight, COW_CLAIM_L1, 3, 4));
-	assert_true(cow_inflight_overlaps(&inflight, COW_CLAIM_CLUSTERS, 0, 64));
-	cow_inflight_drop(&inflight, &clusters);
-	cow_inflight_fini(&inflight);
+	assert_true(cow_claims_take(&claims, &l1, COW_CLAIM_L1, 3, 4, &w.task));
+	assert_true(cow_claims_take(&claims, &clusters, COW_CLAIM_CLUSTERS, 3, 4, &w.task));
+	assert_true(cow_claims_overlaps(&claims, COW_CLAIM_L1, 3, 4));
+	assert_false(cow_claims_overlaps(&claims, COW_CLAIM_L1, 3 + COW_CLAIMS_SHARDS,
+					 4 + COW_CLAIMS_SHARDS));
+	cow_claims_drop(&claims, &l1);
+	assert_false(cow_claims_overlaps(&claims, COW_CLAIM_L1, 3, 4));
+	assert_true(cow_claims_overlaps(&claims, COW_CLAIM_CLUSTERS, 0, 64));
+	cow_claims_drop(&claims, &clusters);
+	cow_claims_fini(&claims);
 }
 
 /* ---- many threads ---- */
@@ -134,7 +134,7 @@ static enum cow_next runner_work(struct cow_task *task)
 		return COW_END;
 	if (!r->start && !r->end)
 		choose(r);
-	if (!cow_inflight_claim(&inflight, &r->claim, COW_CLAIM_CLUSTERS, r->start, r->end, task))
+	if (!cow_claims_take(&claims, &r->claim, COW_CLAIM_CLUSTERS, r->start, r->end, task))
 		return COW_WAIT;
 	unsigned me = r->seed | 1;
 	for (uint64_t i = r->start; i < r->end; i++) {
@@ -146,7 +146,7 @@ static enum cow_next runner_work(struct cow_task *task)
 		touched[i]++;
 		owner[i] = 0;
 	}
-	cow_inflight_drop(&inflight, &r->claim);
+	cow_claims_drop(&claims, &r->claim);
 	r->start = 0;
 	r->end = 0;
 	r->left--;
@@ -175,7 +175,7 @@ static void test_threads(void **state)
 {
 	static struct runner runners[THREADS];
 	pthread_t threads[THREADS];
-	cow_inflight_init(&inflight, SLICE_ENTRIES);
+	cow_claims_init(&claims, SLICE_ENTRIES);
 	for (unsigned i = 0; i < THREADS; i++) {
 		runners[i].seed = i + 1;
 		runners[i].left = ROUNDS;
@@ -188,9 +188,9 @@ static void test_threads(void **state)
 	for (unsigned i = 0; i < THREADS; i++)
 		cow_loop_free(runners[i].loop);
 	assert_int_equal(collisions, 0);
-	for (unsigned i = 0; i < COW_INFLIGHT_SHARDS; i++)
-		assert_null(inflight.shards[i].claims);
-	cow_inflight_fini(&inflight);
+	for (unsigned i = 0; i < COW_CLAIMS_SHARDS; i++)
+		assert_null(claims.shards[i].claims);
+	cow_claims_fini(&claims);
 }
 
 /* ---- epochs ---- */
@@ -221,5 +221,5 @@ int main(void)
 		cmocka_unit_test(test_threads),
 		cmocka_unit_test(test_epoch),
 	};
-	return cmocka_run_group_tests_name("inflight", tests, NULL, NULL);
+	return cmocka_run_group_tests_name("claims", tests, NULL, NULL);
 }

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "engine/check/check_map.h"
+#include "engine/check/check_cells.h"
 
 #include <errno.h>
 #include <stddef.h>
@@ -10,53 +10,54 @@
 #define CHUNK_CLUSTERS 1024u
 #define CHUNK_BYTES (CHUNK_CLUSTERS * sizeof(struct cow_check_cell))
 
-int cow_check_map_init(struct cow_check_map *map, uint64_t nr_clusters)
+int cow_check_cells_init(struct cow_check_cells *cells, uint64_t nr_clusters)
 {
 	if (nr_clusters > COW_CHECK_MAX_CLUSTERS)
 		return -EFBIG;
-	map->nr_clusters = nr_clusters;
-	map->nr_chunks = (nr_clusters + CHUNK_CLUSTERS - 1) / CHUNK_CLUSTERS;
-	map->bytes = 0;
-	map->chunks = calloc(map->nr_chunks ? map->nr_chunks : 1, sizeof(struct cow_check_cell *));
-	return map->chunks ? 0 : -ENOMEM;
+	cells->nr_clusters = nr_clusters;
+	cells->nr_chunks = (nr_clusters + CHUNK_CLUSTERS - 1) / CHUNK_CLUSTERS;
+	cells->bytes = 0;
+	cells->chunks =
+		calloc(cells->nr_chunks ? cells->nr_chunks : 1, sizeof(struct cow_check_cell *));
+	return cells->chunks ? 0 : -ENOMEM;
 }
 
-void cow_check_map_fini(struct cow_check_map *map)
+void cow_check_cells_fini(struct cow_check_cells *cells)
 {
-	for (uint64_t i = 0; map->chunks && i < map->nr_chunks; i++)
-		free(map->chunks[i]);
-	free(map->chunks);
-	map->chunks = NULL;
+	for (uint64_t i = 0; cells->chunks && i < cells->nr_chunks; i++)
+		free(cells->chunks[i]);
+	free(cells->chunks);
+	cells->chunks = NULL;
 }
 
-struct cow_check_cell *cow_check_map_cell(struct cow_check_map *map, uint64_t cluster)
+struct cow_check_cell *cow_check_cells_at(struct cow_check_cells *cells, uint64_t cluster)
 {
-	cow_assert(cluster < map->nr_clusters);
-	struct cow_check_cell **chunk = &map->chunks[cluster / CHUNK_CLUSTERS];
+	cow_assert(cluster < cells->nr_clusters);
+	struct cow_check_cell **chunk = &cells->chunks[cluster / CHUNK_CLUSTERS];
 	if (!*chunk) {
-		if (map->bytes + CHUNK_BYTES > COW_CHECK_MAX_MAP_BYTES)
+		if (cells->bytes + CHUNK_BYTES > COW_CHECK_MAX_CELLS_BYTES)
 			return NULL;
 		*chunk = calloc(1, CHUNK_BYTES);
 		if (!*chunk)
 			return NULL;
-		map->bytes += CHUNK_BYTES;
+		cells->bytes += CHUNK_BYTES;
 	}
 	return &(*chunk)[cluster % CHUNK_CLUSTERS];
 }
 
-struct cow_check_cell cow_check_map_get(const struct cow_check_map *map, uint64_t cluster)
+struct cow_check_cell cow_check_cells_get(const struct cow_check_cells *cells, uint64_t cluster)
 {
 	static const struct cow_check_cell none;
-	if (cluster >= map->nr_clusters)
+	if (cluster >= cells->nr_clusters)
 		return none;
-	const struct cow_check_cell *chunk = map->chunks[cluster / CHUNK_CLUSTERS];
+	const struct cow_check_cell *chunk = cells->chunks[cluster / CHUNK_CLUSTERS];
 	return chunk ? chunk[cluster % CHUNK_CLUSTERS] : none;
 }
 
-uint64_t cow_check_map_next(const struct cow_check_map *map, uint64_t from)
+uint64_t cow_check_cells_next(const struct cow_check_cells *cells, uint64_t from)
 {
-	while (from < map->nr_clusters) {
-		if (map->chunks[from / CHUNK_CLUSTERS])
+	while (from < cells->nr_clusters) {
+		if (cells->chunks[from / CHUNK_CLUSTERS])
 			return from;
 		from = (from / CHUNK_CLUSTERS + 1) * CHUNK_CLUSTERS;
 	}
