@@ -379,7 +379,7 @@ static bool daemon_answers(uint32_t id)
 	return fd >= 0;
 }
 
-/* One writer has the live disk for himself; snapshots do not change. */
+/* One writer has the live disk alone; snapshots do not change. */
 static bool clashes(const struct cow_record *theirs, const struct cow_device_config *ours)
 {
 	bool we_write = ours->open.writable && !ours->temporary;

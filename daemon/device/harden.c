@@ -40,7 +40,7 @@ void cow_harden_memory(void)
 	struct rlimit unlimited = { RLIM_INFINITY, RLIM_INFINITY };
 	if (setrlimit(RLIMIT_MEMLOCK, &unlimited))
 		warn("RLIMIT_MEMLOCK");
-	/* The caller's limit on his own files would be a full host to the device. */
+	/* The caller's limit on its own files would be a full host to the device. */
 	if (setrlimit(RLIMIT_FSIZE, &unlimited))
 		warn("RLIMIT_FSIZE");
 	if (mlockall(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT))

@@ -27,7 +27,7 @@ void cow_harden_drop_privileges(void);
 COW_MUST_CHECK int cow_harden_keep_capabilities(uint64_t bits);
 
 /*
- * The caller's descriptors but the standard streams: his locks would be held and his pipes not end
+ * The caller's descriptors but the standard streams: its locks would be held and its pipes not end
  * for as long as the device lives. Before anything is opened that is to stay open.
  */
 void cow_harden_close_inherited(void);

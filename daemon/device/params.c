@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Block sizes: the user sees 512-byte logical blocks whatever the host wants, or those he asked for
+ * Block sizes: the user sees 512-byte logical blocks whatever the host wants, or those that were asked for
  * (an image of a disk with 4096-byte sectors). Physical block and minimum I/O size are 4096
  * (a cluster, if that is less, but no less than a logical block): smaller writes are correct but dearer. Optimal I/O size is a cluster.
  * Discard granularity is the cluster, since nothing less gives space back. A discard that is no

@@ -2,7 +2,7 @@
 /*
  * The file systems on a disk, written back and frozen around something. They have an owner that
  * always thaws, a process of its own (child.h): when it is told to, when its maker is gone, however
- * he died, and when the time is over. If the owner is killed, its maker thaws.
+ * that died, and when the time is over. If the owner is killed, its maker thaws.
  *
  * prepare, freeze, thaw; or prepare, leave. Nothing here waits longer than it says.
  */

@@ -9,7 +9,7 @@
  *   x        the time is over: thawed
  *   e TEXT   failed, the owner ends; E: there is nothing to freeze
  *
- * and from him: F freeze, T thaw.
+ * and to the owner: F freeze, T thaw.
  */
 #ifndef COW_FSOWNER_H
 #define COW_FSOWNER_H

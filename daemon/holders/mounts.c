@@ -237,7 +237,7 @@ int cow_mntns_enter(const struct cow_mntns_list *list, unsigned idx)
 	int ret = list->ns[idx].fd < 0 ? -EPERM : 0;
 	if (!ret && setns(list->ns[idx].fd, CLONE_NEWNS))
 		ret = -errno;
-	/* Who may enter none has never left his own. */
+	/* A caller that may enter none has never left its own. */
 	return ret == -EPERM && !idx ? 0 : ret;
 }
 

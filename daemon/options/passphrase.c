@@ -106,7 +106,7 @@ static int load_fd(int fd, struct cow_secret *secret)
 
 /*
  * One that the caller has open, by any of the names that shells and scripts have for it: what it is
- * was for him to choose. False: the name is another.
+ * was for the caller to choose. False: the name is another.
  */
 static bool open_descriptor(const char *name, int *fd)
 {
@@ -128,7 +128,7 @@ static bool open_descriptor(const char *name, int *fd)
 	return true;
 }
 
-/* As images are: whoever owns a folder on the way does not choose what is read for him. */
+/* As images are: the owner of a folder on the way does not choose what is read. */
 static int open_path(const char *path, struct cow_error *err)
 {
 	static struct cow_path real;

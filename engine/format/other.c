@@ -57,7 +57,7 @@ int cow_format_refuse_other(const uint8_t *buf, size_t len, int code, struct cow
 }
 
 /*
- * Containers only: a raw disk has a boot sector, and what is packed may be what somebody keeps on his
+ * Containers only: a raw disk has a boot sector, and a packed file may be what somebody keeps on a
  * disk.
  */
 const char *cow_format_recognise(const uint8_t *buf, size_t len)

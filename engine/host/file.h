@@ -35,7 +35,7 @@ struct cow_file {
 	bool callers;	   /* the owner is who runs this program */
 	/*
 	 * Not everybody may read it, and it has several names: somebody may have made a hard link
-	 * to what he cannot read.
+	 * without being able to read it.
 	 */
 	bool hidden_link;
 	/*

@@ -86,8 +86,8 @@ static void pause_at_random(unsigned tries)
 }
 
 /*
- * The one who sees the other's locks cannot tell whether that one holds them or is about to see
- * ours and give up, so he gives up his and comes again, a few times: of two who come at once one
+ * A process that sees another's locks cannot tell whether that one holds them or is about to see
+ * ours and give up. So it gives up its own and comes again, a few times: of two that come at once one
  * wins.
  */
 int cow_lock_image(int fd, enum cow_lock_role role, const char *path, struct cow_error *err)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A folder that is held open, and what is opened below it. Who owns the folder may rename, link and
- * exchange what he likes meanwhile: what is opened lies below the folder (see path.h). Hosts without
+ * A folder that is held open, and what is opened below it. Its owner may rename, link and exchange
+ * anything meanwhile: what is opened lies below the folder (see path.h). Hosts without
  * links and owners (tests) have names only.
  */
 #ifndef COW_ROOT_H

@@ -3,7 +3,7 @@
  * The gate that requests come in through. A change of the whole image shuts it, waits until those
  * inside are through, and opens it again.
  *
- * Who comes in counts himself first, then looks whether the gate is shut; who shuts it does so
+ * A request that comes in is counted first, then looks whether the gate is shut; the change shuts it
  * first, then looks at the counts. So none is overlooked.
  */
 #ifndef COW_GATE_H

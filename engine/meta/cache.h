@@ -91,8 +91,8 @@ struct cow_cache {
 	/* limit_lock */
 	struct cow_mutex limit_lock;
 	/*
-	 * Waiting for nr_dirty to fall; `warned` since a pass met a full host. A full host fails who
-	 * met it in a pass that was begun for him, and nobody for a pass of others.
+	 * Waiting for nr_dirty to fall; `warned` since a pass met a full host. A full host fails the
+	 * request that a pass was begun for, and no other one.
 	 */
 	struct cow_waitlist limited, warned;
 };

@@ -49,8 +49,8 @@ static int init_caches(struct cow_meta *meta, uint64_t bytes)
 }
 
 /*
- * A table past the end of the file would read as if nothing was allocated. Whoever only reads
- * learns of it when he gets there; nobody writes to such an image.
+ * A table past the end of the file would read as if nothing was allocated. Readers
+ * learn of it when they get there; nobody writes to such an image.
  */
 static int mark_tables_past_end(struct cow_meta *meta, struct cow_error *err)
 {

@@ -120,10 +120,10 @@ void cow_quarantine_unreserve(struct cow_quarantine *q, unsigned nr);
 void cow_quarantine_wait(struct cow_quarantine *q, unsigned least, struct cow_task *task);
 void cow_quarantine_wait_many(struct cow_quarantine *q, struct cow_task *task);
 /*
- * For who met a full host. What stood in the ring at the first call (*until: 0) may still give him
- * room: park the task until some of that is released (woken with the release's error if the host is
+ * For a request that met a full host. What stood in the ring at the first call (*until: 0) may still
+ * give it room: park the task until some of that is released (woken with the release's error if the host is
  * too full for it), and hurry; or have it run again at once if some was released after `seen`, what
- * cow_quarantine_released() said before he tried. False: nothing of it is left. No locks held,
+ * cow_quarantine_released() said before the try. False: nothing of it is left. No locks held,
  * outside of any epoch.
  */
 bool cow_quarantine_wait_freed(struct cow_quarantine *q, uint64_t *until, uint64_t seen,

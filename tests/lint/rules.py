@@ -143,8 +143,12 @@ OTHERS_FILES = {"file-posix.c", "linux/ublk_cmd.h", "include/uapi/linux/ublk_cmd
 
 
 def check_comments(name, text, identifiers, files):
-    """What a comment names must be there: cow_ names in the code, files in the tree (by the end of their path)."""
+    """What a comment names must be there: cow_ names in the code, files in the tree (by the end of their path). A thread or a program
+    is no person."""
     for comment in COMMENT.finditer(text):
+        person = re.search(r"\b(?:[Hh]e|[Hh]im|[Hh]is|himself|[Ss]he|herself)\b", comment[0])
+        if person:
+            yield f"{name}:{text.count(chr(10), 0, comment.start() + person.start()) + 1}: `{person[0]}`: say who, or what"
         for found in re.finditer(r"\b((?:cow|COW)_\w*\w)(?<!_)\b(?!\*)|(?<![\w*/.-])((?:[\w-]+/)*[\w-]+\.(?:c|h|py|sh|md))\b(?!\.)", comment[0]):
             symbol, path = found.groups()
             if symbol not in identifiers if symbol else path not in files and path not in OTHERS_FILES:

@@ -235,7 +235,7 @@ static void test_limit_parks_and_wakes(void **state)
 	assert_int_equal(counter_on_disk(f, 0), 2);
 }
 
-/* A full host met by a pass fails nobody who has not waited through one: he gets another pass. */
+/* A full host met by a pass fails no task that has not waited through one: it gets another pass. */
 static void test_full_host_of_others(void **state)
 {
 	struct fixture *f = *state;

@@ -91,7 +91,7 @@ static enum cow_next wait_for_room(struct cow_task *task)
 
 static const struct cow_step step_wait_for_room = { "test: room", wait_for_room };
 
-/* Until all of a waiter's least need can be there, however little he wants. */
+/* Until all of a waiter's least need can be there, however little it wants. */
 static void test_who_waits_is_woken(void **state)
 {
 	struct space *s = *state;
