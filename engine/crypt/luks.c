@@ -34,6 +34,7 @@ int cow_luks_load(struct cow_loop *loop, struct cow_file *file, uint64_t off, ui
 		cow_error_set(err, ret, "LUKS header: cannot read: %s", strerror(-ret));
 	else
 		ret = cow_luks_decode(buf, area_bytes, luks, err);
+	luks->area_off = off;
 	free(buf);
 	return ret;
 }
@@ -88,9 +89,9 @@ static int wrong_passphrase(const struct cow_luks *luks, const struct cow_secret
 			     active, newline ? "; it ends with a newline, which counts" : "");
 }
 
-static int find_slot(struct cow_loop *loop, struct cow_file *file, uint64_t off,
-		     const struct cow_luks *luks, const struct cow_secret *secret,
-		     struct cow_luks_work *work, unsigned *found, struct cow_error *err)
+static int find_slot(struct cow_loop *loop, struct cow_file *file, const struct cow_luks *luks,
+		     const struct cow_secret *secret, struct cow_luks_work *work,
+		     struct cow_error *err)
 {
 	struct cow_error unread = { 0 };
 	for (unsigned i = 0; i < LUKS1_SLOTS; i++) {
@@ -98,10 +99,9 @@ static int find_slot(struct cow_loop *loop, struct cow_file *file, uint64_t off,
 		if (!slot->active)
 			continue;
 		/* Another slot may be whole, and the passphrase be that one's. */
-		if (read_material(loop, file, off + slot->key_off, work, &unread))
+		if (read_material(loop, file, luks->area_off + slot->key_off, work, &unread))
 			continue;
 		int ret = try_slot(luks, slot, secret, work);
-		*found = i;
 		if (ret != -EACCES)
 			return ret ? cow_error_set(err, ret, "LUKS key slot %u: %s", i,
 						   strerror(-ret))
@@ -114,22 +114,19 @@ static int find_slot(struct cow_loop *loop, struct cow_file *file, uint64_t off,
 	return wrong_passphrase(luks, secret, err);
 }
 
-int cow_luks_unlock(struct cow_loop *loop, struct cow_file *file, uint64_t off,
-		    const struct cow_luks *luks, const struct cow_secret *secret,
-		    struct cow_crypt_key **key, unsigned *slot, struct cow_error *err)
+int cow_luks_unlock(struct cow_loop *loop, struct cow_file *file, const struct cow_luks *luks,
+		    const struct cow_secret *secret, struct cow_crypt_key **key,
+		    struct cow_error *err)
 {
-	unsigned found = 0;
 	struct cow_luks_work *work = cow_luks_work_new(luks);
 	if (!work)
 		return cow_error_no_memory(err);
-	int ret = find_slot(loop, file, off, luks, secret, work, &found, err);
+	int ret = find_slot(loop, file, luks, secret, work, err);
 	if (!ret) {
 		ret = cow_crypt_key_new(&luks->cipher, work->key, key);
 		if (ret)
 			cow_error_set(err, ret, "LUKS key: %s", strerror(-ret));
 	}
-	if (!ret && slot)
-		*slot = found;
 	cow_luks_work_free(work);
 	return ret;
 }

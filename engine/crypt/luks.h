@@ -36,6 +36,7 @@ struct cow_luks_slot {
 
 /* The header in host byte order, verified. */
 struct cow_luks {
+	uint64_t area_off; /* of the header in its file; set by cow_luks_load() */
 	char cipher_name[LUKS1_NAME_BYTES], cipher_mode[LUKS1_NAME_BYTES],
 		hash_name[LUKS1_NAME_BYTES];
 	struct cow_crypt_cipher cipher;
@@ -54,11 +55,10 @@ COW_MUST_CHECK int cow_luks_load(struct cow_loop *loop, struct cow_file *file, u
 
 /*
  * Tries the passphrase on every active slot; a try takes about a second, as long as the image's
- * maker has set. -EACCES: it is none of this image's. *slot (may be NULL): which one it was.
+ * maker has set. -EACCES: it is none of this image's.
  */
-COW_MUST_CHECK int cow_luks_unlock(struct cow_loop *loop, struct cow_file *file, uint64_t off,
+COW_MUST_CHECK int cow_luks_unlock(struct cow_loop *loop, struct cow_file *file,
 				   const struct cow_luks *luks, const struct cow_secret *secret,
-				   struct cow_crypt_key **key, unsigned *slot,
-				   struct cow_error *err);
+				   struct cow_crypt_key **key, struct cow_error *err);
 
 #endif

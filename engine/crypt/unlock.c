@@ -7,19 +7,18 @@
 #include "engine/base/log.h"
 #include "engine/crypt/luks.h"
 
-static int open_luks(struct cow_loop *loop, struct cow_file *file, const struct cow_extensions *ext,
-		     const struct cow_secret *const *secrets, size_t nr, struct cow_crypt_key **out,
-		     struct cow_error *err)
+static int open_luks(const struct cow_locked *image, const struct cow_secret *const *secrets,
+		     size_t nr, struct cow_crypt_key **out, struct cow_error *err)
 {
 	struct cow_luks luks;
 	struct cow_error last = { 0 };
-	int ret = cow_luks_load(loop, file, ext->crypto_off, ext->crypto_bytes, &luks, err);
+	int ret = cow_luks_load(image->loop, image->file, image->ext->crypto_off,
+				image->ext->crypto_bytes, &luks, err);
 	if (ret)
 		return ret;
 	for (size_t i = 0; i < nr; i++) {
 		struct cow_error own = { 0 };
-		ret = cow_luks_unlock(loop, file, ext->crypto_off, &luks, secrets[i], out, NULL,
-				      &own);
+		ret = cow_luks_unlock(image->loop, image->file, &luks, secrets[i], out, &own);
 		if (!ret)
 			return 0;
 		/* What could not be read explains more than what did not fit. */
@@ -47,10 +46,10 @@ static int open_legacy(const struct cow_file *file, const struct cow_secret *con
 	return ret ? cow_error_set(err, ret, "legacy AES key: %s", strerror(-ret)) : 0;
 }
 
-int cow_unlock_key(struct cow_loop *loop, struct cow_file *file, const struct cow_header *h,
-		   const struct cow_extensions *ext, const struct cow_secret *const *secrets,
+int cow_unlock_key(const struct cow_locked *image, const struct cow_secret *const *secrets,
 		   size_t nr_secrets, struct cow_crypt_key **out, struct cow_error *err)
 {
+	const struct cow_header *h = image->h;
 	*out = NULL;
 	if (h->crypt_method == QCOW2_CRYPT_NONE)
 		return 0;
@@ -61,6 +60,6 @@ int cow_unlock_key(struct cow_loop *loop, struct cow_file *file, const struct co
 			"(--key-file, --key-credential, --key-keyring or --key-prompt)",
 			h->crypt_method == QCOW2_CRYPT_LUKS ? "LUKS" : "legacy AES");
 	if (h->crypt_method == QCOW2_CRYPT_LUKS)
-		return open_luks(loop, file, ext, secrets, nr_secrets, out, err);
-	return open_legacy(file, secrets, nr_secrets, out, err);
+		return open_luks(image, secrets, nr_secrets, out, err);
+	return open_legacy(image->file, secrets, nr_secrets, out, err);
 }

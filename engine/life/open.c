@@ -236,6 +236,16 @@ static void open_raw(struct cow_image *image)
 	publish_geometry(image);
 }
 
+static int unlock(struct cow_image *image, struct cow_chain *chain, struct cow_error *err)
+{
+	const struct cow_locked locked = { .loop = chain->loop,
+					   .file = image->core.file,
+					   .h = &image->core.header,
+					   .ext = &image->core.ext };
+	return cow_unlock_key(&locked, chain->options->secrets, chain->options->nr_secrets,
+			      &image->key, err);
+}
+
 static int open_qcow2(struct cow_image *image, struct cow_chain *chain, const char *snapshot,
 		      struct cow_chain_file *backing, struct cow_error *err)
 {
@@ -252,9 +262,7 @@ static int open_qcow2(struct cow_image *image, struct cow_chain *chain, const ch
 	if (!ret)
 		ret = cow_chain_open_data(chain, image, err);
 	if (!ret)
-		ret = cow_unlock_key(chain->loop, image->core.file, &image->core.header,
-				     &image->core.ext, chain->options->secrets,
-				     chain->options->nr_secrets, &image->key, err);
+		ret = unlock(image, chain, err);
 	if (ret)
 		goto out;
 	cow_geometry_init(&image->core.g, &image->core.header);

@@ -35,11 +35,11 @@ static int shard_init(struct cow_cache *cache, struct cow_shard *shard, unsigned
 	return 0;
 }
 
-int cow_cache_init(struct cow_cache *cache, struct cow_file *file, uint32_t slice_bytes,
-		   uint64_t bytes, const struct cow_limits *limits, enum cow_lock_rank rank,
-		   void (*need_writeback)(void *, struct cow_loop *), void *ctx)
+int cow_cache_init(struct cow_cache *cache, const struct cow_cache_config *config)
 {
-	uint64_t slots = limits->cache_slots ? limits->cache_slots : bytes / slice_bytes;
+	const struct cow_limits *limits = config->limits;
+	const uint32_t slice_bytes = config->slice_bytes;
+	uint64_t slots = limits->cache_slots ? limits->cache_slots : config->bytes / slice_bytes;
 	if (slots < SLOTS_PER_SHARD_MIN)
 		slots = SLOTS_PER_SHARD_MIN;
 	unsigned shards = 1;
@@ -48,14 +48,14 @@ int cow_cache_init(struct cow_cache *cache, struct cow_file *file, uint32_t slic
 	unsigned per_shard = (unsigned)(slots / shards);
 
 	memset(cache, 0, sizeof(*cache));
-	cache->file = file;
+	cache->file = config->file;
 	cache->slice_bytes = slice_bytes;
 	cache->nr_shards = shards;
 	cache->per_shard = per_shard;
 	cache->max_dirty = (unsigned)cow_min(per_shard * shards / 2, limits->dirty_slots);
 	atomic_init(&cache->dirty_room, cache->max_dirty);
-	cache->need_writeback = need_writeback;
-	cache->ctx = ctx;
+	cache->need_writeback = config->need_writeback;
+	cache->ctx = config->ctx;
 	cow_mutex_init(&cache->limit_lock, COW_RANK_CACHE_LIMIT);
 	cow_waitlist_init(&cache->limited);
 	cow_waitlist_init(&cache->warned);
@@ -67,7 +67,7 @@ int cow_cache_init(struct cow_cache *cache, struct cow_file *file, uint32_t slic
 	}
 	for (unsigned i = 0; i < shards; i++) {
 		uint8_t *data = cache->memory + (size_t)i * per_shard * slice_bytes;
-		int ret = shard_init(cache, &cache->shards[i], per_shard, data, rank);
+		int ret = shard_init(cache, &cache->shards[i], per_shard, data, config->rank);
 		if (ret) {
 			cow_cache_fini(cache);
 			return ret;

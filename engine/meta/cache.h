@@ -97,14 +97,18 @@ struct cow_cache {
 	struct cow_waitlist limited, warned;
 };
 
-/*
- * rank: COW_RANK_L2_SHARD or COW_RANK_REF_SHARD. bytes is rounded to at least a handful of slots
- * (limits->cache_slots goes before it).
- */
-COW_MUST_CHECK int cow_cache_init(struct cow_cache *cache, struct cow_file *file,
-				  uint32_t slice_bytes, uint64_t bytes,
-				  const struct cow_limits *limits, enum cow_lock_rank rank,
-				  void (*need_writeback)(void *, struct cow_loop *), void *ctx);
+struct cow_cache_config {
+	struct cow_file *file;
+	uint32_t slice_bytes;
+	uint64_t
+		bytes; /* rounded to at least a handful of slots; limits->cache_slots goes before it */
+	const struct cow_limits *limits;
+	enum cow_lock_rank rank; /* COW_RANK_L2_SHARD or COW_RANK_REF_SHARD */
+	void (*need_writeback)(void *ctx, struct cow_loop *loop);
+	void *ctx;
+};
+
+COW_MUST_CHECK int cow_cache_init(struct cow_cache *cache, const struct cow_cache_config *config);
 void cow_cache_fini(struct cow_cache *cache);
 
 /*

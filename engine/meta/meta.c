@@ -18,16 +18,29 @@ static void need_writeback(void *ctx, struct cow_loop *loop)
 		cow_commit_kick(&meta->core->commit, loop);
 }
 
+static struct cow_table_config table_config(struct cow_meta *meta, uint64_t off, uint64_t nr,
+					    uint64_t capacity)
+{
+	return (struct cow_table_config){
+		.off = off,
+		.nr = nr,
+		.capacity = capacity,
+		.max_dirty = meta->core->limits.dirty_blocks,
+		.need_writeback = need_writeback,
+		.ctx = meta,
+	};
+}
+
 static int load_table(struct cow_meta *meta, struct cow_loop *loop, struct cow_table *table,
-		      uint64_t off, uint64_t nr, uint64_t capacity, const char *what,
+		      const struct cow_table_config *config, const char *what,
 		      struct cow_error *err)
 {
-	int ret = cow_table_init(table, off, nr, capacity, meta->core->limits.dirty_blocks,
-				 need_writeback, meta);
+	int ret = cow_table_init(table, config);
+	uint64_t nr = config->nr;
 	uint8_t *be = ret ? NULL : cow_buf_alloc(nr * 8);
 	if (ret || !be)
 		return cow_error_set(err, -ENOMEM, "out of memory for the %s", what);
-	ret = cow_loop_read(loop, meta->core->file, off, be, nr * 8);
+	ret = cow_loop_read(loop, meta->core->file, config->off, be, nr * 8);
 	if (!ret)
 		cow_table_load(table, be, nr);
 	else
@@ -40,12 +53,21 @@ static int load_table(struct cow_meta *meta, struct cow_loop *loop, struct cow_t
 static int init_caches(struct cow_meta *meta, uint64_t bytes)
 {
 	const struct cow_geometry *g = &meta->core->g;
-	int ret = cow_cache_init(&meta->l2, meta->core->file, g->slice_bytes, bytes,
-				 &meta->core->limits, COW_RANK_L2_SHARD, need_writeback, meta);
-	if (!ret && meta->core->writable)
-		ret = cow_cache_init(&meta->refs, meta->core->file, g->slice_bytes, bytes / 4,
-				     &meta->core->limits, COW_RANK_REF_SHARD, need_writeback, meta);
-	return ret;
+	struct cow_cache_config config = {
+		.file = meta->core->file,
+		.slice_bytes = g->slice_bytes,
+		.bytes = bytes,
+		.limits = &meta->core->limits,
+		.rank = COW_RANK_L2_SHARD,
+		.need_writeback = need_writeback,
+		.ctx = meta,
+	};
+	int ret = cow_cache_init(&meta->l2, &config);
+	if (ret || !meta->core->writable)
+		return ret;
+	config.bytes = bytes / 4;
+	config.rank = COW_RANK_REF_SHARD;
+	return cow_cache_init(&meta->refs, &config);
 }
 
 /*
@@ -75,8 +97,9 @@ static int open_for_writing(struct cow_meta *meta, struct cow_loop *loop, struct
 {
 	const struct cow_header *h = &meta->core->header;
 	uint64_t nr = (uint64_t)h->reftable_clusters << h->cluster_bits >> 3;
-	int ret = load_table(meta, loop, &meta->reftable, h->reftable_off, nr,
-			     QCOW2_MAX_REFTABLE_BYTES / 8, "refcount table", err);
+	struct cow_table_config config =
+		table_config(meta, h->reftable_off, nr, QCOW2_MAX_REFTABLE_BYTES / 8);
+	int ret = load_table(meta, loop, &meta->reftable, &config, "refcount table", err);
 	if (!ret)
 		ret = cow_overlap_init(meta, err);
 	if (!ret)
@@ -89,8 +112,9 @@ int cow_meta_open(struct cow_meta *meta, struct cow_core *core, struct cow_loop 
 {
 	const struct cow_header *h = &core->header;
 	meta->core = core;
-	int ret = load_table(meta, loop, &meta->l1, h->l1_off, h->l1_entries,
-			     QCOW2_MAX_L1_BYTES / 8, "L1 table", err);
+	struct cow_table_config config =
+		table_config(meta, h->l1_off, h->l1_entries, QCOW2_MAX_L1_BYTES / 8);
+	int ret = load_table(meta, loop, &meta->l1, &config, "L1 table", err);
 	if (!ret)
 		ret = mark_tables_past_end(meta, err);
 	if (!ret)

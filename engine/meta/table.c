@@ -17,22 +17,22 @@ static uint64_t blocks_of(uint64_t entries)
 	return (entries + COW_TABLE_BLOCK_ENTRIES - 1) / COW_TABLE_BLOCK_ENTRIES;
 }
 
-int cow_table_init(struct cow_table *table, uint64_t off, uint64_t nr, uint64_t capacity,
-		   unsigned max_dirty, void (*need_writeback)(void *, struct cow_loop *), void *ctx)
+int cow_table_init(struct cow_table *table, const struct cow_table_config *config)
 {
 	memset(table, 0, sizeof(*table));
 	cow_mutex_init(&table->lock, COW_RANK_L1);
 	cow_waitlist_init(&table->limited);
 	cow_waitlist_init(&table->warned);
-	table->capacity = blocks_of(cow_max(capacity, nr) + 1) * COW_TABLE_BLOCK_ENTRIES;
+	table->capacity =
+		blocks_of(cow_max(config->capacity, config->nr) + 1) * COW_TABLE_BLOCK_ENTRIES;
 	/* Only touched where the table is. */
 	table->entries = cow_pages_reserve(table->capacity * sizeof(uint64_t));
 	table->state = cow_pages_reserve(blocks_of(table->capacity));
-	table->off = off;
-	table->nr = nr;
-	table->max_dirty = max_dirty;
-	table->need_writeback = need_writeback;
-	table->ctx = ctx;
+	table->off = config->off;
+	table->nr = config->nr;
+	table->max_dirty = config->max_dirty;
+	table->need_writeback = config->need_writeback;
+	table->ctx = config->ctx;
 	return table->entries && table->state ? 0 : -ENOMEM;
 }
 

@@ -41,9 +41,15 @@ struct cow_table_block {
 	uint64_t idx;
 };
 
-COW_MUST_CHECK int cow_table_init(struct cow_table *table, uint64_t off, uint64_t nr,
-				  uint64_t capacity, unsigned max_dirty,
-				  void (*need_writeback)(void *, struct cow_loop *), void *ctx);
+struct cow_table_config {
+	uint64_t off; /* host file, bytes */
+	uint64_t nr, capacity;
+	unsigned max_dirty; /* blocks */
+	void (*need_writeback)(void *ctx, struct cow_loop *loop);
+	void *ctx;
+};
+
+COW_MUST_CHECK int cow_table_init(struct cow_table *table, const struct cow_table_config *config);
 void cow_table_fini(struct cow_table *table);
 /* Take nr big-endian entries as read from the file. */
 void cow_table_load(struct cow_table *table, const uint8_t *be, uint64_t nr);

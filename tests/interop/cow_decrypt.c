@@ -101,7 +101,7 @@ static int unlock(struct disk *d, char **paths, int nr, struct cow_error *err)
 		close(fd);
 	}
 	int ret =
-		cow_unlock_key(d->loop, d->file, &d->h, &d->ext,
+		cow_unlock_key(&(struct cow_locked){ d->loop, d->file, &d->h, &d->ext },
 			       (const struct cow_secret *const *)secrets, (size_t)nr, &d->key, err);
 	for (int i = 0; i < nr; i++)
 		cow_secret_free(secrets[i]);

@@ -28,6 +28,15 @@ TAKE_BOOL = {
 }
 
 
+MOST_PARAMETERS = 6
+TAKE_MANY = {
+    "cow_queue_submit": "each request: nothing is copied twice", "cow_data_read": "the same", "cow_op_submit_rw": "the same",
+    "cow_io_prep_rw": "the same",
+    "cow_luks_derive": "PBKDF2, as OpenSSL has it", "cow_snapshots_decode": "a table, its place, and what it gives",
+    "cow_path_open_typed": "as openat() and what may be opened", "cow_fsfreeze_prepare": "told once, by one caller",
+}
+
+
 def prototypes(text):
     """A header without comments, directives and bodies."""
     text = re.sub(r"/\*.*?\*/", "", text, flags=re.S)
@@ -42,6 +51,13 @@ def check_bools(name, text):
     for function, arguments in re.findall(r"\b(cow_\w+)\s*\(([^;]*)\)[^;()]*;", prototypes(text)):
         if re.search(r"\bbool \w", arguments) and function not in TAKE_BOOL:
             yield f"{name}: {function}() takes a bool, which says nothing where it is called: make it two functions, or an enum"
+
+
+def check_parameters(name, text):
+    for function, arguments in re.findall(r"\b(cow_\w+)\s*\(((?:[^(){};]|\([^()]*\))*)\)[^;(){}]*;", prototypes(text)):
+        count = re.sub(r"\([^()]*\)", "", arguments).count(",") + 1
+        if count > MOST_PARAMETERS and function not in TAKE_MANY:
+            yield f"{name}: {function}() takes {count} parameters, more than {MOST_PARAMETERS}: make them a struct"
 
 
 def declarations(text):
@@ -135,6 +151,9 @@ def self_check():
         said = list(check("engine/meta/cache.c", {symbol}, head))
         if len(said) != wrong:
             yield f"{symbol}: {wrong} faults expected: {said}"
+    for text, wrong in (("int cow_a(int a, int b, int c, int d, int e, int (*f)(int, int), int g);", 1), ("int cow_a(int a, int (*f)(int, int, int, int, int, int));", 0)):
+        if len(list(check_parameters("x.h", text))) != wrong:
+            yield f"{text}: {wrong} faults expected"
     for text, wrong in (("int cow_a(int b, bool c);", 1), ("int cow_a(int b, bool *c);", 0), ("void cow_delta_mark_one(bool one);", 0)):
         if len(list(check_bools("x.h", text))) != wrong:
             yield f"{text}: {wrong} faults expected"
@@ -158,6 +177,7 @@ def main():
             said += check_steps(source, text, seen)
         for name, text in sorted(known.items()):
             said += check_bools(name, text)
+            said += check_parameters(name, text)
         if len(seen) < 50:
             said.append(f"only {len(seen)} steps were found: the check does not see the sources")
         if count < 500:

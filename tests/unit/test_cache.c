@@ -41,9 +41,16 @@ static void cache_open(struct fixture *f, unsigned slots, void (*kick)(void *, s
 {
 	struct cow_limits limits;
 	cow_limits_init(&limits, NULL);
-	assert_int_equal(cow_cache_init(&f->cache, f->file, SLICE, (uint64_t)slots * SLICE, &limits,
-					COW_RANK_L2_SHARD, kick, f),
-			 0);
+	const struct cow_cache_config config = {
+		.file = f->file,
+		.slice_bytes = SLICE,
+		.bytes = (uint64_t)slots * SLICE,
+		.limits = &limits,
+		.rank = COW_RANK_L2_SHARD,
+		.need_writeback = kick,
+		.ctx = f,
+	};
+	assert_int_equal(cow_cache_init(&f->cache, &config), 0);
 }
 
 /* Slice i of the file starts with the number i; a counter follows. */

@@ -321,7 +321,7 @@ static int unlock(struct fixture *f, const struct cow_luks *l, const struct cow_
 		  struct cow_crypt_key **key)
 {
 	f->err = (struct cow_error){ 0 };
-	return cow_luks_unlock(&f->m->loop, f->file, AREA_OFF, l, secret, key, NULL, &f->err);
+	return cow_luks_unlock(&f->m->loop, f->file, l, secret, key, &f->err);
 }
 
 static void formatted_is_unlocked(void **state)
@@ -436,7 +436,8 @@ static int open_image(struct fixture *f, uint32_t method, const struct cow_secre
 				      .crypto_off = AREA_OFF,
 				      .crypto_bytes = cow_luks_format_bytes(&f->format) };
 	f->err = (struct cow_error){ 0 };
-	return cow_unlock_key(&f->m->loop, f->file, &h, &ext, secrets, nr, key, &f->err);
+	return cow_unlock_key(&(struct cow_locked){ &f->m->loop, f->file, &h, &ext }, secrets, nr,
+			      key, &f->err);
 }
 
 static void any_secret_opens(void **state)
