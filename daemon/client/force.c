@@ -1,4 +1,8 @@
 /* SPDX-License-Identifier: MIT */
+/*
+ * See force.h. In this order: whose process it is; STOP_DEV, which may wait for requests that the
+ * daemon has; the steps.
+ */
 #include "daemon/client/force.h"
 
 #include <dirent.h>

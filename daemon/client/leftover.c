@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+/* See leftover.h. In this order: with a record; without one; before an attach. */
 #include "daemon/client/leftover.h"
 
 #include <dirent.h>

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+/* See list_requests.h. In this order: which devices; text. */
 #include "daemon/client/list_requests.h"
 
 #include <errno.h>

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+/* See record.h. In this order: JSON; files. */
 #include "daemon/control/record.h"
 
 #include <dirent.h>

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+/* See show.h. In this order: values; snapshots. */
 #include "daemon/control/show.h"
 
 #include <inttypes.h>

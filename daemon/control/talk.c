@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+/* See talk.h. In this order: waiting; lines and bytes. */
 #include "daemon/control/talk.h"
 
 #include <errno.h>

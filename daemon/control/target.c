@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+/* See target.h. */
 #include "daemon/control/target.h"
 
 #include <errno.h>

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+/* See device.h. In this order: the image; the kernel's device; the queues; start; stop. */
 #include "daemon/device/device.h"
 
 #include <errno.h>

@@ -1,4 +1,8 @@
 /* SPDX-License-Identifier: MIT */
+/*
+ * See keeper.h. In this order: in the keeper; beats: a request may take as long as the host does;
+ * in the daemon.
+ */
 #include "daemon/device/keeper.h"
 
 #include <errno.h>

@@ -1,4 +1,8 @@
 /* SPDX-License-Identifier: MIT */
+/*
+ * See sandbox.h. In this order: landlock: by hand, its header may be older than the kernel;
+ * capabilities; the user; the root; all.
+ */
 #include "daemon/device/sandbox.h"
 
 #include <errno.h>

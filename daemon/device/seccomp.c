@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+/* See seccomp.h. */
 #include "daemon/device/seccomp.h"
 
 #include <errno.h>

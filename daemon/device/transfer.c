@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+/* See transfer.h. In this order: copy; user copy; the choice. */
 #include "daemon/device/transfer.h"
 
 #include <errno.h>

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+/* See child.h. */
 #include "daemon/holders/child.h"
 
 #include <errno.h>

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+/* See stack.h. */
 #include "daemon/holders/stack.h"
 
 #include <dirent.h>

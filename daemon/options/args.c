@@ -1,4 +1,8 @@
 /* SPDX-License-Identifier: MIT */
+/*
+ * See args.h. In this order: the nearest word; the common options; argp's own errors, in one line
+ * as all others; options that nobody knows: found before getopt sees them; all.
+ */
 #include "daemon/options/args.h"
 
 #include <stdio.h>

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+/* See create_options.h. */
 #include "daemon/options/create_options.h"
 
 #include <stdio.h>

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+/* See passphrase.h. In this order: options; files; the kernel's keyrings; all. */
 #include "daemon/options/passphrase.h"
 
 #include <errno.h>

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+/* See client.h. In this order: the request; the answer; while it waits. */
 #include "daemon/server/client.h"
 
 #include <errno.h>

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+/* See bitmap.h. In this order: the commands: d is for new content, empty; reading. */
 #include "engine/bitmap/bitmap.h"
 
 #include <errno.h>

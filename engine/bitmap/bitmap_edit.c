@@ -1,4 +1,7 @@
 /* SPDX-License-Identifier: MIT */
+/*
+ * See bitmap_edit.h. In this order: opening; which there are; references; writing; afterwards.
+ */
 #include "engine/bitmap/bitmap_edit.h"
 
 #include <errno.h>

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+/* See bitmap_extension.h. In this order: finding; writing. */
 #include "engine/bitmap/bitmap_extension.h"
 
 #include <errno.h>

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+/* See dirty.h. */
 #include "engine/bitmap/dirty.h"
 
 #include <endian.h>

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+/* See tracking.h. In this order: start; store; store without room. */
 #include "engine/bitmap/tracking.h"
 
 #include <errno.h>

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+/* See inflated.h. In this order: under the lock; requests; what is known no more. */
 #include "engine/compress/inflated.h"
 
 #include <stdlib.h>

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+/* See load.h. */
 #include "engine/core/load.h"
 
 #include <errno.h>

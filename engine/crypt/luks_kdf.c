@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+/* See luks_kdf.h. In this order: hashes; anti-forensic split; how long a try takes. */
 #include "engine/crypt/luks_kdf.h"
 
 #include <errno.h>

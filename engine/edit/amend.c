@@ -1,4 +1,8 @@
 /* SPDX-License-Identifier: MIT */
+/*
+ * See amend.h. In this order: what stands in the way; snapshots of version 2 need not say how
+ * large their disk was; the sector; the options.
+ */
 #include "engine/edit/amend.h"
 
 #include <errno.h>

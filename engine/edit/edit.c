@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+/* See edit.h. In this order: opening; tables; the switch. */
 #include "engine/edit/edit.h"
 
 #include <errno.h>

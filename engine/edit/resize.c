@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+/* See resize.h. In this order: what stands in the way; growing; shrinking; both. */
 #include "engine/edit/resize.h"
 
 #include <errno.h>

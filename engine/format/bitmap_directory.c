@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+/* See bitmap_directory.h. In this order: encoding; tables. */
 #include "engine/format/bitmap_directory.h"
 
 #include <errno.h>

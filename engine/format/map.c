@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+/* See map.h. */
 #include "engine/format/map.h"
 
 #include "engine/base/assert.h"

@@ -1,4 +1,7 @@
 /* SPDX-License-Identifier: MIT */
+/*
+ * See chain.h. In this order: roots; files of the chain; what an image names; external data file.
+ */
 #include "engine/life/chain.h"
 
 #include <errno.h>

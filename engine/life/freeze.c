@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+/* See freeze.h. */
 #include "engine/life/freeze.h"
 
 #include <errno.h>

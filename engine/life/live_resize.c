@@ -1,4 +1,8 @@
 /* SPDX-License-Identifier: MIT */
+/*
+ * See live_resize.h. In this order: what stands in the way; beside the requests; under the
+ * freeze: all is written back, the file says what memory knows; the change.
+ */
 #include "engine/life/live_resize.h"
 
 #include <errno.h>

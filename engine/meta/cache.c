@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+/* See cache.h. In this order: set-up; memory; look-up; dirtying; rest; writeback. */
 #include "engine/meta/cache.h"
 
 #include <errno.h>

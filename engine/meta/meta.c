@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+/* See meta.h. */
 #include "engine/meta/meta.h"
 
 #include <errno.h>

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+/* See overlap.h. In this order: the filter; the answer; at open. */
 #include "engine/meta/overlap.h"
 
 #include <errno.h>

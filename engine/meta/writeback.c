@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+/* See writeback.h. In this order: a pass; set-up. */
 #include "engine/meta/writeback.h"
 
 #include <errno.h>

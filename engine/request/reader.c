@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+/* See reader.h. In this order: compressed clusters; all kinds. */
 #include "engine/request/reader.h"
 
 #include <string.h>

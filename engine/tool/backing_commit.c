@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+/* See backing_commit.h. In this order: who takes part; the base; all. */
 #include "engine/tool/backing_commit.h"
 
 #include <errno.h>

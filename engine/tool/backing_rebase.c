@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+/* See backing_rebase.h. In this order: the new base; what is taken over; opening. */
 #include "engine/tool/backing_rebase.h"
 
 #include <errno.h>

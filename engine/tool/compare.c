@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+/* See compare.h. In this order: results; content; a piece. */
 #include "engine/tool/compare.h"
 
 #include <errno.h>

@@ -1,4 +1,8 @@
 /* SPDX-License-Identifier: MIT */
+/*
+ * See convert_target.h. In this order: names; what is there already; a new file; a device;
+ * opening; the end.
+ */
 #include "engine/tool/convert_target.h"
 
 #include <errno.h>

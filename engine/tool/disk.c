@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+/* See disk.h: a disk of whichever format, as a whole. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>

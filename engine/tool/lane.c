@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+/* See lane.h. In this order: what a host file holds; what an image's mapping says; content. */
 #include "engine/tool/lane.h"
 
 #include <errno.h>

@@ -1,4 +1,7 @@
 /* SPDX-License-Identifier: MIT */
+/*
+ * See measure.h. In this order: the clusters that a disk's content takes; qcow2's arithmetic.
+ */
 #include "engine/tool/measure.h"
 
 #include <errno.h>

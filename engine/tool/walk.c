@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+/* See walk.h. In this order: pieces; threads. */
 #include "engine/tool/walk.h"
 
 #include <errno.h>

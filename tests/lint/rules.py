@@ -124,6 +124,27 @@ def rule_asserts(source):
     yield from check_asserts(folders)
 
 
+NOTE_LINES = 150
+SECTION = re.compile(r"^/\* ---- (.*?) ---- \*/$", re.M)
+
+
+def check_notes(name, text):
+    """A long source opens with its note; where that lists the sections, they are those."""
+    lines = text.split("\n")
+    if len(lines) >= NOTE_LINES and not lines[1].startswith("/*"):
+        yield f"{name}:2: no note: see which header? which sections, in which order?"
+    note = " ".join(text.split("*/")[1].replace("\n * ", " ").replace("/*", "").split())
+    listed = re.fullmatch(r"See [\w.]+ In this order: (.*)\.", note)
+    if listed and listed[1].split("; ") != SECTION.findall(text):
+        yield f"{name}:2: the note lists other sections than there are: " + "; ".join(SECTION.findall(text))
+
+
+def rule_notes(source):
+    for name in source.files(".c"):
+        if name.startswith(("engine/", "daemon/")):
+            yield from check_notes(name, source.text(name))
+
+
 def check_locks(name, text):
     """NAME_locked() says which lock, so that Clang refuses a call without it."""
     for found in re.finditer(r"^(?:static )?[\w *]*?\b(\w+_locked)\([^;{}]*?\)(?:\s*COW_\w+)?\s*\{", text, re.M):
