@@ -25,6 +25,7 @@ enum cow_lock_rank {
 	COW_RANK_FAIL = 11,	  /* the sticky failure's text */
 	COW_RANK_INFLATED = 12,	  /* inflated clusters */
 	COW_RANK_HOST_ERROR = 13, /* the last error of a host file */
+	COW_RANK_WALK = 14,	  /* what the threads of a walk over a disk have found */
 };
 
 /*

@@ -10,6 +10,7 @@
 
 #include "engine/base/buf.h"
 #include "engine/base/math.h"
+#include "engine/base/mutex.h"
 #include "engine/format/reference.h"
 #include "engine/edit/edit_backing.h"
 #include "engine/host/system.h"
@@ -27,7 +28,7 @@ struct rebase {
 	/* where the image's chain leads to the new base: what is there or below stays visible */
 	unsigned shared_depth;
 	uint64_t reach;
-	pthread_mutex_t lock; /* the failure */
+	struct cow_mutex lock; /* the failure */
 	bool failed;
 	const char *failed_what;
 	uint64_t failed_off;
@@ -69,13 +70,13 @@ static void leave(struct cow_walker *w)
 static int failed(struct cow_walker *w, const char *what, uint64_t off, int ret)
 {
 	struct rebase *m = w->walk->ctx;
-	pthread_mutex_lock(&m->lock);
+	cow_mutex_lock(&m->lock);
 	if (!m->failed) {
 		m->failed = true;
 		m->failed_what = what;
 		m->failed_off = off;
 	}
-	pthread_mutex_unlock(&m->lock);
+	cow_mutex_unlock(&m->lock);
 	return ret;
 }
 
@@ -196,9 +197,9 @@ static int take_all(struct rebase *m, struct cow_error *err)
 		.visit = visit,
 		.leave = leave,
 	};
-	pthread_mutex_init(&m->lock, NULL);
+	cow_mutex_init(&m->lock, COW_RANK_WALK);
 	int ret = cow_walk_run(&walk);
-	pthread_mutex_destroy(&m->lock);
+	cow_mutex_fini(&m->lock);
 	if (ret == -ECANCELED)
 		return cow_error_set(err, ret, "interrupted: the backing file is the old one");
 	if (ret && m->failed)

@@ -8,6 +8,7 @@
 
 #include "engine/base/buf.h"
 #include "engine/base/math.h"
+#include "engine/base/mutex.h"
 #include "engine/tool/lane.h"
 
 #define UNIT_BYTES (512u << 10)
@@ -15,7 +16,7 @@
 
 struct job {
 	struct cow_compare *c;
-	pthread_mutex_t lock; /* c's results */
+	struct cow_mutex lock; /* c's results */
 	uint64_t bytes[2];
 };
 
@@ -52,25 +53,25 @@ static void leave(struct cow_walker *w)
 static void differ(struct cow_walker *w, enum cow_compare_verdict verdict, uint64_t off)
 {
 	struct job *job = w->walk->ctx;
-	pthread_mutex_lock(&job->lock);
+	cow_mutex_lock(&job->lock);
 	if (job->c->verdict == COW_COMPARE_SAME || off < job->c->offset) {
 		job->c->verdict = verdict;
 		job->c->offset = off;
 	}
-	pthread_mutex_unlock(&job->lock);
+	cow_mutex_unlock(&job->lock);
 	cow_walk_cut(w, off);
 }
 
 static int failed(struct cow_walker *w, int which, uint64_t off, bool map, int ret)
 {
 	struct job *job = w->walk->ctx;
-	pthread_mutex_lock(&job->lock);
+	cow_mutex_lock(&job->lock);
 	if (job->c->failed < 0) {
 		job->c->failed = which;
 		job->c->failed_off = off;
 		job->c->failed_map = map;
 	}
-	pthread_mutex_unlock(&job->lock);
+	cow_mutex_unlock(&job->lock);
 	return ret;
 }
 
@@ -197,8 +198,8 @@ int cow_compare(struct cow_compare *c)
 		c->verdict = COW_COMPARE_SIZE;
 		return 0;
 	}
-	pthread_mutex_init(&job.lock, NULL);
+	cow_mutex_init(&job.lock, COW_RANK_WALK);
 	int ret = cow_walk_run(&walk);
-	pthread_mutex_destroy(&job.lock);
+	cow_mutex_fini(&job.lock);
 	return ret;
 }

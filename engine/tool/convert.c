@@ -15,6 +15,7 @@
 #include "engine/base/assert.h"
 #include "engine/base/buf.h"
 #include "engine/base/math.h"
+#include "engine/base/mutex.h"
 #include "engine/host/system.h"
 #include "engine/tool/disk_state.h"
 #include "engine/tool/lane.h"
@@ -33,7 +34,7 @@ enum grain {
 struct job {
 	struct cow_convert *c;
 	uint32_t unit, grain;
-	pthread_mutex_t lock; /* c's results */
+	struct cow_mutex lock; /* c's results */
 	bool failed;
 	atomic_bool no_clone, no_offload;
 };
@@ -75,13 +76,13 @@ static void leave(struct cow_walker *w)
 static int failed(struct cow_walker *w, bool source, uint64_t off, int ret)
 {
 	struct job *job = w->walk->ctx;
-	pthread_mutex_lock(&job->lock);
+	cow_mutex_lock(&job->lock);
 	if (!job->failed) {
 		job->failed = true;
 		job->c->failed_source = source;
 		job->c->failed_off = off;
 	}
-	pthread_mutex_unlock(&job->lock);
+	cow_mutex_unlock(&job->lock);
 	return ret;
 }
 
@@ -321,9 +322,9 @@ int cow_convert(struct cow_convert *c)
 		.visit = visit,
 		.leave = leave,
 	};
-	pthread_mutex_init(&job.lock, NULL);
+	cow_mutex_init(&job.lock, COW_RANK_WALK);
 	int ret = cow_walk_run(&walk);
-	pthread_mutex_destroy(&job.lock);
+	cow_mutex_fini(&job.lock);
 	return ret;
 }
 

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "engine/base/math.h"
+#include "engine/base/mutex.h"
 #include "engine/create/create_features.h"
 #include "engine/create/create_layout.h"
 #include "engine/crypt/luks_format.h"
@@ -22,7 +23,7 @@
 struct job {
 	struct cow_measure *m;
 	uint32_t cluster_bytes;
-	pthread_mutex_t lock;
+	struct cow_mutex lock;
 	uint64_t data_bytes; /* whole clusters */
 };
 
@@ -60,9 +61,9 @@ static int visit(struct cow_walker *w, uint64_t off, uint64_t bytes)
 		counted += to - from;
 		e.bytes = to - off;
 	}
-	pthread_mutex_lock(&job->lock);
+	cow_mutex_lock(&job->lock);
 	job->data_bytes += counted;
-	pthread_mutex_unlock(&job->lock);
+	cow_mutex_unlock(&job->lock);
 	return ret;
 }
 
@@ -80,9 +81,9 @@ static int count_data(struct cow_measure *m, uint32_t cluster_bytes, uint64_t *b
 		.visit = visit,
 		.leave = leave,
 	};
-	pthread_mutex_init(&job.lock, NULL);
+	cow_mutex_init(&job.lock, COW_RANK_WALK);
 	int ret = cow_walk_run(&walk);
-	pthread_mutex_destroy(&job.lock);
+	cow_mutex_fini(&job.lock);
 	*bytes = job.data_bytes;
 	return ret;
 }
