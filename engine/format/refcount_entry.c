@@ -86,6 +86,9 @@ static bool has_zero(const uint8_t *p, uint64_t ones, unsigned width)
 
 uint64_t cow_refcount_find_zero(const void *block, uint32_t order, uint64_t idx, uint64_t end)
 {
+	/* behind a free one mostly comes another */
+	if (idx < end && !cow_refcount_get(block, order, idx))
+		return idx;
 	unsigned width = 1u << order;
 	uint64_t ones = UINT64_MAX / cow_refcount_max(order), per_word = 64 >> order;
 	const uint8_t *p = block;

@@ -33,13 +33,10 @@ void cow_data_read(struct cow_op *op, struct cow_piece *piece, struct cow_image 
 	cow_op_submit_rw(op, piece, COW_IO_READ, image->core.data, host_off, buf, bytes);
 }
 
-/* What is to be written instead of buf; NULL: the op has failed. */
 static void *encrypted(struct cow_op *op, uint64_t host_off, uint64_t guest_off, void *buf,
 		       uint64_t bytes)
 {
 	struct cow_image *image = cow_op_image(op);
-	if (!image->key)
-		return buf;
 	cow_assert(op->bounce && bytes <= COW_BOUNCE_BYTES);
 	int ret = cow_crypt_encrypt(op->queue->crypts[image->depth],
 				    crypt_off(image, host_off, guest_off), buf, op->bounce, bytes);
@@ -48,10 +45,17 @@ static void *encrypted(struct cow_op *op, uint64_t host_off, uint64_t guest_off,
 	return ret ? NULL : op->bounce;
 }
 
+/* What is to be written instead of buf; NULL: the op has failed. */
+static inline void *to_write(struct cow_op *op, uint64_t host_off, uint64_t guest_off, void *buf,
+			     uint64_t bytes)
+{
+	return cow_op_image(op)->key ? encrypted(op, host_off, guest_off, buf, bytes) : buf;
+}
+
 void cow_data_write(struct cow_op *op, struct cow_piece *piece, uint64_t host_off,
 		    uint64_t guest_off, void *buf, uint64_t bytes)
 {
-	buf = encrypted(op, host_off, guest_off, buf, bytes);
+	buf = to_write(op, host_off, guest_off, buf, bytes);
 	if (buf)
 		cow_op_submit_rw(op, piece, COW_IO_WRITE, cow_op_image(op)->core.data, host_off,
 				 buf, bytes);
@@ -60,7 +64,7 @@ void cow_data_write(struct cow_op *op, struct cow_piece *piece, uint64_t host_of
 void cow_data_write_on(struct cow_op *op, struct cow_piece *piece, uint64_t host_off,
 		       uint64_t guest_off, void *buf, uint64_t bytes)
 {
-	buf = encrypted(op, host_off, guest_off, buf, bytes);
+	buf = to_write(op, host_off, guest_off, buf, bytes);
 	if (!buf)
 		return;
 	if (buf == op->bounce) {
