@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* While the whole image is changed nothing else of the engine's touches its file. */
+#include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -15,6 +16,7 @@
 #include "engine/create/create.h"
 #include "engine/life/freeze.h"
 #include "engine/life/image.h"
+#include "engine/request/inspect.h"
 #include "engine/request/queue.h"
 #include "engine/request/kind.h"
 #include "tests/memory/memory_host.h"
@@ -111,9 +113,119 @@ static void test_queue_leaves_during_change(void **state)
 	expect_clean(f);
 }
 
+/* ---- requests ---- */
+
+static void note_result(void *ctx, int result)
+{
+	*(int *)ctx = result;
+}
+
+#define PENDING 1
+
+struct meanwhile {
+	struct fixture *f;
+	int before, during; /* results of requests made then */
+	bool was_over, was_parked, was_durable;
+	int result; /* of the change */
+};
+
+static bool is_durable(const struct fixture *f)
+{
+	unsigned i = f->m->nr_trace;
+	while (i && f->m->trace[i - 1].kind != COW_IO_SYNC &&
+	       f->m->trace[i - 1].kind != COW_IO_WRITE)
+		i--;
+	return i && f->m->trace[i - 1].kind == COW_IO_SYNC;
+}
+
+/* What ran is over and on disk; what comes waits. */
+static int ask_for_more(void *ctx, struct cow_loop *loop, struct cow_file *file,
+			struct cow_error *err)
+{
+	struct meanwhile *w = ctx;
+	struct cow_inspected at;
+	w->was_over = w->before == 0;
+	w->was_durable = is_durable(w->f);
+	w->during = PENDING;
+	unsigned from = w->f->m->nr_trace;
+	cow_queue_submit(w->f->queues[1], 1, COW_OP_WRITE, 0, 2 * CLUSTER, CLUSTER, w->f->buf,
+			 note_result, &w->during);
+	for (unsigned i = 0; i < 1000; i++)
+		COW_IGNORE(cow_loop_poll(loop));
+	w->f->during = changes(w->f, from);
+	w->was_parked = w->during == PENDING && cow_inspect(w->f->queues[1], 1, &at) &&
+			!strcmp(at.step, "admit") && at.waits_for &&
+			!strcmp(at.waits_for, "the end of a freeze");
+	return w->result;
+}
+
+static void close_all(struct fixture *f)
+{
+	struct cow_error err = { 0 };
+	for (unsigned i = 0; i < 2; i++)
+		cow_queue_free(f->queues[i]);
+	if (cow_image_close(f->image, &f->m->loop, &err))
+		fail_msg("close: %s", err.text);
+	expect_clean(f);
+}
+
+static void change_meanwhile(struct fixture *f, int result)
+{
+	struct meanwhile w = { .f = f, .before = PENDING, .result = result };
+	struct cow_error err = { 0 };
+	cow_queue_submit(f->queues[0], 0, COW_OP_WRITE, 0, 0, CLUSTER, f->buf, note_result,
+			 &w.before);
+	assert_int_equal(w.before, PENDING);
+	assert_int_equal(
+		cow_image_change_frozen(f->image, &f->m->loop, ask_for_more, &w, NULL, &err),
+		result);
+	assert_true(w.was_over && w.was_durable && w.was_parked);
+	assert_int_equal(f->during, 0);
+	for (unsigned i = 0; i < 1000; i++)
+		COW_IGNORE(cow_loop_poll(&f->m->loop));
+	assert_int_equal(w.during, 0);
+}
+
+static void test_requests_wait(void **state)
+{
+	change_meanwhile(*state, 0);
+	close_all(*state);
+}
+
+/* They go on after a change that failed, and another one may begin. */
+static void test_failed_change(void **state)
+{
+	change_meanwhile(*state, -ENOSPC);
+	change_meanwhile(*state, 0);
+	close_all(*state);
+}
+
+/* One change of the whole image at a time. */
+static int change_again(void *ctx, struct cow_loop *loop, struct cow_file *file,
+			struct cow_error *err)
+{
+	struct fixture *f = ctx;
+	struct cow_error own = { 0 };
+	f->during = (unsigned)-cow_image_change_frozen(f->image, loop, change_again, f, NULL, &own);
+	return 0;
+}
+
+static void test_one_at_a_time(void **state)
+{
+	struct fixture *f = *state;
+	struct cow_error err = { 0 };
+	assert_int_equal(
+		cow_image_change_frozen(f->image, &f->m->loop, change_again, f, NULL, &err), 0);
+	assert_int_equal(f->during, EBUSY);
+	close_all(f);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test_setup_teardown(test_requests_wait, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_failed_change, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_one_at_a_time, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_queue_leaves_during_change, setup, teardown),
 	};
 	return cmocka_run_group_tests_name("freeze", tests, NULL, NULL);
