@@ -14,6 +14,7 @@
 #include "daemon/options/cmd.h"
 #include "daemon/client/force.h"
 #include "daemon/client/leftover.h"
+#include "daemon/options/named.h"
 #include "daemon/control/control.h"
 #include "daemon/control/record.h"
 #include "daemon/control/target.h"
@@ -253,6 +254,14 @@ static int only_live(uint32_t *ids, int nr)
 	return nr_live;
 }
 
+static int not_attached(const char *target)
+{
+	char text[4500];
+	snprintf(text, sizeof(text),
+		 "%s: neither an attached image nor its device: see `cowblk list`", target);
+	return cow_named_fail_alike(target, text);
+}
+
 static int detach_target(const char *target, const struct detach *detach)
 {
 	uint32_t id;
@@ -265,8 +274,7 @@ static int detach_target(const char *target, const struct detach *detach)
 	if (!nr)
 		nr = cow_target_left(target, ids, COW_MAX_DEVICES);
 	if (nr <= 0)
-		return cow_cmd_fail(
-			"%s: neither an attached image nor its device: see `cowblk list`", target);
+		return not_attached(target);
 	if (nr > 1 && !detach->all) {
 		int nr_live = only_live(ids, nr);
 		if (nr_live > 1)

@@ -11,6 +11,7 @@
 
 #include "daemon/client/ask_requests.h"
 #include "daemon/options/cmd.h"
+#include "daemon/options/named.h"
 #include "daemon/control/control.h"
 #include "daemon/control/record.h"
 #include "daemon/control/show.h"
@@ -43,6 +44,13 @@ static int find_all(uint32_t *ids)
 	return kept;
 }
 
+static void not_attached(const char *target)
+{
+	char text[4500];
+	snprintf(text, sizeof(text), "%s: is not attached", target);
+	cow_named_fail_alike(target, text);
+}
+
 /* Their number, or -1 after an error was told. */
 static int find(const char *target, uint32_t *ids)
 {
@@ -56,7 +64,7 @@ static int find(const char *target, uint32_t *ids)
 	if (nr < 0)
 		cow_cmd_fail("%s: %s", target ? target : COW_RUN_DIR, strerror(-nr));
 	else if (target && !nr)
-		cow_cmd_fail("%s: is not attached", target);
+		not_attached(target);
 	return nr < 0 || (target && !nr) ? -1 : nr;
 }
 

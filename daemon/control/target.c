@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "daemon/control/control.h"
+#include "daemon/control/identity.h"
 #include "engine/base/number.h"
 
 static bool parse_device(const char *name, uint32_t *id)
@@ -53,26 +54,20 @@ bool cow_target_is_ambiguous(const char *name)
 	return parse_device(name, &id) && is_file_here(name) && is_attached(id);
 }
 
-/* See cow_image_identity(). */
-static bool identify(const char *path, uint64_t *dev, uint64_t *ino)
+static struct cow_identity identity_of(const struct cow_record *record)
 {
-	struct stat st;
-	if (stat(path, &st))
-		return false;
-	*dev = S_ISBLK(st.st_mode) ? st.st_rdev : st.st_dev;
-	*ino = S_ISBLK(st.st_mode) ? UINT64_MAX : st.st_ino;
-	return true;
+	return (struct cow_identity){ record->file_dev, record->file_ino };
 }
 
 bool cow_target_has_moved(const struct cow_record *record)
 {
-	uint64_t dev, ino;
+	struct cow_identity there, ours = identity_of(record);
 	if (!record->file_ino)
 		return false;
 	errno = 0;
-	if (!identify(record->image, &dev, &ino))
+	if (!cow_identity_of(record->image, &there))
 		return errno == ENOENT || errno == ENOTDIR;
-	return dev != record->file_dev || ino != record->file_ino;
+	return !cow_identity_is_same(&there, &ours);
 }
 
 /* The devices whose record is so. */
@@ -92,29 +87,46 @@ static int find_devices(bool (*matches)(const struct cow_record *record, const v
 	return nr < 0 ? nr : found;
 }
 
-struct identity {
-	uint64_t dev, ino;
+struct named_file {
+	struct cow_identity identity;
 	const char *path;
 };
 
 /* A path says nothing: the file may have been renamed, and another be there now. */
 static bool is_of_file(const struct cow_record *record, const void *key)
 {
-	const struct identity *file = key;
-	return record->file_ino ? record->file_dev == file->dev && record->file_ino == file->ino
+	const struct named_file *file = key;
+	struct cow_identity theirs = identity_of(record);
+	return record->file_ino ? cow_identity_is_same(&theirs, &file->identity)
 				: !strcmp(record->image, file->path);
 }
 
 int cow_target_image(const char *image, uint32_t *ids, int max)
 {
-	struct identity file;
-	if (!identify(image, &file.dev, &file.ino))
+	struct named_file file;
+	if (!cow_identity_of(image, &file.identity))
 		return 0;
 	char *real = realpath(image, NULL);
 	file.path = real ? real : image;
 	int found = find_devices(is_of_file, &file, ids, max);
 	free(real);
 	return found;
+}
+
+/* Another file system's file may have the number by chance; hardly one that is called the same. */
+static bool is_alike(const struct cow_record *record, const void *key)
+{
+	const struct named_file *file = key;
+	const char *ours = strrchr(file->path, '/'), *theirs = strrchr(record->image, '/');
+	return record->file_ino != UINT64_MAX && record->file_ino == file->identity.ino &&
+	       record->file_dev != file->identity.dev &&
+	       !strcmp(ours ? ours + 1 : file->path, theirs ? theirs + 1 : record->image);
+}
+
+bool cow_target_alike(const char *image, uint32_t *id)
+{
+	struct named_file file = { .path = image };
+	return cow_identity_of(image, &file.identity) && find_devices(is_alike, &file, id, 1) > 0;
 }
 
 static bool is_left(const struct cow_record *record, const void *path)

@@ -16,10 +16,15 @@ bool cow_target_device(const char *name, uint32_t *id);
 /* "ublkb0" when that is a device and a file in the current folder: which one is meant? */
 bool cow_target_is_ambiguous(const char *name);
 /*
- * All devices of the file that a path leads to now, whatever it was called when it was attached:
- * read-only it may have several. Their number, or -errno.
+ * All devices of the file that a path leads to now, whatever it was called when it was attached and
+ * through whichever mount (identity.h): read-only it may have several. Their number, or -errno.
  */
 COW_MUST_CHECK int cow_target_image(const char *image, uint32_t *ids, int max);
+/*
+ * Of a file that is none's: the device of one with its name and inode number on another file system,
+ * which may be that file seen through another mount (CIFS, FUSE, overlay). Nothing but a hint.
+ */
+bool cow_target_alike(const char *image, uint32_t *id);
 /* Those of dead daemons whose image was at that path: it may be gone. */
 COW_MUST_CHECK int cow_target_left(const char *image, uint32_t *ids, int max);
 /* Is the image no longer where it was when it was attached, and perhaps another there? */

@@ -40,10 +40,22 @@ char *cow_named_path(const char *name)
 	return path;
 }
 
+int cow_named_fail_alike(const char *image, const char *text)
+{
+	uint32_t id;
+	if (!cow_target_alike(image, &id))
+		return cow_cmd_fail("%s", text);
+	return cow_cmd_fail("%s (perhaps attached as /dev/ublkb%u, whose image has that name and "
+			    "inode number on another mount: then name the device)",
+			    text, id);
+}
+
 int cow_named_fail(const char *image, int ret, const struct cow_error *err)
 {
 	uint32_t id;
 	if (ret == -EBUSY && cow_target_image(image, &id, 1) > 0)
 		return cow_cmd_fail("%s: attached as /dev/ublkb%u: detach it first", image, id);
+	if (ret == -EBUSY)
+		return cow_named_fail_alike(image, err->text);
 	return cow_cmd_fail("%s", err->text[0] ? err->text : strerror(-ret));
 }

@@ -17,4 +17,7 @@ char *cow_named_path(const char *name);
  */
 int cow_named_fail(const char *image, int ret, const struct cow_error *err);
 
+/* One line, with the device that may have the image by another name, if any. Returns 1. */
+int cow_named_fail_alike(const char *image, const char *text);
+
 #endif

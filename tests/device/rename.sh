@@ -1,6 +1,33 @@
 #!/usr/bin/env bash
 # An attached image is known by its file, not by the path that it had: renamed, another in its place, linked, deleted.
+# needs: losetup
 . "$(dirname "$0")/lib.sh"
+
+# A file system of an NFS server, this kernel itself: no program answers its questions, they are answered in advance. For 10 seconds it
+# lets nobody open a file, so it starts here and is used at the end.
+serve()
+{
+	local for_ever=2147483647 flags=$((0x2402)) # fsid=0, no_subtree_check, insecure
+	mkdir exported
+	mount -t tmpfs -o mode=755 exported exported
+	mounts+=(exported)
+	mount -t nfsd nfsd /proc/fs/nfsd
+	echo 10 >/proc/fs/nfsd/nfsv4leasetime
+	echo 10 >/proc/fs/nfsd/nfsv4gracetime
+	echo -3 >/proc/fs/nfsd/versions
+	echo "tcp 2049" >/proc/fs/nfsd/portlist
+	printf 'nfsd 127.0.0.1 %s all\n' $for_ever >/proc/net/rpc/auth.unix.ip/channel
+	printf 'all %s %s %s 65534 65534 0\n' "$PWD/exported" $for_ever $flags >/proc/net/rpc/nfsd.export/channel
+	printf 'all 1 \\x00000000 %s %s\n' $for_ever "$PWD/exported" >/proc/net/rpc/nfsd.fh/channel
+	echo 2 >/proc/fs/nfsd/threads
+}
+served=no
+if grep -qw nfsd /proc/filesystems && grep -qw nfs4 /proc/filesystems; then
+	serve
+	served=yes
+else
+	short || fail "this kernel cannot serve NFS"
+fi
 
 "$cowblk" create disk.qcow2 64M
 attach dev disk.qcow2
@@ -81,4 +108,55 @@ must_fail "is a device, and a file here" "$cowblk" detach "$name"
 "$cowblk" snapshot list "./$name" | grep -q device && fail "the device's snapshot is in the file"
 "$cowblk" snapshot list "./$name" | grep -q file || fail "the file lacks its snapshot"
 detach "$dev"
-say "renamed, replaced, linked, deleted: commands go to the file that is named; ublkb7 may be a file"
+# A loop device that shows all of the file is the file.
+attach dev disk.qcow2
+loop=$(losetup -f --show disk.qcow2)
+must_fail "attached as $dev" "$cowblk" attach "$loop"
+"$cowblk" snapshot create "$loop" loop >/dev/null || fail "snapshot by a loop device"
+"$cowblk" detach "$loop" || fail "detach by a loop device"
+[ ! -b "$dev" ] || fail "detach by a loop device did nothing"
+losetup -c "$loop" # the file has grown
+attach dev "$loop"
+must_fail "attached as $dev" "$cowblk" attach disk.qcow2
+detach disk.qcow2
+losetup -d "$loop"
+
+# One file of an NFS server through two mounts, with a device number for each.
+if [ $served = yes ]; then
+	for m in a b; do
+		mkdir $m
+		timeout 60 mount -i -t nfs4 -o addr=127.0.0.1,clientaddr=127.0.0.1,vers=4.1,nosharecache 127.0.0.1:/ $m || fail "mount of NFS"
+		mounts=($m "${mounts[@]}")
+	done
+	timeout 60 "$cowblk" create a/disk.qcow2 64M
+	"$cowblk" create a/other.qcow2 64M
+	[ "$(stat -c %d a/disk.qcow2)" != "$(stat -c %d b/disk.qcow2)" ] || fail "both mounts have one device number: the test proves nothing"
+	attach dev a/disk.qcow2
+	must_fail "b/disk.qcow2: is attached as $dev" "$cowblk" attach b/disk.qcow2
+	must_fail 'attached as' "$cowblk" resize b/disk.qcow2 +1M
+	"$cowblk" snapshot create b/disk.qcow2 twin >/dev/null || fail "snapshot through the other mount"
+	"$cowblk" bitmap add b/disk.qcow2 twin || fail "bitmap through the other mount"
+	"$cowblk" bitmap list "$dev" | grep -q twin || fail "the bitmap went elsewhere"
+	"$cowblk" list --requests b/disk.qcow2 >/dev/null || fail "list --requests through the other mount"
+	"$cowblk" list --json | grep -q '"moved": false' || fail "taken for moved"
+	"$cowblk" snapshot create b/other.qcow2 other >/dev/null || fail "snapshot of another file of the server"
+	"$cowblk" detach b/disk.qcow2 || fail "detach through the other mount"
+	[ ! -b "$dev" ] || fail "detach through the other mount did nothing"
+	check_clean a/disk.qcow2
+	umount a b
+	echo 0 >/proc/fs/nfsd/threads
+	umount /proc/fs/nfsd
+fi
+
+# What only looks so is said as what it is.
+mkdir lower upper work merged
+if mount -t overlay -o lowerdir=lower,upperdir=upper,workdir=work overlay merged 2>/dev/null; then
+	mounts=(merged "${mounts[@]}")
+	"$cowblk" create merged/over.qcow2 64M
+	[ "$(stat -c %d merged/over.qcow2)" != "$(stat -c %d upper/over.qcow2)" ] || fail "overlay has no number of its own"
+	attach dev merged/over.qcow2
+	must_fail "neither an attached image.*perhaps attached as $dev" "$cowblk" detach upper/over.qcow2
+	detach "$dev"
+	umount merged
+fi
+say "renamed, replaced, linked, deleted: commands go to the file that is named; ublkb7 may be a file; a loop device, another mount are the same file"
