@@ -483,6 +483,27 @@ static int claim(struct cow_device *dev)
 	}
 }
 
+/*
+ * What the kernel cannot write back it gives up, and says so once, to who asks first; only then does
+ * a flush reach us, which tells whether anything is left that a second try could keep.
+ */
+static int flush(struct cow_device *dev, struct cow_error *err)
+{
+	int ret = cow_keeper_flush(&dev->keeper);
+	if (ret && ret != -EPIPE) {
+		dev->lost = ret;
+		ret = cow_keeper_flush(&dev->keeper);
+	}
+	if (ret == -EPIPE)
+		return cannot_stop(dev, ret, err);
+	if (!ret || dev->temporary)
+		return 0;
+	return cow_error_set(err, ret,
+			     "%s: cannot flush: %s: mend that and detach again to keep what is not "
+			     "stored yet, or lose it with --force",
+			     dev->path, strerror(-ret));
+}
+
 static int stop_unused(struct cow_device *dev, const atomic_bool *given_up, struct cow_error *err)
 {
 	int ret = claim(dev);
@@ -490,15 +511,10 @@ static int stop_unused(struct cow_device *dev, const atomic_bool *given_up, stru
 		return busy_error(dev, err);
 	if (ret)
 		return cannot_stop(dev, ret, err);
-	ret = cow_keeper_flush(&dev->keeper);
-	if (ret == -EPIPE)
-		return cannot_stop(dev, ret, err);
-	if (ret && !dev->temporary) {
+	ret = flush(dev, err);
+	if (ret) {
 		COW_IGNORE(cow_keeper_release(&dev->keeper));
-		return cow_error_set(err, ret,
-				     "%s: cannot flush: %s: writes that failed are lost; mend that "
-				     "and detach again to keep the rest, or lose it with --force",
-				     dev->path, strerror(-ret));
+		return ret;
 	}
 	if (dev->ctrl.features & UB_F_SAFE_STOP_DEV) {
 		COW_IGNORE(cow_keeper_release(&dev->keeper));
@@ -588,5 +604,10 @@ int cow_device_close(struct cow_device *dev, struct cow_error *err)
 	if (!dev->confined)
 		cow_ctrl_close(&dev->ctrl);
 	enter_state(dev, COW_DEVICE_CLOSED);
-	return ret;
+	if (ret || !dev->lost || dev->temporary)
+		return ret;
+	return cow_error_set(err, dev->lost,
+			     "%s: detached, but writes had failed (%s): what was not written "
+			     "again since is lost",
+			     dev->path, strerror(-dev->lost));
 }

@@ -80,6 +80,7 @@ struct cow_device {
 	uint64_t cookie;
 	unsigned nr_queues, depth;
 	uint32_t buffer_bytes;
+	int lost;    /* why the kernel could not write back all; 0: it could */
 	bool unused; /* at the stop; else some user may hold on to the remains */
 	int char_fd;
 	int event_fd;  /* readable when a queue has drained */
@@ -101,7 +102,7 @@ void cow_device_confine(struct cow_device *dev, const char *run_dir);
 /*
  * LIVE -> STOPPED. Flushes first. given_up (may be NULL), set by another thread while nothing is stopped yet:
  * -ECANCELED. -EBUSY, with a text who, when the device or a partition is in use, and the flush's error
- * when that fails. Then the device stays LIVE.
+ * when something is left that another try may keep. Then the device stays LIVE.
  */
 COW_MUST_CHECK int cow_device_stop(struct cow_device *dev, const atomic_bool *given_up,
 				   struct cow_error *err);
@@ -125,7 +126,7 @@ bool cow_device_drained(const struct cow_device *dev);
 
 /*
  * STOPPED or drained -> CLOSED. An error (the first) means that the image could not be closed
- * cleanly.
+ * cleanly, or that what was written to the device before had failed.
  */
 COW_MUST_CHECK int cow_device_close(struct cow_device *dev, struct cow_error *err);
 

@@ -57,6 +57,29 @@ same_data 5000 && same_data 0 || fail "data is damaged after a detach on a full 
 detach "$dev"
 say "detached while full: data whole"
 
+# What the kernel could not write back is lost, and no second try brings it back: detach says so, and takes the device away. It is not a
+# word worth where all that is written is thrown away.
+full_host() { mount -o remount,size="$(($(disk_kib host) + 4096))k" host; }
+buffered() { dd if=/dev/urandom of="$dev" bs=64K seek=10000 count=100 status=none 2>/dev/null || true; }
+attach dev host/disk.qcow2
+full_host
+buffered
+must_fail "^cowblk: .*$dev: detached, but writes had failed \(.*\): what was not written again since is lost$" \
+	timeout -k 5 $limit "$cowblk" detach "$dev"
+[ ! -b "$dev" ] || fail "detach left $dev, with nothing to wait for"
+check_sound host/disk.qcow2
+attach dev --read-only host/disk.qcow2
+same_data 5000 && same_data 0 || fail "data is damaged after a failed write"
+detach "$dev"
+mount -o remount,size=200M host
+cp host/disk.qcow2 disk.qcow2
+full_host
+TMPDIR=$PWD/host attach dev --temporary disk.qcow2
+buffered
+said=$(timeout -k 5 $limit "$cowblk" detach "$dev" 2>&1) && [ -z "$said" ] || fail "a temporary device whose writes failed: '$said'"
+[ ! -b "$dev" ] || fail "detach left $dev, which is temporary"
+say "writes that failed: said once, and the device goes"
+
 # A dirty bitmap for which there is no room is lost; detach says so, or it is not lost.
 attach dev host/disk.qcow2
 mount -o remount,size="$(($(disk_kib host/disk.qcow2) + 8192))k" host
