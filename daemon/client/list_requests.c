@@ -48,7 +48,7 @@ static void not_attached(const char *target)
 {
 	char text[4500];
 	snprintf(text, sizeof(text), "%s: is not attached", target);
-	cow_named_fail_alike(target, text);
+	COW_IGNORE(cow_named_fail_alike(target, text));
 }
 
 /* Their number, or -1 after an error was told. */

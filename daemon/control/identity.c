@@ -76,17 +76,29 @@ static void look_through_loops(struct cow_identity *file)
 
 /* ---- NFS ---- */
 
+/* "0:30" */
+static bool parse_dev(const char *text, uint64_t *dev)
+{
+	uint64_t major, minor;
+	if (!cow_number_take(&text, UINT32_MAX, &major) || *text++ != ':' ||
+	    !cow_number_parse(text, UINT32_MAX, &minor))
+		return false;
+	*dev = makedev((unsigned)major, (unsigned)minor);
+	return true;
+}
+
 /*
  * "v4 7f000001  801 0:30  e1f34:1d4 no": how a server calls a file system, by its address, port and fsid, which is what its
  * files' numbers belong to.
  */
-static bool parse_volume(const char *line, uint64_t *dev, char *volume, size_t len)
+static bool parse_volume(char *line, uint64_t *dev, char *volume, size_t len)
 {
-	char server[64], port[16], fsid[64];
-	unsigned major, minor;
-	if (sscanf(line, "%*s %63s %15s %u:%u %63s", server, port, &major, &minor, fsid) != 5)
+	char *rest;
+	char *version = strtok_r(line, " \n", &rest), *server = strtok_r(NULL, " \n", &rest);
+	char *port = strtok_r(NULL, " \n", &rest), *number = strtok_r(NULL, " \n", &rest);
+	char *fsid = strtok_r(NULL, " \n", &rest);
+	if (!version || !fsid || !parse_dev(number, dev))
 		return false;
-	*dev = makedev(major, minor);
 	snprintf(volume, len, "%s %s %s", server, port, fsid);
 	return true;
 }

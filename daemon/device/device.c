@@ -17,6 +17,7 @@
 #include "daemon/device/harden.h"
 #include "daemon/device/params.h"
 #include "daemon/device/partitions.h"
+#include "daemon/device/stop.h"
 #include "daemon/device/sync_all.h"
 #include "daemon/device/temporary.h"
 #include "daemon/device/trial.h"
@@ -28,8 +29,6 @@
 #define CONTROL_LOOP_DEPTH 32
 #define POLL_MS 10
 #define NODE_WAIT_MS 10000
-/* How long somebody who just looks (udev) may keep the device open before it counts as in use. */
-#define OPENER_WAIT_MS 2000
 /* For the last of the kernel to let go, so that the id can be used again. */
 #define DELETE_WAIT_MS 2000
 /* For all of the machine's file systems, where the device's cannot be found. */
@@ -433,109 +432,10 @@ void cow_device_confine(struct cow_device *dev, const char *run_dir)
 
 /* ---- stop ---- */
 
-static int busy_error(struct cow_device *dev, struct cow_error *err)
-{
-	char who[512] = "it is open somewhere";
-	cow_keeper_find_user(&dev->keeper, who, sizeof(who));
-	return cow_error_set(err, -EBUSY, "%s: in use: %s: unmount or close it first", dev->path,
-			     who);
-}
-
-static int cannot_stop(const struct cow_device *dev, int ret, struct cow_error *err)
-{
-	const char *why =
-		ret == -EPIPE
-			? "its keeper has died or is stopped: `cowblk detach --force` does without"
-			: strerror(-ret);
-	return cow_error_set(err, ret, "%s: cannot stop: %s", dev->path, why);
-}
-
-static bool is_given_up(const atomic_bool *given_up)
-{
-	return given_up && atomic_load(given_up);
-}
-
-/*
- * Kernels with TRY_STOP_DEV refuse by themselves while anybody has it open, even without a claim.
- * On older ones `cowblk detach` looks for such.
- */
-static int stop_if_closed(struct cow_device *dev, const atomic_bool *given_up)
-{
-	int ret;
-	for (unsigned ms = 0;; ms += POLL_MS) {
-		if (is_given_up(given_up))
-			return -ECANCELED;
-		ret = cow_keeper_try_stop(&dev->keeper);
-		if (ret != -EBUSY || ms >= OPENER_WAIT_MS)
-			return ret;
-		sleep_ms(POLL_MS);
-	}
-}
-
-/* O_EXCL on the whole disk is refused when it or a partition is claimed: mounted, held, swap. */
-static int claim(struct cow_device *dev)
-{
-	for (unsigned ms = 0;; ms += POLL_MS) {
-		int ret = cow_keeper_claim(&dev->keeper);
-		if (ret != -EBUSY || ms >= OPENER_WAIT_MS / 4)
-			return ret;
-		sleep_ms(POLL_MS);
-	}
-}
-
-/*
- * What the kernel cannot write back it gives up, and says so once, to who asks first; only then does
- * a flush reach us, which tells whether anything is left that a second try could keep.
- */
-static int flush(struct cow_device *dev, struct cow_error *err)
-{
-	int ret = cow_keeper_flush(&dev->keeper);
-	if (ret && ret != -EPIPE) {
-		dev->lost = ret;
-		ret = cow_keeper_flush(&dev->keeper);
-	}
-	if (ret == -EPIPE)
-		return cannot_stop(dev, ret, err);
-	if (!ret || dev->temporary)
-		return 0;
-	return cow_error_set(err, ret,
-			     "%s: cannot flush: %s: mend that and detach again to keep what is not "
-			     "stored yet, or lose it with --force",
-			     dev->path, strerror(-ret));
-}
-
-static int stop_unused(struct cow_device *dev, const atomic_bool *given_up, struct cow_error *err)
-{
-	int ret = claim(dev);
-	if (ret == -EBUSY)
-		return busy_error(dev, err);
-	if (ret)
-		return cannot_stop(dev, ret, err);
-	ret = flush(dev, err);
-	if (ret) {
-		COW_IGNORE(cow_keeper_release(&dev->keeper));
-		return ret;
-	}
-	if (dev->ctrl.features & UB_F_SAFE_STOP_DEV) {
-		COW_IGNORE(cow_keeper_release(&dev->keeper));
-		ret = stop_if_closed(dev, given_up);
-	} else if (is_given_up(given_up)) {
-		COW_IGNORE(cow_keeper_release(&dev->keeper));
-		ret = -ECANCELED;
-	} else {
-		/* our claim keeps others from mounting it meanwhile */
-		ret = cow_keeper_stop(&dev->keeper);
-		COW_IGNORE(cow_keeper_release(&dev->keeper));
-	}
-	if (ret == -EBUSY)
-		return busy_error(dev, err);
-	return ret ? cannot_stop(dev, ret, err) : 0;
-}
-
 int cow_device_stop(struct cow_device *dev, const atomic_bool *given_up, struct cow_error *err)
 {
 	cow_assert(dev->state == COW_DEVICE_LIVE);
-	int ret = stop_unused(dev, given_up, err);
+	int ret = cow_stop_unused(dev, given_up, err);
 	dev->unused = !ret;
 	if (!ret)
 		enter_state(dev, COW_DEVICE_STOPPED);
@@ -548,10 +448,9 @@ int cow_device_force_stop(struct cow_device *dev, struct cow_error *err)
 	/* The kernel writes mounted file systems back before it takes the device away. */
 	int ret = cow_keeper_stop(&dev->keeper);
 	if (ret)
-		cannot_stop(dev, ret, err);
-	else
-		enter_state(dev, COW_DEVICE_STOPPED);
-	return ret;
+		return cow_stop_cannot(dev, ret, err);
+	enter_state(dev, COW_DEVICE_STOPPED);
+	return 0;
 }
 
 int cow_device_write_back(struct cow_device *dev, struct cow_error *err)

@@ -4,6 +4,7 @@
 #define COW_NAMED_H
 
 #include "engine/base/error.h"
+#include "engine/base/result.h"
 
 /*
  * The path of the image: name itself, or, where that is a device of ours, of the image behind it.
@@ -18,6 +19,6 @@ char *cow_named_path(const char *name);
 int cow_named_fail(const char *image, int ret, const struct cow_error *err);
 
 /* One line, with the device that may have the image by another name, if any. Returns 1. */
-int cow_named_fail_alike(const char *image, const char *text);
+COW_MUST_CHECK int cow_named_fail_alike(const char *image, const char *text);
 
 #endif

@@ -76,7 +76,7 @@ detach "$dev"
 attach dev small.qcow2 --block-size 4096
 refuses_parts
 writes_sectors --filename="$dev"
-blkdiscard -qf -o 4096 -l 1044480 "$dev"
+blkdiscard -f -o 4096 -l 1044480 "$dev"
 detach "$dev"
 check_clean small.qcow2
 say "sectors of 4096 bytes: partitions, ext4, XFS, snapshot, less than one refused, hint at the wrong size"

@@ -126,14 +126,14 @@ if [ $served = yes ]; then
 	for m in a b; do
 		mkdir $m
 		timeout 60 mount -i -t nfs4 -o addr=127.0.0.1,clientaddr=127.0.0.1,vers=4.1,nosharecache 127.0.0.1:/ $m || fail "mount of NFS"
-		mounts=($m "${mounts[@]}")
+		mounts=("$m" "${mounts[@]}")
 	done
 	timeout 60 "$cowblk" create a/disk.qcow2 64M
 	"$cowblk" create a/other.qcow2 64M
 	[ "$(stat -c %d a/disk.qcow2)" != "$(stat -c %d b/disk.qcow2)" ] || fail "both mounts have one device number: the test proves nothing"
 	attach dev a/disk.qcow2
 	must_fail "b/disk.qcow2: is attached as $dev" "$cowblk" attach b/disk.qcow2
-	must_fail 'attached as' "$cowblk" resize b/disk.qcow2 +1M
+	{ "$cowblk" resize b/disk.qcow2 +1M 2>said || grep -q 'this kernel cannot' said; } || fail "resize through the other mount: $(cat said)"
 	"$cowblk" snapshot create b/disk.qcow2 twin >/dev/null || fail "snapshot through the other mount"
 	"$cowblk" bitmap add b/disk.qcow2 twin || fail "bitmap through the other mount"
 	"$cowblk" bitmap list "$dev" | grep -q twin || fail "the bitmap went elsewhere"
