@@ -34,7 +34,9 @@ struct cow_limits {
 	uint32_t release_batch;	  /* extents released at once */
 	uint32_t release_punches; /* in flight */
 	/* metadata (meta/) */
-	uint32_t cache_slots;  /* slots of each cache; default: as cache_bytes says */
+	uint32_t cache_slots; /* slots of each cache; default: as cache_bytes says */
+	uint32_t
+		cache_least; /* of each, kept when memory is given back; default: life/image_memory.c */
 	uint32_t dirty_slots;  /* of a cache, dirty or being written */
 	uint32_t dirty_blocks; /* of the L1 table, of the refcount table */
 	uint32_t pass_writes;  /* of a writeback pass, in flight */
@@ -68,6 +70,7 @@ static inline void cow_limits_init(struct cow_limits *l, const struct cow_limits
 	l->release_punches =
 		cow_limit(w->release_punches, COW_RELEASE_PUNCHES, 1, COW_RELEASE_PUNCHES);
 	l->cache_slots = cow_limit(w->cache_slots, 0, 8, 1u << 20);
+	l->cache_least = cow_limit(w->cache_least, 0, 8, 1u << 20);
 	l->dirty_slots = cow_limit(w->dirty_slots, 1024, 1, 65536);
 	l->dirty_blocks = cow_limit(w->dirty_blocks, 512, 1, 16384);
 	l->pass_writes = cow_limit(w->pass_writes, COW_WRITEBACK_IOS, 1, COW_WRITEBACK_IOS);

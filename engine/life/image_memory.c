@@ -22,10 +22,15 @@ static void grow_cache(struct cow_image *image, struct cow_cache *cache, uint8_t
 	}
 }
 
-static void start_cache(struct cow_image *image, struct cow_cache *cache, uint64_t bytes,
+static void start_cache(struct cow_image *image, struct cow_cache *cache, uint64_t least_bytes,
 			uint8_t *copies, const struct cow_open_options *o)
 {
-	cow_cache_start_small(cache, bytes, o->want_memory, o->want_memory_ctx);
+	uint64_t slots = image->core.limits.cache_least;
+	if (o->keep_memory)
+		least_bytes = UINT64_MAX;
+	else if (slots)
+		least_bytes = slots * cache->slice_bytes;
+	cow_cache_start_small(cache, least_bytes, o->want_memory, o->want_memory_ctx);
 	if (copies)
 		cow_pages_take(copies,
 			       atomic_load(&cache->dirty_room) * (size_t)cache->slice_bytes);
@@ -39,11 +44,11 @@ void cow_image_start_memory(struct cow_image *image, const struct cow_open_optio
 	if (keep)
 		cow_inflated_take(image->inflated);
 	for (; image && !image->raw; image = image->backing) {
-		start_cache(image, &image->meta.l2, keep ? UINT64_MAX : L2_LEAST_BYTES,
-			    image->meta.writeback.l2_buf, options);
+		start_cache(image, &image->meta.l2, L2_LEAST_BYTES, image->meta.writeback.l2_buf,
+			    options);
 		if (!image->core.writable)
 			continue;
-		start_cache(image, &image->meta.refs, keep ? UINT64_MAX : REFS_LEAST_BYTES,
+		start_cache(image, &image->meta.refs, REFS_LEAST_BYTES,
 			    image->meta.writeback.refs_buf, options);
 		if (keep)
 			cow_writeback_take_all(&image->meta.writeback);

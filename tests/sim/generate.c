@@ -169,6 +169,13 @@ static void draw_limits(struct sim_config *c, struct sim_random *r)
 	l->inflated = tiny(r, 1, 8);
 }
 
+/* Takes no random number, as add_bitmap(). */
+static void add_memory(struct sim_config *c)
+{
+	if (c->seed / 5 % 2)
+		c->limits.cache_least = 8;
+}
+
 /*
  * Takes no random number: the other seeds mean what they always meant. On a small device there may
  * be no room to store one.
@@ -453,6 +460,7 @@ void sim_script_make(struct sim_script *script, uint64_t seed, const struct sim_
 	mix_config(&script->config, &more);
 	draw_limits(&script->config, &more);
 	add_bitmap(&script->config);
+	add_memory(&script->config);
 	for (uint64_t i = 0; i < p.nr_actions; i++) {
 		struct sim_action a = { 0 };
 		if (!host_action(&r, &p, &habits, &full, &a))

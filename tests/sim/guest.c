@@ -22,7 +22,7 @@ bool sim_guest_excused(const struct sim_run *run)
 bool sim_guest_may_leak(const struct sim_run *run)
 {
 	const struct sim_faults *f = &run->world.faults;
-	return f->nr_injected > run->errors_at_open || (f->full && sim_guest_excused(run)) ||
+	return run->image_failed || (f->full && sim_guest_excused(run)) ||
 	       run->script->config.block_device;
 }
 

@@ -7,6 +7,7 @@
 #include "engine/base/assert.h"
 #include "engine/check/check.h"
 #include "engine/life/image.h"
+#include "engine/life/image_memory.h"
 #include "engine/request/queue.h"
 #include "tests/sim/prepare.h"
 #include "tests/sim/snapshot.h"
@@ -78,6 +79,25 @@ void sim_image_keys(const struct sim_run *run, struct cow_open_options *options)
 	options->data_is_raw = true;
 }
 
+static void want_memory(void *ctx)
+{
+	((struct sim_run *)ctx)->wants_memory = true;
+}
+
+/* What the daemon's memory thread does, at any moment. The second look finds nothing touched. */
+void sim_image_memory(struct sim_run *run)
+{
+	if (!run->image || !run->script->config.limits.cache_least)
+		return;
+	if (run->wants_memory) {
+		run->wants_memory = false;
+		cow_image_grow(run->image);
+	} else if (run->action_idx % 5 == 0) {
+		COW_IGNORE(cow_image_rest(run->image));
+		COW_IGNORE(cow_image_rest(run->image));
+	}
+}
+
 int sim_image_open(struct sim_run *run)
 {
 	const struct sim_config *c = &run->script->config;
@@ -90,6 +110,8 @@ int sim_image_open(struct sim_run *run)
 		.cache_bytes = c->cache_bytes,
 		.reserve_bytes = c->reserve_bytes,
 		.limits = &c->limits,
+		.want_memory = c->limits.cache_least ? want_memory : NULL,
+		.want_memory_ctx = run,
 	};
 	struct cow_error err = { 0 };
 	sim_image_keys(run, &options);
@@ -121,6 +143,7 @@ void sim_image_close(struct sim_run *run)
 	struct cow_error err = { 0 };
 	for (unsigned q = 0; q < run->script->config.queues; q++)
 		end_queue(run, q);
+	run->image_failed = cow_image_failure(run->image);
 	int ret = cow_image_close(run->image, &run->control->base, &err);
 	run->image = NULL;
 	run->close_failed = ret;

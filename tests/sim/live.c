@@ -166,10 +166,18 @@ static bool arm(struct sim_world *world, const struct sim_action *a)
 	return true;
 }
 
-static void judge_error(struct sim_run *run)
+/* A single error passes: the engine tries again. */
+static void judge_failure(const char *why, uint64_t errors)
+{
+	if (errors <= 1 && strstr(why, "cannot be loaded anew"))
+		sim_fail("live snapshot command: after one error: %s", why);
+}
+
+/* errors: of the host, meanwhile */
+static void judge_error(struct sim_run *run, uint64_t errors)
 {
 	struct sim_command *c = &run->live;
-	bool failed = cow_image_failure(run->image);
+	const char *failed = cow_image_failure(run->image);
 	bool gave_up = c->result == -ECANCELED && atomic_load(&run->gave_up);
 	if (!gave_up && !sim_guest_excused(run) && !sim_snapshot_may_refuse(run, c))
 		sim_fail("live snapshot command %u: %s", c->what, c->err.text);
@@ -178,7 +186,9 @@ static void judge_error(struct sim_run *run)
 			 c->err.text);
 	run->hidden_leaks |= sim_guest_excused(run);
 	c->in_doubt = failed;
-	if (!failed)
+	if (failed)
+		judge_failure(failed, errors);
+	else
 		settle(run, false);
 }
 
@@ -203,6 +213,7 @@ void sim_live_command(struct sim_run *run, const struct sim_action *a)
 	memset(c, 0, sizeof(*c));
 	sim_snapshot_choose(run, a, false, c);
 	bool armed = arm(&run->world, a);
+	uint64_t errors = run->world.faults.nr_injected;
 	c->begun = sim_model_tick(&run->model);
 	c->in_doubt = true; /* until it returns with the power on */
 	run->may_give_up = sim_chance(&run->random, 10);
@@ -217,7 +228,7 @@ void sim_live_command(struct sim_run *run, const struct sim_action *a)
 	if (armed)
 		run->world.power_off_at = run->world.power_off_sync = 0;
 	if (c->result)
-		judge_error(run);
+		judge_error(run, run->world.faults.nr_injected - errors);
 	else
 		judge_success(run);
 }

@@ -12,13 +12,18 @@
 
 /* ---- contents ---- */
 
+/*
+ * Half of all compresses well, the rest to any part of its size, so that compressed clusters begin
+ * and end anywhere in host clusters.
+ */
 static void pattern(uint64_t words[WORDS], uint64_t id, uint64_t sector)
 {
 	uint64_t base = sim_mix(id * 0x9e3779b97f4a7c15ull + sector + 1);
+	unsigned noise = id % 2 ? (unsigned)(id / 2 * 7 % WORDS) : 0;
 	words[0] = id;
 	words[1] = sector;
 	for (unsigned i = 2; i < WORDS; i++)
-		words[i] = base; /* compresses well */
+		words[i] = i < noise ? (base + i) * 0xd1342543de82ef95ull : base;
 }
 
 void sim_fill(uint8_t *buf, uint64_t id, uint64_t sector, uint64_t nr)

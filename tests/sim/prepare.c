@@ -118,13 +118,14 @@ static void inflate(const struct sim_file *file, const struct cow_header *h, uin
 {
 	struct cow_compressed c = cow_compressed_decode(entry, h->cluster_bits);
 	uint8_t *packed = malloc(c.bytes);
-	struct cow_inflate *state = cow_inflate_new();
+	static struct cow_inflate *state; /* it is large: one for all */
+	if (!state)
+		state = cow_inflate_new();
 	cow_assert(packed && state);
 	sim_store_read(&file->now, c.off, packed, c.bytes);
 	if (cow_inflate_cluster(state, h->compression_type, packed, c.bytes, out,
 				cow_cluster_bytes(h)))
 		sim_fail("a compressed cluster of the snapshot is broken");
-	cow_inflate_free(state);
 	free(packed);
 }
 

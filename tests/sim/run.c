@@ -82,8 +82,7 @@ static void clear_faults(struct sim_run *run)
 static void start_faults(struct sim_run *run)
 {
 	run->world.faults.permille = (unsigned)run->script->config.permille;
-	run->errors_at_open = run->world.faults.nr_injected;
-	run->injected_at_open = run->errors_at_open + run->world.faults.nr_full;
+	run->injected_at_open = run->world.faults.nr_injected + run->world.faults.nr_full;
 }
 
 /* The moment itself, noticed as soon as the scheduler is back here. */
@@ -315,6 +314,7 @@ void sim_run_actions(struct sim_run *run)
 	for (; run->action_idx < run->script->nr; run->action_idx++) {
 		const struct sim_action *a = &run->script->actions[run->action_idx];
 		act(run, a);
+		sim_image_memory(run);
 		linger(run, a);
 		if (run->world.powered_off)
 			recover(run);

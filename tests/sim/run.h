@@ -73,14 +73,13 @@ struct sim_run {
 	struct sim_random random;
 	uint64_t next_id;
 	uint64_t injected_at_open; /* faults before this image was opened, a full host among them */
-	uint64_t errors_at_open;   /* without that */
 	uint64_t leaks;		   /* known ones: crashes and faults leave some */
 	/*
 	 * a full host may leave some behind the end of the file, which no check counts until it
 	 * grows
 	 */
 	bool hidden_leaks;
-	bool close_failed; /* the last time */
+	bool image_failed, close_failed; /* the last time */
 	/* what every sector of the prepared image's snapshot holds; NULL: it has none */
 	uint64_t *snapshot;
 	uint32_t reftable_clusters; /* as last seen */
@@ -93,6 +92,7 @@ struct sim_run {
 	atomic_bool gave_up;
 	struct sim_bitmap bitmap;
 	struct cow_secret *secret; /* opens whatever of the chain is encrypted */
+	bool wants_memory;	   /* a cache could use more */
 	unsigned action_idx;
 	bool seen_power_off;
 	bool swept; /* a process of its own, forked to lose power at one moment of a sweep */
@@ -142,6 +142,8 @@ void sim_image_create(struct sim_run *run);
 /* Passphrases, for every opening of the image. */
 void sim_image_keys(const struct sim_run *run, struct cow_open_options *options);
 int sim_image_open(struct sim_run *run);
+/* Caches grow that want to, and now and then give back what they can. */
+void sim_image_memory(struct sim_run *run);
 /* A queue's thread ends if nothing is in flight on it; it comes back when it is needed. */
 void sim_image_queue_leaves(struct sim_run *run, unsigned queue);
 struct cow_queue *sim_image_queue(struct sim_run *run, unsigned queue);

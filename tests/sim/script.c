@@ -92,6 +92,7 @@ static const struct {
 	LIMIT(release_batch),
 	LIMIT(release_punches),
 	LIMIT(cache_slots),
+	LIMIT(cache_least),
 	LIMIT(dirty_slots),
 	LIMIT(dirty_blocks),
 	LIMIT(pass_writes),
