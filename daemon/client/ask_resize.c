@@ -5,12 +5,16 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "daemon/client/ask.h"
 #include "daemon/options/cmd.h"
 #include "daemon/control/control.h"
 #include "daemon/device/ctrl.h"
+
+#define POLL_MS 20u
+#define WORD_AFTER_MS 2000u
 
 static int ask(struct cow_target target, const struct cow_resize_options *options, uint64_t *bytes)
 {
@@ -55,10 +59,38 @@ static int resize(struct cow_ctrl *ctrl, struct cow_target target,
 	int ret = tell_kernel(ctrl, target, bytes);
 	return ret ? cow_cmd_fail(
 			     "/dev/ublkb%u: its image has %" PRIu64
-			     " bytes now, but the kernel has not taken that: %s: say it again, "
-			     "or detach and attach it",
+			     " bytes now, but the kernel has not taken that: %s: resize it to just "
+			     "that again, or detach and attach it",
 			     target.id, bytes, strerror(-ret))
 		   : 0;
+}
+
+/*
+ * One at a time: what one has heard from the daemon must not reach the kernel behind what the next one has, which
+ * would cut the disk short under a file system that has grown with it.
+ */
+static int lock_size(uint32_t id)
+{
+	for (unsigned ms = 0;; ms += POLL_MS) {
+		int fd = cow_record_lock_size(id);
+		if (fd != -EWOULDBLOCK)
+			return fd;
+		if (ms == WORD_AFTER_MS)
+			fprintf(stderr, "cowblk: /dev/ublkb%u: waiting for another resize of it\n",
+				id);
+		nanosleep(&(struct timespec){ .tv_nsec = POLL_MS * 1000000l }, NULL);
+	}
+}
+
+static int resize_locked(struct cow_ctrl *ctrl, struct cow_target target,
+			 const struct cow_resize_options *options)
+{
+	int lock = lock_size(target.id);
+	if (lock < 0)
+		return cow_cmd_fail(COW_RUN_DIR "/lock: %s", strerror(-lock));
+	int status = resize(ctrl, target, options);
+	close(lock);
+	return status;
 }
 
 int cow_ask_resize(struct cow_target target, const struct cow_resize_options *options)
@@ -67,7 +99,7 @@ int cow_ask_resize(struct cow_target target, const struct cow_resize_options *op
 	struct cow_ctrl ctrl;
 	if (cow_ctrl_open(&ctrl, &err))
 		return cow_cmd_fail("%s", err.text);
-	int status = resize(&ctrl, target, options);
+	int status = resize_locked(&ctrl, target, options);
 	cow_ctrl_close(&ctrl);
 	return status;
 }

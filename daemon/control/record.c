@@ -40,17 +40,34 @@ int cow_record_make_dir(void)
 	return ret;
 }
 
-int cow_record_lock(enum cow_record_lock lock)
+static int open_lock(void)
 {
 	int ret = cow_record_make_dir();
 	if (ret)
 		return ret;
-	int fd = open(COW_RUN_DIR "/lock", O_RDONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+	int fd = open(COW_RUN_DIR "/lock", O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+	return fd < 0 ? -errno : fd;
+}
+
+int cow_record_lock(enum cow_record_lock lock)
+{
+	int ret, fd = open_lock();
 	if (fd < 0)
-		return -errno;
+		return fd;
 	if (!flock(fd, (lock == COW_RECORD_LOCK_ALL ? LOCK_EX : LOCK_SH) | LOCK_NB))
 		return fd;
 	ret = -errno;
+	close(fd);
+	return ret;
+}
+
+int cow_record_lock_size(uint32_t id)
+{
+	struct flock byte = { .l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = id, .l_len = 1 };
+	int ret, fd = open_lock();
+	if (fd < 0 || !fcntl(fd, F_OFD_SETLK, &byte))
+		return fd;
+	ret = errno == EACCES || errno == EAGAIN ? -EWOULDBLOCK : -errno;
 	close(fd);
 	return ret;
 }

@@ -47,6 +47,11 @@ COW_MUST_CHECK int cow_record_make_dir(void);
  */
 enum cow_record_lock { COW_RECORD_LOCK_ONE, COW_RECORD_LOCK_ALL };
 COW_MUST_CHECK int cow_record_lock(enum cow_record_lock lock);
+/*
+ * Without waiting: held by who resizes this device, until the kernel has its new size. Of the same file, and apart from
+ * the locks above. An fd to be closed, or -errno; -EWOULDBLOCK: another resize is under way.
+ */
+COW_MUST_CHECK int cow_record_lock_size(uint32_t id);
 
 COW_MUST_CHECK int cow_record_write(const struct cow_record *record);
 /* 0 or -errno; -EINVAL for a file that is no record. */

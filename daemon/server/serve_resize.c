@@ -7,7 +7,8 @@
 #include "engine/base/log.h"
 #include "engine/life/live_resize.h"
 
-void cow_serve_resize(struct cow_image *image, struct cow_loop *loop, struct cow_job *job)
+void cow_serve_resize(struct cow_image *image, struct cow_loop *loop, uint32_t block_bytes,
+		      struct cow_job *job)
 {
 	struct cow_error err = { 0 };
 	uint64_t size_bytes, pause_ns;
@@ -15,6 +16,7 @@ void cow_serve_resize(struct cow_image *image, struct cow_loop *loop, struct cow
 	struct cow_resize_options options = {
 		.bytes = cow_control_number(job->request, "bytes"),
 		.shrink = true, /* what we cannot is refused by name */
+		.block_bytes = block_bytes,
 	};
 	if (json_object_object_get_ex(job->request, "sign", &sign))
 		options.sign = json_object_get_int(sign);

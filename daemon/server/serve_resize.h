@@ -11,7 +11,8 @@
 #include "daemon/server/job.h"
 #include "engine/life/image.h"
 
-/* A job of the device thread: the answer to job->request. */
-void cow_serve_resize(struct cow_image *image, struct cow_loop *loop, struct cow_job *job);
+/* A job of the device thread: the answer to job->request. block_bytes: of the device. */
+void cow_serve_resize(struct cow_image *image, struct cow_loop *loop, uint32_t block_bytes,
+		      struct cow_job *job);
 
 #endif

@@ -161,7 +161,8 @@ static void run_job(struct server *server, struct cow_job *job)
 		cow_serve_bitmap(server->device.image, server->device.loop, job);
 		break;
 	case COW_JOB_RESIZE:
-		cow_serve_resize(server->device.image, server->device.loop, job);
+		cow_serve_resize(server->device.image, server->device.loop,
+				 server->config->device.block_bytes, job);
 		break;
 	case COW_JOB_CLOSE:
 		close_device(server, job);

@@ -24,6 +24,7 @@
 static int new_size(const struct cow_header *h, const struct cow_resize_options *o, uint64_t *size,
 		    struct cow_error *err)
 {
+	uint32_t block_bytes = o->block_bytes ? o->block_bytes : 512;
 	*size = o->bytes;
 	if (o->sign < 0 && o->bytes > h->size_bytes)
 		return cow_error_set(err, -EINVAL, "size: the disk has only %" PRIu64 " bytes",
@@ -32,9 +33,10 @@ static int new_size(const struct cow_header *h, const struct cow_resize_options 
 		return cow_error_set(err, -EFBIG, "size: more than 2^63-1 bytes");
 	if (o->sign)
 		*size = o->sign < 0 ? h->size_bytes - o->bytes : h->size_bytes + o->bytes;
-	if (*size % 512)
+	if (*size % block_bytes)
 		return cow_error_set(err, -EINVAL,
-				     "size %" PRIu64 ": must be a multiple of 512 bytes", *size);
+				     "size %" PRIu64 ": must be a multiple of %" PRIu32 " bytes",
+				     *size, block_bytes);
 	if (cow_header_l1_entries(h, *size) > QCOW2_MAX_L1_BYTES / 8)
 		return cow_error_set(err, -EFBIG,
 				     "size %" PRIu64 ": too large for clusters of %" PRIu32

@@ -23,6 +23,8 @@ struct cow_resize_options {
 	uint64_t bytes; /* the new size, or the difference */
 	int sign;	/* 0: the new size; else the difference's sign */
 	bool shrink;	/* may lose what lies behind the new end */
+	uint32_t
+		block_bytes; /* of the device it is attached as, whose multiple it shall be; 0: 512 */
 	/* of the backing file's disk, where that is open; NULL: it is opened here */
 	const uint64_t *backing_bytes;
 };

@@ -132,8 +132,8 @@ static int clear_tail(struct growth *x)
 		return ret;
 	if (cow_overlap(&x->image->meta, off, core->g.cluster_bytes))
 		return cow_core_corrupt(core, x->loop, off, "a data cluster overlaps metadata");
-	if (off + core->g.cluster_bytes > core->file->size_bytes)
-		return 0; /* there is nothing */
+	if (off + used >= core->file->size_bytes)
+		return 0; /* there is nothing; but the file may end anywhere in the cluster */
 	return cow_loop_write(x->loop, core->file, off + used, core->zeros, bytes);
 }
 
@@ -193,9 +193,10 @@ static int switch_over(void *ctx, struct cow_loop *loop, struct cow_file *file,
 
 /* ---- the change ---- */
 
+/* A disk of 0 bytes may not have had one. */
 static void free_old_l1(struct growth *x)
 {
-	if (!x->l1_off || !x->switched || cow_core_is_failed(&x->image->core))
+	if (!x->l1_off || !x->switched || !x->old.l1_entries || cow_core_is_failed(&x->image->core))
 		return;
 	if (cow_live_space_free(&x->space, x->old.l1_off >> x->image->core.g.cluster_bits,
 				clusters_of(x, x->old.l1_entries)))

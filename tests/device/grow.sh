@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # resize of an attached disk: file systems and partitions on it follow while they are in use, requests go on, the image is sound.
-# needs: fio resize2fs xfs_growfs btrfs blkid
+# needs: fio resize2fs xfs_growfs btrfs blkid python3
 . "$(dirname "$0")/lib.sh"
 need fio
+need python3
 
 bytes_of() { blockdev --getsize64 "$1"; }
 sized() { qemu-img info -U --output=json "$1" | grep -m 1 -o '"virtual-size": [0-9]*' | tr -dc 0-9; }
@@ -43,6 +44,56 @@ must_fail 'not writable' "$cowblk" resize "$dev" +1M
 must_fail "attached read-only as $dev: detach it first" "$cowblk" resize disk.qcow2 +1M
 detach "$dev"
 check_clean disk.qcow2
+
+# A block of the device is the least; the kernel's device does not end inside one.
+rm -f disk.qcow2
+"$cowblk" create disk.qcow2 64M
+attach dev disk.qcow2 --block-size 4096
+must_fail 'multiple of 4096' "$cowblk" resize "$dev" +512
+grow "$dev" +4k
+is_size $(((64 << 20) + 4096)) disk.qcow2
+detach "$dev"
+
+# A disk of 0 bytes, as QEMU makes it, has no L1 table.
+rm -f disk.qcow2
+qemu-img create -q -f qcow2 disk.qcow2 0
+attach dev disk.qcow2
+grow "$dev" 64M
+is_size $((64 << 20)) disk.qcow2
+head -c 1M /dev/urandom >random
+dd if=random of="$dev" bs=1M seek=63 oflag=direct status=none
+cmp -n $((1 << 20)) -i $((63 << 20)):0 "$dev" random || fail "a disk that had 0 bytes does not keep what is written"
+
+# Two at once: the second one waits until the kernel knows of the first, and the kernel's size is the image's.
+python3 - "${dev#/dev/ublkb}" 2>said <<'PYTHON' &
+import fcntl, os, sys, time
+with open("/run/cowblk/lock", "r+") as lock:
+    fcntl.lockf(lock, fcntl.LOCK_EX, 1, int(sys.argv[1]))
+    open("locked", "w").close()
+    while not os.path.exists("go"):
+        time.sleep(0.01)
+PYTHON
+holder=$!
+wait_for test -e locked || fail "no lock: $(cat said)"
+"$cowblk" resize "$dev" 80M 2>said &
+waiter=$!
+wait_for grep -q 'waiting for another resize' said || fail "not a word of another resize: $(cat said)"
+is_size $((64 << 20)) disk.qcow2
+touch go
+wait $holder $waiter || fail "the second resize: $(cat said)"
+is_size $((80 << 20)) disk.qcow2
+for i in $(seq 81 3 99); do
+	pids=()
+	for size in "$i" $((i + 1)) $((i + 2)); do
+		"$cowblk" resize "$dev" "${size}M" 2>/dev/null &
+		pids+=($!)
+	done
+	for pid in "${pids[@]}"; do wait "$pid" || true; done # smaller: refused
+	is_size $(((i + 2) << 20)) disk.qcow2
+done
+detach "$dev"
+check_clean disk.qcow2
+say "blocks of 4 KiB, from 0 bytes, several at once"
 
 # Mounted file systems; a snapshot keeps its size; L1 moves several times: one entry for 2 MiB of 4 KiB clusters.
 for fs in ext4 xfs btrfs; do

@@ -11,6 +11,7 @@
 
 #include <cmocka.h>
 
+#include "engine/base/be.h"
 #include "engine/base/buf.h"
 #include "engine/check/check.h"
 #include "engine/create/create.h"
@@ -21,6 +22,7 @@
 #include "tests/memory/memory_host.h"
 
 #define CLUSTER 4096u
+#define LARGE_CLUSTER (128u << 10)
 #define COVERED (512u * CLUSTER) /* by an L2 table */
 
 struct fixture {
@@ -47,7 +49,7 @@ static void close_image(struct fixture *f)
 		fail_msg("close: %s", err.text);
 }
 
-static int setup(void **state)
+static int setup_clusters(void **state, uint32_t cluster_bytes)
 {
 	struct fixture *f = calloc(1, sizeof(*f));
 	f->m = memory_host_new();
@@ -55,12 +57,22 @@ static int setup(void **state)
 	f->buf = cow_buf_alloc(CLUSTER);
 	struct cow_create_options create = { .size_bytes = COVERED,
 					     .has_size = true,
-					     .cluster_bytes = CLUSTER };
+					     .cluster_bytes = cluster_bytes };
 	struct cow_error err = { 0 };
 	assert_int_equal(cow_create(&f->m->host, &f->m->loop, "/disk", &create, &err), 0);
 	open_image(f);
 	*state = f;
 	return 0;
+}
+
+static int setup(void **state)
+{
+	return setup_clusters(state, CLUSTER);
+}
+
+static int setup_large(void **state)
+{
+	return setup_clusters(state, LARGE_CLUSTER);
 }
 
 static int teardown(void **state)
@@ -86,9 +98,9 @@ static void expect_sound(struct fixture *f, bool leaks)
 	assert_true(leaks || !result.leaks);
 }
 
-static int grow(struct fixture *f, uint64_t bytes)
+static int grow_in(struct fixture *f, uint64_t bytes, uint32_t block_bytes)
 {
-	const struct cow_resize_options options = { .bytes = bytes };
+	const struct cow_resize_options options = { .bytes = bytes, .block_bytes = block_bytes };
 	struct cow_error err = { 0 };
 	uint64_t now, pause_ns;
 	int ret = cow_image_resize(f->image, &f->m->loop, &options, &now, &pause_ns, &err);
@@ -98,6 +110,11 @@ static int grow(struct fixture *f, uint64_t bytes)
 	else
 		assert_true(err.text[0]);
 	return ret;
+}
+
+static int grow(struct fixture *f, uint64_t bytes)
+{
+	return grow_in(f, bytes, 0);
 }
 
 static void fill(struct fixture *f, uint64_t off, uint8_t value)
@@ -141,6 +158,57 @@ static void test_refused(void **state)
 	assert_int_equal(grow(f, COVERED + 1), -EINVAL);
 	assert_int_equal(grow(f, COVERED - 512), -EINVAL);
 	assert_int_equal(grow(f, INT64_MAX & ~511ll), -EFBIG);
+	close_image(f);
+	expect_sound(f, false);
+}
+
+/* What the kernel has as a block is the least that it can ask for. */
+static void test_blocks(void **state)
+{
+	struct fixture *f = *state;
+	assert_int_equal(grow_in(f, COVERED + 512, 4096), -EINVAL);
+	assert_int_equal(grow_in(f, COVERED + 4096, 4096), 0);
+	assert_int_equal(grow_in(f, COVERED + 4608, 512), 0);
+	close_image(f);
+	expect_sound(f, false);
+}
+
+/* As `qemu-img create` leaves a disk of 0 bytes: without an L1 table, so there is no old one to be freed. */
+static void test_from_nothing(void **state)
+{
+	struct fixture *f = *state;
+	close_image(f);
+	cow_store64_be(f->m->bytes + 24, 0);
+	cow_store32_be(f->m->bytes + 36, 0);
+	cow_store64_be(f->m->bytes + 40, 0);
+	open_image(f);
+	assert_int_equal(cow_image_geometry(f->image)->size_bytes, 0);
+	assert_int_equal(grow(f, COVERED), 0);
+	fill(f, COVERED - CLUSTER, 3);
+	close_image(f);
+	expect_sound(f, true); /* the table that it was created with */
+	open_image(f);
+	expect(f, COVERED - CLUSTER, 3);
+	close_image(f);
+}
+
+/* Old data behind the end of the disk does not come back from a cluster in which the file ends, either. */
+static void test_file_ends_in_tail(void **state)
+{
+	struct fixture *f = *state;
+	uint64_t last = COVERED - LARGE_CLUSTER, at = 0;
+	fill(f, last, 9);
+	close_image(f);
+	while (f->m->bytes[at] != 9 || f->m->bytes[at + CLUSTER - 1] != 9)
+		assert_true((at += LARGE_CLUSTER) < f->m->size);
+	cow_store64_be(f->m->bytes + 24, last + 512);
+	memset(f->m->bytes + at + LARGE_CLUSTER / 2, 0, f->m->size - at - LARGE_CLUSTER / 2);
+	memory_set_size(f->m, at + LARGE_CLUSTER / 2);
+	open_image(f);
+	assert_int_equal(grow(f, COVERED), 0);
+	assert_int_equal(cow_queue_do(f->queue, COW_OP_READ, 0, last, CLUSTER, f->buf), 0);
+	for (unsigned i = 0; i < CLUSTER; i++)
+		assert_int_equal(f->buf[i], i < 512 ? 9 : 0);
 	close_image(f);
 	expect_sound(f, false);
 }
@@ -190,6 +258,9 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(test_all_there, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_refused, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_blocks, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_from_nothing, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_file_ends_in_tail, setup_large, teardown),
 		cmocka_unit_test_setup_teardown(test_full_host, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_failing_host, setup, teardown),
 	};
