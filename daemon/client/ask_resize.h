@@ -9,7 +9,8 @@
 
 /*
  * First the image, then the kernel's device; nothing is changed where the kernel cannot. Said again
- * after an interruption it does what is left. Tells errors; exit status.
+ * after an interruption it does what is left, unless it was a difference. Waits for another resize of
+ * the device, and says so. Tells errors; exit status.
  */
 COW_MUST_CHECK int cow_ask_resize(struct cow_target target,
 				  const struct cow_resize_options *options);

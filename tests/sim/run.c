@@ -12,6 +12,7 @@
 #include "engine/base/be.h"
 #include "engine/base/log.h"
 #include "engine/crypt/secret.h"
+#include "tests/sim/cut.h"
 #include "tests/sim/keys.h"
 #include "tests/sim/live.h"
 #include "tests/sim/second.h"
@@ -231,11 +232,16 @@ static void snapshot(struct sim_run *run, const struct sim_action *a)
 	sim_image_close(run);
 	sim_image_check(run, true);
 	sim_snapshot_command(run, a);
+	bool cut = run->stats.resized && sim_cut(run);
 	start_faults(run);
 	run->world.faults.permille = 0;
 	if (sim_image_open(run))
 		sim_fail("cannot reopen after a snapshot command");
+	if (cut)
+		sim_cut_grow_live(run);
 	sim_guest_verify(run);
+	if (cut)
+		sim_snapshots_verify(run);
 	start_faults(run);
 }
 

@@ -102,8 +102,15 @@ struct cow_header sim_snapshot_header(struct sim_run *run)
 	return h;
 }
 
+/* What one L1 entry leads to, or an L1 table's cluster full of them. */
+static uint64_t pick_growth(struct sim_run *run, const struct cow_geometry *g)
+{
+	bool cluster = g->cluster_bits <= 12 && sim_chance(&run->random, 50);
+	return (cluster ? g->cluster_bytes / 8ull : 1) << (g->l2_bits + g->cluster_bits);
+}
+
 /*
- * Larger by an L1 entry, so that the table moves, or by a sector; closed also as it was at first. It
+ * Larger by L1 entries, so that the table moves, or by a sector; closed also as it was at first. It
  * is left out where it would be refused.
  */
 static bool choose_size(struct sim_run *run, const struct sim_action *a, bool closed,
@@ -117,8 +124,7 @@ static bool choose_size(struct sim_run *run, const struct sim_action *a, bool cl
 		return false;
 	cow_geometry_init(&g, &h);
 	c->what = SIM_SNAPSHOT_RESIZE;
-	c->size_bytes =
-		run->size_bytes + (a->queue % 2 ? 1ull << (g.l2_bits + g.cluster_bits) : 512);
+	c->size_bytes = run->size_bytes + (a->queue % 2 ? pick_growth(run, &g) : SIM_SECTOR);
 	if (closed && run->size_bytes > config->size_bytes)
 		c->size_bytes = config->size_bytes;
 	return true;

@@ -22,6 +22,7 @@
 #include "tests/memory/memory_host.h"
 
 #define CLUSTER 4096u
+#define SMALL_CLUSTER 512u
 #define LARGE_CLUSTER (128u << 10)
 #define COVERED (512u * CLUSTER) /* by an L2 table */
 
@@ -75,6 +76,11 @@ static int setup_large(void **state)
 	return setup_clusters(state, LARGE_CLUSTER);
 }
 
+static int setup_small(void **state)
+{
+	return setup_clusters(state, SMALL_CLUSTER);
+}
+
 static int teardown(void **state)
 {
 	struct fixture *f = *state;
@@ -102,12 +108,11 @@ static int grow_in(struct fixture *f, uint64_t bytes, uint32_t block_bytes)
 {
 	const struct cow_resize_options options = { .bytes = bytes, .block_bytes = block_bytes };
 	struct cow_error err = { 0 };
-	uint64_t now, pause_ns;
+	uint64_t now, pause_ns, old = cow_image_geometry(f->image)->size_bytes;
 	int ret = cow_image_resize(f->image, &f->m->loop, &options, &now, &pause_ns, &err);
 	assert_int_equal(now, cow_image_geometry(f->image)->size_bytes);
-	if (!ret)
-		assert_int_equal(now, bytes);
-	else
+	assert_int_equal(now, ret ? old : bytes);
+	if (ret)
 		assert_true(err.text[0]);
 	return ret;
 }
@@ -192,6 +197,32 @@ static void test_from_nothing(void **state)
 	close_image(f);
 }
 
+/* The longer L1 table needs more refcount blocks than the refcount table leads to: the header says where both went. */
+static void test_outgrows_refcounts(void **state)
+{
+	struct fixture *f = *state;
+	/* a table of one cluster, blocks of 16-bit counts */
+	uint64_t counted = SMALL_CLUSTER / 8ull * (SMALL_CLUSTER / 2) * SMALL_CLUSTER;
+	uint64_t size = 2 * counted;
+	uint8_t before[8];
+	memcpy(before, f->m->bytes + 48, sizeof(before));
+	assert_int_equal(grow(f, size), 0);
+	for (uint64_t off = 0; f->m->size < counted - counted / 32; off += CLUSTER)
+		fill(f, off, 5);
+	while (!memcmp(before, f->m->bytes + 48, sizeof(before))) {
+		size += 1u << 20;
+		assert_true(size < 256u << 20);
+		assert_int_equal(grow(f, size), 0);
+	}
+	fill(f, size - CLUSTER, 6);
+	close_image(f);
+	expect_sound(f, false);
+	open_image(f);
+	expect(f, 0, 5);
+	expect(f, size - CLUSTER, 6);
+	close_image(f);
+}
+
 /* Old data behind the end of the disk does not come back from a cluster in which the file ends, either. */
 static void test_file_ends_in_tail(void **state)
 {
@@ -260,6 +291,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_refused, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_blocks, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_from_nothing, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_outgrows_refcounts, setup_small, teardown),
 		cmocka_unit_test_setup_teardown(test_file_ends_in_tail, setup_large, teardown),
 		cmocka_unit_test_setup_teardown(test_full_host, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_failing_host, setup, teardown),
