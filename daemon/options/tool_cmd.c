@@ -66,7 +66,8 @@ static int run(struct cow_tool *tool, struct cow_error *err)
 	int ret = cow_loop_plain_new(&tool->loop);
 	if (ret)
 		return cow_error_set(err, ret, "out of memory");
-	ret = cow_secrets_load(&tool->disks.secrets, tool->images[0], COW_PROMPT_ONCE, err);
+	if (tool->images[0]) /* else there is nothing to unlock */
+		ret = cow_secrets_load(&tool->disks.secrets, tool->images[0], COW_PROMPT_ONCE, err);
 	if (!ret && verb->prepare)
 		ret = verb->prepare(tool, err);
 	if (!ret) {
