@@ -80,7 +80,7 @@ struct cow_device {
 	uint64_t cookie;
 	unsigned nr_queues, depth;
 	uint32_t buffer_bytes;
-	int lost;    /* why the kernel could not write back all; 0: it could */
+	int lost;    /* why the kernel could not write back all data; 0: it could */
 	bool unused; /* at the stop; else some user may hold on to the remains */
 	int char_fd;
 	int event_fd;  /* readable when a queue has drained */

@@ -2,6 +2,7 @@
 #include "daemon/device/stop.h"
 
 #include <errno.h>
+#include <stdatomic.h>
 #include <string.h>
 #include <time.h>
 
@@ -64,15 +65,25 @@ static int claim(struct cow_device *dev)
 	}
 }
 
+static bool has_lost_writes(const struct cow_device *dev)
+{
+	bool lost = false;
+	for (unsigned i = 0; i < dev->nr_queues && !lost; i++)
+		lost = atomic_load(&dev->queues[i].lost_writes);
+	return lost;
+}
+
 /*
  * What the kernel cannot write back it gives up, and says so once, to who asks first; only then does
- * a flush reach us, which tells whether anything is left that a second try could keep.
+ * a flush reach us, which tells whether anything is left that a second try could keep. The first
+ * error may be that flush's as well: then nothing is lost so far.
  */
 static int flush(struct cow_device *dev, struct cow_error *err)
 {
 	int ret = cow_keeper_flush(&dev->keeper);
 	if (ret && ret != -EPIPE) {
-		dev->lost = ret;
+		if (has_lost_writes(dev))
+			dev->lost = ret;
 		ret = cow_keeper_flush(&dev->keeper);
 	}
 	if (ret == -EPIPE)

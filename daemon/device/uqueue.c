@@ -63,6 +63,8 @@ static void send_command(struct cow_tag *tag, uint32_t op, int32_t result)
 
 static void commit(struct cow_tag *tag, int result)
 {
+	if (result && tag->data_bytes && !tag->is_read)
+		atomic_store(&tag->queue->lost_writes, true);
 	send_command(tag, UB_IO_COMMIT_AND_FETCH_REQ, cow_request_answer(result, tag->data_bytes));
 }
 

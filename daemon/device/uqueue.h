@@ -100,6 +100,7 @@ struct cow_uqueue {
 	int error;     /* lock: why it could not begin to serve */
 	bool keeps;    /* lock: gives no memory back any more */
 	_Atomic bool drained;
+	_Atomic bool lost_writes; /* a write was answered with an error */
 
 	struct cow_uqueue_answer answer;
 };

@@ -55,7 +55,6 @@ int cow_named_fail(const char *image, int ret, const struct cow_error *err)
 	uint32_t id;
 	if (ret == -EBUSY && cow_target_image(image, &id, 1) > 0)
 		return cow_cmd_fail("%s: attached as /dev/ublkb%u: detach it first", image, id);
-	if (ret == -EBUSY)
-		return cow_named_fail_alike(image, err->text);
-	return cow_cmd_fail("%s", err->text[0] ? err->text : strerror(-ret));
+	const char *text = err->text[0] ? err->text : strerror(-ret);
+	return ret == -EBUSY ? cow_named_fail_alike(image, text) : cow_cmd_fail("%s", text);
 }

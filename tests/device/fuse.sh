@@ -30,6 +30,15 @@ dd if=random of="$dev" bs=1M oflag=direct conv=fsync status=none || fail "a writ
 cmp -n 41943040 random "$dev" || fail "other data"
 "$cowblk" list --json | grep -q '"failure": *null' || fail "failed: $("$cowblk" list --json)"
 detach "$dev"
+# No room for metadata, after data that has found some: nothing is lost, so it is not said when there is room again.
+attach dev fuse/file
+dd if=random of="$dev" bs=64K count=1 seek=3000 oflag=direct status=none || fail "a write after a new attach"
+: >image.qcow2.full
+must_fail "^cowblk: $dev: cannot flush: No space left on device: mend that and detach again" "$cowblk" detach "$dev"
+[ -b "$dev" ] || fail "detach took the device with what is not stored"
+rm image.qcow2.full
+said=$("$cowblk" detach "$dev" 2>&1) && [ -z "$said" ] || fail "nothing was lost, and detach said '$said'"
+[ ! -b "$dev" ] || fail "detach left $dev"
 umount fuse
 wait $server || fail "the FUSE server failed"
 check_clean image.qcow2

@@ -2,6 +2,7 @@
 /*
  * fuse_file FILE FOLDER: a FUSE file system of one file, FOLDER/file, which is FILE. Only who mounted
  * it may use it (no allow_other). Ends when it is unmounted; stopped (SIGSTOP), it answers nobody.
+ * While FILE.full exists there is no room for what is written.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -20,6 +21,7 @@
 #define MAX_DATA (128u << 10)
 
 static int backing, fuse;
+static char full[4096];
 static _Alignas(8) uint8_t in[MAX_DATA + 4096], data[MAX_DATA];
 
 static void reply(uint64_t unique, int error, const void *body, size_t bytes)
@@ -79,6 +81,10 @@ static void read_data(const struct fuse_in_header *head, const struct fuse_read_
 
 static void write_data(const struct fuse_in_header *head, const struct fuse_write_in *request)
 {
+	if (!access(full, F_OK)) {
+		reply(head->unique, -ENOSPC, NULL, 0);
+		return;
+	}
 	ssize_t n = pwrite(backing, request + 1, request->size, (off_t)request->offset);
 	struct fuse_write_out out = { .size = n < 0 ? 0 : (uint32_t)n };
 	reply(head->unique, n < 0 ? -errno : 0, &out, n < 0 ? 0 : sizeof(out));
@@ -161,6 +167,7 @@ int main(int argc, char **argv)
 	char options[100];
 	if (argc != 3)
 		return 2;
+	snprintf(full, sizeof(full), "%s.full", argv[1]);
 	backing = open(argv[1], O_RDWR | O_CLOEXEC);
 	fuse = open("/dev/fuse", O_RDWR | O_CLOEXEC);
 	snprintf(options, sizeof(options), "fd=%d,rootmode=40000,user_id=0,group_id=0", fuse);
