@@ -30,9 +30,9 @@ struct cow_image {
 	bool keep_memory; /* queues take all their buffers at once, and keep them */
 	bool compress;	  /* new full clusters are written compressed */
 	enum cow_detect_zeroes detect_zeroes;
-	struct cow_image_geometry public_geometry;
-	struct cow_image *backing; /* NULL: unallocated reads as zeros */
-	uint64_t backing_bytes;	   /* highest guest offset at which the chain below may hold data */
+	struct cow_image_geometry public_geometry; /* its size grows under a freeze */
+	struct cow_image *backing;		   /* NULL: unallocated reads as zeros */
+	uint64_t backing_bytes; /* highest guest offset at which the chain below may hold data */
 	struct cow_inflated *inflated; /* the chain's, in its top image */
 
 	/* own locks inside */

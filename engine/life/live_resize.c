@@ -91,27 +91,24 @@ static int prepare(struct growth *x)
 
 /* ---- under the freeze: all is written back, the file says what memory knows ---- */
 
-/* Where the cluster that the disk ends in lies, if it is that cluster's alone; 0: it is not. */
-static int find_tail(struct growth *x, uint64_t *off)
+/* The L2 entry of the cluster that the disk ends in, if its table is the active image's alone; 0: it is not. */
+static int read_last_entry(struct growth *x, struct cow_l2_entry *entry)
 {
 	const struct cow_geometry *g = &x->image->core.g;
 	uint64_t cluster = x->old_bytes >> g->cluster_bits;
-	uint64_t idx = cluster & ((1ull << g->l2_bits) - 1), at = idx * g->entry_bytes;
+	uint64_t at = (cluster & ((1ull << g->l2_bits) - 1)) * g->entry_bytes;
 	uint64_t l1 = cow_table_get(&x->image->meta.l1, cluster >> g->l2_bits);
-	uint8_t *sector = l1 & QCOW2_COPIED && !cow_map_l1_fault(g, l1) ? cow_buf_alloc(512) : NULL;
-	*off = 0;
+	*entry = (struct cow_l2_entry){ 0 };
+	if (!(l1 & QCOW2_COPIED) || cow_map_l1_fault(g, l1))
+		return 0;
+	uint8_t *sector = cow_buf_alloc(512);
 	if (!sector)
-		return l1 & QCOW2_COPIED && !cow_map_l1_fault(g, l1) ? -ENOMEM : 0;
+		return -ENOMEM;
 	int ret = cow_loop_read(x->loop, x->image->core.file,
 				(l1 & QCOW2_OFFSET_MASK) + cow_round_down(at, 512), sector, 512);
-	struct cow_entry entry = { 0 };
 	if (!ret)
-		entry = cow_entry_decode(
-			g, cow_entry_get(g, sector, (uint32_t)(at % 512 / g->entry_bytes)), 0);
+		*entry = cow_entry_get(g, sector, (uint32_t)(at % 512 / g->entry_bytes));
 	free(sector);
-	if (!ret && entry.kind != COW_BAD && entry.kind != COW_COMPRESSED && entry.has_host &&
-	    entry.copied)
-		*off = entry.host.v;
 	return ret;
 }
 
@@ -124,12 +121,15 @@ static int clear_tail(struct growth *x)
 	struct cow_core *core = &x->image->core;
 	uint64_t used = cow_in_cluster(&core->g, x->old_bytes),
 		 bytes = core->g.cluster_bytes - used;
-	uint64_t off;
+	struct cow_l2_entry raw;
 	if (!used || core->header.crypt_method)
 		return 0;
-	int ret = find_tail(x, &off);
-	if (ret || !off)
+	int ret = read_last_entry(x, &raw);
+	struct cow_entry entry = cow_entry_decode(&core->g, raw, 0);
+	if (ret || entry.kind == COW_BAD || entry.kind == COW_COMPRESSED || !entry.has_host ||
+	    !entry.copied)
 		return ret;
+	uint64_t off = entry.host.v;
 	if (cow_overlap(&x->image->meta, off, core->g.cluster_bytes))
 		return cow_core_corrupt(core, x->loop, off, "a data cluster overlaps metadata");
 	if (off + used >= core->file->size_bytes)
@@ -184,7 +184,7 @@ static int switch_over(void *ctx, struct cow_loop *loop, struct cow_file *file,
 	if (!ret)
 		ret = write_header(x);
 	if (ret)
-		return cow_error_set(err, ret, "cannot write: %s",
+		return cow_error_set(err, ret, "cannot read or write: %s",
 				     strerror(ret == -ENOTRECOVERABLE ? EIO : -ret));
 	x->switched = true;
 	set_size(x->image, x->size_bytes);

@@ -165,7 +165,7 @@ static void test_large_clusters(void **state)
 	struct fixture *f = *state;
 	const uint64_t large = 2u << 20, half = large / 2;
 	close_image(f);
-	create_image(f, (uint32_t)large);
+	create_image(f, (uint32_t)large, SIZE_BYTES);
 	open_image(f);
 	write_bytes(f, 0, half, 1);
 	write_bytes(f, half, half, 2);

@@ -1,74 +1,27 @@
 /* SPDX-License-Identifier: MIT */
 /* A disk that becomes larger while it is used: what it holds then, what stands in the way, a host that refuses. */
 #include <errno.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-
-#include <cmocka.h>
-
-#include "engine/base/be.h"
-#include "engine/base/buf.h"
-#include "engine/check/check.h"
-#include "engine/create/create.h"
-#include "engine/life/image.h"
 #include "engine/life/live_resize.h"
-#include "engine/request/kind.h"
-#include "engine/request/queue.h"
-#include "tests/memory/memory_host.h"
+#include "tests/unit/request_fixture.h"
 
-#define CLUSTER 4096u
 #define SMALL_CLUSTER 512u
+#define MEDIUM_CLUSTER 4096u
 #define LARGE_CLUSTER (128u << 10)
-#define COVERED (512u * CLUSTER) /* by an L2 table */
-
-struct fixture {
-	struct memory_host *m;
-	struct cow_image *image;
-	struct cow_queue *queue;
-	uint8_t *buf;
-};
-
-static void open_image(struct fixture *f)
-{
-	struct cow_open_options options = { .writable = true };
-	struct cow_error err = { 0 };
-	if (cow_image_open(&f->m->host, &f->m->loop, "/disk", &options, &f->image, &err))
-		fail_msg("open: %s", err.text);
-	assert_int_equal(cow_queue_new(f->image, &f->m->loop, 4, &f->queue), 0);
-}
-
-static void close_image(struct fixture *f)
-{
-	struct cow_error err = { 0 };
-	cow_queue_free(f->queue);
-	if (cow_image_close(f->image, &f->m->loop, &err))
-		fail_msg("close: %s", err.text);
-}
+#define COVERED (512u * MEDIUM_CLUSTER) /* by an L2 table of medium clusters */
 
 static int setup_clusters(void **state, uint32_t cluster_bytes)
 {
-	struct fixture *f = calloc(1, sizeof(*f));
-	f->m = memory_host_new();
-	cow_loop_enter(&f->m->loop);
-	f->buf = cow_buf_alloc(CLUSTER);
-	struct cow_create_options create = { .size_bytes = COVERED,
-					     .has_size = true,
-					     .cluster_bytes = cluster_bytes };
-	struct cow_error err = { 0 };
-	assert_int_equal(cow_create(&f->m->host, &f->m->loop, "/disk", &create, &err), 0);
+	request_setup(state);
+	struct fixture *f = *state;
+	close_image(f);
+	create_image(f, cluster_bytes, COVERED);
 	open_image(f);
-	*state = f;
 	return 0;
 }
 
 static int setup(void **state)
 {
-	return setup_clusters(state, CLUSTER);
+	return setup_clusters(state, MEDIUM_CLUSTER);
 }
 
 static int setup_large(void **state)
@@ -81,27 +34,11 @@ static int setup_small(void **state)
 	return setup_clusters(state, SMALL_CLUSTER);
 }
 
+/* The tests close it, and know whether there may be leaks. */
 static int teardown(void **state)
 {
-	struct fixture *f = *state;
-	cow_loop_enter(NULL);
-	free(f->buf);
-	memory_host_free(f->m);
-	free(f);
+	request_end(*state);
 	return 0;
-}
-
-static void expect_sound(struct fixture *f, bool leaks)
-{
-	struct cow_check_options options = { .repair = COW_REPAIR_NONE };
-	struct cow_check_result result;
-	struct cow_error err = { 0 };
-	struct cow_file *file;
-	assert_int_equal(f->m->host.ops->open(&f->m->host, "/disk", 0, &file, &err), 0);
-	assert_int_equal(cow_check_file(&f->m->loop, file, &options, &result, &err), 0);
-	f->m->host.ops->close(file);
-	assert_int_equal(result.corruptions, 0);
-	assert_true(leaks || !result.leaks);
 }
 
 static int grow_in(struct fixture *f, uint64_t bytes, uint32_t block_bytes)
@@ -122,18 +59,14 @@ static int grow(struct fixture *f, uint64_t bytes)
 	return grow_in(f, bytes, 0);
 }
 
-static void fill(struct fixture *f, uint64_t off, uint8_t value)
+static void fill(struct fixture *f, uint64_t off, int value)
 {
-	memset(f->buf, value, CLUSTER);
-	assert_int_equal(cow_queue_do(f->queue, COW_OP_WRITE, 0, off, CLUSTER, f->buf), 0);
+	write_bytes(f, off, MEDIUM_CLUSTER, value);
 }
 
-static void expect(struct fixture *f, uint64_t off, uint8_t value)
+static void expect(struct fixture *f, uint64_t off, int value)
 {
-	memset(f->buf, 0x77, CLUSTER);
-	assert_int_equal(cow_queue_do(f->queue, COW_OP_READ, 0, off, CLUSTER, f->buf), 0);
-	for (unsigned i = 0; i < CLUSTER; i++)
-		assert_int_equal(f->buf[i], value);
+	expect_bytes(f, off, MEDIUM_CLUSTER, value);
 }
 
 static void test_all_there(void **state)
@@ -141,19 +74,19 @@ static void test_all_there(void **state)
 	struct fixture *f = *state;
 	uint64_t size = COVERED;
 	for (uint8_t i = 1; i <= 20; i++) {
-		fill(f, size - CLUSTER, i);
-		assert_int_equal(cow_queue_do(f->queue, COW_OP_READ, 0, size, 512, f->buf),
+		fill(f, size - MEDIUM_CLUSTER, i);
+		assert_int_equal(cow_queue_do(f->queue, COW_OP_READ, 0, size, 512, f->read),
 				 -EINVAL);
-		size += i % 3 ? COVERED * 300ull : CLUSTER;
+		size += i % 3 ? COVERED * 300ull : MEDIUM_CLUSTER;
 		assert_int_equal(grow(f, size), 0);
-		expect(f, size - CLUSTER, 0);
+		expect(f, size - MEDIUM_CLUSTER, 0);
 	}
 	assert_int_equal(grow(f, size), 0);
 	close_image(f);
-	expect_sound(f, false);
+	expect_clean(f);
 	open_image(f);
 	assert_int_equal(cow_image_geometry(f->image)->size_bytes, size);
-	expect(f, COVERED - CLUSTER, 1);
+	expect(f, COVERED - MEDIUM_CLUSTER, 1);
 	close_image(f);
 }
 
@@ -164,7 +97,7 @@ static void test_refused(void **state)
 	assert_int_equal(grow(f, COVERED - 512), -EINVAL);
 	assert_int_equal(grow(f, INT64_MAX & ~511ll), -EFBIG);
 	close_image(f);
-	expect_sound(f, false);
+	expect_clean(f);
 }
 
 /* What the kernel has as a block is the least that it can ask for. */
@@ -175,7 +108,7 @@ static void test_blocks(void **state)
 	assert_int_equal(grow_in(f, COVERED + 4096, 4096), 0);
 	assert_int_equal(grow_in(f, COVERED + 4608, 512), 0);
 	close_image(f);
-	expect_sound(f, false);
+	expect_clean(f);
 }
 
 /* As `qemu-img create` leaves a disk of 0 bytes: without an L1 table, so there is no old one to be freed. */
@@ -189,11 +122,11 @@ static void test_from_nothing(void **state)
 	open_image(f);
 	assert_int_equal(cow_image_geometry(f->image)->size_bytes, 0);
 	assert_int_equal(grow(f, COVERED), 0);
-	fill(f, COVERED - CLUSTER, 3);
+	fill(f, COVERED - MEDIUM_CLUSTER, 3);
 	close_image(f);
 	expect_sound(f, true); /* the table that it was created with */
 	open_image(f);
-	expect(f, COVERED - CLUSTER, 3);
+	expect(f, COVERED - MEDIUM_CLUSTER, 3);
 	close_image(f);
 }
 
@@ -207,19 +140,19 @@ static void test_outgrows_refcounts(void **state)
 	uint8_t before[8];
 	memcpy(before, f->m->bytes + 48, sizeof(before));
 	assert_int_equal(grow(f, size), 0);
-	for (uint64_t off = 0; f->m->size < counted - counted / 32; off += CLUSTER)
+	for (uint64_t off = 0; f->m->size < counted - counted / 32; off += MEDIUM_CLUSTER)
 		fill(f, off, 5);
 	while (!memcmp(before, f->m->bytes + 48, sizeof(before))) {
 		size += 1u << 20;
 		assert_true(size < 256u << 20);
 		assert_int_equal(grow(f, size), 0);
 	}
-	fill(f, size - CLUSTER, 6);
+	fill(f, size - MEDIUM_CLUSTER, 6);
 	close_image(f);
-	expect_sound(f, false);
+	expect_clean(f);
 	open_image(f);
 	expect(f, 0, 5);
-	expect(f, size - CLUSTER, 6);
+	expect(f, size - MEDIUM_CLUSTER, 6);
 	close_image(f);
 }
 
@@ -230,18 +163,17 @@ static void test_file_ends_in_tail(void **state)
 	uint64_t last = COVERED - LARGE_CLUSTER, at = 0;
 	fill(f, last, 9);
 	close_image(f);
-	while (f->m->bytes[at] != 9 || f->m->bytes[at + CLUSTER - 1] != 9)
+	while (f->m->bytes[at] != 9 || f->m->bytes[at + MEDIUM_CLUSTER - 1] != 9)
 		assert_true((at += LARGE_CLUSTER) < f->m->size);
 	cow_store64_be(f->m->bytes + 24, last + 512);
 	memset(f->m->bytes + at + LARGE_CLUSTER / 2, 0, f->m->size - at - LARGE_CLUSTER / 2);
 	memory_set_size(f->m, at + LARGE_CLUSTER / 2);
 	open_image(f);
 	assert_int_equal(grow(f, COVERED), 0);
-	assert_int_equal(cow_queue_do(f->queue, COW_OP_READ, 0, last, CLUSTER, f->buf), 0);
-	for (unsigned i = 0; i < CLUSTER; i++)
-		assert_int_equal(f->buf[i], i < 512 ? 9 : 0);
+	expect_bytes(f, last, 512, 9);
+	expect_bytes(f, last + 512, MEDIUM_CLUSTER - 512, 0);
 	close_image(f);
-	expect_sound(f, false);
+	expect_clean(f);
 }
 
 /* Each write and sync of it in turn: the size is the old one or, where nobody knows, the image is failed. */
@@ -250,7 +182,7 @@ static void refuse_each(struct fixture *f, enum cow_io_kind kind, int error)
 	bool leaks = false;
 	for (unsigned i = 0;; i++) {
 		uint64_t size = cow_image_geometry(f->image)->size_bytes + COVERED * 600ull;
-		fill(f, (i % 500) * CLUSTER, 1);
+		fill(f, (i % 500) * MEDIUM_CLUSTER, 1);
 		f->m->fail_kind = kind;
 		f->m->fail_skip = i;
 		f->m->fail_error = error;
