@@ -5,7 +5,8 @@
  * How long requests wait, whatever the image's size: for the first new cluster after an attach, and
  * for a snapshot of the running image. Makes an image of that size in DIRECTORY, all of it mapped
  * but for one cluster (metadata only: the host file is sparse). Opens it and writes to that cluster;
- * then has one thread write 4 KiB at random places, and makes and deletes a snapshot meanwhile.
+ * then has one thread write 4 KiB at random places, and meanwhile makes and deletes a snapshot, and
+ * makes the disk larger.
  * Prints, as JSON, for the attach how long opening and the first writes took; for the snapshots the
  * pause as the engine has measured it, the longest that a write took, seconds in all, and memory: as
  * the engine counts what it takes for the change, and the growth of the process.
@@ -25,6 +26,7 @@
 #include "engine/host/system.h"
 #include "engine/life/image.h"
 #include "engine/life/live.h"
+#include "engine/life/live_resize.h"
 #include "engine/loop/loop_uring.h"
 #include "engine/request/queue.h"
 #include "engine/request/kind.h"
@@ -132,7 +134,25 @@ static int measure(struct writer *w, struct cow_loop *loop, enum cow_live_what w
 	return 0;
 }
 
-static int both(struct cow_image *image, struct cow_loop *loop)
+/* By so much that the L1 table moves. */
+static int measure_growth(struct writer *w, struct cow_loop *loop)
+{
+	const struct cow_resize_options options = { .bytes = 1ull << 40, .sign = 1 };
+	struct cow_error err = { 0 };
+	uint64_t size_bytes, pause_ns, begun = now_ns();
+	atomic_store(&w->longest_ns, 0);
+	int ret = cow_image_resize(w->image, loop, &options, &size_bytes, &pause_ns, &err);
+	if (ret) {
+		fprintf(stderr, "pause: %s\n", err.text);
+		return ret;
+	}
+	printf("\"grow\": {\"pause_ms\": %.1f, \"longest_write_ms\": %.1f, \"seconds\": %.2f}, ",
+	       (double)pause_ns / 1e6, (double)atomic_load(&w->longest_ns) / 1e6,
+	       (double)(now_ns() - begun) / 1e9);
+	return 0;
+}
+
+static int measure_all(struct cow_image *image, struct cow_loop *loop)
 {
 	struct writer w = { .image = image };
 	pthread_t thread;
@@ -144,6 +164,8 @@ static int both(struct cow_image *image, struct cow_loop *loop)
 	ret = measure(&w, loop, COW_LIVE_CREATE);
 	if (!ret)
 		ret = measure(&w, loop, COW_LIVE_DELETE);
+	if (!ret)
+		ret = measure_growth(&w, loop);
 	atomic_store(&w.stop, true);
 	pthread_join(thread, NULL);
 	printf("\"writes\": %" PRIu64 "}\n", (uint64_t)atomic_load(&w.nr));
@@ -238,7 +260,7 @@ static int run(const char *path, uint64_t size_bytes, uint32_t cluster_bytes, bo
 	if (!ret && snapshots)
 		ret = cow_image_open(cow_host_system(), loop, path, &options, &image, &err);
 	if (!ret && snapshots)
-		ret = both(image, loop);
+		ret = measure_all(image, loop);
 	if (image) {
 		int closed = cow_image_close(image, loop, &err);
 		ret = ret ? ret : closed;
