@@ -40,6 +40,8 @@ struct cow_limits {
 	uint32_t dirty_slots;  /* of a cache, dirty or being written */
 	uint32_t dirty_blocks; /* of the L1 table, of the refcount table */
 	uint32_t pass_writes;  /* of a writeback pass, in flight */
+	uint32_t live_few;     /* slices that a live change leaves to its freeze */
+	uint32_t live_brake;   /* how hard it begins to brake requests, 0 to 3; default: 0 */
 	/* a queue's reservation (space/alloc.h) */
 	uint32_t extents;
 	/* a request (request/op.h) */
@@ -73,6 +75,8 @@ static inline void cow_limits_init(struct cow_limits *l, const struct cow_limits
 	l->cache_least = cow_limit(w->cache_least, 0, 8, 1u << 20);
 	l->dirty_slots = cow_limit(w->dirty_slots, 1024, 1, 65536);
 	l->dirty_blocks = cow_limit(w->dirty_blocks, 512, 1, 16384);
+	l->live_few = cow_limit(w->live_few, 64, 1, 65536);
+	l->live_brake = cow_limit(w->live_brake, 0, 0, 3);
 	l->pass_writes = cow_limit(w->pass_writes, COW_WRITEBACK_IOS, 1, COW_WRITEBACK_IOS);
 	l->extents = cow_limit(w->extents, COW_RESERVE_EXTENTS, 2, COW_RESERVE_EXTENTS);
 	l->pieces = cow_limit(w->pieces, COW_OP_PIECES, 1, COW_OP_PIECES);

@@ -20,16 +20,9 @@
 #include "engine/snapshot/snapshot_list.h"
 #include "engine/snapshot/snapshot_select.h"
 
-/* Rounds beside the requests end when so few parts are left, or when they get no fewer. */
-#define FEW_LEFT 64u
+/* Rounds beside the requests end when few parts are left (limits.live_few), or when they get no fewer. */
 #define MAX_ROUNDS 24u
 #define MAX_IN_VAIN 6u
-/*
- * The freeze has to wait for what was freed to be released, and for refills: most of that is waited
- * for before it, but not for ever.
- */
-#define DRAIN_NS (1000ull * 1000 * 1000)
-#define DRAINED_EXTENTS 96u
 /* Buffers: twice so much. */
 #define BUF_BYTES (1ull << 20)
 
@@ -145,32 +138,13 @@ static void fini(struct cow_live *x)
 
 /* ---- beside the requests ---- */
 
-static bool is_drained(struct cow_live *x)
-{
-	return cow_quarantine_extents(&x->image->quarantine) <= DRAINED_EXTENTS &&
-	       !cow_freeze_refills(x->image);
-}
-
-/* What requests have freed so far. */
-static int drain(struct cow_live *x)
-{
-	struct cow_quarantine *q = &x->image->quarantine;
-	uint64_t end = cow_loop_now(x->loop) + DRAIN_NS;
-	int ret = 0;
-	while (!ret && !is_drained(x) && cow_loop_now(x->loop) < end && !cow_live_cancelled(x)) {
-		atomic_store(&q->hurry, true);
-		cow_quarantine_kick(q, x->loop);
-		ret = cow_freeze_nap(x->loop);
-	}
-	return ret;
-}
-
 static int one_round(struct cow_live *x)
 {
 	x->nr_done = 0;
 	int ret = cow_live_do_tables(x);
 	if (!ret)
 		ret = cow_live_do_blocks(x);
+	cow_live_brake_off(&x->brake);
 	if (ret)
 		return ret;
 	return cow_live_cancelled(x) ? cow_error_set(x->err, -ECANCELED, "given up") : 0;
@@ -178,13 +152,14 @@ static int one_round(struct cow_live *x)
 
 static int all_rounds(struct cow_live *x)
 {
-	unsigned fewest = UINT32_MAX, in_vain = 0;
+	unsigned fewest = UINT32_MAX, in_vain = 0, last = UINT32_MAX;
 	int ret = 0;
 	cow_assert(!x->frozen);
+	x->brake.level = cow_max(x->brake.level, x->image->core.limits.live_brake);
 	for (unsigned i = 0; i < MAX_ROUNDS && !ret; i++) {
 		ret = cow_live_space_prepare(&x->space);
 		if (!ret)
-			ret = drain(x);
+			ret = cow_live_space_drain(&x->space, x->s->cancel);
 		if (!ret) /* what changed in memory only becomes known; the shadows become durable */
 			ret = cow_image_write_back(x->image, x->loop);
 		if (ret)
@@ -192,8 +167,11 @@ static int all_rounds(struct cow_live *x)
 		ret = one_round(x);
 		cow_log(COW_LOG_DEBUG, "%s: snapshot: round %u beside the requests: %u slices",
 			x->image->core.path, i + 1, x->nr_done);
-		if (i && x->nr_done <= FEW_LEFT)
+		if (i && x->nr_done <= x->image->core.limits.live_few)
 			break;
+		if (i && x->nr_done > last / 2)
+			cow_live_brake_harder(&x->brake);
+		last = x->nr_done;
 		if (x->nr_done < fewest - fewest / 8) {
 			fewest = x->nr_done;
 			in_vain = 0;
@@ -222,7 +200,7 @@ static int prepare(struct cow_live *x)
 	}
 	if (!ret)
 		ret = all_rounds(x);
-	return ret ? ret : cow_live_trouble(x, drain(x));
+	return ret ? ret : cow_live_trouble(x, cow_live_space_drain(&x->space, x->s->cancel));
 }
 
 /* ---- afterwards ---- */
@@ -317,7 +295,9 @@ static int change_beside(struct cow_image *image, struct cow_loop *loop,
 	cow_delta_init(&x->delta);
 	x->delta.changed = count_changed;
 	x->delta.ctx = x;
+	x->brake.gate = &image->gate;
 	cow_live_space_init(&x->space, image, loop);
+	x->space.brake = &x->brake;
 	int ret = choose(x);
 	if (!ret)
 		ret = alloc_memory(x);

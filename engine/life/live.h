@@ -11,7 +11,8 @@
  *    leaks at most, and running requests need to know nothing: they go on with the old tables.
  * 2. What passes write meanwhile is noted, slice by slice (engine/meta/written.h). From the first
  *    such slice of a table or block to the last it is done again, all of it where it has moved, in
- *    rounds, until few are left.
+ *    rounds, until few are left. Requests that change as much as a round does are let in only now
+ *    and then (live_brake.h), or there would always be many.
  * 3. Freeze: requests end, all is written back; the file says what memory knows. The last few tables
  *    and blocks are done again, then L1, its copy for the snapshot, refcount table and snapshot
  *    table, all in places of their own | header | the tables are loaded anew; thaw.
@@ -35,7 +36,8 @@
  * Where there is no room for shadows, or none in one piece for L1, the change is done all under the
  * freeze, as on a closed image (engine/snapshot/snapshot.h). The allocator gives no run that crosses
  * a refcount block, which is what limits L1: with refcounts of 16 bits disks larger than 510 MiB of
- * 512-byte clusters (8 GiB of 1 KiB, 128 GiB of 2 KiB, 2 TiB of 4 KiB clusters) are changed so.
+ * 512-byte clusters (8 GiB of 1 KiB, 128 GiB of 2 KiB, 2 TiB of 4 KiB clusters) are changed so: a
+ * second and 35 MiB for each million of clusters that are mapped.
  *
  * Memory: 2 bits a host cluster that the image leads to (6 when deleting) and more where compressed
  * clusters share it, 24 bytes an L1 entry and a refcount block, and up to 64 more for marks of what

@@ -14,6 +14,7 @@
 #include "engine/core/load.h"
 #include "engine/core/switch.h"
 #include "engine/format/map.h"
+#include "engine/life/close.h"
 #include "engine/life/freeze.h"
 #include "engine/life/live_state.h"
 #include "engine/snapshot/snapshot_list.h"
@@ -84,9 +85,12 @@ static int prepare(struct growth *x)
 	uint64_t need = cow_header_l1_entries(h, x->size_bytes);
 	int ret = cow_live_say_writing(x->image, x->loop);
 	x->l1_entries = (uint32_t)cow_max(need, h->l1_entries);
-	if (ret || need <= h->l1_entries)
-		return ret;
-	return cow_live_space_take_run(&x->space, clusters_of(x, need), &x->l1_off);
+	if (!ret && need > h->l1_entries)
+		ret = cow_live_space_take_run(&x->space, clusters_of(x, need), &x->l1_off);
+	/* What the freeze would wait for otherwise. */
+	if (!ret)
+		ret = cow_live_space_drain(&x->space, NULL);
+	return ret ? ret : cow_image_write_back(x->image, x->loop);
 }
 
 /* ---- under the freeze: all is written back, the file says what memory knows ---- */

@@ -15,6 +15,12 @@
 /* Reserved at a time; also what is at hand when the freeze begins. */
 #define AHEAD_CLUSTERS 256u
 #define SPARE_CLUSTERS 64u
+/*
+ * The freeze has to wait for what was freed to be released, and for refills: most of that is waited
+ * for before it, but not for ever.
+ */
+#define DRAIN_NS (1000ull * 1000 * 1000)
+#define DRAINED_EXTENTS 96u
 /* How often a full host may stop the release before what is to be freed is given up. */
 #define FULL_TRIES 3u
 
@@ -108,6 +114,8 @@ static int reserve_more(struct cow_live_space *space, uint32_t want, bool from_e
 	space->reserve.goal_clusters = want;
 	space->reserve.from_end = from_end;
 	space->nr_refills++;
+	if (space->brake)
+		cow_live_brake_off(space->brake);
 	return space->frozen ? refill_frozen(space) : refill(space);
 }
 
@@ -210,4 +218,26 @@ void cow_live_space_fini(struct cow_live_space *space)
 	}
 	free(space->runs);
 	cow_assert(!space->reserve.refilling);
+}
+
+/* ---- what requests have freed ---- */
+
+static bool is_drained(struct cow_image *image)
+{
+	return cow_quarantine_extents(&image->quarantine) <= DRAINED_EXTENTS &&
+	       !cow_freeze_refills(image);
+}
+
+int cow_live_space_drain(struct cow_live_space *space, const atomic_bool *cancel)
+{
+	struct cow_quarantine *q = &space->image->quarantine;
+	uint64_t end = cow_loop_now(space->loop) + DRAIN_NS;
+	int ret = 0;
+	while (!ret && !is_drained(space->image) && cow_loop_now(space->loop) < end &&
+	       !(cancel && atomic_load(cancel))) {
+		atomic_store(&q->hurry, true);
+		cow_quarantine_kick(q, space->loop);
+		ret = cow_freeze_nap(space->loop);
+	}
+	return ret;
 }

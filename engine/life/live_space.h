@@ -3,11 +3,13 @@
 #ifndef COW_LIVE_SPACE_H
 #define COW_LIVE_SPACE_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
 #include "engine/base/result.h"
 #include "engine/image/state.h"
+#include "engine/life/live_brake.h"
 #include "engine/space/reserve.h"
 
 struct cow_live_run {
@@ -19,7 +21,8 @@ struct cow_live_space {
 	struct cow_image *image;
 	struct cow_loop *loop;
 	struct cow_reserve reserve;
-	bool frozen; /* the device is */
+	struct cow_live_brake *brake; /* let off before a wait; may be NULL */
+	bool frozen;		      /* the device is */
 	struct cow_live_run *runs;
 	unsigned nr, cap, at; /* runs[at..nr) may have some left */
 	unsigned nr_refills;  /* how often the refcounts were changed for it */
@@ -38,6 +41,8 @@ COW_MUST_CHECK int cow_live_space_prepare(struct cow_live_space *space);
  * -ENOSPC: a full host lets nothing be released; the clusters are leaked.
  */
 COW_MUST_CHECK int cow_live_space_free(struct cow_live_space *space, uint64_t cluster, uint64_t nr);
+/* Until most of what requests have freed is released and no refill runs: not for ever. */
+COW_MUST_CHECK int cow_live_space_drain(struct cow_live_space *space, const atomic_bool *cancel);
 /* What was given out is not needed: cow_live_space_fini() returns it, too. */
 void cow_live_space_undo(struct cow_live_space *space);
 /* What was not given out goes back to the image. */

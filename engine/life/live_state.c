@@ -67,3 +67,19 @@ void cow_live_io(struct cow_live *x, enum cow_io_kind kind, uint64_t off, uint8_
 	cow_assert(span.from < span.to && span.to <= x->image->core.g.cluster_bytes);
 	cow_live_ios_add(&x->ios, kind, off + span.from, buf + span.from, span.to - span.from);
 }
+
+int cow_live_begin_batch(struct cow_live *x, const char *what)
+{
+	if (!x->frozen)
+		cow_live_brake_batch(&x->brake);
+	int ret = cow_live_ios_wait(&x->ios);
+	return ret ? cow_error_set(x->err, ret, "cannot read %s: %s", what, strerror(-ret)) : 0;
+}
+
+int cow_live_end_batch(struct cow_live *x, int ret)
+{
+	int written = cow_live_ios_wait(&x->ios);
+	if (ret || !written)
+		return ret;
+	return cow_error_set(x->err, written, "cannot write: %s", strerror(-written));
+}

@@ -8,6 +8,7 @@
 #include "engine/base/result.h"
 #include "engine/image/state.h"
 #include "engine/life/live.h"
+#include "engine/life/live_brake.h"
 #include "engine/life/live_io.h"
 #include "engine/life/live_space.h"
 #include "engine/loop/blocking.h"
@@ -37,6 +38,7 @@ struct cow_live {
 	unsigned nr_done; /* parts of tables and blocks done in this round */
 
 	struct cow_live_space space;
+	struct cow_live_brake brake;
 	struct cow_live_ios ios;
 	struct cow_written written;
 	struct cow_delta delta;
@@ -73,5 +75,10 @@ unsigned cow_live_parts_in(const struct cow_live *x, struct cow_shadow_part span
 /* I/O of a part of the table or block at off. */
 void cow_live_io(struct cow_live *x, enum cow_io_kind kind, uint64_t off, uint8_t *buf,
 		 struct cow_shadow_part span);
+
+/* Waits for the reads of a batch of those, beside the requests with the brake, and later for its writes. */
+COW_MUST_CHECK int cow_live_begin_batch(struct cow_live *x, const char *what);
+/* ret: of what was done in between. */
+COW_MUST_CHECK int cow_live_end_batch(struct cow_live *x, int ret);
 
 #endif

@@ -181,15 +181,10 @@ static int do_one(struct cow_live *x, const struct job *job, unsigned k)
 static int do_some(struct cow_live *x, const struct job *jobs, unsigned nr)
 {
 	cow_assert(nr <= x->batch);
-	int ret = cow_live_ios_wait(&x->ios);
-	if (ret)
-		return cow_error_set(x->err, ret, "cannot read L2 tables: %s", strerror(-ret));
+	int ret = cow_live_begin_batch(x, "L2 tables");
 	for (unsigned k = 0; k < nr && !ret; k++)
 		ret = do_one(x, &jobs[k], k);
-	int written = cow_live_ios_wait(&x->ios);
-	if (ret || !written)
-		return ret;
-	return cow_error_set(x->err, written, "cannot write: %s", strerror(-written));
+	return cow_live_end_batch(x, ret);
 }
 
 int cow_live_do_tables(struct cow_live *x)

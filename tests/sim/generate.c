@@ -170,10 +170,14 @@ static void draw_limits(struct sim_config *c, struct sim_random *r)
 }
 
 /* Takes no random number, as add_bitmap(). */
-static void add_memory(struct sim_config *c)
+static void add_more_limits(struct sim_config *c)
 {
 	if (c->seed / 5 % 2)
 		c->limits.cache_least = 8;
+	if (c->seed / 3 % 2) {
+		c->limits.live_few = 1;
+		c->limits.live_brake = c->seed / 6 % 4;
+	}
 }
 
 /*
@@ -460,7 +464,7 @@ void sim_script_make(struct sim_script *script, uint64_t seed, const struct sim_
 	mix_config(&script->config, &more);
 	draw_limits(&script->config, &more);
 	add_bitmap(&script->config);
-	add_memory(&script->config);
+	add_more_limits(&script->config);
 	for (uint64_t i = 0; i < p.nr_actions; i++) {
 		struct sim_action a = { 0 };
 		if (!host_action(&r, &p, &habits, &full, &a))

@@ -96,6 +96,8 @@ static const struct {
 	LIMIT(dirty_slots),
 	LIMIT(dirty_blocks),
 	LIMIT(pass_writes),
+	LIMIT(live_few),
+	LIMIT(live_brake),
 	LIMIT(extents),
 	LIMIT(pieces),
 	LIMIT(bounces),
