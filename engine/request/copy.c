@@ -115,13 +115,13 @@ static enum cow_next find_host(struct cow_op *op, const struct cow_entry *e, uin
  * How many clusters of the run to take on at once: encrypted ones must fit into the bounce buffer,
  * those replaced into our room in the quarantine.
  */
-static uint32_t max_clusters(const struct cow_op *op, uint64_t run_bytes, bool replaces)
+static uint32_t max_clusters(const struct cow_op *op, uint64_t run_bytes)
 {
 	const struct cow_image *image = op->queue->image;
 	const struct cow_geometry *g = &image->core.g;
 	uint64_t touched = op->cursor + run_bytes - op->copy.start;
 	uint64_t nr = (touched + g->cluster_bytes - 1) >> g->cluster_bits;
-	if (replaces)
+	if (op->copy.frees)
 		nr = cow_min(nr, op->room);
 	if (g->extended_l2)
 		nr = 1;
@@ -130,7 +130,6 @@ static uint32_t max_clusters(const struct cow_op *op, uint64_t run_bytes, bool r
 	return (uint32_t)nr;
 }
 
-/* The mapping as it is under the claim: from now on nobody else changes it. */
 /* What each step behind the claim stands on. */
 static void stand_on_claim(const struct cow_op *op)
 {
@@ -147,9 +146,10 @@ static void stand_on_copy(const struct cow_op *op)
 	cow_assert(op->claim.start <= copy->start >> bits && copy->end >> bits <= op->claim.end);
 	cow_assert(copy->start <= copy->fill_start && copy->fill_end <= copy->end);
 	cow_assert(copy->fill_start <= copy->data_start && copy->data_end <= copy->fill_end);
-	cow_assert(!copy->frees || op->room);
+	cow_assert(!copy->frees || (copy->end - copy->start) >> bits <= op->room);
 }
 
+/* The mapping as it is under the claim: from now on nobody else changes it. */
 static enum cow_next copy_look(struct cow_task *task)
 {
 	struct cow_op *op = cow_op_of(task);
@@ -168,11 +168,11 @@ static enum cow_next copy_look(struct cow_task *task)
 	struct cow_entry *e = &run.first;
 	if (e->kind == COW_BAD || (e->kind == COW_NORMAL && e->copied))
 		return give_up(op);
-	bool replaces = cow_entry_is_replaced(e);
-	next = find_host(op, e, max_clusters(op, run.bytes, replaces));
+	op->copy.frees = cow_entry_is_replaced(e); /* it may have changed before the claim */
+	next = find_host(op, e, max_clusters(op, run.bytes));
 	if (next != COW_AGAIN || task->error)
 		return next;
-	plan_fill(op, &run, !g->extended_l2 || replaces);
+	plan_fill(op, &run, !g->extended_l2 || op->copy.frees);
 	return cow_task_goto(task, &step_fill);
 }
 

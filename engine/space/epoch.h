@@ -43,6 +43,7 @@ static inline uint64_t cow_epoch_enter(struct cow_epoch *epoch, unsigned queue)
 
 static inline void cow_epoch_leave(struct cow_epoch *epoch, unsigned queue, uint64_t e)
 {
+	cow_assert(atomic_load(&epoch->now) - e <= 1); /* it waits for whoever is in an old one */
 	unsigned before = atomic_fetch_sub(&epoch->slots[queue].active[e & 1], 1);
 	cow_assert(before);
 }
