@@ -4,9 +4,8 @@
  *
  * What the engine itself costs for a request: COUNT requests of CASE at random offsets (sequential
  * where the case says so) over a host of memory, guest data not copied. Prints nanoseconds and host
- * I/Os for a request. For instructions: valgrind --tool=callgrind --toggle-collect=measured
- * bench-micro read-4k 10000 and divide by COUNT. Without IMAGE a new one of 1 GiB, written full
- * where the case needs it.
+ * I/Os for a request; bench/instructions counts its instructions. Without IMAGE a new one of 1 GiB,
+ * written full where the case needs it.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -41,6 +40,8 @@ static const struct micro_case cases[] = {
 	{ "first-write-4k", COW_OP_WRITE, 4096, false, false },
 	{ "first-write-512k", COW_OP_WRITE, 512 << 10, true, false },
 	{ "discard-64k", COW_OP_DISCARD, 64 << 10, false, true },
+	{ "write-zeroes-64k", COW_OP_WRITE_ZEROES, 64 << 10, false, true },
+	{ "flush", COW_OP_FLUSH, 4096, false, true }, /* of what is clean; takes no range */
 };
 
 struct micro {
@@ -111,7 +112,8 @@ static int run(const struct micro *m, size_t nr)
 	struct bench_batch batch =
 		make_batch(m, m->which->kind, m->which->length_bytes, nr, m->which->sequential);
 	/* Once before: caches are warm, tables are there. First writes must stay first. */
-	if (m->which->full && m->which->kind != COW_OP_DISCARD) {
+	if (m->which->full && m->which->kind != COW_OP_DISCARD &&
+	    m->which->kind != COW_OP_WRITE_ZEROES) {
 		int ret = bench_batch_run(&batch);
 		if (ret)
 			return ret;

@@ -19,10 +19,12 @@ ELSEWHERE = {
     "tests/run": (".ci/run", 'run "$clone/tests/run"'),
     "tests/kernel/boot -- uname -a": ("tests/device/status", '"$boot" -- '),
 }
+PROGRAMS = ("valgrind", "callgrind_annotate")  # Debian's, as they stand
 # Mistakes that must be noticed.
 BROKEN = (("-L interop", "-L interops"), ("-R lint_manpage", "-R lint_manpages"), ("run unit_map", "run unit_mop"), ("run fio 2", "run fio 9"),
           ("tests/run ", "tests/runs "), ("list --help", "list --halp"), ("boot -w", "boot -y"), ("--seed 4711 --print", "--seeds 4711 --print"),
-          ("run --dry-run", "run --dry-runs"), ("device_overlay", "device_underlay"))
+          ("run --dry-run", "run --dry-runs"), ("device_overlay", "device_underlay"),
+          ("--write flush", "--write flash"))
 
 
 def commands(text):
@@ -115,7 +117,7 @@ class Runner:
         if "--shrink" in command:
             wrong, said = self.shell(command, self.tree, 1)
             return wrong or (None if "nothing to shrink" in said else "a seed that passes was shrunk")
-        if program.startswith(("build/", "tests/")):
+        if program in PROGRAMS or program.startswith(("build/", "tests/", "bench/")):
             return self.shell(command, self.tree)[0]
         return "nobody knows how to run it"
 
