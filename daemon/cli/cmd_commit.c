@@ -7,6 +7,7 @@
 #include <stdio.h>
 
 #include "daemon/options/tool_cmd.h"
+#include "engine/host/system.h"
 #include "engine/tool/backing_commit.h"
 
 struct arguments {
@@ -56,7 +57,7 @@ static int commit(struct cow_tool *tool, struct cow_error *err)
 	a->commit.nr_threads = cow_walk_threads();
 	a->commit.cancel = tool->cancel;
 	a->commit.progress = tool->progress;
-	return cow_backing_commit(tool->loop, &a->commit, err);
+	return cow_backing_commit(cow_host_system(), tool->loop, &a->commit, err);
 }
 
 static int tell(const struct cow_tool *tool)

@@ -6,6 +6,7 @@
 #include <argp.h>
 
 #include "daemon/options/tool_cmd.h"
+#include "engine/host/system.h"
 #include "engine/tool/backing_rebase.h"
 
 struct arguments {
@@ -74,7 +75,7 @@ static int rebase(struct cow_tool *tool, struct cow_error *err)
 	a->rebase.nr_threads = cow_walk_threads();
 	a->rebase.cancel = tool->cancel;
 	a->rebase.progress = tool->progress;
-	return cow_backing_rebase(tool->loop, &a->rebase, err);
+	return cow_backing_rebase(cow_host_system(), tool->loop, &a->rebase, err);
 }
 
 int cow_cmd_rebase(int argc, char **argv)

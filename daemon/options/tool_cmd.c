@@ -6,6 +6,7 @@
 #include "daemon/options/cmd.h"
 #include "daemon/options/interrupt.h"
 #include "daemon/options/named.h"
+#include "engine/host/system.h"
 #include "engine/loop/loop.h"
 #include "engine/loop/loop_plain.h"
 
@@ -54,7 +55,7 @@ int cow_tool_open(struct cow_tool *tool, unsigned image, enum cow_disk_format fo
 	struct cow_disk_spec spec =
 		cow_disk_options_spec(&tool->disks, tool->images[image], format);
 	spec.open.snapshot = snapshot;
-	int ret = cow_disk_open(tool->loop, &spec, disk, err);
+	int ret = cow_disk_open(cow_host_system(), tool->loop, &spec, disk, err);
 	if (ret)
 		tool->failed_image = tool->images[image];
 	return ret;

@@ -60,6 +60,12 @@ struct cow_file {
 
 struct cow_root;
 
+/* Of a file to another one of the same host. */
+struct cow_file_range {
+	struct cow_file *from, *to;
+	uint64_t from_off, to_off, bytes;
+};
+
 /* The name space of files. Blocking. */
 struct cow_host_ops {
 	/*
@@ -95,6 +101,27 @@ struct cow_host_ops {
 			      struct cow_file **out, struct cow_error *err);
 	void (*root_close)(struct cow_root *root);
 	int (*lock)(struct cow_file *file, struct cow_error *err);
+	/*
+	 * For the tools of whole disks; each may be NULL.
+	 *
+	 * A second handle of an open file, which takes the lock over: it outlives the first one's
+	 * close, and nobody comes in between. Until that the length is not its own to judge.
+	 */
+	int (*keep)(struct cow_file *file, struct cow_file **out, struct cow_error *err);
+	/*
+	 * What is at off: a hole, which reads as zeros, or data; and where that ends, at the latest
+	 * (bytes; may be behind the end of the file). False: not known.
+	 */
+	bool (*look)(struct cow_file *file, uint64_t off, bool *hole, uint64_t *end);
+	/* The space that the file takes, in bytes. False: not known. */
+	bool (*stored)(struct cow_file *file, uint64_t *bytes);
+	/*
+	 * A range of one file becomes that of another: by sharing its blocks, then it is whole or not
+	 * at all; by copying, then after an error a part of it may be. 0 or -errno, of which none is
+	 * more than a reason to read and write.
+	 */
+	int (*clone)(const struct cow_file_range *range);
+	int (*copy)(const struct cow_file_range *range);
 };
 
 struct cow_host {

@@ -404,13 +404,17 @@ int cow_system_adopt(int fd, const char *name, unsigned flags, struct cow_file *
 	return ret;
 }
 
-int cow_system_keep(struct cow_file *file)
+static int system_keep(struct cow_file *file, struct cow_file **out, struct cow_error *err)
 {
+	unsigned flags = COW_OPEN_NO_LOCK | (file->writable ? COW_OPEN_WRITE : 0) |
+			 (file->direct ? 0 : COW_OPEN_BUFFERED);
 	int fd = fcntl(cow_host_fd(file), F_DUPFD_CLOEXEC, 0);
 	if (fd < 0)
-		return -errno;
-	((struct cow_host_file *)file)->kept = true;
-	return fd;
+		return cannot_open(file->path, -errno, err);
+	int ret = cow_system_adopt(fd, file->path, flags, out, err);
+	if (!ret)
+		((struct cow_host_file *)file)->kept = true;
+	return ret;
 }
 
 static int system_lock(struct cow_file *file, struct cow_error *err)
@@ -483,6 +487,56 @@ static void system_drop_cache(struct cow_file *file)
 		posix_fadvise(cow_host_fd(file), 0, 0, POSIX_FADV_DONTNEED);
 }
 
+/* ---- for the tools of whole disks ---- */
+
+static bool system_look(struct cow_file *file, uint64_t off, bool *hole, uint64_t *end)
+{
+	int fd = cow_host_fd(file);
+	if (file->block_device)
+		return false;
+	off_t data = lseek(fd, (off_t)off, SEEK_DATA);
+	if (data < 0 && errno != ENXIO)
+		return false;
+	*hole = data != (off_t)off;
+	off_t to = *hole ? data : lseek(fd, (off_t)off, SEEK_HOLE);
+	*end = to > (off_t)off ? (uint64_t)to : UINT64_MAX; /* no data up to the end */
+	return true;
+}
+
+static bool system_stored(struct cow_file *file, uint64_t *bytes)
+{
+	struct stat st;
+	if (fstat(cow_host_fd(file), &st) || !S_ISREG(st.st_mode))
+		return false;
+	*bytes = (uint64_t)st.st_blocks * 512;
+	return true;
+}
+
+static int system_clone(const struct cow_file_range *range)
+{
+	struct file_clone_range clone = { .src_fd = cow_host_fd(range->from),
+					  .src_offset = range->from_off,
+					  .src_length = range->bytes,
+					  .dest_offset = range->to_off };
+	return ioctl(cow_host_fd(range->to), FICLONERANGE, &clone) ? -errno : 0;
+}
+
+static int system_copy(const struct cow_file_range *range)
+{
+	off_t from = (off_t)range->from_off, to = (off_t)range->to_off;
+	uint64_t bytes = range->bytes;
+	while (bytes) {
+		ssize_t n = copy_file_range(cow_host_fd(range->from), &from, cow_host_fd(range->to),
+					    &to, bytes, 0);
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0)
+			return n ? -errno : -ENODATA;
+		bytes -= (uint64_t)n;
+	}
+	return 0;
+}
+
 struct cow_host *cow_host_system(void)
 {
 	static const struct cow_host_ops ops = {
@@ -496,6 +550,11 @@ struct cow_host *cow_host_system(void)
 		.root_open_file = system_root_open_file,
 		.root_close = system_root_close,
 		.lock = system_lock,
+		.keep = system_keep,
+		.look = system_look,
+		.stored = system_stored,
+		.clone = system_clone,
+		.copy = system_copy,
 	};
 	static struct cow_host host = { .ops = &ops };
 	return &host;

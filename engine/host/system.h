@@ -14,7 +14,7 @@ struct cow_host_file {
 	int fd;
 	int dir_fd;	  /* of a file that was made here: the folder it was made in; else -1 */
 	const char *name; /* in that folder; part of base.path */
-	bool kept;	  /* cow_system_keep(): the lock is not ours to release any more */
+	bool kept;	  /* the lock is not ours to release any more: cow_host_ops.keep */
 };
 
 static inline int cow_host_fd(const struct cow_file *file)
@@ -31,13 +31,6 @@ struct cow_host *cow_host_system(void);
  */
 COW_MUST_CHECK int cow_system_adopt(int fd, const char *name, unsigned flags, struct cow_file **out,
 				    struct cow_error *err);
-
-/*
- * A descriptor of the file with the file's lock, which outlives the file's close: to be adopted, with
- * NO_LOCK, by who goes on without anybody coming in between. Closing that one releases the lock.
- * -errno: nothing has changed.
- */
-COW_MUST_CHECK int cow_system_keep(struct cow_file *file);
 
 /* Closes a file that was made by COW_OPEN_CREATE and takes its name away, if it still has it. */
 void cow_system_remove(struct cow_file *file);

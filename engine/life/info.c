@@ -4,19 +4,16 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include "engine/core/load.h"
 #include "engine/format/reference.h"
-#include "engine/host/system.h"
 
-/* Space in use on the real host; elsewhere the length will do. */
-static uint64_t allocated_bytes(const struct cow_file *file)
+/* Space in use on the host; where that is not known the length will do. */
+static uint64_t allocated_bytes(struct cow_file *file)
 {
-	struct stat st;
-	if (file->host != cow_host_system() || fstat(cow_host_fd(file), &st))
-		return file->size_bytes;
-	return (uint64_t)st.st_blocks * 512;
+	const struct cow_host_ops *ops = file->host->ops;
+	uint64_t bytes;
+	return ops->stored && ops->stored(file, &bytes) ? bytes : file->size_bytes;
 }
 
 /* A cipher that we do not know is no reason to say nothing of the image. */

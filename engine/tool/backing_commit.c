@@ -11,7 +11,6 @@
 #include "engine/edit/empty.h"
 #include "engine/edit/resize.h"
 #include "engine/format/format.h"
-#include "engine/host/system.h"
 #include "engine/loop/blocking.h"
 #include "engine/tool/chain_level.h"
 #include "engine/tool/convert.h"
@@ -116,7 +115,7 @@ static int open_base(struct commit *m, struct cow_error *err)
 		cow_error_prefix(err, "%s", m->base.path);
 		return ret;
 	}
-	ret = cow_disk_open(m->loop, &spec, &m->target, err);
+	ret = cow_disk_open(m->host, m->loop, &spec, &m->target, err);
 	if (ret)
 		return ret;
 	cow_disk_identity(m->target, &dev, &ino);
@@ -168,7 +167,7 @@ static int open_all(struct commit *m, struct cow_error *err)
 	int ret = m->host->ops->open(m->host, spec.path, COW_OPEN_WRITE | COW_OPEN_BUFFERED,
 				     &m->image, err);
 	if (!ret)
-		ret = cow_disk_open(m->loop, &spec, &m->source, err);
+		ret = cow_disk_open(m->host, m->loop, &spec, &m->source, err);
 	if (!ret)
 		ret = find_base(m, err);
 	if (!ret)
@@ -195,6 +194,7 @@ static int copy(struct commit *m, struct cow_error *err)
 		.reach = m->reach,
 		.sparse_bytes = SPARSE_BYTES,
 		.nr_threads = c->nr_threads,
+		.loop = m->loop,
 		.cancel = c->cancel,
 		.progress = c->progress,
 	};
@@ -235,10 +235,10 @@ static void close_all(struct commit *m)
 	cow_level_fini(&m->base);
 }
 
-int cow_backing_commit(struct cow_loop *loop, const struct cow_backing_commit *c,
-		       struct cow_error *err)
+int cow_backing_commit(struct cow_host *host, struct cow_loop *loop,
+		       const struct cow_backing_commit *c, struct cow_error *err)
 {
-	struct commit m = { .c = c, .loop = loop, .host = cow_host_system() };
+	struct commit m = { .c = c, .loop = loop, .host = host };
 	int ret = open_all(&m, err);
 	if (!ret)
 		ret = copy(&m, err);

@@ -16,7 +16,7 @@ struct cow_backing_commit {
 	const struct cow_disk_spec *image; /* qcow2, read-only */
 	const char *base;		   /* of its chain; NULL: its backing file */
 	bool keep;			   /* the image is not emptied; with base it never is */
-	unsigned nr_threads;
+	unsigned nr_threads;		   /* 0: the caller's, on the loop */
 	const atomic_bool *cancel;
 	struct cow_progress progress;
 };
@@ -24,7 +24,7 @@ struct cow_backing_commit {
 /*
  * 0 or -errno with a text. Locks the image and its base as their writer and those between as a reader.
  */
-COW_MUST_CHECK int cow_backing_commit(struct cow_loop *loop, const struct cow_backing_commit *c,
-				      struct cow_error *err);
+COW_MUST_CHECK int cow_backing_commit(struct cow_host *host, struct cow_loop *loop,
+				      const struct cow_backing_commit *c, struct cow_error *err);
 
 #endif

@@ -6,14 +6,12 @@
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "engine/base/buf.h"
 #include "engine/base/math.h"
 #include "engine/base/mutex.h"
 #include "engine/format/reference.h"
 #include "engine/edit/edit_backing.h"
-#include "engine/host/system.h"
 #include "engine/tool/chain_level.h"
 #include "engine/tool/lane.h"
 
@@ -21,9 +19,9 @@
 
 struct rebase {
 	const struct cow_backing_rebase *r;
+	struct cow_host *host;
 	struct cow_loop *loop;
 	struct cow_disk *image, *base; /* base NULL: none */
-	int kept;		       /* the image's descriptor with its lock; -1 */
 	uint32_t cluster, unit;
 	/* where the image's chain leads to the new base: what is there or below stays visible */
 	unsigned shared_depth;
@@ -190,6 +188,7 @@ static int take_all(struct rebase *m, struct cow_error *err)
 		.end = cow_disk_bytes(m->image),
 		.unit = m->unit,
 		.nr_threads = m->r->nr_threads,
+		.loop = m->loop,
 		.cancel = m->r->cancel,
 		.progress = m->r->progress,
 		.ctx = m,
@@ -222,7 +221,7 @@ static int open_base(struct rebase *m, struct cow_error *err)
 		return cow_error_no_memory(err);
 	spec.path = path;
 	spec.format = !strcmp(r->format, "raw") ? COW_DISK_RAW : COW_DISK_QCOW2;
-	int ret = cow_disk_open(m->loop, &spec, &m->base, err);
+	int ret = cow_disk_open(m->host, m->loop, &spec, &m->base, err);
 	if (ret)
 		cow_error_prefix(err, "the new backing file");
 	free(path);
@@ -251,11 +250,12 @@ static int refuse_snapshots(struct rebase *m, struct cow_error *err)
 		"them, or rebase with -u if both backing files hold the same");
 }
 
-static int take_over_all(struct rebase *m, struct cow_error *err)
+/* *file: the image's. Nobody else has it between what it shows was compared and its new name. */
+static int take_over_all(struct rebase *m, struct cow_file **file, struct cow_error *err)
 {
 	struct cow_disk_spec spec = *m->r->image;
 	spec.open.writable = true;
-	int ret = cow_disk_open(m->loop, &spec, &m->image, err);
+	int ret = cow_disk_open(m->host, m->loop, &spec, &m->image, err);
 	if (ret)
 		return ret;
 	cow_level_expect_backing(m->image);
@@ -266,59 +266,38 @@ static int take_over_all(struct rebase *m, struct cow_error *err)
 		ret = open_base(m, err);
 	if (!ret)
 		ret = take_all(m, err);
-	if (!ret)
-		m->kept = cow_disk_keep(m->image);
-	if (!ret && m->kept < 0)
-		ret = m->kept;
 	COW_IGNORE(cow_disk_close(m->base, m->loop, NULL));
-	int closed = cow_disk_close(m->image, m->loop, err);
-	return ret ? ret : closed;
-}
-
-/* Nobody else had the image since what it shows was compared. */
-static int reopen(struct rebase *m, struct cow_file **file, struct cow_error *err)
-{
-	const struct cow_disk_spec *image = m->r->image;
-	struct cow_host *host = cow_host_system();
-	unsigned flags = COW_OPEN_WRITE | (image->open.buffered ? COW_OPEN_BUFFERED : 0);
-	if (m->kept < 0)
-		return host->ops->open(host, image->path, flags, file, err);
-	int fd = m->kept;
-	m->kept = -1;
-	return cow_system_adopt(fd, image->path, flags | COW_OPEN_NO_LOCK, file, err);
-}
-
-static int rename_base(struct rebase *m, struct cow_error *err)
-{
-	struct cow_host *host = cow_host_system();
-	struct cow_file *file;
-	int ret = reopen(m, &file, err);
-	if (ret)
-		return ret;
-	ret = cow_edit_backing(m->loop, file, m->r->base, m->r->format, err);
-	host->ops->close(file);
+	if (!ret)
+		return cow_disk_close_keep(m->image, m->loop, file, err);
+	COW_IGNORE(cow_disk_close(m->image, m->loop, err));
 	return ret;
 }
 
-int cow_backing_rebase(struct cow_loop *loop, const struct cow_backing_rebase *r,
-		       struct cow_error *err)
+static int open_only(struct rebase *m, struct cow_file **file, struct cow_error *err)
+{
+	const struct cow_disk_spec *image = m->r->image;
+	unsigned flags = COW_OPEN_WRITE | (image->open.buffered ? COW_OPEN_BUFFERED : 0);
+	return m->host->ops->open(m->host, image->path, flags, file, err);
+}
+
+int cow_backing_rebase(struct cow_host *host, struct cow_loop *loop,
+		       const struct cow_backing_rebase *r, struct cow_error *err)
 {
 	struct rebase m = {
-		.r = r, .loop = loop, .kept = -1, .shared_depth = COW_MAX_BACKING_DEPTH
+		.r = r, .host = host, .loop = loop, .shared_depth = COW_MAX_BACKING_DEPTH
 	};
+	struct cow_file *file = NULL;
 	struct cow_error own = { 0 };
-	int ret = 0;
 	if (r->base && cow_reference_has_protocol(r->base))
 		return cow_error_set(err, -EINVAL,
 				     "backing file %s: looks like a protocol's name: write ./%s "
 				     "for a file",
 				     r->base, r->base);
-	if (!r->unsafe)
-		ret = take_over_all(&m, &own);
-	if (!ret)
-		ret = rename_base(&m, &own);
-	if (m.kept >= 0)
-		close(m.kept);
+	int ret = r->unsafe ? open_only(&m, &file, &own) : take_over_all(&m, &file, &own);
+	if (!ret) {
+		ret = cow_edit_backing(loop, file, r->base, r->format, &own);
+		host->ops->close(file);
+	}
 	if (!ret)
 		return 0;
 	if (own.code && strncmp(own.text, r->image->path, strlen(r->image->path)))

@@ -17,13 +17,13 @@ struct cow_backing_rebase {
 	const struct cow_disk_spec *image; /* qcow2 */
 	const char *base;		   /* as it shall stand in the header; NULL: none */
 	const char *format;		   /* with base: qcow2 or raw */
-	bool unsafe; /* only the name: the caller knows what the image shows then */
-	unsigned nr_threads;
+	bool unsafe;	     /* only the name: the caller knows what the image shows then */
+	unsigned nr_threads; /* 0: the caller's, on the loop */
 	const atomic_bool *cancel;
 	struct cow_progress progress;
 };
 
-COW_MUST_CHECK int cow_backing_rebase(struct cow_loop *loop, const struct cow_backing_rebase *r,
-				      struct cow_error *err);
+COW_MUST_CHECK int cow_backing_rebase(struct cow_host *host, struct cow_loop *loop,
+				      const struct cow_backing_rebase *r, struct cow_error *err);
 
 #endif

@@ -6,17 +6,14 @@
 #include "engine/tool/convert.h"
 
 #include <errno.h>
-#include <linux/fs.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include "engine/base/assert.h"
 #include "engine/base/buf.h"
 #include "engine/base/math.h"
 #include "engine/base/mutex.h"
-#include "engine/host/system.h"
 #include "engine/tool/disk_state.h"
 #include "engine/tool/lane.h"
 
@@ -132,7 +129,17 @@ static int do_ahead(struct cow_walker *w, uint64_t upto, enum grain kind)
 	return kind == GRAIN_ZERO ? put_zeros(w, off, bytes) : 0;
 }
 
-/* ---- the kernel copies ---- */
+/* ---- the host copies ---- */
+
+static struct cow_file_range range_of(const struct job *job, const struct cow_extent *e,
+				      uint64_t off, uint64_t bytes)
+{
+	return (struct cow_file_range){ .from = e->file,
+					.to = job->c->target->file,
+					.from_off = e->host_off,
+					.to_off = off,
+					.bytes = bytes };
+}
 
 /* Both are one file's blocks from then on: no space, no time. */
 static bool clone_range(struct job *job, const struct cow_extent *e, uint64_t off, uint64_t bytes)
@@ -140,11 +147,9 @@ static bool clone_range(struct job *job, const struct cow_extent *e, uint64_t of
 	if (atomic_load(&job->no_clone) || e->host_off % CLONE_ALIGN || off % CLONE_ALIGN ||
 	    bytes % CLONE_ALIGN)
 		return false;
-	struct file_clone_range range = { .src_fd = cow_host_fd(e->file),
-					  .src_offset = e->host_off,
-					  .src_length = bytes,
-					  .dest_offset = off };
-	if (!ioctl(cow_host_fd(job->c->target->file), FICLONERANGE, &range))
+	const struct cow_file_range range = range_of(job, e, off, bytes);
+	int (*clone)(const struct cow_file_range *) = range.to->host->ops->clone;
+	if (clone && !clone(&range))
 		return true;
 	atomic_store(&job->no_clone, true);
 	return false;
@@ -152,26 +157,19 @@ static bool clone_range(struct job *job, const struct cow_extent *e, uint64_t of
 
 static bool offload(struct job *job, const struct cow_extent *e, uint64_t off, uint64_t bytes)
 {
-	off_t from = (off_t)e->host_off, to = (off_t)off;
-	if (!job->c->offload || atomic_load(&job->no_offload))
+	const struct cow_file_range range = range_of(job, e, off, bytes);
+	int (*copy)(const struct cow_file_range *) = range.to->host->ops->copy;
+	if (!job->c->offload || !copy || atomic_load(&job->no_offload))
 		return false;
-	while (bytes) {
-		ssize_t n = copy_file_range(cow_host_fd(e->file), &from,
-					    cow_host_fd(job->c->target->file), &to, bytes, 0);
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n <= 0) {
-			atomic_store(&job->no_offload, n < 0);
-			return false;
-		}
-		bytes -= (uint64_t)n;
-	}
-	return true;
+	int ret = copy(&range);
+	if (ret && ret != -ENODATA) /* that is the end of the file, and of this range only */
+		atomic_store(&job->no_offload, true);
+	return !ret;
 }
 
 /* False: it is to be read and written. */
-static bool copied_by_kernel(struct job *job, const struct cow_extent *e, uint64_t off,
-			     uint64_t bytes)
+static bool copied_by_host(struct job *job, const struct cow_extent *e, uint64_t off,
+			   uint64_t bytes)
 {
 	if (!e->file || !job->c->target->file)
 		return false;
@@ -199,7 +197,7 @@ static int look(struct cow_walker *w, uint64_t start, uint64_t bytes)
 		uint64_t here = cow_min(e.bytes, end - off);
 		if (kind == GRAIN_KEEP && off + here > job->c->reach)
 			here = e.bytes = job->c->reach - off;
-		if (kind == GRAIN_DATA && copied_by_kernel(job, &e, off, here))
+		if (kind == GRAIN_DATA && copied_by_host(job, &e, off, here))
 			mark(x, job, off - start, off - start + here, GRAIN_KEEP);
 		else
 			mark(x, job, off - start, off - start + here, kind);
@@ -315,6 +313,7 @@ int cow_convert(struct cow_convert *c)
 		.end = cow_disk_bytes(c->source),
 		.unit = job.unit,
 		.nr_threads = c->nr_threads,
+		.loop = c->loop,
 		.cancel = c->cancel,
 		.progress = c->progress,
 		.ctx = &job,

@@ -27,8 +27,9 @@ struct cow_convert {
 	bool exact;
 	/* so many zero bytes in a row are not stored, a multiple of 512; 0: everything is stored */
 	uint64_t sparse_bytes;
-	bool offload;	     /* let the kernel copy where it can, without looking for zeros */
-	unsigned nr_threads; /* 1 to COW_WALK_MAX_THREADS */
+	bool offload;	     /* let the host copy where it can, without looking for zeros */
+	unsigned nr_threads; /* these two as in walk.h */
+	struct cow_loop *loop;
 	const atomic_bool *cancel;
 	struct cow_progress progress;
 	/* after an error: where, and whether the source could not be read */

@@ -178,7 +178,7 @@ static int open_disk(struct cow_target *t, struct cow_loop *loop, struct cow_err
 		if (!data_path)
 			return cow_error_no_memory(err);
 	}
-	int ret = cow_disk_open(loop, &disk, &t->disk, err);
+	int ret = cow_disk_open(t->host, loop, &disk, &t->disk, err);
 	free(data_path);
 	return ret;
 }

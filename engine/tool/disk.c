@@ -3,19 +3,17 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include "engine/base/math.h"
-#include "engine/host/system.h"
 #include "engine/image/state.h"
 #include "engine/loop/blocking.h"
 #include "engine/tool/disk_state.h"
 
 /* ---- raw ---- */
 
-static int open_raw(struct cow_disk *disk, const struct cow_disk_spec *spec, struct cow_error *err)
+static int open_raw(struct cow_disk *disk, struct cow_host *host, const struct cow_disk_spec *spec,
+		    struct cow_error *err)
 {
-	struct cow_host *host = cow_host_system();
 	const struct cow_open_options *o = &spec->open;
 	unsigned flags = (o->writable ? COW_OPEN_WRITE : 0) | (o->no_lock ? COW_OPEN_NO_LOCK : 0) |
 			 (o->buffered ? COW_OPEN_BUFFERED : 0);
@@ -29,32 +27,32 @@ static int open_raw(struct cow_disk *disk, const struct cow_disk_spec *spec, str
  * With preallocated metadata all clusters are in use and few of them on the host. QEMU takes an image
  * for one of those by the same measure, counting refcounts where we take the length of the file.
  */
-static bool looks_preallocated(const char *path, uint32_t cluster_bytes)
+static bool looks_preallocated(struct cow_file *file, uint32_t cluster_bytes)
 {
-	struct stat st;
-	if (stat(path, &st) || !S_ISREG(st.st_mode))
+	const struct cow_host_ops *ops = file->host->ops;
+	uint64_t stored;
+	if (file->block_device || !ops->stored || !ops->stored(file, &stored))
 		return false;
-	uint64_t on_host = (uint64_t)st.st_blocks * 512 / cluster_bytes;
-	uint64_t clusters = ((uint64_t)st.st_size + cluster_bytes - 1) / cluster_bytes;
+	uint64_t on_host = stored / cluster_bytes;
+	uint64_t clusters = (file->size_bytes + cluster_bytes - 1) / cluster_bytes;
 	return clusters >= cow_max(on_host * 10 / 9, on_host + 2);
 }
 
-static int open_qcow2(struct cow_disk *disk, struct cow_loop *loop,
+static int open_qcow2(struct cow_disk *disk, struct cow_host *host, struct cow_loop *loop,
 		      const struct cow_disk_spec *spec, struct cow_error *err)
 {
-	int ret =
-		cow_image_open(cow_host_system(), loop, spec->path, &spec->open, &disk->image, err);
+	int ret = cow_image_open(host, loop, spec->path, &spec->open, &disk->image, err);
 	if (ret)
 		return ret;
-	disk->preallocated = looks_preallocated(cow_image_path(disk->image),
+	disk->preallocated = looks_preallocated(disk->image->core.file,
 						cow_image_geometry(disk->image)->cluster_bytes);
 	return 0;
 }
 
 /* ---- both ---- */
 
-int cow_disk_open(struct cow_loop *loop, const struct cow_disk_spec *spec, struct cow_disk **out,
-		  struct cow_error *err)
+int cow_disk_open(struct cow_host *host, struct cow_loop *loop, const struct cow_disk_spec *spec,
+		  struct cow_disk **out, struct cow_error *err)
 {
 	struct cow_disk *disk = calloc(1, sizeof(*disk));
 	if (disk)
@@ -63,8 +61,8 @@ int cow_disk_open(struct cow_loop *loop, const struct cow_disk_spec *spec, struc
 		free(disk);
 		return cow_error_no_memory(err);
 	}
-	int ret = spec->format == COW_DISK_RAW ? open_raw(disk, spec, err)
-					       : open_qcow2(disk, loop, spec, err);
+	int ret = spec->format == COW_DISK_RAW ? open_raw(disk, host, spec, err)
+					       : open_qcow2(disk, host, loop, spec, err);
 	if (ret) {
 		free(disk->path);
 		free(disk);
@@ -93,9 +91,17 @@ int cow_disk_close(struct cow_disk *disk, struct cow_loop *loop, struct cow_erro
 	return ret;
 }
 
-int cow_disk_keep(const struct cow_disk *disk)
+int cow_disk_close_keep(struct cow_disk *disk, struct cow_loop *loop, struct cow_file **file,
+			struct cow_error *err)
 {
-	return cow_system_keep(disk->image ? disk->image->core.file : disk->file);
+	struct cow_file *held = disk->image ? disk->image->core.file : disk->file;
+	int (*keep)(struct cow_file *, struct cow_file **, struct cow_error *) =
+		held->host->ops->keep;
+	int kept = keep ? keep(held, file, err) : -ENOTSUP;
+	int ret = cow_disk_close(disk, loop, err);
+	if (!kept && ret)
+		(*file)->host->ops->close(*file);
+	return kept ? kept : ret;
 }
 
 uint64_t cow_disk_bytes(const struct cow_disk *disk)

@@ -24,17 +24,19 @@ struct cow_disk_spec {
 };
 
 /* 0 or -errno with a text that names the file. */
-COW_MUST_CHECK int cow_disk_open(struct cow_loop *loop, const struct cow_disk_spec *spec,
-				 struct cow_disk **out, struct cow_error *err);
+COW_MUST_CHECK int cow_disk_open(struct cow_host *host, struct cow_loop *loop,
+				 const struct cow_disk_spec *spec, struct cow_disk **out,
+				 struct cow_error *err);
 /* No lane is open. Of a disk that was written to: 0 means that all of it is durable. NULL is fine. */
 COW_MUST_CHECK int cow_disk_close(struct cow_disk *disk, struct cow_loop *loop,
 				  struct cow_error *err);
 
 /*
- * Of a disk that is to be closed and whose file is to be worked on then: that file's descriptor, by
- * which it stays locked. See cow_system_keep().
+ * Closes a disk whose file is to be worked on then: that file, which has stayed locked. 0 or -errno:
+ * then it is closed as well.
  */
-COW_MUST_CHECK int cow_disk_keep(const struct cow_disk *disk);
+COW_MUST_CHECK int cow_disk_close_keep(struct cow_disk *disk, struct cow_loop *loop,
+				       struct cow_file **file, struct cow_error *err);
 
 /* A multiple of 512; what is behind the end of a raw file reads as zeros. */
 uint64_t cow_disk_bytes(const struct cow_disk *disk);

@@ -5,11 +5,9 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "engine/base/buf.h"
 #include "engine/base/math.h"
-#include "engine/host/system.h"
 #include "engine/image/source.h"
 #include "engine/image/state.h"
 #include "engine/loop/blocking.h"
@@ -43,7 +41,9 @@ void cow_lane_close(struct cow_lane *lane)
 /* At most bytes, from off on. What the file system does not know is data. */
 static void look_file(struct cow_file *file, uint64_t off, uint64_t bytes, struct cow_extent *e)
 {
-	int fd = cow_host_fd(file);
+	const struct cow_host_ops *ops = file->host->ops;
+	bool hole;
+	uint64_t end;
 	*e = (struct cow_extent){ .bytes = bytes,
 				  .data = true,
 				  .allocated = true,
@@ -51,18 +51,12 @@ static void look_file(struct cow_file *file, uint64_t off, uint64_t bytes, struc
 				  .mapped = true,
 				  .file = file,
 				  .host_off = off };
-	if (file->block_device)
+	if (!ops->look || !ops->look(file, off, &hole, &end))
 		return;
-	off_t data = lseek(fd, (off_t)off, SEEK_DATA);
-	if (data < 0 && errno != ENXIO)
-		return;
-	off_t end = data == (off_t)off ? lseek(fd, (off_t)off, SEEK_HOLE) : data;
-	if (data != (off_t)off) {
-		e->data = false;
-		e->zero = true;
-	}
-	if (end > (off_t)off)
-		e->bytes = cow_min(bytes, cow_round_up((uint64_t)end, 512) - off);
+	e->data = !hole;
+	e->zero = hole;
+	end = cow_min(end, off + bytes);
+	e->bytes = cow_min(bytes, cow_round_up(end, 512) - off);
 }
 
 /* A file system may tell of runs that are long in one call: they are asked for once. */

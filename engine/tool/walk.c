@@ -77,6 +77,16 @@ void cow_walk_cut(struct cow_walker *walker, uint64_t off)
 	pthread_mutex_unlock(&walk->lock);
 }
 
+static void show(struct cow_walk *walk)
+{
+	uint64_t done = walk->done;
+	if (!walk->progress.show)
+		return;
+	pthread_mutex_unlock(&walk->lock);
+	walk->progress.show(walk->progress.ctx, done, walk->end - walk->begin);
+	pthread_mutex_lock(&walk->lock);
+}
+
 /* ---- threads ---- */
 
 static int new_loop(struct cow_loop **out)
@@ -96,6 +106,17 @@ static void work(struct cow_walker *walker)
 		finish_piece(walk, bytes, walk->visit(walker, off, bytes));
 	if (walk->leave)
 		walk->leave(walker);
+}
+
+/* Shown at the end: there is nobody who waits meanwhile. */
+static void run_here(struct cow_walk *walk)
+{
+	struct cow_walker here = { .walk = walk, .loop = walk->loop };
+	cow_assert(walk->loop);
+	work(&here);
+	pthread_mutex_lock(&walk->lock);
+	show(walk);
+	pthread_mutex_unlock(&walk->lock);
 }
 
 static void *run_walker(void *arg)
@@ -140,16 +161,6 @@ static int start_threads(struct cow_walk *walk)
 	return walk->nr_running ? 0 : ret; /* some will do */
 }
 
-static void show(struct cow_walk *walk)
-{
-	uint64_t done = walk->done;
-	if (!walk->progress.show)
-		return;
-	pthread_mutex_unlock(&walk->lock);
-	walk->progress.show(walk->progress.ctx, done, walk->end - walk->begin);
-	pthread_mutex_lock(&walk->lock);
-}
-
 static void wait_for_threads(struct cow_walk *walk)
 {
 	pthread_mutex_lock(&walk->lock);
@@ -182,8 +193,14 @@ int cow_walk_run(struct cow_walk *walk)
 	walk->result = 0;
 	walk->nr_running = 0;
 	memset(walk->walkers, 0, sizeof(walk->walkers));
-	int ret = start_threads(walk);
-	wait_for_threads(walk);
+	int ret = 0;
+	cow_assert(walk->nr_threads <= COW_WALK_MAX_THREADS);
+	if (walk->nr_threads) {
+		ret = start_threads(walk);
+		wait_for_threads(walk);
+	} else {
+		run_here(walk);
+	}
 	cow_assert(walk->done == walk->cursor - walk->begin); /* who took a piece has ended it */
 	pthread_cond_destroy(&walk->ended);
 	pthread_mutex_destroy(&walk->lock);

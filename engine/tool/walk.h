@@ -2,7 +2,7 @@
 /*
  * A range of a disk gone through by several threads. Each takes the next piece, in order, and works
  * on it with blocking calls on a loop of its own: as many pieces are in flight as there are threads,
- * on all CPUs.
+ * on all CPUs. Or by none but the caller's, piece by piece: then it does the same each time.
  */
 #ifndef COW_WALK_H
 #define COW_WALK_H
@@ -36,7 +36,8 @@ struct cow_walk {
 	/* the caller's */
 	uint64_t begin, end;	   /* bytes */
 	uint64_t unit;		   /* of a piece; the last may be shorter */
-	unsigned nr_threads;	   /* 1 to COW_WALK_MAX_THREADS */
+	unsigned nr_threads;	   /* up to COW_WALK_MAX_THREADS; 0: the caller's, on loop */
+	struct cow_loop *loop;	   /* only with nr_threads 0 */
 	const atomic_bool *cancel; /* may be NULL; when it becomes true: -ECANCELED */
 	struct cow_progress progress;
 	void *ctx;
