@@ -30,8 +30,8 @@ static const struct argp_option options[] = {
 };
 
 static const struct cow_value_doc docs[] = {
-	{ "compat", "0.10 (version 2) or 1.1 (version 3)" },
-	{ "lazy_refcounts", "on or off" },
+	{ "compat", "0.10|1.1 (version 2 or 3)" },
+	{ "lazy_refcounts", "on|off" },
 	{ 0 },
 };
 
@@ -114,7 +114,7 @@ int cow_cmd_amend(int argc, char **argv)
 	};
 	struct arguments a = { 0 };
 	uint32_t id;
-	struct cow_args args = { 0 };
+	struct cow_args args = { .values = docs };
 	cow_args_parse(&argp, COW_ARGS_QUIET | COW_ARGS_FORMAT, argc, argv, &args, &a);
 	if (cow_target_image(a.image, &id, 1) > 0)
 		return cow_cmd_fail("%s: is attached as /dev/ublkb%u: detach it first", a.image,

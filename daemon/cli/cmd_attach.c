@@ -81,7 +81,7 @@ static const struct argp_option options[] = {
 	  "Logical block size of the device: that of the disk in the image (default: 512)", 0 },
 	{ "no-discard", OPT_NO_DISCARD, NULL, 0, "Give no space back to the host", 0 },
 	{ "no-partition-scan", OPT_NO_PARTITION_SCAN, NULL, 0, "Do not look for partitions", 0 },
-	{ "affinity", OPT_AFFINITY, "POLICY", 0,
+	{ "affinity", OPT_AFFINITY, "other|float|queue|CPUS", 0,
 	  "CPUs of the queue threads: other (default), float, queue, or a list like 0-3", 0 },
 	{ "transfer", OPT_TRANSFER, "copy|user-copy", 0, "How data is moved (default: copy)", 0 },
 	{ "snapshot", OPT_SNAPSHOT, "SNAPSHOT", 0,

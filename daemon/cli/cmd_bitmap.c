@@ -264,16 +264,16 @@ int cow_cmd_bitmap(int argc, char **argv)
 	static const struct argp argp = {
 		.options = options,
 		.parser = parse_option,
-		.args_doc = "list IMAGE\nadd IMAGE NAME\nremove IMAGE NAME\nclear IMAGE "
-			    "NAME\nenable IMAGE NAME\n"
-			    "disable IMAGE NAME\nmerge IMAGE NAME SOURCE...\ndump IMAGE NAME",
+		.args_doc = "list IMAGE\nadd IMAGE NAME\nremove IMAGE BITMAP\nclear IMAGE "
+			    "BITMAP\nenable IMAGE BITMAP\ndisable IMAGE BITMAP\n"
+			    "merge IMAGE BITMAP SOURCE...\ndump IMAGE BITMAP",
 		.doc = "Persistent dirty bitmaps of IMAGE, also while it is attached (IMAGE may be "
 		       "the device then).\v"
 		       "An enabled bitmap records which parts of the disk are written to, "
 		       "discarded or zeroed. dump prints them, "
 		       "a line \"OFFSET LENGTH\" in bytes for each extent: what an incremental "
 		       "backup has to copy. merge adds "
-		       "what the SOURCEs have recorded to NAME. After a crash a bitmap that was "
+		       "what the SOURCEs have recorded to BITMAP. After a crash a bitmap that was "
 		       "recording is inconsistent, and "
 		       "can only be removed. A crash leaves the image as it was before the command "
 		       "or as it is after it.",

@@ -21,7 +21,8 @@ static const struct argp_option options[] = {
 	  "emptied",
 	  0 },
 	{ "keep", 'd', NULL, 0, "Do not empty IMAGE: it is not needed any more", 0 },
-	{ "target-cache", 't', "MODE", 0, "none, directsync: write past the page cache", 0 },
+	{ "target-cache", 't', COW_CACHE_MODES, 0, "none, directsync: write past the page cache",
+	  0 },
 	{ "rate-limit", 'r', "RATE", OPTION_HIDDEN, NULL, 0 },
 	{ 0 },
 };

@@ -29,8 +29,8 @@ struct arguments {
 };
 
 static const struct argp_option options[] = {
-	{ "format", 'f', "FORMAT", 0, "Format of IMAGE1: qcow2 (default) or raw", 0 },
-	{ "other-format", 'F', "FORMAT", 0, "Format of IMAGE2", 0 },
+	{ "format", 'f', "qcow2|raw", 0, "Format of IMAGE1: qcow2 (default) or raw", 0 },
+	{ "other-format", 'F', "qcow2|raw", 0, "Format of IMAGE2", 0 },
 	{ "strict", 's', NULL, 0,
 	  "Sizes must be equal too, and what is stored rather than only reads as zeros", 0 },
 	{ 0 },

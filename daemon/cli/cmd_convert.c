@@ -39,8 +39,8 @@ struct arguments {
 enum { KEY_ZERO = 256, KEY_TARGET_KEY, KEY_SALVAGE, KEY_BITMAPS, KEY_SKIP_BROKEN };
 
 static const struct argp_option options[] = {
-	{ "format", 'f', "FORMAT", 0, "Format of IMAGE: qcow2 (default) or raw", 0 },
-	{ "target-format", 'O', "FORMAT", 0, "Format of TARGET: qcow2 (default) or raw", 0 },
+	{ "format", 'f', "qcow2|raw", 0, "Format of IMAGE: qcow2 (default) or raw", 0 },
+	{ "target-format", 'O', "qcow2|raw", 0, "Format of TARGET: qcow2 (default) or raw", 0 },
 	{ "snapshot", 'l', "SNAPSHOT", 0, "An internal snapshot of IMAGE, by its id or name", 0 },
 	{ "option", 'o', "NAME=VALUE[,...]", 0, "How TARGET is made: see create; help lists them",
 	  0 },
@@ -48,7 +48,7 @@ static const struct argp_option options[] = {
 	  0 },
 	{ "backing", 'B', "BASE", 0,
 	  "TARGET gets this backing file: what IMAGE has from it is not copied", 0 },
-	{ "backing-format", 'F', "FORMAT", 0, "Format of BASE: qcow2 or raw", 0 },
+	{ "backing-format", 'F', "qcow2|raw", 0, "Format of BASE: qcow2 or raw", 0 },
 	{ "sparse", 'S', "SIZE", 0,
 	  "So many zero bytes in a row become a hole (default 4k); 0: none do", 0 },
 	{ "existing", 'n', NULL, 0, "TARGET exists and is only filled", 0 },
@@ -57,7 +57,7 @@ static const struct argp_option options[] = {
 	{ "threads", 'm', "N", 0, "Pieces in flight, 1 to 16 (default: by the CPUs, 4 or more)",
 	  0 },
 	{ "out-of-order", 'W', NULL, 0, "Write in any order (as it always does)", 0 },
-	{ "target-cache", 't', "MODE", 0,
+	{ "target-cache", 't', COW_CACHE_MODES, 0,
 	  "none, directsync: write past the page cache; writeback (default), writethrough: through "
 	  "it; unsafe: a raw TARGET is not waited for",
 	  0 },
@@ -362,6 +362,7 @@ int cow_cmd_convert(int argc, char **argv)
 	static const struct cow_tool_verb verb = {
 		.options = options,
 		.parse = parse_option,
+		.values = cow_create_options_docs,
 		.args_doc = "IMAGE TARGET",
 		.doc = "Copy the disk of IMAGE, with its backing chain, into a new image TARGET: a "
 		       "file, a block device or, raw, - for standard output.\v"

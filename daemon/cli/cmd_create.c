@@ -29,7 +29,7 @@ enum { KEY_FORCE = 256 };
 
 static const struct argp_option options[] = {
 	{ "backing", 'b', "BASE", 0, "Backing file, relative to the new image's directory", 0 },
-	{ "backing-format", 'F', "FORMAT", 0, "Format of the backing file: qcow2 or raw", 0 },
+	{ "backing-format", 'F', "qcow2|raw", 0, "Format of the backing file: qcow2 or raw", 0 },
 	{ "unsafe", 'u', NULL, 0, "Do not look at the backing file (SIZE must be given)", 0 },
 	{ "option", 'o', "NAME=VALUE[,...]", 0,
 	  "With qemu-img's names: cluster_size= (64K), refcount_bits= (16), compat=0.10|1.1, "
@@ -171,7 +171,7 @@ int cow_cmd_create(int argc, char **argv)
 	};
 	struct arguments a = { 0 };
 	cow_encrypt_options_init(&a.encrypt);
-	struct cow_args args = { 0 };
+	struct cow_args args = { .values = cow_create_options_docs };
 	cow_args_parse(&argp, COW_ARGS_QUIET | COW_ARGS_FORMAT, argc, argv, &args, &a);
 	return create(&a);
 }

@@ -28,7 +28,7 @@ struct arguments {
 enum { KEY_BEGIN = 's', KEY_LENGTH = 'l' };
 
 static const struct argp_option options[] = {
-	{ "format", 'f', "FORMAT", 0, "Format of IMAGE: qcow2 (default) or raw", 0 },
+	{ "format", 'f', "qcow2|raw", 0, "Format of IMAGE: qcow2 (default) or raw", 0 },
 	{ "start-offset", KEY_BEGIN, "OFFSET", 0, "Begin there", 0 },
 	{ "max-length", KEY_LENGTH, "SIZE", 0, "Tell of so many bytes at most", 0 },
 	{ 0 },

@@ -33,8 +33,9 @@ struct arguments {
 enum { KEY_SIZE = 256 };
 
 static const struct argp_option options[] = {
-	{ "format", 'f', "FORMAT", 0, "Format of IMAGE: qcow2 (default) or raw", 0 },
-	{ "target-format", 'O', "FORMAT", 0, "Format to measure for: qcow2 (default) or raw", 0 },
+	{ "format", 'f', "qcow2|raw", 0, "Format of IMAGE: qcow2 (default) or raw", 0 },
+	{ "target-format", 'O', "qcow2|raw", 0, "Format to measure for: qcow2 (default) or raw",
+	  0 },
 	{ "option", 'o', "NAME=VALUE[,...]", 0, "How it would be made: see create; help lists them",
 	  0 },
 	{ "size", KEY_SIZE, "SIZE", 0, "An empty disk of SIZE bytes, instead of IMAGE", 0 },
@@ -179,6 +180,7 @@ int cow_cmd_measure(int argc, char **argv)
 	static const struct cow_tool_verb verb = {
 		.options = options,
 		.parse = parse_option,
+		.values = cow_create_options_docs,
 		.args_doc = "IMAGE\n--size SIZE",
 		.doc = "Say how large a file an image with the content of IMAGE would take, or one "
 		       "with an empty disk of SIZE bytes. It is never too little.",

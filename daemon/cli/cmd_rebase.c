@@ -19,11 +19,12 @@ static const struct argp_option options[] = {
 	{ "base", 'b', "BASE", 0,
 	  "The new backing file, relative to IMAGE's directory; -b \"\" or --flatten: none", 0 },
 	{ "flatten", 'n', NULL, 0, "No backing file any more: IMAGE takes all that it shows", 0 },
-	{ "backing-format", 'F', "FORMAT", 0, "Format of BASE: qcow2 or raw", 0 },
+	{ "backing-format", 'F', "qcow2|raw", 0, "Format of BASE: qcow2 or raw", 0 },
 	{ "unsafe", 'u', NULL, 0,
 	  "Only change the name: neither backing file is looked at, IMAGE may show something else",
 	  0 },
-	{ "target-cache", 't', "MODE", 0, "none, directsync: write past the page cache", 0 },
+	{ "target-cache", 't', COW_CACHE_MODES, 0, "none, directsync: write past the page cache",
+	  0 },
 	{ 0 },
 };
 

@@ -122,10 +122,10 @@ static const struct argp_option options[] = {
 	{ "name", 'n', NULL, 0, "SNAPSHOT is a name", 0 },
 	{ "freeze", KEY_FREEZE, NULL, 0,
 	  "create, attached: freeze the mounted file systems around it", 0 },
-	{ NULL, 'c', "NAME", 0, "create, as qemu-img spells it: -c NAME IMAGE", 0 },
-	{ NULL, 'a', "SNAPSHOT", 0, "apply: -a SNAPSHOT IMAGE", 0 },
-	{ NULL, 'd', "SNAPSHOT", 0, "delete: -d SNAPSHOT IMAGE", 0 },
-	{ NULL, 'l', NULL, 0, "list: -l IMAGE", 0 },
+	{ NULL, 'c', "NAME", 0, "create, as qemu-img spells it", 0 },
+	{ NULL, 'a', "SNAPSHOT", 0, "apply", 0 },
+	{ NULL, 'd', "SNAPSHOT", 0, "delete", 0 },
+	{ NULL, 'l', NULL, 0, "list", 0 },
 	{ 0 },
 };
 
@@ -245,7 +245,7 @@ int cow_cmd_snapshot(int argc, char **argv)
 		.options = options,
 		.parser = parse_option,
 		.args_doc = "create IMAGE NAME\napply IMAGE SNAPSHOT\ndelete IMAGE SNAPSHOT\nlist "
-			    "IMAGE",
+			    "IMAGE\n-c NAME IMAGE\n-a SNAPSHOT IMAGE\n-d SNAPSHOT IMAGE\n-l IMAGE",
 		.doc = "Internal snapshots of IMAGE; create, delete and list also while it is "
 		       "attached (IMAGE may be the device "
 		       "then).\v"

@@ -3,6 +3,7 @@
 #include "daemon/options/args.h"
 #include "daemon/cli/commands.h"
 #include "daemon/options/cmd.h"
+#include "daemon/options/complete.h"
 
 #include <fcntl.h>
 #include <stdio.h>
@@ -90,6 +91,24 @@ static const struct command *find_command(const char *name)
 	return NULL;
 }
 
+/* For the shells: see complete.h. The last word is the one at the cursor. */
+static int complete(int nr, char **words)
+{
+	for (size_t i = 0; i < NR_COMMANDS && nr == 1; i++)
+		cow_complete_offer(words[0], commands[i].name, commands[i].summary);
+	if (nr == 1 && words[0][0] == '-') {
+		cow_complete_offer(words[0], "--help", "list the commands");
+		cow_complete_offer(words[0], "--version", "show the version");
+	}
+	const struct command *command = nr > 1 ? find_command(words[0]) : NULL;
+	if (!command) {
+		puts("none 0");
+		return 0;
+	}
+	cow_args_complete();
+	return command->run(nr, words);
+}
+
 /* An image opened under the number of a stream that was closed would get that stream's text. */
 static void fill_standard_streams(void)
 {
@@ -116,6 +135,8 @@ int main(int argc, char **argv)
 		puts("cowblk " COW_VERSION);
 		return 0;
 	}
+	if (!strcmp(word, "complete"))
+		return complete(argc - 2, argv + 2);
 	const struct command *command = find_command(word);
 	if (!command) {
 		const char *nearest = meant(word);

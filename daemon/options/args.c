@@ -10,8 +10,9 @@
 #include <string.h>
 
 #include "daemon/options/cmd.h"
+#include "daemon/options/complete.h"
+#include "daemon/options/known.h"
 
-#define MAX_OPTIONS 64
 #define MAX_WORD 32
 
 /* ---- the nearest word ---- */
@@ -79,8 +80,8 @@ static const struct {
 	{ COW_ARGS_OUTPUT,
 	  { "output", KEY_OUTPUT, "json|human", 0, "The same, as qemu-img spells it", 0 } },
 	{ COW_ARGS_FORMAT,
-	  { "format", 'f', "FORMAT", 0, "The image's format (-O as well): qcow2, no other", 0 } },
-	{ COW_ARGS_FORMAT, { NULL, 'O', "FORMAT", OPTION_HIDDEN, NULL, 0 } },
+	  { "format", 'f', "qcow2", 0, "The image's format (-O as well): qcow2, no other", 0 } },
+	{ COW_ARGS_FORMAT, { NULL, 'O', "qcow2", OPTION_HIDDEN, NULL, 0 } },
 	{ COW_ARGS_SHARE,
 	  { "force-share", KEY_SHARE, NULL, 0, "The image may be in use (as it always may)", 0 } },
 	{ COW_ARGS_PROGRESS,
@@ -186,62 +187,16 @@ static error_t parse_common(int key, char *arg, struct argp_state *state)
 
 /* ---- options that nobody knows: found before getopt sees them ---- */
 
-struct known {
-	bool empty_values;
-	struct argp_option options[MAX_OPTIONS];
-	size_t nr;
-};
-
-static void add_known(struct known *known, const struct argp_option *options)
-{
-	for (; options && (options->name || options->key) && known->nr < MAX_OPTIONS; options++)
-		known->options[known->nr++] = *options;
-}
-
-static void gather(struct known *known, const struct argp *argp)
-{
-	static const struct argp_option own[] = { { "help", '?', NULL, 0, NULL, 0 },
-						  { "usage", 0x300, NULL, 0, NULL, 0 },
-						  { 0 } };
-	add_known(known, own);
-	add_known(known, argp->options);
-	for (const struct argp_child *c = argp->children; c && c->argp; c++)
-		add_known(known, c->argp->options);
-}
-
 static const char *long_name(const void *ctx, size_t i)
 {
-	const struct known *known = ctx;
+	const struct cow_known *known = ctx;
 	if (i >= known->nr)
 		return NULL;
 	return known->options[i].name ? known->options[i].name : "";
 }
 
-static const struct argp_option *find_long(const struct known *known, const char *name, size_t len)
-{
-	const struct argp_option *found = NULL;
-	unsigned fits = 0;
-	for (size_t i = 0; i < known->nr; i++) {
-		const struct argp_option *o = &known->options[i];
-		if (!o->name || strncmp(o->name, name, len))
-			continue;
-		found = o;
-		if (!o->name[len])
-			return o;
-		fits++;
-	}
-	return fits == 1 ? found : NULL;
-}
-
-static const struct argp_option *find_short(const struct known *known, char letter)
-{
-	for (size_t i = 0; i < known->nr; i++)
-		if (known->options[i].key == letter)
-			return &known->options[i];
-	return NULL;
-}
-
 static int usage_status = COW_EXIT_USAGE;
+static bool empty_values; /* Few options have a meaning for an empty one. */
 
 static void refuse(const char *program, const char *what, const char *hint)
 {
@@ -251,7 +206,7 @@ static void refuse(const char *program, const char *what, const char *hint)
 }
 
 /* What has a short name in no command may have one in another: its long one begins with it. */
-static const char *by_letter(const struct known *known, char letter)
+static const char *by_letter(const struct cow_known *known, char letter)
 {
 	for (size_t i = 0; i < known->nr; i++)
 		if (known->options[i].name && known->options[i].name[0] == letter)
@@ -259,11 +214,11 @@ static const char *by_letter(const struct known *known, char letter)
 	return NULL;
 }
 
-/* value: NULL if there is none. Few options have a meaning for an empty one. */
-static void check_value(const struct known *known, const char *program, const char *what,
-			const struct argp_option *o, const char *value)
+/* value: NULL if there is none. */
+static void check_value(const char *program, const char *what, const struct argp_option *o,
+			const char *value)
 {
-	if (value && (*value || known->empty_values))
+	if (value && (*value || empty_values))
 		return;
 	cow_cmd_fail("%s: %s: %s: see `%s --help`", what,
 		     value ? "the value is empty" : "needs a value", o->arg, program);
@@ -271,14 +226,14 @@ static void check_value(const struct known *known, const char *program, const ch
 }
 
 /* True: the value is the next word. */
-static bool scan_long(const struct known *known, const char *program, const char *word,
+static bool scan_long(const struct cow_known *known, const char *program, const char *word,
 		      const char *next)
 {
 	char name[128], what[130];
 	size_t len = strcspn(word + 2, "=");
 	snprintf(name, sizeof(name), "%.*s", (int)len, word + 2);
 	snprintf(what, sizeof(what), "--%s", name);
-	const struct argp_option *o = find_long(known, name, strlen(name));
+	const struct argp_option *o = cow_known_long(known, name, strlen(name));
 	if (!o)
 		refuse(program, what, cow_args_nearest(name, long_name, known));
 	if (o && !o->arg && word[2 + len]) {
@@ -286,27 +241,27 @@ static bool scan_long(const struct known *known, const char *program, const char
 		exit(usage_status);
 	}
 	if (o && o->arg)
-		check_value(known, program, what, o, word[2 + len] ? word + 3 + len : next);
+		check_value(program, what, o, word[2 + len] ? word + 3 + len : next);
 	return o && o->arg && !word[2 + len];
 }
 
-static bool scan_short(const struct known *known, const char *program, const char *word,
+static bool scan_short(const struct cow_known *known, const char *program, const char *word,
 		       const char *next)
 {
 	for (const char *p = word + 1; *p; p++) {
-		const struct argp_option *o = find_short(known, *p);
+		const struct argp_option *o = cow_known_short(known, *p);
 		char what[] = { '-', *p, '\0' };
 		if (!o)
 			refuse(program, what, by_letter(known, *p));
 		if (!o || !o->arg)
 			continue;
-		check_value(known, program, what, o, p[1] ? p + 1 : next);
+		check_value(program, what, o, p[1] ? p + 1 : next);
 		return !p[1];
 	}
 	return false;
 }
 
-static void scan(const struct known *known, int argc, char **argv)
+static void scan(const struct cow_known *known, int argc, char **argv)
 {
 	for (int i = 1; i < argc && strcmp(argv[i], "--") != 0; i++) {
 		const char *next = i + 1 < argc ? argv[i + 1] : NULL;
@@ -318,6 +273,13 @@ static void scan(const struct known *known, int argc, char **argv)
 }
 
 /* ---- all ---- */
+
+static bool only_complete;
+
+void cow_args_complete(void)
+{
+	only_complete = true;
+}
 
 void cow_args_parse(const struct argp *argp, unsigned take, int argc, char **argv,
 		    struct cow_args *args, void *input)
@@ -331,14 +293,19 @@ void cow_args_parse(const struct argp *argp, unsigned take, int argc, char **arg
 			    .doc = argp->doc,
 			    .children = children };
 	struct parse parse = { .args = args, .take = take, .input = input };
-	struct known known = { .empty_values = take & COW_ARGS_EMPTY_VALUE };
+	struct cow_known known = { 0 };
 	size_t nr = 0;
 	for (size_t i = 0; i < sizeof(common) / sizeof(common[0]); i++)
 		if (common[i].take & take)
 			options[nr++] = common[i].option;
 	own.args_doc = own.doc = NULL;
-	add_known(&known, options);
-	gather(&known, argp);
+	cow_known_add(&known, options);
+	cow_known_gather(&known, argp);
+	if (only_complete) {
+		cow_complete(&known, argp->args_doc, args->values, argc - 1, argv + 1);
+		exit(0);
+	}
+	empty_values = take & COW_ARGS_EMPTY_VALUE;
 	if (take & COW_ARGS_OWN_STATUS_2)
 		usage_status = 1;
 	scan(&known, argc, argv);

@@ -26,8 +26,12 @@ enum {
 		128, /* 2 says something else: a wrong command line is a failure, 1 */
 };
 
+struct cow_value_doc;
+
 struct cow_args {
 	bool quiet, json, share, progress;
+	/* Set by the caller: what -o NAME=VALUE takes, if the subcommand has that. */
+	const struct cow_value_doc *values;
 };
 
 /*
@@ -38,6 +42,9 @@ struct cow_args {
  */
 void cow_args_parse(const struct argp *argp, unsigned take, int argc, char **argv,
 		    struct cow_args *args, void *input);
+
+/* From now on cow_args_parse() says what could come next, for a shell, and ends the process: 0. */
+void cow_args_complete(void);
 
 /*
  * The known word that was probably meant, or NULL: few letters are wrong, missing, too many or

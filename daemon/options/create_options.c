@@ -10,23 +10,23 @@
 #include "daemon/options/values.h"
 #include "engine/format/format.h"
 
-static const struct cow_value_doc docs[] = {
+const struct cow_value_doc cow_create_options_docs[] = {
 	{ "size", "a size, like 20G" },
-	{ "cluster_size", "a power of two from 512 to 2M (default 64K)" },
-	{ "refcount_bits", "1, 2, 4, 8, 16, 32 or 64 (default 16)" },
-	{ "compat", "0.10 (version 2) or 1.1 (version 3, the default)" },
-	{ "lazy_refcounts", "on or off (default)" },
-	{ "extended_l2", "on or off (default)" },
-	{ "compression_type", "zlib (default) or zstd" },
-	{ "preallocation", "off (default), metadata, falloc or full" },
+	{ "cluster_size", "512|1K|2K|4K|8K|16K|32K|64K|128K|256K|512K|1M|2M (default 64K)" },
+	{ "refcount_bits", "1|2|4|8|16|32|64 (default 16)" },
+	{ "compat", "0.10|1.1 (version 2, or 3, the default)" },
+	{ "lazy_refcounts", "on|off (default off)" },
+	{ "extended_l2", "on|off (default off)" },
+	{ "compression_type", "zlib|zstd (default zlib)" },
+	{ "preallocation", "off|metadata|falloc|full (default off)" },
 	{ "backing_file", "a file, relative to the new image's directory" },
-	{ "backing_fmt", "qcow2 or raw" },
+	{ "backing_fmt", "qcow2|raw" },
 	{ "data_file", "a file, relative to the new image's directory" },
-	{ "data_file_raw", "on or off (default)" },
+	{ "data_file_raw", "on|off (default off)" },
 	{ "encrypt.format", "luks" },
-	{ "encrypt.cipher-alg", "aes-256 (default) or aes-128" },
-	{ "encrypt.cipher-mode", "xts (default) or cbc" },
-	{ "encrypt.ivgen-alg", "plain64 (default), plain or essiv" },
+	{ "encrypt.cipher-alg", "aes-256|aes-128 (default aes-256)" },
+	{ "encrypt.cipher-mode", "xts|cbc (default xts)" },
+	{ "encrypt.ivgen-alg", "plain64|plain|essiv (default plain64)" },
 	{ "encrypt.ivgen-hash-alg", "sha256" },
 	{ "encrypt.hash-alg", "a digest, like sha256 (default)" },
 	{ "encrypt.iter-time", "milliseconds, 1 to 60000 (default 1000)" },
@@ -149,8 +149,8 @@ static void parse_encryption(struct cow_encrypt_options *encrypt, const char *wo
 	if (cow_encrypt_option_parse(encrypt, word + strlen("encrypt."), value, &known))
 		return;
 	if (known)
-		cow_values_invalid(docs, word, value, state);
-	cow_values_unknown(docs, word, state);
+		cow_values_invalid(cow_create_options_docs, word, value, state);
+	cow_values_unknown(cow_create_options_docs, word, state);
 }
 
 static void parse_value(struct cow_create_options *o, struct cow_encrypt_options *encrypt,
@@ -164,10 +164,10 @@ static void parse_value(struct cow_create_options *o, struct cow_encrypt_options
 		if (strcmp(values[i].name, name))
 			continue;
 		if (!values[i].parse(o, value))
-			cow_values_invalid(docs, name, value, state);
+			cow_values_invalid(cow_create_options_docs, name, value, state);
 		return;
 	}
-	cow_values_unknown(docs, name, state);
+	cow_values_unknown(cow_create_options_docs, name, state);
 }
 
 void cow_create_options_parse(struct cow_create_options *o, struct cow_encrypt_options *encrypt,
@@ -176,7 +176,7 @@ void cow_create_options_parse(struct cow_create_options *o, struct cow_encrypt_o
 	char *name, *value;
 	while ((name = cow_values_next(&list, &value)) != NULL) {
 		if (cow_values_is_help(name, value)) {
-			cow_values_help(docs);
+			cow_values_help(cow_create_options_docs);
 			exit(0);
 		}
 		if (!value)

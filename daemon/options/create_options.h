@@ -6,8 +6,11 @@
 #include <argp.h>
 
 #include "daemon/options/encrypt_options.h"
+#include "daemon/options/values.h"
 #include "engine/create/create.h"
 
+/* All that it takes. */
+extern const struct cow_value_doc cow_create_options_docs[];
 /* Ends the process with a line about what is wrong, or with the list for -o help. Keeps list. */
 void cow_create_options_parse(struct cow_create_options *o, struct cow_encrypt_options *encrypt,
 			      char *list, struct argp_state *state);

@@ -9,10 +9,8 @@ enum { KEY_ROOT = 0x400, KEY_IMAGE_OPTS, KEY_OBJECT, KEY_TARGET_IMAGE_OPTS };
 static const struct argp_option options[] = {
 	{ "backing-root", KEY_ROOT, "DIR", 0,
 	  "Files that images name may lie below DIR (may be repeated)", 0 },
-	{ "source-cache", 'T', "MODE", 0,
-	  "none, directsync: read past the page cache; writeback (default), writethrough, unsafe: "
-	  "through it",
-	  0 },
+	{ "source-cache", 'T', COW_CACHE_MODES, 0,
+	  "none, directsync: read past the page cache; the others: through it (default)", 0 },
 	{ "image-opts", KEY_IMAGE_OPTS, NULL, OPTION_HIDDEN, NULL, 0 },
 	{ "target-image-opts", KEY_TARGET_IMAGE_OPTS, NULL, OPTION_HIDDEN, NULL, 0 },
 	{ "object", KEY_OBJECT, "OBJECT", OPTION_HIDDEN, NULL, 0 },
@@ -70,8 +68,7 @@ bool cow_disk_cache_parse(const char *option, const char *text, bool *unsafe,
 	for (size_t i = 0; i < sizeof(modes) / sizeof(modes[0]); i++)
 		if (!strcmp(modes[i].name, text))
 			return modes[i].direct;
-	argp_error(state, "%s %s: must be none, directsync, writethrough, writeback or unsafe",
-		   option, text);
+	argp_error(state, "%s %s: must be one of " COW_CACHE_MODES, option, text);
 	return false;
 }
 

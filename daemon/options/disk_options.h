@@ -9,6 +9,8 @@
 #include "engine/tool/disk.h"
 
 #define COW_MAX_ROOTS 32
+/* Of -t and -T. */
+#define COW_CACHE_MODES "none|directsync|writethrough|writeback|unsafe"
 
 /* Zeroed by the caller; input of cow_disk_argp. */
 struct cow_disk_options {

@@ -43,6 +43,7 @@ void cow_tool_parse(const struct cow_tool_verb *verb, int argc, char **argv, str
 				   .doc = verb->doc,
 				   .children = children };
 	tool->verb = verb;
+	tool->common.values = verb->values;
 	cow_args_parse(&argp, verb->take, argc, argv, &tool->common, tool);
 	tool->disks.share = tool->common.share;
 	tool->failed_status = verb->failed_status ? verb->failed_status : 1;

@@ -23,8 +23,9 @@ struct cow_tool_verb {
 	/* its own options and ARGP_KEY_END; state->input is the cow_tool */
 	error_t (*parse)(int key, char *arg, struct argp_state *state);
 	const char *args_doc, *doc;
-	unsigned take;	     /* COW_ARGS_... */
-	unsigned min_images; /* 1: IMAGE must be given; 0: parse() looks itself */
+	const struct cow_value_doc *values; /* what -o takes */
+	unsigned take;			    /* COW_ARGS_... */
+	unsigned min_images;		    /* 1: IMAGE must be given; 0: parse() looks itself */
 	unsigned max_images;
 	int failed_status; /* 0: 1 */
 	/* May be NULL; with the passphrases, before signals are caught: what may wait for somebody. */

@@ -18,7 +18,10 @@ bool cow_value_switch(const char *value, bool *on);
 /* 0.10, v2, 1.1, v3. */
 bool cow_value_compat(const char *value, uint32_t *version);
 
-/* What -o takes, for people. name NULL: the end. */
+/*
+ * What -o takes, for people and for the shells' completion: "on|off (default off)", or a sentence, like
+ * "a file". name NULL: the end.
+ */
 struct cow_value_doc {
 	const char *name, *values;
 };

@@ -12,6 +12,14 @@ ln a.qcow2 other-name.qcow2
 must_fail 'attached as /dev/ublkb5' "$cowblk" attach other-name.qcow2
 [ "$("$cowblk" list | wc -l)" = 3 ] || fail "list does not show two devices: $("$cowblk" list)"
 "$cowblk" list --json | grep -q '"image": "'"$PWD"'/b.qcow2"' || fail "list --json has no b.qcow2"
+# What the shells complete: devices, and what is in the image of one.
+"$cowblk" snapshot create "$a" of-a >/dev/null || fail "snapshot create $a"
+[ "$("$cowblk" complete detach /dev/)" = "$b	$PWD/b.qcow2
+$a	$PWD/a.qcow2
+files 0" ] || fail "detach completes $("$cowblk" complete detach /dev/)"
+[ "$("$cowblk" complete snapshot delete "$a" '')" = "of-a
+none 0" ] || fail "snapshot delete completes $("$cowblk" complete snapshot delete "$a" '')"
+"$cowblk" snapshot delete "$a" of-a || fail "snapshot delete $a"
 # Of several devices the one that was named: by its own name, and by its image's.
 "$cowblk" bitmap add "$a" of-a || fail "bitmap add $a"
 "$cowblk" bitmap add b.qcow2 of-b || fail "bitmap add b.qcow2"
