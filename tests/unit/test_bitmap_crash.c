@@ -126,12 +126,46 @@ static void sessions(void **state)
 	free(s.cleared[1]);
 }
 
+/* ---- a full host ---- */
+
+/* No room for a new copy when the image is closed: the old one is overwritten, then believed. */
+static void full_host(void **state)
+{
+	struct fixture *f = *state;
+	struct session s = { { NULL } };
+	unsigned believed = 0;
+	create(f);
+	write_closed(f, 0, 64 << 10, 1);
+	must(f, COW_BITMAP_ADD, "a");
+	must(f, COW_BITMAP_ADD, "off");
+	must(f, COW_BITMAP_DISABLE, "off");
+	s.cleared[0] = s.cleared[1] = content(f);
+	begin_recording(f);
+	struct cow_image *image = open_image(f, true);
+	assert_int_equal(put(f, image, 4096, 8192, 11), 0);
+	assert_int_equal(do_op(f, image, COW_OP_FLUSH, 0, 0, NULL), 0);
+	f->m->limit = f->m->used;
+	assert_int_equal(cow_image_close(image, &f->m->loop, &f->err), 0);
+	f->m->hook = NULL;
+	f->m->limit = MEMORY_MAX_BYTES;
+	assert_memory_equal(dump(f, "a"), "################################", 32);
+	for (unsigned end = 0; end <= f->nr_events; end++) {
+		for (unsigned i = 0; i < 20; i++) {
+			lose_power(f, end);
+			believed += assert_honest(f, &s);
+		}
+	}
+	assert_true(believed > 20); /* before the start, and at the end */
+	free(s.cleared[0]);
+}
+
 int main(void)
 {
 	cow_log_set_sink(quiet, COW_LOG_ERR);
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(layouts, setup, teardown),
 		cmocka_unit_test_setup_teardown(sessions, setup, teardown),
+		cmocka_unit_test_setup_teardown(full_host, setup, teardown),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -220,6 +220,54 @@ static void test_one_at_a_time(void **state)
 	close_all(f);
 }
 
+/* ---- loading anew ---- */
+
+/* The host fails so many reads from here on. */
+static int lose_reads(void *ctx, struct cow_loop *loop, struct cow_file *file,
+		      struct cow_error *err)
+{
+	struct fixture *f = ctx;
+	f->m->fail_kind = COW_IO_READ;
+	f->m->fail_error = -EIO;
+	f->m->fail_more = f->during - 1;
+	return 0;
+}
+
+static int change_without_reads(struct fixture *f, unsigned nr)
+{
+	struct cow_error err = { 0 };
+	f->during = nr;
+	int ret = cow_image_change_frozen(f->image, &f->m->loop, lose_reads, f, NULL, &err);
+	f->m->fail_error = 0;
+	f->m->fail_more = 0;
+	return ret;
+}
+
+static void test_one_read_error_passes(void **state)
+{
+	struct fixture *f = *state;
+	assert_int_equal(cow_queue_do(f->queues[0], COW_OP_WRITE, 0, 0, CLUSTER, f->buf), 0);
+	assert_int_equal(change_without_reads(f, 1), 0);
+	memset(f->buf, 0, CLUSTER);
+	assert_int_equal(cow_queue_do(f->queues[0], COW_OP_READ, 0, 0, CLUSTER, f->buf), 0);
+	assert_int_equal(f->buf[CLUSTER - 1], 5);
+	close_all(f);
+}
+
+/* The tables in memory are those of before the change: what they lead to may be another's now. */
+static void test_nothing_is_read_by_old_tables(void **state)
+{
+	struct fixture *f = *state;
+	assert_int_equal(cow_queue_do(f->queues[0], COW_OP_WRITE, 0, 0, CLUSTER, f->buf), 0);
+	assert_int_equal(change_without_reads(f, 1000), -EIO);
+	assert_non_null(cow_image_failure(f->image));
+	assert_int_equal(cow_queue_do(f->queues[0], COW_OP_READ, 0, 0, CLUSTER, f->buf), -EIO);
+	assert_int_equal(cow_queue_do(f->queues[1], COW_OP_READ, 0, 0, 512, f->buf), -EIO);
+	for (unsigned i = 0; i < 2; i++)
+		cow_queue_free(f->queues[i]);
+	assert_int_equal(cow_image_close(f->image, &f->m->loop, NULL), -EIO);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -227,6 +275,9 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_failed_change, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_one_at_a_time, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_queue_leaves_during_change, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_one_read_error_passes, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_nothing_is_read_by_old_tables, setup,
+						teardown),
 	};
 	return cmocka_run_group_tests_name("freeze", tests, NULL, NULL);
 }

@@ -134,6 +134,26 @@ static void test_one_at_a_time(void **state)
 	assert_true(a.off + a.bytes <= b.off || b.off + b.bytes <= a.off);
 }
 
+/* Nobody writes a hole where a packed cluster is about to be: it would be lost. */
+static void test_parts_wait(void **state)
+{
+	struct fixture *f = *state;
+	write_bytes(f, 0, CLUSTER, 1);
+	settle(f);
+	uint64_t bytes = packed_at(f, 0).bytes;
+	f->m->hold_bytes = bytes;
+	start(f, 0, COW_OP_WRITE, 0, CLUSTER, CLUSTER, 2);
+	expect_at(f, 0, "pack: written", NULL);
+	start(f, 1, COW_OP_WRITE, 0, CLUSTER + 4096, 4096, 3);
+	expect_at(f, 1, "write: map", "a request that changes the range");
+	memory_let_go(f->m, bytes);
+	expect_result(f, 0, 0);
+	expect_result(f, 1, 0);
+	expect_bytes(f, CLUSTER, 4096, 2);
+	expect_bytes(f, CLUSTER + 4096, 4096, 3);
+	expect_bytes(f, CLUSTER + 8192, CLUSTER - 8192, 2);
+}
+
 /* Not before what they stand for is there: data | L2. */
 static void test_readers_see_the_old_one(void **state)
 {
@@ -160,6 +180,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_overwritten, setup, request_teardown),
 		cmocka_unit_test_setup_teardown(test_a_failed_write, setup, request_teardown),
 		cmocka_unit_test_setup_teardown(test_one_at_a_time, setup, request_teardown),
+		cmocka_unit_test_setup_teardown(test_parts_wait, setup, request_teardown),
 		cmocka_unit_test_setup_teardown(test_readers_see_the_old_one, setup,
 						request_teardown),
 	};

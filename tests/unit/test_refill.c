@@ -3,6 +3,7 @@
  * The refill of a queue's reservation: what it takes is counted, lies in the file, reads as zeros
  * where it says so, and is taken once.
  */
+#include "engine/base/math.h"
 #include "tests/unit/space_fixture.h"
 
 static uint64_t first_of(const struct cow_reserve *r)
@@ -124,6 +125,31 @@ static void test_a_failed_punch_is_no_hole(void **state)
 	assert_true(s->alloc.cannot_punch);
 }
 
+/*
+ * A change of the frozen image has used clusters behind all that were ever taken, and freed them
+ * again: their refcount is 0, but they are no holes.
+ */
+static void test_a_change_leaves_no_holes(void **state)
+{
+	struct space *s = *state;
+	assert_int_equal(space_refill(s), 0);
+	uint64_t from = first_of(&s->r) + 16, end = from + 64;
+	space_take(s, 16);
+	space_run(s);
+	assert_int_equal(space_write_back(s), 0);
+	from += space_reserved(&s->r); /* taking the last ones has it refilled */
+	memory_set_size(s->m, cow_max(s->m->size, end * CLUSTER));
+	memset(s->m->bytes + from * CLUSTER, 9, (end - from) * CLUSTER);
+	s->core.file->size_bytes = s->m->size;
+	cow_alloc_restart(&s->alloc, s->m->size);
+	assert_int_equal(space_refill(s), 0);
+	for (unsigned i = s->r.pos; i < s->r.nr; i++) {
+		const struct cow_reserved *e = &s->r.extents[i];
+		for (uint64_t at = 0; e->zero && at < e->nr * CLUSTER; at++)
+			assert_int_equal(s->m->bytes[e->cluster * CLUSTER + at], 0);
+	}
+}
+
 /* Their refcount is 0, but they are still being punched. */
 static void test_blocked_is_not_taken(void **state)
 {
@@ -193,6 +219,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_recycled_is_punched, space_setup,
 						space_teardown),
 		cmocka_unit_test_setup_teardown(test_a_failed_punch_is_no_hole, space_setup,
+						space_teardown),
+		cmocka_unit_test_setup_teardown(test_a_change_leaves_no_holes, space_setup,
 						space_teardown),
 		cmocka_unit_test_setup_teardown(test_blocked_is_not_taken, space_setup,
 						space_teardown),

@@ -142,6 +142,39 @@ static void test_shared_stays(void **state)
 	assert_true(is_zero(s, first + 2));
 }
 
+static void watch_blocked(void *ctx, const struct cow_io *io)
+{
+	struct watch *w = ctx;
+	uint64_t until;
+	w->nr_punches += io->kind == COW_IO_PUNCH;
+	for (unsigned i = 0; i < NR; i++)
+		w->nr_unblocked += !space_refcount(w->s, w->first + i) &&
+				   !cow_quarantine_blocks(&w->s->q, w->first + i, &until);
+}
+
+/* Compressed clusters share host clusters, and lie within what others take up. */
+static void test_overlapping(void **state)
+{
+	struct space *s = *state;
+	struct watch w = { .s = s, .first = use_some(s) };
+	uint64_t until;
+	set_refcount(s, w.first + 1, 2);
+	s->m->hook = watch_blocked;
+	s->m->ctx = &w;
+	cow_quarantine_add(&s->q, w.first, NR);
+	cow_quarantine_add(&s->q, w.first + 1, 1);
+	assert_int_equal(cow_quarantine_extents(&s->q), 2);
+	cow_quarantine_kick(&s->q, &s->m->loop);
+	space_run(s);
+	assert_true(w.nr_punches);
+	assert_int_equal(w.nr_unblocked, 0);
+	for (unsigned i = 0; i < NR; i++) {
+		assert_int_equal(space_refcount(s, w.first + i), 0);
+		assert_false(cow_quarantine_blocks(&s->q, w.first + i, &until));
+	}
+	s->m->hook = NULL;
+}
+
 static void test_not_counted_is_corrupt(void **state)
 {
 	struct space *s = *state;
@@ -244,6 +277,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_waits_for_old_requests, space_setup,
 						space_teardown),
 		cmocka_unit_test_setup_teardown(test_shared_stays, space_setup, space_teardown),
+		cmocka_unit_test_setup_teardown(test_overlapping, space_setup, space_teardown),
 		cmocka_unit_test_setup_teardown(test_not_counted_is_corrupt, space_setup,
 						space_teardown),
 		cmocka_unit_test_setup_teardown(test_metadata_is_not_freed, space_setup,

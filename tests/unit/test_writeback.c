@@ -326,12 +326,11 @@ static void test_full_host_is_no_damage(void **state)
 }
 
 /* After a failed fdatasync nothing can be trusted any more: no more writing, but reads go on. */
-static void test_failed_sync_is_sticky(void **state)
+static void expect_sync_is_sticky(struct fixture *f, int error)
 {
-	struct fixture *f = *state;
 	memset(f->buf, 7, CLUSTER);
 	do_op(f, COW_OP_WRITE, 0, CLUSTER);
-	f->m->fail_error = -EIO;
+	f->m->fail_error = error;
 	f->m->fail_kind = COW_IO_SYNC;
 	assert_true(cow_queue_do(f->queue, COW_OP_FLUSH, 0, 0, 0, NULL) < 0);
 	assert_non_null(cow_image_failure(f->image));
@@ -348,6 +347,17 @@ static void test_failed_sync_is_sticky(void **state)
 			assert_int_equal(place_of(f, f->m->trace[i].offset), HEADER);
 }
 
+static void test_failed_sync_is_sticky(void **state)
+{
+	expect_sync_is_sticky(*state, -EIO);
+}
+
+/* What a full host throws away then was accepted before: it is lost like any other. */
+static void test_refused_sync_is_sticky(void **state)
+{
+	expect_sync_is_sticky(*state, -ENOSPC);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -359,6 +369,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_idle_flush_is_cheap, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_full_host_is_no_damage, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_failed_sync_is_sticky, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_refused_sync_is_sticky, setup, teardown),
 	};
 	return cmocka_run_group_tests_name("writeback", tests, NULL, NULL);
 }
