@@ -105,7 +105,7 @@ int cow_cmd_amend(int argc, char **argv)
 	static const struct argp argp = {
 		.options = options,
 		.parser = parse_option,
-		.args_doc = "IMAGE",
+		.args_doc = "-o NAME=VALUE[,...] IMAGE",
 		.doc = "Change the format of IMAGE, which is not attached.\v"
 		       "From version 2 to 3 always works, unless the image's header has no room "
 		       "for it; back only if the image holds "

@@ -84,7 +84,7 @@ int cow_cmd_rebase(int argc, char **argv)
 	static const struct cow_tool_verb verb = {
 		.options = options,
 		.parse = parse_option,
-		.args_doc = "IMAGE",
+		.args_doc = "-b BASE IMAGE\n--flatten IMAGE",
 		.doc = "Give IMAGE another backing file, or none; where the two differ it takes "
 		       "what the old one has, so that it shows what it did.\v"
 		       "Whatever interrupts it, IMAGE shows the same, by its old backing file or "

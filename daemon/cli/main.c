@@ -78,7 +78,8 @@ static void print_help(FILE *out)
 	for (size_t i = 0; i < NR_COMMANDS; i++)
 		fprintf(out, "  %-8s %s\n", commands[i].name, commands[i].summary);
 	fputs("\nOptions:\n"
-	      "  --help     show this text; `cowblk COMMAND --help` shows the command's options\n"
+	      "  --help     show this text; `cowblk COMMAND --help` shows the command's options,\n"
+	      "             `man cowblk-COMMAND` says more of them\n"
 	      "  --version  show the version\n",
 	      out);
 }

@@ -233,25 +233,24 @@ static bool is_given(const struct complete *c, const struct argp_option *option)
 	return false;
 }
 
-/*
- * A form that begins with an option is for lines that have it. False: this one does not. Else *form is
- * behind the option, and *option says which it was, if any.
- */
-static bool skip_option(const struct complete *c, const char **form,
-			const struct argp_option **option)
+/* A form that begins with an option is for lines that have it. */
+enum form { FORM_GIVEN, FORM_PLAIN, FORM_OTHER };
+
+/* Moves *form behind the option. */
+static enum form skip_option(const struct complete *c, const char **form)
 {
+	const struct argp_option *option;
 	const char *at = *form, *token;
 	size_t len;
 	bool repeats;
-	*option = NULL;
 	if (*at != '-' || !next_token(&at, &token, &len, &repeats))
-		return true;
-	*option = token[1] == '-' ? cow_known_long(c->known, token + 2, len - 2)
-				  : cow_known_short(c->known, token[1]);
-	if (*option && (*option)->arg)
+		return FORM_PLAIN;
+	option = token[1] == '-' ? cow_known_long(c->known, token + 2, len - 2)
+				 : cow_known_short(c->known, token[1]);
+	if (option && option->arg)
 		next_token(&at, &token, &len, &repeats);
 	*form = at;
-	return *option && is_given(c, *option);
+	return option && is_given(c, option) ? FORM_GIVEN : FORM_OTHER;
 }
 
 static void offer_form(struct complete *c, const char *form)
@@ -278,14 +277,13 @@ static void offer_form(struct complete *c, const char *form)
 	offer_spec(c, token, len, NULL);
 }
 
-/* True: there are such forms. with_option: those that begin with an option, which is given. */
-static bool offer_forms(struct complete *c, const char *args_doc, bool with_option)
+/* False: there is none of that kind. */
+static bool offer_forms(struct complete *c, const char *args_doc, enum form which)
 {
 	bool any = false;
 	for (const char *form = args_doc; form; form = strchr(form, '\n')) {
-		const struct argp_option *option;
 		const char *rest = form += *form == '\n';
-		if (!skip_option(c, &rest, &option) || (option != NULL) != with_option)
+		if (skip_option(c, &rest) != which)
 			continue;
 		offer_form(c, rest);
 		any = true;
@@ -327,8 +325,9 @@ static void complete(struct complete *c, const char *args_doc, int nr, char **wo
 	if (option) {
 		offer_option_value(c, option, 0);
 	} else if (only_args || c->typed[0] != '-') {
-		if (args_doc && !offer_forms(c, args_doc, true))
-			offer_forms(c, args_doc, false);
+		bool any = false;
+		for (enum form which = FORM_GIVEN; args_doc && !any && which <= FORM_OTHER; which++)
+			any = offer_forms(c, args_doc, which);
 	} else if (!c->typed[len]) {
 		offer_options(c);
 	} else if (c->typed[1] == '-') {
