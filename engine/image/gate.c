@@ -1,8 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "engine/image/gate.h"
 
-#include "engine/base/assert.h"
-
 void cow_gate_init(struct cow_gate *gate)
 {
 	cow_mutex_init(&gate->lock, COW_RANK_FREEZE);

@@ -4,7 +4,7 @@
  * inside are through, and opens it again.
  *
  * A request that comes in is counted first, then looks whether the gate is shut; the change shuts it
- * first, then looks at the counts. So none is overlooked.
+ * first, then looks at the counts. So none is overlooked. The counts are the queues' own.
  */
 #ifndef COW_GATE_H
 #define COW_GATE_H
@@ -12,6 +12,7 @@
 #include <stdatomic.h>
 #include <stdbool.h>
 
+#include "engine/base/assert.h"
 #include "engine/base/mutex.h"
 #include "engine/loop/task.h"
 
@@ -28,6 +29,22 @@ void cow_gate_init(struct cow_gate *gate);
 static inline bool cow_gate_is_shut(struct cow_gate *gate)
 {
 	return atomic_load(&gate->shut);
+}
+
+/* The count first, then the look. False: the gate is shut, and the request is not inside. */
+static inline bool cow_gate_enter(struct cow_gate *gate, atomic_uint *inside)
+{
+	atomic_fetch_add(inside, 1);
+	if (!cow_gate_is_shut(gate))
+		return true;
+	atomic_fetch_sub(inside, 1);
+	return false;
+}
+
+static inline void cow_gate_leave(atomic_uint *inside)
+{
+	unsigned before = atomic_fetch_sub(inside, 1);
+	cow_assert(before);
 }
 
 void cow_gate_shut(struct cow_gate *gate);

@@ -78,7 +78,7 @@ static void end(struct cow_task *task)
 		cow_core_note_cut(&cow_op_image(op)->core, task->loop);
 	let_go(op);
 	op->active = false;
-	atomic_fetch_sub(&op->queue->running, 1);
+	cow_gate_leave(&op->queue->running);
 	op->done(op->ctx, task->error);
 }
 
@@ -139,19 +139,16 @@ static void start_over(struct cow_op *op)
 	op->explicit_zeros = false;
 }
 
-/* The count first, then the look: see gate.h. */
 static enum cow_next admit(struct cow_task *task)
 {
 	struct cow_op *op = cow_op_of(task);
 	struct cow_gate *gate = &cow_op_image(op)->gate;
-	atomic_fetch_add(&op->queue->running, 1);
-	if (!cow_gate_is_shut(gate)) {
+	if (cow_gate_enter(gate, &op->queue->running)) {
 		cow_op_enter_epoch(op);
 		if (atomic_load_explicit(&cow_op_image(op)->core.unreadable, memory_order_relaxed))
 			cow_task_fail(task, -EIO);
 		return cow_task_goto(task, first_step(op->kind));
 	}
-	atomic_fetch_sub(&op->queue->running, 1);
 	return cow_gate_park(gate, task) ? COW_WAIT : COW_AGAIN;
 }
 
