@@ -23,8 +23,10 @@
 #define SPARSE_DEFAULT 4096u
 
 struct arguments {
-	struct cow_tool tool; /* first; the images are the source and the target */
-	const char *image, *out, *snapshot;
+	struct cow_tool tool; /* first; the images are the sources and, last, the target */
+	unsigned nr_sources;
+	struct cow_disk **sources;
+	const char *out, *snapshot;
 	enum cow_disk_format format;
 	struct cow_target_spec target;
 	struct cow_encrypt_options encrypt;
@@ -96,7 +98,9 @@ static const char *find_conflict(const struct arguments *a)
 	bool raw = a->target.disk.format == COW_DISK_RAW;
 	bool pipe = a->out && !strcmp(a->out, "-");
 	if (!a->out)
-		return a->image ? "TARGET is missing" : "IMAGE and TARGET are missing";
+		return a->tool.nr_images ? "TARGET is missing" : "IMAGE and TARGET are missing";
+	if (a->nr_sources > 1 && (a->snapshot || o->backing_file))
+		return "-l, -B: not where several images are joined";
 	if (a->snapshot && a->format == COW_DISK_RAW)
 		return "-l: a raw image has no snapshots";
 	if (raw && (a->compress || o->backing_file || a->encrypt.wanted))
@@ -118,8 +122,10 @@ static const char *find_conflict(const struct arguments *a)
 
 static error_t finish(struct arguments *a, struct argp_state *state)
 {
-	a->image = a->tool.images[0];
-	a->out = a->tool.images[1];
+	if (a->tool.nr_images > 1) {
+		a->nr_sources = a->tool.nr_images - 1;
+		a->out = a->tool.images[a->nr_sources];
+	}
 	const char *conflict = find_conflict(a);
 	if (conflict)
 		argp_error(state, "%s", conflict);
@@ -210,12 +216,6 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
 		return 0;
 	case 'W':
 		return 0;
-	case ARGP_KEY_ARG:
-		argp_error(state,
-			   "%s: several images into one are not supported: one IMAGE, one "
-			   "TARGET",
-			   arg);
-		return 0;
 	case ARGP_KEY_END:
 		return finish(a, state);
 	default:
@@ -226,16 +226,17 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
 /* ---- the disks ---- */
 
 /* What the target is made and opened with, now that the source is known. */
-static int plan_target(struct arguments *a, const struct cow_disk *source, struct cow_error *err)
+static int plan_target(struct arguments *a, const struct cow_concat *source, struct cow_error *err)
 {
 	struct cow_target_spec *t = &a->target;
 	struct cow_create_options *o = &t->create;
-	uint64_t bytes = cow_disk_bytes(source);
+	uint64_t bytes = cow_concat_bytes(source);
 	if (o->has_size && o->size_bytes < bytes)
 		return cow_error_set(err, -EINVAL,
 				     "-o size: %" PRIu64 " is less than the %" PRIu64
-				     " bytes of %s",
-				     o->size_bytes, bytes, a->image);
+				     " bytes of %s%s",
+				     o->size_bytes, bytes, a->tool.images[0],
+				     a->nr_sources > 1 ? " and what follows it" : "");
 	if (!o->has_size)
 		o->size_bytes = bytes;
 	o->has_size = true;
@@ -261,20 +262,24 @@ static void find_shared(const struct cow_target *target, struct cow_convert *c)
 	if (!cow_disk_backing(target->disk, &dev, &ino, &c->backing_bytes))
 		return;
 	c->has_backing = true;
-	int depth = cow_disk_find_level(c->source, dev, ino, &c->reach);
+	const struct cow_disk *source = c->source->disks[0];
+	int depth = cow_disk_find_level(source, dev, ino, &c->reach);
 	if (depth < 0) /* the caller says that it holds the same as the source's backing file */
-		c->reach = cow_disk_reach(c->source, 1);
+		c->reach = cow_disk_reach(source, 1);
 	c->shared_depth = depth < 0 ? 1 : (unsigned)depth;
 }
 
-static int say_failure(const struct cow_convert *c, const char *image, const char *out, int ret,
-		       struct cow_error *err)
+static int say_failure(const struct arguments *a, const struct cow_convert *c, const char *out,
+		       int ret, struct cow_error *err)
 {
+	uint64_t off = c->failed_off;
+	const char *image = out;
 	if (ret == -ECANCELED)
 		return cow_error_set(err, ret, "%s: interrupted", out);
-	return cow_error_set(err, ret, "%s: cannot %s at offset %" PRIu64 ": %s",
-			     c->failed_source ? image : out, c->failed_source ? "read" : "write",
-			     c->failed_off, strerror(-ret));
+	if (c->failed_source)
+		image = a->tool.images[cow_concat_find(c->source, &off)];
+	return cow_error_set(err, ret, "%s: cannot %s at offset %" PRIu64 ": %s", image,
+			     c->failed_source ? "read" : "write", off, strerror(-ret));
 }
 
 /* Also with -U, without which the locks of what is read would say it. */
@@ -303,7 +308,9 @@ static int to_file(struct arguments *a, struct cow_convert *c, struct cow_error 
 {
 	struct cow_loop *loop = a->tool.loop;
 	struct cow_target target;
-	int ret = check_apart(a, c->source, err);
+	int ret = 0;
+	for (unsigned i = 0; i < a->nr_sources && !ret; i++)
+		ret = check_apart(a, a->sources[i], err);
 	if (!ret)
 		ret = plan_target(a, c->source, err);
 	if (!ret)
@@ -317,7 +324,7 @@ static int to_file(struct arguments *a, struct cow_convert *c, struct cow_error 
 	ret = cow_convert(c);
 	if (!ret)
 		return cow_target_finish(&target, loop, err);
-	say_failure(c, a->image, a->out, ret, err);
+	say_failure(a, c, a->out, ret, err);
 	cow_target_give_up(&target, loop);
 	return ret;
 }
@@ -328,7 +335,7 @@ static int to_pipe(struct arguments *a, struct cow_convert *c, struct cow_error 
 		return cow_error_set(err, -EINVAL, "standard output is a terminal");
 	signal(SIGPIPE, SIG_IGN);
 	int ret = cow_convert_stream(c, STDOUT_FILENO);
-	return ret ? say_failure(c, a->image, "standard output", ret, err) : 0;
+	return ret ? say_failure(a, c, "standard output", ret, err) : 0;
 }
 
 static int prepare(struct cow_tool *tool, struct cow_error *err)
@@ -337,20 +344,47 @@ static int prepare(struct cow_tool *tool, struct cow_error *err)
 	return cow_secrets_load(&a->secrets, a->out, COW_PROMPT_TWICE, err);
 }
 
+static int open_sources(struct arguments *a, struct cow_error *err)
+{
+	uint64_t bytes = 0;
+	int ret = 0;
+	a->sources = calloc(a->nr_sources, sizeof(struct cow_disk *));
+	if (!a->sources)
+		return cow_error_no_memory(err);
+	for (unsigned i = 0; i < a->nr_sources && !ret; i++) {
+		ret = cow_tool_open(&a->tool, i, a->format, a->snapshot, &a->sources[i], err);
+		bytes += ret ? 0 : cow_disk_bytes(a->sources[i]);
+		if (bytes > INT64_MAX)
+			return cow_error_set(err, -EFBIG,
+					     "%s: the images joined have more than 2^63-1 bytes",
+					     a->tool.images[i]);
+	}
+	return ret;
+}
+
+static void close_sources(struct arguments *a)
+{
+	for (unsigned i = 0; a->sources && i < a->nr_sources; i++)
+		COW_IGNORE(cow_disk_close(a->sources[i], a->tool.loop, NULL));
+	free(a->sources);
+}
+
 static int convert(struct cow_tool *tool, struct cow_error *err)
 {
 	struct arguments *a = (struct arguments *)tool;
+	int ret = open_sources(a, err);
+	const struct cow_concat source = { .disks = a->sources, .nr = a->nr_sources };
 	struct cow_convert c = {
+		.source = &source,
 		.sparse_bytes = a->sparse_bytes,
 		.offload = a->offload,
 		.nr_threads = a->nr_threads ? a->nr_threads : cow_walk_threads(),
 		.cancel = tool->cancel,
 		.progress = tool->progress,
 	};
-	int ret = cow_tool_open(tool, 0, a->format, a->snapshot, &c.source, err);
 	if (!ret)
 		ret = strcmp(a->out, "-") ? to_file(a, &c, err) : to_pipe(a, &c, err);
-	COW_IGNORE(cow_disk_close(c.source, tool->loop, NULL));
+	close_sources(a);
 	cow_secrets_free(&a->secrets);
 	if (ret && !strncmp(err->text, a->out, strlen(a->out)))
 		tool->failed_image = a->out;
@@ -363,13 +397,13 @@ int cow_cmd_convert(int argc, char **argv)
 		.options = options,
 		.parse = parse_option,
 		.values = cow_create_options_docs,
-		.args_doc = "IMAGE TARGET",
+		.args_doc = "IMAGE... TARGET",
 		.doc = "Copy the disk of IMAGE, with its backing chain, into a new image TARGET: a "
-		       "file, a block device or, raw, - for standard output.\v"
+		       "file, a block device or, raw, - for standard output. Several IMAGEs are "
+		       "joined, one behind the other.\v"
 		       "A file appears under its name when it is complete and durable, or not at "
 		       "all; one that is there already is replaced then.",
 		.take = COW_ARGS_QUIET | COW_ARGS_SHARE | COW_ARGS_PROGRESS,
-		.max_images = 2,
 		.prepare = prepare,
 		.run = convert,
 	};

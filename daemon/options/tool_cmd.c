@@ -2,6 +2,7 @@
 #include "daemon/options/tool_cmd.h"
 
 #include <errno.h>
+#include <stdlib.h>
 
 #include "daemon/options/cmd.h"
 #include "daemon/options/interrupt.h"
@@ -19,7 +20,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 		state->child_inputs[1] = &tool->disks.secrets;
 		return 0;
 	case ARGP_KEY_ARG:
-		if (tool->nr_images == tool->verb->max_images)
+		if (tool->verb->max_images && tool->nr_images == tool->verb->max_images)
 			return tool->verb->parse(key, arg, state);
 		tool->images[tool->nr_images++] = arg;
 		return 0;
@@ -44,6 +45,9 @@ void cow_tool_parse(const struct cow_tool_verb *verb, int argc, char **argv, str
 				   .children = children };
 	tool->verb = verb;
 	tool->common.values = verb->values;
+	tool->images = calloc((size_t)argc + 2, sizeof(*tool->images));
+	if (!tool->images)
+		exit(cow_cmd_fail("out of memory"));
 	cow_args_parse(&argp, verb->take, argc, argv, &tool->common, tool);
 	tool->disks.share = tool->common.share;
 	tool->failed_status = verb->failed_status ? verb->failed_status : 1;
@@ -87,10 +91,14 @@ int cow_tool_run(struct cow_tool *tool)
 {
 	struct cow_error err = { 0 };
 	int ret = run(tool, &err), status;
-	if (!ret)
-		return tool->verb->tell ? tool->verb->tell(tool) : 0;
-	status = ret == -ECANCELED ? cow_interrupt_end(0) : 0;
-	if (!status)
-		COW_IGNORE(cow_named_fail(tool->failed_image, ret, &err));
-	return status ? status : tool->failed_status;
+	if (!ret) {
+		status = tool->verb->tell ? tool->verb->tell(tool) : 0;
+	} else {
+		status = ret == -ECANCELED ? cow_interrupt_end(0) : 0;
+		if (!status)
+			COW_IGNORE(cow_named_fail(tool->failed_image, ret, &err));
+		status = status ? status : tool->failed_status;
+	}
+	free(tool->images);
+	return status;
 }

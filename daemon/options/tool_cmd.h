@@ -14,8 +14,6 @@
 #include "daemon/options/disk_options.h"
 #include "engine/tool/walk.h"
 
-#define COW_TOOL_MAX_IMAGES 2u
-
 struct cow_tool;
 
 struct cow_tool_verb {
@@ -26,7 +24,7 @@ struct cow_tool_verb {
 	const struct cow_value_doc *values; /* what -o takes */
 	unsigned take;			    /* COW_ARGS_... */
 	unsigned min_images;		    /* 1: IMAGE must be given; 0: parse() looks itself */
-	unsigned max_images;
+	unsigned max_images; /* 0: any number */
 	int failed_status; /* 0: 1 */
 	/* May be NULL; with the passphrases, before signals are caught: what may wait for somebody. */
 	int (*prepare)(struct cow_tool *tool, struct cow_error *err);
@@ -41,7 +39,7 @@ struct cow_tool {
 	const struct cow_tool_verb *verb;
 	struct cow_disk_options disks;
 	struct cow_args common;
-	const char *images[COW_TOOL_MAX_IMAGES];
+	const char **images; /* at least two more NULL behind them */
 	unsigned nr_images;
 	int failed_status;
 	const char

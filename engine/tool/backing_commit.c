@@ -185,8 +185,9 @@ static int open_all(struct commit *m, struct cow_error *err)
 static int copy(struct commit *m, struct cow_error *err)
 {
 	const struct cow_backing_commit *c = m->c;
+	const struct cow_concat source = { .disks = &m->source, .nr = 1 };
 	struct cow_convert convert = {
-		.source = m->source,
+		.source = &source,
 		.target = m->target,
 		.exact = true,
 		.has_backing = true,

@@ -15,7 +15,6 @@
 #include "engine/base/math.h"
 #include "engine/base/mutex.h"
 #include "engine/tool/disk_state.h"
-#include "engine/tool/lane.h"
 
 #define UNIT_BYTES (1u << 20)
 #define RAW_GRAIN_BYTES 4096u
@@ -37,7 +36,8 @@ struct job {
 };
 
 struct copier {
-	struct cow_lane source, target;
+	struct cow_concat_lane source;
+	struct cow_lane target;
 	uint8_t *buf;	 /* a unit */
 	uint8_t *grains; /* enum grain of each grain of the piece */
 };
@@ -52,7 +52,7 @@ static int enter(struct cow_walker *w)
 	x->grains = malloc(job->unit / job->grain);
 	int ret = x->buf && x->grains ? 0 : -ENOMEM;
 	if (!ret)
-		ret = cow_lane_open(&x->source, job->c->source, w->loop);
+		ret = cow_concat_lane_open(&x->source, job->c->source, w->loop);
 	if (!ret)
 		ret = cow_lane_open(&x->target, job->c->target, w->loop);
 	return ret;
@@ -64,7 +64,7 @@ static void leave(struct cow_walker *w)
 	if (!x)
 		return;
 	cow_lane_close(&x->target);
-	cow_lane_close(&x->source);
+	cow_concat_lane_close(&x->source);
 	free(x->grains);
 	free(x->buf);
 	free(x);
@@ -190,7 +190,7 @@ static int look(struct cow_walker *w, uint64_t start, uint64_t bytes)
 	memset(x->grains, GRAIN_NEW, job->unit / job->grain);
 	while (off < end && !ret) {
 		struct cow_extent e;
-		ret = cow_lane_extent(&x->source, off, w->walk->end - off, &e);
+		ret = cow_concat_lane_extent(&x->source, off, w->walk->end - off, &e);
 		if (ret)
 			return failed(w, true, off, ret);
 		enum grain kind = grain_of(job->c, off, &e);
@@ -253,7 +253,7 @@ static int read_data(struct cow_walker *w, uint64_t start, uint64_t bytes, unsig
 			continue;
 		uint64_t at = (uint64_t)i * job->grain;
 		uint64_t len = cow_min((uint64_t)n * job->grain, bytes - at);
-		int ret = cow_lane_read(&x->source, start + at, len, x->buf + at);
+		int ret = cow_concat_lane_read(&x->source, start + at, len, x->buf + at);
 		if (ret)
 			return failed(w, true, start + at, ret);
 		find_zeros(x, job, i, n, bytes);
@@ -310,7 +310,7 @@ int cow_convert(struct cow_convert *c)
 	struct job job = { .c = c, .grain = grain_bytes(c) };
 	job.unit = (uint32_t)cow_max(UNIT_BYTES, job.grain);
 	struct cow_walk walk = {
-		.end = cow_disk_bytes(c->source),
+		.end = cow_concat_bytes(c->source),
 		.unit = job.unit,
 		.nr_threads = c->nr_threads,
 		.loop = c->loop,
@@ -343,7 +343,7 @@ static int write_stream(int fd, const uint8_t *buf, size_t bytes)
 
 struct stream {
 	struct cow_convert *c;
-	struct cow_lane lane;
+	struct cow_concat_lane lane;
 	uint8_t *buf;
 	int fd;
 };
@@ -351,18 +351,18 @@ struct stream {
 static int enter_stream(struct cow_walker *w)
 {
 	struct stream *s = w->walk->ctx;
-	return cow_lane_open(&s->lane, s->c->source, w->loop);
+	return cow_concat_lane_open(&s->lane, s->c->source, w->loop);
 }
 
 static void leave_stream(struct cow_walker *w)
 {
-	cow_lane_close(&((struct stream *)w->walk->ctx)->lane);
+	cow_concat_lane_close(&((struct stream *)w->walk->ctx)->lane);
 }
 
 static int visit_stream(struct cow_walker *w, uint64_t off, uint64_t bytes)
 {
 	struct stream *s = w->walk->ctx;
-	int ret = cow_lane_read(&s->lane, off, bytes, s->buf);
+	int ret = cow_concat_lane_read(&s->lane, off, bytes, s->buf);
 	s->c->failed_off = off;
 	s->c->failed_source = ret;
 	return ret ? ret : write_stream(s->fd, s->buf, bytes);
@@ -373,7 +373,7 @@ int cow_convert_stream(struct cow_convert *c, int fd)
 {
 	struct stream s = { .c = c, .fd = fd, .buf = cow_buf_alloc(UNIT_BYTES) };
 	struct cow_walk walk = {
-		.end = cow_disk_bytes(c->source),
+		.end = cow_concat_bytes(c->source),
 		.unit = UNIT_BYTES,
 		.nr_threads = 1,
 		.cancel = c->cancel,

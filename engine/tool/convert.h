@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The content of one disk copied into another, by several threads. What reads as zeros is not written
+ * The content of a disk, or of several one behind the other, copied into another, by several threads. What reads as zeros is not written
  * where the target reads as zeros anyway; what the mapping does not tell is found by looking at what
  * was read.
  *
@@ -10,15 +10,16 @@
 #define COW_CONVERT_H
 
 #include "engine/base/result.h"
-#include "engine/tool/disk.h"
+#include "engine/tool/concat.h"
 #include "engine/tool/walk.h"
 
 struct cow_convert {
-	struct cow_disk *source, *target; /* the target is not smaller */
-	bool target_is_zero;		  /* what is not written reads as zeros */
+	const struct cow_concat *source;
+	struct cow_disk *target; /* not smaller */
+	bool target_is_zero;	 /* what is not written reads as zeros */
 	/*
 	 * The target's backing file shows what is not written: content that the source has from its
-	 * chain at this depth or below is not copied, up to `reach` bytes of the disk.
+	 * chain at this depth or below is not copied, up to `reach` bytes of the disk. One source only.
 	 */
 	bool has_backing;
 	unsigned shared_depth;
