@@ -32,7 +32,8 @@ struct arguments {
 	struct cow_encrypt_options encrypt;
 	struct cow_secrets secrets; /* the target's */
 	const struct cow_secret *all[COW_MAX_SECRETS + 1];
-	bool compress, target_is_zero, offload, has_options;
+	struct cow_bitmap_copy bitmaps;
+	bool compress, target_is_zero, offload, has_options, copy_bitmaps;
 	const char *sparse;
 	uint64_t sparse_bytes;
 	unsigned nr_threads;
@@ -55,6 +56,9 @@ static const struct argp_option options[] = {
 	  "So many zero bytes in a row become a hole (default 4k); 0: none do", 0 },
 	{ "existing", 'n', NULL, 0, "TARGET exists and is only filled", 0 },
 	{ "target-is-zero", KEY_ZERO, NULL, 0, "With -n: TARGET reads as zeros already", 0 },
+	{ "bitmaps", KEY_BITMAPS, NULL, 0, "TARGET gets the persistent bitmaps of IMAGE, too", 0 },
+	{ "skip-broken-bitmaps", KEY_SKIP_BROKEN, NULL, 0,
+	  "With --bitmaps: leave out those that are inconsistent", 0 },
 	{ "offload", 'C', NULL, 0, "Let the host copy where it can, without looking for zeros", 0 },
 	{ "threads", 'm', "N", 0, "Pieces in flight, 1 to 16 (default: by the CPUs, 4 or more)",
 	  0 },
@@ -67,8 +71,6 @@ static const struct argp_option options[] = {
 	  "Passphrase of an encrypted TARGET (default: the first one named below)", 0 },
 	{ "rate-limit", 'r', "RATE", OPTION_HIDDEN, NULL, 0 },
 	{ "salvage", KEY_SALVAGE, NULL, OPTION_HIDDEN, NULL, 0 },
-	{ "bitmaps", KEY_BITMAPS, NULL, OPTION_HIDDEN, NULL, 0 },
-	{ "skip-broken-bitmaps", KEY_SKIP_BROKEN, NULL, OPTION_HIDDEN, NULL, 0 },
 	{ 0 },
 };
 
@@ -90,6 +92,20 @@ static void parse_threads(struct arguments *a, const char *arg, struct argp_stat
 		argp_error(state, "-m %s: must be a number from 1 to %u", arg,
 			   COW_WALK_MAX_THREADS);
 	a->nr_threads = (unsigned)n;
+}
+
+static const char *find_bitmap_conflict(const struct arguments *a)
+{
+	if (!a->copy_bitmaps)
+		return a->bitmaps.skip_broken ? "--skip-broken-bitmaps: needs --bitmaps" : NULL;
+	if (a->nr_sources > 1 || a->snapshot)
+		return "--bitmaps: they are those of one image's disk: not with -l or several "
+		       "images";
+	if (a->format == COW_DISK_RAW || a->target.disk.format == COW_DISK_RAW)
+		return "--bitmaps: a raw image has none";
+	if (a->target.create.version == 2)
+		return "--bitmaps: images of version 2 have none: leave out compat=0.10";
+	return NULL;
 }
 
 static const char *find_conflict(const struct arguments *a)
@@ -117,7 +133,7 @@ static const char *find_conflict(const struct arguments *a)
 		return "-c: not with preallocation";
 	if (a->offload && (a->sparse || a->compress))
 		return "-C: nothing is looked at: leave out -S and -c";
-	return NULL;
+	return find_bitmap_conflict(a);
 }
 
 static error_t finish(struct arguments *a, struct argp_state *state)
@@ -182,8 +198,11 @@ static error_t parse_target(int key, char *arg, struct argp_state *state)
 	case KEY_SALVAGE:
 		return refuse("--salvage", state);
 	case KEY_BITMAPS:
+		a->copy_bitmaps = true;
+		return 0;
 	case KEY_SKIP_BROKEN:
-		return refuse("--bitmaps", state);
+		a->bitmaps.skip_broken = true;
+		return 0;
 	default:
 		return ARGP_ERR_UNKNOWN;
 	}
@@ -252,6 +271,7 @@ static int plan_target(struct arguments *a, const struct cow_concat *source, str
 	t->disk.open.compress = a->compress;
 	t->disk.open.backing_roots = a->tool.disks.roots;
 	t->disk.open.nr_backing_roots = a->tool.disks.nr_roots;
+	t->bitmaps = a->copy_bitmaps ? &a->bitmaps : NULL;
 	return 0;
 }
 
@@ -311,6 +331,9 @@ static int to_file(struct arguments *a, struct cow_convert *c, struct cow_error 
 	int ret = 0;
 	for (unsigned i = 0; i < a->nr_sources && !ret; i++)
 		ret = check_apart(a, a->sources[i], err);
+	a->bitmaps.source = a->sources[0];
+	if (!ret && a->copy_bitmaps)
+		ret = cow_bitmap_copy_plan(&a->bitmaps, loop, err);
 	if (!ret)
 		ret = plan_target(a, c->source, err);
 	if (!ret)
@@ -384,6 +407,7 @@ static int convert(struct cow_tool *tool, struct cow_error *err)
 	};
 	if (!ret)
 		ret = strcmp(a->out, "-") ? to_file(a, &c, err) : to_pipe(a, &c, err);
+	cow_bitmap_copy_fini(&a->bitmaps);
 	close_sources(a);
 	cow_secrets_free(&a->secrets);
 	if (ret && !strncmp(err->text, a->out, strlen(a->out)))

@@ -24,8 +24,8 @@ struct cow_tool_verb {
 	const struct cow_value_doc *values; /* what -o takes */
 	unsigned take;			    /* COW_ARGS_... */
 	unsigned min_images;		    /* 1: IMAGE must be given; 0: parse() looks itself */
-	unsigned max_images; /* 0: any number */
-	int failed_status; /* 0: 1 */
+	unsigned max_images;		    /* 0: any number */
+	int failed_status;		    /* 0: 1 */
 	/* May be NULL; with the passphrases, before signals are caught: what may wait for somebody. */
 	int (*prepare)(struct cow_tool *tool, struct cow_error *err);
 	/* Sets err, or the error number will do. -ECANCELED: because *tool->cancel became true. */

@@ -15,6 +15,7 @@ static size_t string_bytes(const char *text)
 }
 
 #define CRYPTO_BYTES 16u
+#define BITMAPS_BYTES 32u /* the extension of bitmaps, which may be added later */
 
 static size_t put_crypto(const struct cow_create_layout *l, uint8_t *cluster, size_t off)
 {
@@ -26,7 +27,7 @@ static size_t put_crypto(const struct cow_create_layout *l, uint8_t *cluster, si
 
 /*
  * All of them but END, in QEMU's order. Feature names are a courtesy: left out where there is no
- * room for them.
+ * room for them, and for bitmaps some day.
  */
 static size_t put_extensions(const struct cow_create_layout *l, const struct cow_create_options *o,
 			     uint8_t *cluster, bool feature_names_fit)
@@ -59,8 +60,8 @@ int cow_create_first_cluster(struct cow_create_layout *l, const struct cow_creat
 				     "(1023 at most): use a shorter name or larger clusters",
 				     o->backing_file ? "backing" : "data",
 				     o->backing_file ? name_bytes : strlen(o->data_file));
-	size_t off = put_extensions(l, o, cluster,
-				    need + COW_FEATURE_NAMES_BYTES <= cow_cluster_bytes(h));
+	size_t courtesy = COW_FEATURE_NAMES_BYTES + BITMAPS_BYTES;
+	size_t off = put_extensions(l, o, cluster, need + courtesy <= cow_cluster_bytes(h));
 	off = cow_extension_put(cluster, off, QCOW2_EXT_END, NULL, 0);
 	if (name_bytes) {
 		memcpy(cluster + off, o->backing_file, name_bytes);

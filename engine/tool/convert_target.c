@@ -162,6 +162,14 @@ static int check_size(struct cow_target *t, struct cow_error *err)
 			     t->spec->disk.path, there, wanted);
 }
 
+static int check_bitmaps(struct cow_target *t, struct cow_loop *loop, struct cow_error *err)
+{
+	int ret = cow_bitmap_copy_check(t->spec->bitmaps, loop, t->disk, err);
+	if (ret)
+		cow_error_prefix(err, "%s", t->spec->disk.path);
+	return ret;
+}
+
 static int open_disk(struct cow_target *t, struct cow_loop *loop, struct cow_error *err)
 {
 	struct cow_disk_spec disk = t->spec->disk;
@@ -179,6 +187,7 @@ static int open_disk(struct cow_target *t, struct cow_loop *loop, struct cow_err
 			return cow_error_no_memory(err);
 	}
 	int ret = cow_disk_open(t->host, loop, &disk, &t->disk, err);
+	t->opened = !ret;
 	free(data_path);
 	return ret;
 }
@@ -222,6 +231,8 @@ int cow_target_open(struct cow_loop *loop, const struct cow_target_spec *spec, s
 		ret = open_disk(t, loop, err);
 	if (!ret)
 		ret = check_size(t, err);
+	if (!ret && spec->bitmaps)
+		ret = check_bitmaps(t, loop, err);
 	if (!ret) {
 		keep_quiet(t->disk);
 		return 0;
@@ -269,12 +280,11 @@ static void remove_data_file(struct cow_target *t)
 
 void cow_target_give_up(struct cow_target *t, struct cow_loop *loop)
 {
-	bool opened = t->disk;
 	COW_IGNORE(cow_disk_close(t->disk, loop, NULL));
 	if (t->temporary) {
 		unlink(t->temporary);
 		remove_data_file(t);
-	} else if (opened && t->device && !t->spec->in_place &&
+	} else if (t->opened && t->device && !t->spec->in_place &&
 		   t->spec->disk.format == COW_DISK_QCOW2) {
 		wipe_header(t, loop);
 	}
@@ -321,9 +331,27 @@ static int close_disk(struct cow_target *t, struct cow_loop *loop, struct cow_er
 	return cow_disk_close(disk, loop, err);
 }
 
+/* Nobody else has the image between its content and its bitmaps. */
+static int close_with_bitmaps(struct cow_target *t, struct cow_loop *loop, struct cow_error *err)
+{
+	struct cow_disk *disk = t->disk;
+	struct cow_file *file;
+	struct cow_error own = { 0 };
+	t->disk = NULL;
+	int ret = cow_disk_close_keep(disk, loop, &file, &own);
+	if (!ret) {
+		ret = cow_bitmap_copy_run(t->spec->bitmaps, loop, file, &own);
+		t->host->ops->close(file);
+		if (ret)
+			cow_error_prefix(&own, "%s", t->spec->disk.path);
+	}
+	return ret ? cow_error_set(err, ret, "%s", own.code ? own.text : strerror(-ret)) : 0;
+}
+
 int cow_target_finish(struct cow_target *t, struct cow_loop *loop, struct cow_error *err)
 {
-	int ret = close_disk(t, loop, err);
+	bool bitmaps = t->spec->bitmaps && t->spec->bitmaps->nr;
+	int ret = bitmaps ? close_with_bitmaps(t, loop, err) : close_disk(t, loop, err);
 	if (!ret && t->temporary)
 		ret = give_name(t, err);
 	if (ret)

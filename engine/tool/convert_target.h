@@ -10,12 +10,14 @@
 
 #include "engine/base/result.h"
 #include "engine/create/create.h"
+#include "engine/tool/bitmap_copy.h"
 #include "engine/tool/disk.h"
 
 struct cow_target_spec {
 	struct cow_disk_spec disk; /* path, format, buffered, compress, secrets, roots */
 	bool in_place;		   /* the image exists: only its content is written */
 	bool unsafe;		   /* raw: what was written need not be durable */
+	const struct cow_bitmap_copy *bitmaps; /* planned: the image gets them; NULL: none */
 	/* a new one; size_bytes is set, a raw file has that and preallocation */
 	struct cow_create_options create;
 };
@@ -30,6 +32,7 @@ struct cow_target {
 	bool existed;
 	struct cow_file *old; /* what is replaced, locked meanwhile */
 	bool device;
+	bool opened; /* for writing, as a disk */
 };
 
 /* spec must stay. 0, or -errno with a text; nothing is left then. */
