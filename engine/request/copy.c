@@ -41,7 +41,7 @@ static enum cow_next copy_claim(struct cow_task *task)
 	struct cow_image *image = cow_op_image(op);
 	unsigned bits = image->core.g.cluster_bits;
 	/* whoever waits for a claim holds nothing that the claim's holder may need */
-	cow_op_put_bounce(op);
+	cow_assert(!op->bounce);
 	/*
 	 * Room first: who holds a claim must not wait for the release of freed clusters (see op.h).
 	 */

@@ -19,7 +19,7 @@ static enum cow_next l2table_claim(struct cow_task *task)
 	struct cow_op *op = cow_op_of(task);
 	struct cow_image *image = cow_op_image(op);
 	uint64_t idx = op->table.l1_idx;
-	cow_op_put_bounce(op);
+	cow_assert(!op->bounce);			    /* as in copy.c */
 	enum cow_next next = cow_op_room_to_free(op, 1, 1); /* before the claim: see op.h */
 	if (next != COW_AGAIN || task->error)
 		return next;

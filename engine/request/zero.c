@@ -227,7 +227,7 @@ static bool expressible(const struct cow_op *op, uint64_t off)
 	return !keeps_clusters(op) && cow_nothing_below(image, off);
 }
 
-/* What is to change in one slice: whole clusters, or some subclusters of one. */
+/* What is to change in one slice, then what was: whole clusters, or some subclusters of one. */
 struct change {
 	uint32_t nr;	/* clusters */
 	uint64_t bytes; /* of the guest */
@@ -235,6 +235,19 @@ struct change {
 	struct cow_entry bad;
 	uint64_t bad_off;
 };
+
+/*
+ * Does the entry hold data in a data file, which is punched first? There was none at the look: a copy on write
+ * of another thread has ended since. subs: those that count.
+ */
+static bool is_punched_first(const struct cow_op *op, const struct cow_entry *e, uint64_t subs)
+{
+	const struct cow_geometry *g = &op->queue->image->core.g;
+	if (!g->data_file || op->no_punch)
+		return false;
+	return g->extended_l2 ? e->has_host && (e->subs & subs & COW_SUBS_ALLOCATED)
+			      : e->kind == COW_NORMAL;
+}
 
 /* Under the slot's lock. False when an entry breaks a rule. */
 static bool change_clusters(struct cow_op *op, struct cow_slot *slot, uint32_t idx,
@@ -249,6 +262,10 @@ static bool change_clusters(struct cow_op *op, struct cow_slot *slot, uint32_t i
 			c->bad = e;
 			c->bad_off = off;
 			return false;
+		}
+		if (is_punched_first(op, &e, COW_SUBS_ALLOCATED)) {
+			c->bytes = (uint64_t)i << g->cluster_bits;
+			return true;
 		}
 		struct cow_l2_entry to = zeroed(op, &e, off);
 		if (to.raw == e.raw && to.subs == e.subs)
@@ -279,6 +296,10 @@ static bool change_subs(struct cow_op *op, struct cow_slot *slot, uint32_t idx, 
 	if (*compressed || (!e.has_host && cow_nothing_below(image, op->cursor)))
 		return true;
 	uint64_t bits = cow_entry_subs(g, op->cursor, c->bytes);
+	if (is_punched_first(op, &e, bits)) {
+		c->bytes = 0;
+		return true;
+	}
 	cow_entry_set(g, slot->data, idx,
 		      (struct cow_l2_entry){ .raw = e.raw, .subs = (e.subs & ~bits) | bits << 32 });
 	return true;
