@@ -171,7 +171,9 @@ static int check_file(const struct arguments *a, struct cow_loop *loop,
 	struct cow_check_options check = {
 		.repair = a->repair,
 		.finding = print_finding,
-		.progress = a->common.progress || isatty(STDERR_FILENO) ? print_progress : NULL,
+		.progress = !a->common.quiet && (a->common.progress || isatty(STDERR_FILENO))
+				    ? print_progress
+				    : NULL,
 		.ctx = (void *)(uintptr_t)a,
 	};
 	unsigned flags = COW_OPEN_BUFFERED | (a->repair == COW_REPAIR_NONE ? 0 : COW_OPEN_WRITE);

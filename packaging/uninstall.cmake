@@ -1,0 +1,18 @@
+# Takes away what `cmake --install` of this build has put there, as it wrote it down; folders that are empty then stay.
+# BUILD: the build's folder. DESTDIR is heeded.
+set(manifest ${BUILD}/install_manifest.txt)
+if(NOT EXISTS ${manifest})
+  message(FATAL_ERROR "${manifest}: not there: nothing was installed from this build")
+endif()
+file(STRINGS ${manifest} files)
+foreach(file ${files})
+  set(file $ENV{DESTDIR}${file})
+  if(EXISTS ${file} OR IS_SYMLINK ${file})
+    message(STATUS "Removing: ${file}")
+    file(REMOVE ${file})
+    if(EXISTS ${file})
+      message(FATAL_ERROR "${file}: cannot be removed")
+    endif()
+  endif()
+endforeach()
+file(REMOVE ${manifest})
