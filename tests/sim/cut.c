@@ -12,11 +12,11 @@
 
 #define TOP "/sim/top"
 
-static bool is_possible(const struct sim_run *run, const struct cow_header *h, uint64_t bytes)
+static bool is_possible(struct sim_run *run, const struct cow_header *h, uint64_t bytes)
 {
 	const struct sim_config *c = &run->script->config;
 	return bytes && !c->bitmap && !c->data_file && !c->block_device && !c->sweep &&
-	       c->backing_bytes <= bytes && !(h->version == 2 && h->nr_snapshots);
+	       sim_tool_backing_bytes(run) <= bytes && !(h->version == 2 && h->nr_snapshots);
 }
 
 static void resize_closed(struct sim_run *run, uint64_t bytes)

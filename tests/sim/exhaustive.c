@@ -25,12 +25,24 @@ static const struct {
 	{ "shared with a snapshot", { .cluster_bits = 10 }, true },
 	{ "1-bit refcounts", { .cluster_bits = 10, .refcount_bits = 1 }, false },
 	{ "version 2 over a raw file",
-	  { .cluster_bits = 10, .version = 2, .backing = SIM_BACKING_RAW },
+	  { .cluster_bits = 10,
+	    .version = 2,
+	    .backing = SIM_BACKING_RAW,
+	    .other = SIM_BACKING_QCOW2 },
 	  false },
 	{ "over a compressed image",
-	  { .cluster_bits = 12, .backing = SIM_BACKING_QCOW2, .base_bits = 12, .base_pack = 1 },
+	  { .cluster_bits = 12,
+	    .backing = SIM_BACKING_QCOW2,
+	    .base_bits = 12,
+	    .base_pack = 1,
+	    .other = SIM_BACKING_RAW },
 	  false },
-	{ "subclusters", { .cluster_bits = 14, .ext_l2 = 1, .backing = SIM_BACKING_RAW }, false },
+	{ "subclusters",
+	  { .cluster_bits = 14,
+	    .ext_l2 = 1,
+	    .backing = SIM_BACKING_RAW,
+	    .other = SIM_BACKING_QCOW2 },
+	  false },
 	{ "compressed", { .cluster_bits = 12, .compress = 1 }, false },
 	{ "LUKS", { .cluster_bits = 10, .encrypt = SIM_ENCRYPT_XTS }, false },
 	{ "raw data file", { .cluster_bits = 12, .data_file = SIM_DATA_RAW }, false },
@@ -38,6 +50,13 @@ static const struct {
 	{ "block device", { .cluster_bits = 10, .block_device = 1 }, false },
 	{ "lazy refcounts", { .cluster_bits = 10, .lazy = 1 }, false },
 	{ "dirty bitmap", { .cluster_bits = 10, .bitmap = 9 }, false },
+	{ "over a chain",
+	  { .cluster_bits = 9,
+	    .backing = SIM_BACKING_QCOW2,
+	    .base_bits = 9,
+	    .backing_bytes = 5 << 9,
+	    .deep_bytes = 4 << 9 },
+	  false },
 };
 #define NR_KINDS (sizeof(kinds) / sizeof(kinds[0]))
 
@@ -55,6 +74,10 @@ enum {
 	OP_BITMAP_ADD,
 	OP_BITMAP_TOGGLE,
 	OP_BITMAP_REMOVE,
+	NR_OPEN_OPS,
+	/* on the closed image: enum sim_tool_what, and variants */
+	OP_TOOL = NR_OPEN_OPS,
+	OP_COMMIT_INTO = OP_TOOL + SIM_NR_TOOLS,
 	NR_OPS
 };
 
@@ -84,7 +107,13 @@ static struct sim_action action_of(unsigned op, uint64_t cluster)
 		return (struct sim_action){ .kind = SIM_LIVE, .length = SIM_SNAPSHOT_CREATE };
 	case OP_REOPEN:
 		return (struct sim_action){ .kind = SIM_REOPEN };
+	case OP_COMMIT_INTO:
+		return (struct sim_action){ .kind = SIM_TOOL,
+					    .length = SIM_TOOL_COMMIT,
+					    .queue = 2 };
 	default:
+		if (op >= OP_TOOL)
+			return (struct sim_action){ .kind = SIM_TOOL, .length = op - OP_TOOL };
 		return (struct sim_action){ .kind = SIM_BITMAP, .length = op - OP_BITMAP_ADD };
 	}
 }
@@ -93,6 +122,12 @@ static struct sim_action action_of(unsigned op, uint64_t cluster)
 static bool has(unsigned kind, unsigned op)
 {
 	const struct sim_config *c = &kinds[kind].config;
+	if (op == OP_COMMIT_INTO)
+		return c->deep_bytes;
+	if (op == OP_TOOL + SIM_TOOL_RESIZE)
+		return !c->data_file && !c->bitmap && !c->block_device;
+	if (op >= OP_TOOL)
+		return c->backing || op == OP_TOOL + SIM_TOOL_AMEND;
 	if (op == OP_SNAPSHOT)
 		return !c->data_file;
 	if (op == OP_BITMAP_ADD)
@@ -116,7 +151,9 @@ static void make(struct sim_script *script, unsigned kind, uint64_t seed)
 	unsigned written = kinds[kind].snapshot ? 4 : 2;
 	uint64_t cluster = 1ull << c->cluster_bits;
 	c->seed = seed;
-	c->size_bytes = c->backing_bytes = CLUSTERS * cluster;
+	c->size_bytes = c->other_bytes = CLUSTERS * cluster;
+	c->backing_bytes = c->backing_bytes ? c->backing_bytes : c->size_bytes;
+	c->tool = 1;
 	c->version = c->version ? c->version : 3;
 	c->refcount_bits = c->refcount_bits ? c->refcount_bits : 16;
 	c->queues = 2;
@@ -187,7 +224,7 @@ static bool branch(struct tree *t, struct sim_action a)
 	unsigned nr = t->script.nr;
 	uint64_t sweep = t->script.config.sweep;
 	add(&t->script, a);
-	if (a.kind != SIM_REOPEN && !(a.flags & SIM_EAGER))
+	if (a.kind != SIM_REOPEN && a.kind != SIM_TOOL && !(a.flags & SIM_EAGER))
 		add(&t->script, (struct sim_action){ .kind = SIM_DRAIN });
 	t->script.config.sweep = nr + 1;
 	pid_t pid = fork();
@@ -248,13 +285,40 @@ static void all_at_once(struct tree *t, const unsigned *ops, unsigned nr)
 
 static void every_sequence(struct tree *t, unsigned *ops, unsigned nr, unsigned depth)
 {
-	for (ops[nr] = 0; ops[nr] < NR_OPS; ops[nr]++) {
+	for (ops[nr] = 0; ops[nr] < NR_OPEN_OPS; ops[nr]++) {
 		if (!has(t->kind, ops[nr]))
 			continue;
 		if (nr + 1 < depth)
 			every_sequence(t, ops, nr + 1, depth);
 		else if (ops[nr] != OP_REOPEN)
 			all_at_once(t, ops, depth);
+	}
+}
+
+/* One after the other, each of a verb's host operations fails, or finds the host full from there on. */
+static void every_fault(struct tree *t, unsigned op, unsigned flag)
+{
+	struct sim_action a = action_of(op, 1ull << t->script.config.cluster_bits);
+	struct sim_sweep *sweep = t->run->sweep;
+	a.flags = flag;
+	do {
+		a.offset++;
+		sweep->met_fault = false;
+		if (branch(t, a)) {
+			t->script.config.sweep = UINT64_MAX;
+			run_to_its_end(t);
+		}
+		sweep->counts.faults += sweep->met_fault;
+	} while (sweep->met_fault);
+}
+
+static void faults_of_tools(struct tree *t)
+{
+	for (unsigned op = OP_TOOL; op < NR_OPS; op++) {
+		if (!has(t->kind, op))
+			continue;
+		every_fault(t, op, SIM_FAILS);
+		every_fault(t, op, SIM_NO_ROOM);
 	}
 }
 
@@ -266,6 +330,7 @@ static _Noreturn void run_kind(unsigned kind, unsigned depth, const struct sim_r
 	t.run = sim_run_begin(&t.script, options);
 	go_on(&t);
 	one_by_one(&t, depth);
+	faults_of_tools(&t);
 	for (unsigned nr = 2; nr <= depth; nr++)
 		every_sequence(&t, ops, 0, nr);
 	_exit(0);
@@ -282,10 +347,11 @@ static uint64_t cpu_ms(void)
 static void say(const char *what, const struct sim_sweep_counts *c, uint64_t ms)
 {
 	printf("%s: %llu sequences, power lost at %llu moments in %llu ways, %llu different "
-	       "states checked, %llu.%llu s of processor time\n",
+	       "states checked, %llu errors put in, %llu.%llu s of processor time\n",
 	       what, (unsigned long long)c->sequences, (unsigned long long)c->moments,
 	       (unsigned long long)c->ways, (unsigned long long)c->states,
-	       (unsigned long long)(ms / 1000), (unsigned long long)(ms % 1000 / 100));
+	       (unsigned long long)c->faults, (unsigned long long)(ms / 1000),
+	       (unsigned long long)(ms % 1000 / 100));
 	fflush(stdout);
 }
 
@@ -295,6 +361,7 @@ static void add_counts(struct sim_sweep_counts *sum, const struct sim_sweep_coun
 	sum->moments += c->moments;
 	sum->ways += c->ways;
 	sum->states += c->states;
+	sum->faults += c->faults;
 }
 
 static int do_kind(unsigned kind, unsigned depth, const struct sim_run_options *options,

@@ -69,5 +69,6 @@ uint64_t sim_expected_hash(const struct sim_run *run)
 {
 	uint64_t hash = mix(model(&run->model), snapshots(run));
 	hash = mix(hash, sim_bitmap_hash(run));
+	hash = mix(hash, sim_tool_hash(run));
 	return mix(hash, run->hidden_leaks);
 }

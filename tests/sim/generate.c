@@ -7,6 +7,7 @@
 #include "tests/sim/random.h"
 #include "tests/sim/script.h"
 #include "tests/sim/snapshot.h"
+#include "tests/sim/tool.h"
 
 #define SECTOR 512u
 
@@ -450,6 +451,39 @@ static void live_action(struct sim_random *r, const struct sim_plan *plan,
 	sim_script_add(script, &a);
 }
 
+/* Takes no random number either. */
+static void add_tools(struct sim_config *c)
+{
+	struct sim_random r = { .state = sim_mix(c->seed ^ 0x746f6f6c) };
+	if (c->seed / 11 % 4)
+		return;
+	c->tool = 20 + sim_below(&r, 60);
+	c->other = sim_below(&r, 3);
+	c->other_bytes = SECTOR * (1 + sim_below(&r, c->size_bytes / SECTOR * 3 / 2));
+}
+
+/* Most often with something that goes wrong in it. */
+static void tool_action(struct sim_random *r, const struct sim_plan *plan,
+			struct sim_script *script)
+{
+	struct sim_action a = { .kind = SIM_TOOL, .queue = (unsigned)sim_below(r, 4) };
+	bool chain = script->config.backing || script->config.other;
+	a.length = chain ? sim_below(r, SIM_NR_TOOLS)
+			 : SIM_TOOL_AMEND + sim_below(r, SIM_NR_TOOLS - SIM_TOOL_AMEND);
+	if (plan->crash_every && sim_chance(r, 50)) {
+		a.flags = sim_chance(r, 25) ? SIM_KILL : 0;
+		a.offset = 1 + sim_below(r, sim_chance(r, 50) ? 30 : 300);
+		if (sim_chance(r, 50)) {
+			a.flags |= SIM_AT_SYNC;
+			a.offset = 1 + sim_below(r, 8);
+		}
+	} else if (plan->faults && sim_chance(r, 60)) {
+		a.flags = sim_chance(r, 50) ? SIM_FAILS : SIM_NO_ROOM;
+		a.offset = 1 + sim_below(r, sim_chance(r, 50) ? 20 : 200);
+	}
+	sim_script_add(script, &a);
+}
+
 void sim_script_make(struct sim_script *script, uint64_t seed, const struct sim_plan *plan)
 {
 	struct sim_random r = { .state = sim_mix(seed + 1) }, more = { .state = sim_mix(~seed) };
@@ -465,6 +499,8 @@ void sim_script_make(struct sim_script *script, uint64_t seed, const struct sim_
 	draw_limits(&script->config, &more);
 	add_bitmap(&script->config);
 	add_more_limits(&script->config);
+	add_tools(&script->config);
+	struct sim_random tools = { .state = sim_mix(script->config.tool ^ seed) };
 	for (uint64_t i = 0; i < p.nr_actions; i++) {
 		struct sim_action a = { 0 };
 		if (!host_action(&r, &p, &habits, &full, &a))
@@ -475,5 +511,7 @@ void sim_script_make(struct sim_script *script, uint64_t seed, const struct sim_
 		maybe_late(&r, &habits, script);
 		if (script->config.live && !sim_below(&more, script->config.live))
 			live_action(&more, &p, script);
+		if (script->config.tool && !sim_below(&tools, script->config.tool))
+			tool_action(&tools, &p, script);
 	}
 }

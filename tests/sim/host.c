@@ -115,9 +115,33 @@ static bool host_length(struct cow_file *file, uint64_t *bytes)
 	return true;
 }
 
+/* ---- for the tools of whole disks ---- */
+
+static int host_keep(struct cow_file *base, struct cow_file **out, struct cow_error *err)
+{
+	struct sim_handle *h = (struct sim_handle *)base, *next = calloc(1, sizeof(*next));
+	cow_assert(next);
+	*next = *h;
+	next->base.path = strdup(base->path);
+	next->base.size_bytes = h->file->now.size_bytes;
+	next->base.unlocked = true;
+	h->locked = false;
+	*out = &next->base;
+	return 0;
+}
+
+static bool host_look(struct cow_file *base, uint64_t off, bool *hole, uint64_t *end)
+{
+	const struct sim_file *f = sim_file_of(base);
+	*hole = !f->fixed && sim_store_look(&f->now, off, f->now.size_bytes, end);
+	return !f->fixed;
+}
+
 const struct cow_host_ops sim_host_ops = {
 	.open = host_open,
 	.close = host_close,
 	.realpath = host_realpath,
 	.length = host_length,
+	.keep = host_keep,
+	.look = host_look,
 };

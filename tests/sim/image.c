@@ -6,6 +6,7 @@
 
 #include "engine/base/assert.h"
 #include "engine/check/check.h"
+#include "engine/format/format.h"
 #include "engine/life/image.h"
 #include "engine/life/image_memory.h"
 #include "engine/request/queue.h"
@@ -213,6 +214,11 @@ static void verify_raw(struct sim_run *run)
 	}
 }
 
+static bool is_lazy(struct sim_run *run)
+{
+	return sim_snapshot_header(run).compatible & QCOW2_COMPAT_LAZY_REFCOUNTS;
+}
+
 /* With lazy refcounts they are right only after a clean close, or a repair. */
 static bool check_lazy(struct sim_run *run)
 {
@@ -225,12 +231,12 @@ static bool check_lazy(struct sim_run *run)
 void sim_image_check(struct sim_run *run, bool clean)
 {
 	struct cow_check_result result;
-	if (run->script->config.lazy && !clean && check_lazy(run))
+	if (is_lazy(run) && !clean && check_lazy(run))
 		return;
 	if (!check_once(run, COW_REPAIR_NONE, false, &result))
 		return;
 	bool sound = !result.corruptions && !result.check_errors;
-	if (run->script->config.lazy && !clean)
+	if (is_lazy(run) && !clean)
 		sound = true;
 	if (!sound || (clean && !run->hidden_leaks && result.leaks > run->leaks)) {
 		check_once(run, COW_REPAIR_NONE, true, &result);

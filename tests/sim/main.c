@@ -241,7 +241,9 @@ static int run_seeds(const struct arguments *a)
 		"%llu "
 		"ENOSPC put in, %llu leak "
 		"repairs, %llu refcount tables outgrown, %llu snapshot commands, %llu live ones "
-		"(%llu all under a freeze), %llu disks resized, %llu cut off, %llu bitmaps cleared "
+		"(%llu all under a freeze), %llu disks resized, %llu cut off, %llu verbs on the "
+		"closed "
+		"image, %llu cut off, %llu bitmaps cleared "
 		"or made, %llu found to be believed, %llu crash states seen by QEMU, %llu s\n",
 		(unsigned long long)done, (unsigned long long)a->seed, (unsigned long long)failed,
 		(unsigned long long)sum.ops, (unsigned long long)sum.failed_ops,
@@ -251,7 +253,8 @@ static int run_seeds(const struct arguments *a)
 		(unsigned long long)sum.repairs, (unsigned long long)sum.growths,
 		(unsigned long long)sum.snapshots, (unsigned long long)sum.live,
 		(unsigned long long)sum.all_frozen, (unsigned long long)sum.resized,
-		(unsigned long long)sum.snapshots_lost, (unsigned long long)sum.bitmaps,
+		(unsigned long long)sum.snapshots_lost, (unsigned long long)sum.tools,
+		(unsigned long long)sum.tools_cut, (unsigned long long)sum.bitmaps,
 		(unsigned long long)sum.believed, (unsigned long long)sum.second,
 		(unsigned long long)(now_seconds() - start));
 	if (a->child.run.second_percent && !sum.second && !failed) {

@@ -26,6 +26,7 @@
 #define DEEP "/sim/deep"
 #define DEEP_NAME "deep"
 #define DATA_NAME "data"
+#define OTHER "/sim/other"
 
 static void must(int ret, const struct cow_error *err, const char *what)
 {
@@ -44,23 +45,38 @@ static void settle_disk(struct sim_run *run)
 	}
 }
 
+/* What the image shows there, or zeros behind its end. */
+static void fill_same(const struct sim_run *run, uint8_t *buf, uint64_t sector, uint64_t nr)
+{
+	const struct sim_model *m = &run->model;
+	for (uint64_t i = 0; i < nr; i++) {
+		bool inside = sector + i < m->nr_sectors;
+		uint64_t id = inside ? m->cells[sector + i].versions[0].id : 0;
+		sim_fill(buf + i * SIM_SECTOR, id, sector + i, 1);
+	}
+}
+
 /*
  * Writes patterns here and there; the model of the top image starts with them, as far as `visible`
- * bytes.
+ * bytes. Where nothing is visible some are what the image shows anyhow.
  */
 static void write_base(struct sim_run *run, uint64_t bytes, uint64_t visible,
 		       void (*put)(struct sim_run *, void *, uint64_t, uint64_t, const uint8_t *),
 		       void *ctx)
 {
-	uint64_t at = 0;
+	const struct sim_config *c = &run->script->config;
+	/* a small image gets something everywhere, too */
+	uint64_t at = 0, most = c->sweep ? 2u << c->cluster_bits >> 9 : 200;
 	while (at < bytes) {
-		uint64_t n = SIM_SECTOR * (1 + sim_below(&run->random, 200));
+		uint64_t n = SIM_SECTOR * (1 + sim_below(&run->random, most));
 		n = n < bytes - at ? n : bytes - at;
 		if (sim_chance(&run->random, 60)) {
 			uint8_t *buf = cow_buf_alloc(n);
 			cow_assert(buf);
 			uint64_t id = ++run->next_id;
 			sim_fill(buf, id, at / SIM_SECTOR, n / SIM_SECTOR);
+			if (!visible && sim_chance(&run->random, 40))
+				fill_same(run, buf, at / SIM_SECTOR, n / SIM_SECTOR);
 			put(run, ctx, at, n, buf);
 			for (uint64_t s = 0; s < n / SIM_SECTOR; s++)
 				if (at / SIM_SECTOR + s < run->model.nr_sectors &&
@@ -100,7 +116,7 @@ static void make_raw(struct sim_run *run, const char *path, uint64_t bytes, uint
 
 /* ---- a qcow2 base ---- */
 
-static void fill_base(struct sim_run *run, uint64_t bytes)
+static void fill_image(struct sim_run *run, const char *path, uint64_t bytes, uint64_t visible)
 {
 	struct cow_error err = { 0 };
 	struct cow_open_options options = { .writable = true,
@@ -108,10 +124,10 @@ static void fill_base(struct sim_run *run, uint64_t bytes)
 	struct cow_image *image;
 	struct cow_queue *queue;
 	sim_image_keys(run, &options);
-	must(cow_image_open(&run->world.host, &run->control->base, BASE, &options, &image, &err),
+	must(cow_image_open(&run->world.host, &run->control->base, path, &options, &image, &err),
 	     &err, "open base");
 	must(cow_queue_new(image, &run->control->base, 1, &queue), &err, "queue of base");
-	write_base(run, bytes, bytes, put_queue, queue);
+	write_base(run, bytes, visible, put_queue, queue);
 	cow_queue_free(queue);
 	must(cow_image_close(image, &run->control->base, &err), &err, "close base");
 }
@@ -144,11 +160,29 @@ static void make_qcow2_base(struct sim_run *run, uint64_t bytes)
 		create.backing_format = "raw";
 	}
 	sim_keys_create(run, BASE, c->base_encrypt, &create);
-	fill_base(run, bytes);
+	fill_image(run, BASE, bytes, bytes);
 	if (c->base_snapshot) {
 		snapshot_base(run);
-		fill_base(run, bytes);
+		fill_image(run, BASE, bytes, bytes);
 	}
+}
+
+/* ---- what the image may be rebased onto ---- */
+
+static void make_other(struct sim_run *run)
+{
+	const struct sim_config *c = &run->script->config;
+	struct cow_create_options create = {
+		.size_bytes = c->other_bytes,
+		.has_size = true,
+		.cluster_bytes = 1u << c->cluster_bits,
+	};
+	if (c->other == SIM_BACKING_RAW)
+		make_raw(run, OTHER, c->other_bytes, 0);
+	if (c->other != SIM_BACKING_QCOW2)
+		return;
+	sim_keys_create(run, OTHER, SIM_ENCRYPT_NO, &create);
+	fill_image(run, OTHER, c->other_bytes, 0);
 }
 
 /* ---- the image itself ---- */
@@ -228,6 +262,7 @@ void sim_image_create(struct sim_run *run)
 		create_prepared(run);
 	else
 		create_own(run);
+	make_other(run);
 	sim_bitmap_create(run);
 	settle_disk(run);
 }

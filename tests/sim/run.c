@@ -18,6 +18,7 @@
 #include "tests/sim/second.h"
 #include "tests/sim/snapshot.h"
 #include "tests/sim/sweep.h"
+#include "tests/sim/tool.h"
 
 static struct sim_run *current; /* for sim_fail() */
 
@@ -107,6 +108,44 @@ static void drain(struct sim_run *run)
 	}
 }
 
+/* Nothing is in the way any more of who closed the image, or wants to open it. */
+static void open_again(struct sim_run *run, const char *why)
+{
+	start_faults(run);
+	run->world.faults.permille = 0;
+	if (sim_image_open(run) && !run->world.powered_off)
+		sim_fail("cannot reopen%s", why);
+	if (run->world.powered_off)
+		return;
+	sim_guest_verify(run);
+	start_faults(run);
+}
+
+/* The image is closed, a verb went over it; power is on. */
+static void after_tool(struct sim_run *run)
+{
+	run->injected_at_open = run->world.faults.nr_injected + run->world.faults.nr_full;
+	sim_tool_check(run);
+	if (run->tool.had_faults)
+		run->leaks = UINT64_MAX;
+	sim_image_check(run, !run->tool.had_faults);
+	open_again(run, " after a verb");
+}
+
+/* What was cut off, or failed, is done to its end. */
+static void tool_again(struct sim_run *run)
+{
+	if (!run->tool.pending)
+		return;
+	clear_faults(run);
+	sim_image_close(run);
+	run->leaks = UINT64_MAX;
+	sim_tool_run(run, NULL);
+	if (run->tool.pending)
+		sim_fail("tool %u: cannot be run again", run->tool.what);
+	after_tool(run);
+}
+
 /*
  * Power is off: lets the old process run into the wall, then looks at what is left, perhaps through
  * another crash.
@@ -143,6 +182,8 @@ static void recover(struct sim_run *run)
 		first = false;
 		sim_second_take(run);
 		sim_live_resolve(run);
+		if (run->tool.pending)
+			sim_tool_check(run);
 		sim_image_check(run, false);
 		if (!run->world.powered_off && sim_image_open(run) == 0) {
 			sim_guest_verify(run);
@@ -159,6 +200,7 @@ static void recover(struct sim_run *run)
 	run->world.power_off_sync = 0;
 	run->world.power_off_header = 0;
 	run->leaks = UINT64_MAX; /* unknown until the next check */
+	tool_again(run);
 	if (soon && sim_chance(&run->random, 50)) {
 		run->world.power_off_at = run->world.events + 1 + sim_below(&run->random, 40);
 		run->world.crash_kind = SIM_CRASH_POWER;
@@ -245,6 +287,26 @@ static void snapshot(struct sim_run *run, const struct sim_action *a)
 	start_faults(run);
 }
 
+static void tool(struct sim_run *run, const struct sim_action *a)
+{
+	reopen(run, &(struct sim_action){ .kind = SIM_REOPEN });
+	if (run->world.powered_off || cow_image_failure(run->image))
+		return;
+	clear_faults(run);
+	sim_image_close(run);
+	if (run->world.powered_off)
+		return;
+	if (sim_tool_choose(run, a)) {
+		sim_tool_run(run, a);
+		if (run->world.powered_off)
+			return;
+		after_tool(run);
+		tool_again(run);
+	} else {
+		open_again(run, "");
+	}
+}
+
 /* ---- actions ---- */
 
 static void arm_crash(struct sim_run *run, const struct sim_action *a)
@@ -299,6 +361,9 @@ static void act(struct sim_run *run, const struct sim_action *a)
 	case SIM_BITMAP:
 		sim_bitmap_command(run, a);
 		break;
+	case SIM_TOOL:
+		tool(run, a);
+		break;
 	case SIM_QUEUE_LEAVES:
 		sim_image_queue_leaves(run, a->queue % (unsigned)run->script->config.queues);
 		break;
@@ -342,7 +407,10 @@ static void power_off_hook(struct sim_world *world)
 
 static void event_hook(struct sim_world *world)
 {
-	if (current)
+	if (!current)
+		return;
+	sim_tool_event(current);
+	if (current->script->config.sweep)
 		sim_sweep_event(current);
 }
 
@@ -376,7 +444,7 @@ static void setup(struct sim_run *run, const struct sim_script *script, bool tra
 		sim_fail("cannot open the new image");
 	sim_guest_verify(run);
 	start_faults(run);
-	run->world.on_event = c->sweep ? event_hook : NULL;
+	run->world.on_event = c->sweep || c->tool ? event_hook : NULL;
 }
 
 /*

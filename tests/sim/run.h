@@ -13,6 +13,7 @@
 #include "tests/sim/model.h"
 #include "tests/sim/script.h"
 #include "tests/sim/shot.h"
+#include "tests/sim/tool.h"
 #include "tests/sim/world.h"
 
 #define SIM_MAX_QUEUES 6
@@ -35,6 +36,7 @@ struct sim_stats {
 	uint64_t live,
 		all_frozen; /* commands on the running image; those done all under a freeze */
 	uint64_t resized;   /* disks, closed or in use */
+	uint64_t tools, tools_cut; /* verbs on the closed image: done; that power was lost in */
 	uint64_t snapshots, snapshots_lost; /* commands that took effect; that power was lost in */
 	uint64_t ops, crashes, kills, reopens, failed_ops, injected, full, events, repairs, growths;
 };
@@ -91,6 +93,7 @@ struct sim_run {
 	bool may_give_up;	 /* who asked for it may go */
 	atomic_bool gave_up;
 	struct sim_bitmap bitmap;
+	struct sim_tool tool;	   /* the last verb on the closed image */
 	struct cow_secret *secret; /* opens whatever of the chain is encrypted */
 	bool wants_memory;	   /* a cache could use more */
 	unsigned action_idx;

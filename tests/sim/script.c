@@ -26,10 +26,10 @@ void sim_script_fini(struct sim_script *script)
 
 /* ---- text ---- */
 
-static const char *const names[SIM_NR_ACTIONS] = { "read",	   "write", "flush",	"discard",
-						   "zeroes",	   "crash", "reopen",	"fault",
-						   "full",	   "drain", "snapshot", "live",
-						   "queue-leaves", "bitmap" };
+static const char *const names[SIM_NR_ACTIONS] = { "read",	   "write",  "flush",	 "discard",
+						   "zeroes",	   "crash",  "reopen",	 "fault",
+						   "full",	   "drain",  "snapshot", "live",
+						   "queue-leaves", "bitmap", "tool" };
 
 static const struct {
 	const char *name;
@@ -37,7 +37,8 @@ static const struct {
 } flag_names[] = {
 	{ "fua", SIM_FUA },	    { "nounmap", SIM_NOUNMAP },	    { "zero", SIM_ZERO_DATA },
 	{ "kill", SIM_KILL },	    { "eager", SIM_EAGER },	    { "late", SIM_LATE },
-	{ "at-sync", SIM_AT_SYNC }, { "at-header", SIM_AT_HEADER },
+	{ "at-sync", SIM_AT_SYNC }, { "at-header", SIM_AT_HEADER }, { "fails", SIM_FAILS },
+	{ "no-room", SIM_NO_ROOM },
 };
 #define NR_FLAGS (sizeof(flag_names) / sizeof(flag_names[0]))
 
@@ -54,6 +55,7 @@ static const struct {
 	size_t at;
 	bool limit; /* 32 bits; 0, the default, is not printed */
 } fields[] = {
+	/* clang-format off */
 	FIELD(seed),
 	FIELD(size_bytes),
 	FIELD(cluster_bits),
@@ -70,6 +72,9 @@ static const struct {
 	FIELD(data_file),
 	FIELD(block_device),
 	FIELD(live),
+	FIELD(tool),
+	FIELD(other),
+	FIELD(other_bytes),
 	FIELD(bitmap),
 	FIELD(base_bits),
 	FIELD(base_pack),
@@ -104,6 +109,7 @@ static const struct {
 	LIMIT(packed),
 	LIMIT(pack_clusters),
 	LIMIT(inflated),
+	/* clang-format on */
 };
 #define NR_FIELDS (sizeof(fields) / sizeof(fields[0]))
 

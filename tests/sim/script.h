@@ -43,6 +43,9 @@ struct sim_config {
 	uint64_t block_device; /* the host file is one */
 	uint64_t bitmap;       /* granularity of a dirty bitmap, log2; 0: none */
 	uint64_t live;	       /* one live snapshot command in so many actions; 0: none */
+	uint64_t tool;	       /* one verb on the closed image in so many; 0: none */
+	/* enum sim_backing: another image to rebase onto; NONE: there is none */
+	uint64_t other, other_bytes;
 	/*
 	 * a qcow2 base: its clusters, compression (1 zlib, 2 zstd), ..., a snapshot in its middle,
 	 * a raw file below it
@@ -89,6 +92,11 @@ enum sim_action_kind {
 	SIM_LIVE,
 	SIM_QUEUE_LEAVES, /* its thread ends, for another one */
 	SIM_BITMAP, /* command (length: enum sim_bitmap_what) on the dirty bitmap of the running image */
+	/*
+	 * verb (length: enum sim_tool_what) on the closed image, queue: which of its variants; offset, flags: as for
+	 * CRASH, or what else goes wrong at that host operation
+	 */
+	SIM_TOOL,
 	SIM_NR_ACTIONS
 };
 
@@ -101,6 +109,8 @@ enum sim_flags {
 	SIM_AT_SYNC = 1 << 5,
 	SIM_AT_HEADER = 1 << 6, /* counted from the next write of the header */
 	SIM_EAGER = 1 << 4,	/* submit the next action before anything else happens */
+	SIM_FAILS = 1 << 8,	/* a host operation of it fails */
+	SIM_NO_ROOM = 1 << 9,	/* the host is full from one of its operations on */
 };
 
 struct sim_action {

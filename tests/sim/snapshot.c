@@ -119,7 +119,7 @@ static bool choose_size(struct sim_run *run, const struct sim_action *a, bool cl
 	const struct sim_config *config = &run->script->config;
 	struct cow_header h = sim_snapshot_header(run);
 	struct cow_geometry g;
-	if (config->bitmap || config->data_file || config->backing_bytes > config->size_bytes ||
+	if (config->bitmap || config->data_file || sim_tool_backing_bytes(run) > run->size_bytes ||
 	    (h.version == 2 && h.nr_snapshots))
 		return false;
 	cow_geometry_init(&g, &h);

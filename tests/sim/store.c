@@ -126,3 +126,12 @@ bool sim_store_is_hole(const struct sim_store *s, uint64_t offset)
 {
 	return !chunk_at(s, offset);
 }
+
+bool sim_store_look(const struct sim_store *s, uint64_t offset, uint64_t limit, uint64_t *end)
+{
+	bool hole = sim_store_is_hole(s, offset);
+	*end = offset - offset % CHUNK + CHUNK;
+	while (*end < limit && sim_store_is_hole(s, *end) == hole)
+		*end += CHUNK;
+	return hole;
+}

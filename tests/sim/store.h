@@ -31,5 +31,7 @@ void sim_store_resize(struct sim_store *s, uint64_t size_bytes);
 uint64_t sim_store_sum(const struct sim_store *s, uint64_t offset, uint64_t length, uint64_t salt);
 /* Nothing stands in the chunk around offset: a write there takes new space. */
 bool sim_store_is_hole(const struct sim_store *s, uint64_t offset);
+/* The same, and where the run of such chunks, or of the others, ends: at limit at the latest. */
+bool sim_store_look(const struct sim_store *s, uint64_t offset, uint64_t limit, uint64_t *end);
 
 #endif

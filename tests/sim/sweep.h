@@ -22,12 +22,14 @@ struct sim_sweep_counts {
 	uint64_t moments;   /* host operations before which power was lost */
 	uint64_t ways;	    /* in which it was */
 	uint64_t states;    /* of them, that nobody had seen: these were opened and checked */
+	uint64_t faults;    /* host operations that were made to fail; counted by exhaustive.c */
 };
 
 /* Shared by all processes that come from the one that made it; one at a time runs. */
 struct sim_sweep {
 	struct sim_sweep_counts counts;
-	uint64_t full; /* times that the table had no room: counted in states again */
+	bool met_fault; /* the last verb on the closed image met what was put in its way */
+	uint64_t full;	/* times that the table had no room: counted in states again */
 	uint64_t seen[];
 };
 

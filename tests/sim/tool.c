@@ -1,0 +1,381 @@
+/* SPDX-License-Identifier: MIT */
+/* See tool.h. In this order: what is on disk; what is to be done; doing it; judging it. */
+#include "tests/sim/tool.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "engine/base/assert.h"
+#include "engine/base/be.h"
+#include "engine/check/check.h"
+#include "engine/edit/resize.h"
+#include "engine/format/geometry.h"
+#include "engine/format/format.h"
+#include "engine/tool/backing_commit.h"
+#include "engine/tool/backing_rebase.h"
+#include "tests/sim/run.h"
+#include "tests/sim/snapshot.h"
+#include "tests/sim/sweep.h"
+
+#define TOP "/sim/top"
+#define DEEP "/sim/deep"
+
+/* ---- what is on disk ---- */
+
+void sim_tool_backing(struct sim_run *run, char name[16])
+{
+	struct cow_header h = sim_snapshot_header(run);
+	memset(name, 0, 16);
+	if (!h.backing_name_off)
+		return;
+	if (h.backing_name_bytes >= 16)
+		sim_fail("the backing file's name has %u bytes", h.backing_name_bytes);
+	sim_store_read(&sim_disk_find(&run->world.disk, TOP)->now, h.backing_name_off, name,
+		       h.backing_name_bytes);
+}
+
+static bool is_raw(const struct sim_run *run, const char *name)
+{
+	const struct sim_config *c = &run->script->config;
+	if (!strcmp(name, "deep"))
+		return true;
+	return (strcmp(name, "base") ? c->other : c->backing) == SIM_BACKING_RAW;
+}
+
+uint64_t sim_tool_backing_bytes(struct sim_run *run)
+{
+	char name[16], path[32];
+	uint8_t be[8];
+	sim_tool_backing(run, name);
+	if (!*name)
+		return 0;
+	snprintf(path, sizeof(path), "/sim/%s", name);
+	const struct sim_file *f = sim_disk_find(&run->world.disk, path);
+	if (is_raw(run, name))
+		return f->now.size_bytes;
+	sim_store_read(&f->now, 24, be, sizeof(be));
+	return cow_load64_be(be);
+}
+
+static bool holds_nothing(struct sim_run *run)
+{
+	struct cow_header h = sim_snapshot_header(run);
+	const struct sim_file *f = sim_disk_find(&run->world.disk, TOP);
+	uint64_t any = 0, entry;
+	for (uint32_t i = 0; i < h.l1_entries; i++) {
+		sim_store_read(&f->now, h.l1_off + 8ull * i, &entry, sizeof(entry));
+		any |= entry;
+	}
+	return !any;
+}
+
+static bool is_amended(const struct cow_header *h, const struct cow_amend_options *o)
+{
+	bool lazy = h->compatible & QCOW2_COMPAT_LAZY_REFCOUNTS;
+	if (o->version && h->version != o->version)
+		return false;
+	return o->lazy_refcounts == COW_AMEND_KEEP || lazy == (o->lazy_refcounts == COW_AMEND_ON);
+}
+
+/* Is the image as it is after the verb? */
+static bool is_done(struct sim_run *run)
+{
+	const struct sim_tool *t = &run->tool;
+	struct cow_header h = sim_snapshot_header(run);
+	char name[16];
+	switch (t->what) {
+	case SIM_TOOL_COMMIT:
+		return t->keep || t->into || holds_nothing(run);
+	case SIM_TOOL_AMEND:
+		return is_amended(&h, &t->amend);
+	case SIM_TOOL_RESIZE:
+		return h.size_bytes == t->size_bytes;
+	default:
+		sim_tool_backing(run, name);
+		return !strcmp(name, t->base);
+	}
+}
+
+/* ---- what is to be done ---- */
+
+/* It had to grow, and would show more of what lies below it. */
+static bool base_cannot_grow(struct sim_run *run)
+{
+	const struct sim_file *deep = sim_disk_find(&run->world.disk, DEEP);
+	uint64_t bytes = sim_tool_backing_bytes(run);
+	return !strcmp(run->tool.was, "base") && deep && bytes < deep->now.size_bytes &&
+	       bytes < run->size_bytes;
+}
+
+static bool choose_commit(struct sim_run *run, const struct sim_action *a)
+{
+	struct sim_tool *t = &run->tool;
+	bool deep = !strcmp(t->was, "base") && sim_disk_find(&run->world.disk, DEEP);
+	if (sim_snapshot_header(run).nr_snapshots) /* they would show what changes below */
+		t->refused = -ENOTSUP;
+	else if (a->queue & 1)
+		t->keep = true;
+	else if (deep && a->queue & 2)
+		t->into = DEEP;
+	else if (run->script->config.data_file)
+		t->refused = -ENOTSUP;
+	if (!t->into && base_cannot_grow(run))
+		t->refused = -ENOTSUP;
+	return *t->was;
+}
+
+static bool choose_base(struct sim_run *run, const struct sim_action *a)
+{
+	static const char *const names[] = { "base", "other", "deep" };
+	struct sim_tool *t = &run->tool;
+	for (unsigned i = 0; i < 3 && t->what == SIM_TOOL_REBASE; i++) {
+		unsigned at = (a->queue + i + 1) % 3;
+		char path[32];
+		snprintf(path, sizeof(path), "/sim/%s", names[at]);
+		if (!strcmp(names[at], t->was) || !sim_disk_find(&run->world.disk, path))
+			continue;
+		snprintf(t->base, sizeof(t->base), "%s", names[at]);
+		t->format = is_raw(run, names[at]) ? "raw" : "qcow2";
+		break;
+	}
+	if (sim_snapshot_header(run).nr_snapshots)
+		t->refused = -ENOTSUP;
+	return run->script->config.data_file != SIM_DATA_RAW && strcmp(t->was, t->base) &&
+	       (*t->base || t->what == SIM_TOOL_FLATTEN);
+}
+
+/* To version 3 and back, or lazy refcounts and back. */
+static bool choose_amend(struct sim_run *run)
+{
+	struct cow_header h = sim_snapshot_header(run);
+	struct cow_amend_options *o = &run->tool.amend;
+	bool lazy = h.compatible & QCOW2_COMPAT_LAZY_REFCOUNTS;
+	if (run->script->config.version == 2)
+		o->version = h.version == 2 ? 3 : 2;
+	else
+		o->lazy_refcounts = lazy ? COW_AMEND_OFF : COW_AMEND_ON;
+	return true;
+}
+
+static bool choose_size(struct sim_run *run, const struct sim_action *a)
+{
+	struct sim_command c = { 0 };
+	struct sim_action resize = *a;
+	resize.length = SIM_SNAPSHOT_RESIZE;
+	sim_snapshot_choose(run, &resize, true, &c);
+	run->tool.size_bytes = c.size_bytes;
+	return c.what == SIM_SNAPSHOT_RESIZE;
+}
+
+bool sim_tool_choose(struct sim_run *run, const struct sim_action *a)
+{
+	struct sim_tool *t = &run->tool;
+	*t = (struct sim_tool){ .what = a->length % SIM_NR_TOOLS, .may_leak = t->may_leak };
+	sim_tool_backing(run, t->was);
+	if (t->what != SIM_TOOL_REBASE && t->what != SIM_TOOL_FLATTEN)
+		memcpy(t->base, t->was, sizeof(t->base));
+	switch (t->what) {
+	case SIM_TOOL_COMMIT:
+		return choose_commit(run, a);
+	case SIM_TOOL_AMEND:
+		return choose_amend(run);
+	case SIM_TOOL_RESIZE:
+		return choose_size(run, a);
+	default:
+		return choose_base(run, a);
+	}
+}
+
+/* ---- doing it ---- */
+
+static int on_file(struct sim_run *run, struct cow_error *err)
+{
+	const struct sim_tool *t = &run->tool;
+	const struct cow_resize_options resize = { .bytes = t->size_bytes, .shrink = true };
+	const struct cow_host_ops *ops = run->world.host.ops;
+	struct cow_file *file;
+	int ret = ops->open(&run->world.host, TOP, COW_OPEN_WRITE, &file, err);
+	if (ret)
+		return ret;
+	ret = t->what == SIM_TOOL_AMEND ? cow_amend(&run->control->base, file, &t->amend, err)
+					: cow_resize(&run->control->base, file, &resize, err);
+	ops->close(file);
+	return ret;
+}
+
+static int execute(struct sim_run *run, struct cow_error *err)
+{
+	const struct sim_config *c = &run->script->config;
+	const struct sim_tool *t = &run->tool;
+	struct cow_disk_spec spec = { .path = TOP,
+				      .format = COW_DISK_QCOW2,
+				      .open = { .buffered = c->buffered,
+						.cache_bytes = c->cache_bytes,
+						.reserve_bytes = c->reserve_bytes,
+						.limits = &c->limits } };
+	const struct cow_backing_commit commit = { .image = &spec,
+						   .base = t->into,
+						   .keep = t->keep };
+	const struct cow_backing_rebase rebase = { .image = &spec,
+						   .base = *t->base ? t->base : NULL,
+						   .format = t->format };
+	sim_image_keys(run, &spec.open);
+	if (t->what == SIM_TOOL_AMEND || t->what == SIM_TOOL_RESIZE)
+		return on_file(run, err);
+	if (t->what == SIM_TOOL_COMMIT)
+		return cow_backing_commit(&run->world.host, &run->control->base, &commit, err);
+	return cow_backing_rebase(&run->world.host, &run->control->base, &rebase, err);
+}
+
+static uint64_t nr_injected(const struct sim_run *run)
+{
+	return run->world.faults.nr_injected + run->world.faults.nr_full;
+}
+
+static void arm(struct sim_run *run, const struct sim_action *a)
+{
+	struct sim_world *world = &run->world;
+	if (!a)
+		return;
+	world->faults.permille = (unsigned)run->script->config.permille;
+	world->crash_kind = a->flags & SIM_KILL ? SIM_CRASH_KILL : SIM_CRASH_POWER;
+	if (!a->offset)
+		return;
+	if (a->flags & SIM_FAILS) {
+		world->faults.countdown = a->offset;
+		world->faults.countdown_kind = -1;
+	} else if (a->flags & SIM_NO_ROOM) {
+		run->tool.full_at = world->events + a->offset;
+	} else if (a->flags & SIM_AT_SYNC) {
+		world->power_off_sync = a->offset;
+	} else {
+		world->power_off_at = world->events + a->offset;
+	}
+}
+
+static void disarm(struct sim_run *run)
+{
+	struct sim_world *world = &run->world;
+	world->power_off_at = 0;
+	world->power_off_sync = 0;
+	world->faults.countdown = 0;
+	world->faults.permille = 0;
+	world->faults.full = SIM_FULL_NOT;
+	run->tool.full_at = 0;
+}
+
+void sim_tool_event(struct sim_run *run)
+{
+	struct sim_faults *f = &run->world.faults;
+	if (!run->tool.full_at || run->world.events < run->tool.full_at || f->full)
+		return;
+	f->full = SIM_FULL_ALL;
+	f->full_percent = 100;
+	f->full_syncs = false;
+	f->full_at = 0;
+}
+
+/* Has this one a good reason to fail? */
+static bool may_fail(const struct sim_run *run, int error)
+{
+	const struct sim_config *c = &run->script->config;
+	const struct sim_tool *t = &run->tool;
+	if (t->had_faults || (error == -ENOSPC && c->block_device))
+		return true;
+	if (t->what == SIM_TOOL_AMEND) /* version 2 cannot say all that 3 can */
+		return t->amend.version == 2 && error == -ENOTSUP;
+	return false;
+}
+
+static void lose_power(struct sim_run *run)
+{
+	run->world.crash_kind = SIM_CRASH_POWER;
+	sim_world_power_off(&run->world);
+	sim_world_power_on(&run->world);
+}
+
+void sim_tool_run(struct sim_run *run, const struct sim_action *a)
+{
+	struct sim_tool *t = &run->tool;
+	struct cow_error err = { 0 };
+	t->pending = true;
+	t->injected = nr_injected(run);
+	arm(run, a);
+	int ret = execute(run, &err);
+	disarm(run);
+	t->had_faults = nr_injected(run) > t->injected;
+	t->may_leak |= ret || t->had_faults;
+	if (run->sweep)
+		run->sweep->met_fault |= t->had_faults;
+	run->hidden_leaks |= t->had_faults;
+	if (run->world.powered_off) {
+		run->stats.tools_cut++;
+		return;
+	}
+	if (ret ? ret != t->refused && !may_fail(run, ret) : t->refused != 0)
+		sim_fail("tool %u: %s (%s)", t->what, ret ? err.text : "was not refused",
+			 strerror(-ret));
+	/* what is said to be done must be durable, and what failed stands by itself */
+	if (!ret || sim_disk_in_doubt(&run->world.disk) || sim_chance(&run->random, 50))
+		lose_power(run);
+	if (!ret && !is_done(run))
+		sim_fail("tool %u: said to be done, but it is not on disk", t->what);
+	t->pending = ret && t->had_faults;
+	run->stats.tools += !ret;
+}
+
+/* ---- judging it ---- */
+
+static void check_below(struct sim_run *run, const char *path, uint64_t kind)
+{
+	struct cow_check_options options = { 0 };
+	struct cow_check_result result;
+	struct cow_error err = { 0 };
+	struct cow_file *file;
+	if (kind != SIM_BACKING_QCOW2)
+		return;
+	if (run->world.host.ops->open(&run->world.host, path, 0, &file, &err))
+		sim_fail("open for check: %s", err.text);
+	int ret = cow_check_file(&run->control->base, file, &options, &result, &err);
+	run->world.host.ops->close(file);
+	if (run->world.powered_off)
+		return;
+	if (ret)
+		sim_fail("check of %s: %s", path, err.text);
+	if (result.corruptions || result.check_errors || (result.leaks && !run->tool.may_leak))
+		sim_fail("check of %s: %llu corruptions, %llu leaks, %llu errors", path,
+			 (unsigned long long)result.corruptions, (unsigned long long)result.leaks,
+			 (unsigned long long)result.check_errors);
+}
+
+void sim_tool_check(struct sim_run *run)
+{
+	const struct sim_tool *t = &run->tool;
+	const struct sim_config *c = &run->script->config;
+	uint64_t size_bytes = sim_snapshot_header(run).size_bytes;
+	char name[16];
+	sim_tool_backing(run, name);
+	if (strcmp(name, t->was) && strcmp(name, t->base))
+		sim_fail("the backing file is %s, was %s, and should become %s", name, t->was,
+			 t->base);
+	if (size_bytes != run->size_bytes && size_bytes != t->size_bytes)
+		sim_fail("the disk has %llu bytes", (unsigned long long)size_bytes);
+	run->size_bytes = size_bytes;
+	check_below(run, "/sim/base", c->backing);
+	check_below(run, "/sim/other", c->other);
+}
+
+uint64_t sim_tool_hash(const struct sim_run *run)
+{
+	const struct sim_tool *t = &run->tool;
+	uint64_t hash = sim_mix(t->may_leak);
+	if (!t->pending)
+		return hash;
+	hash = sim_mix(hash + 1 + t->what);
+	for (unsigned i = 0; i < sizeof(t->base); i++)
+		hash = sim_mix(hash ^ (uint8_t)t->base[i]) + i;
+	hash = sim_mix(hash + t->keep + 2 * (t->into != NULL));
+	hash = sim_mix(hash ^ t->amend.version) + t->amend.lazy_refcounts;
+	return sim_mix(hash ^ t->size_bytes);
+}
