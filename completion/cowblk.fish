@@ -9,19 +9,17 @@ function __cowblk_complete
     test (count $found) -gt 0; or return
     set -l last (string split ' ' -- $found[-1])
     set -e found[-1]
-    for line in $found
-        echo $line
-    end
+    test (count $found) -gt 0; and printf '%s\n' $found
     set -l kept (string sub -l $last[2] -- "$typed")
     set -l rest (string sub -s (math $last[2] + 1) -- "$typed")
     switch $last[1]
         case files
             for line in (__fish_complete_path "$rest")
-                echo $kept$line
+                printf '%s\n' "$kept$line"
             end
         case folders
             for line in (__fish_complete_directories "$rest")
-                echo $kept$line
+                printf '%s\n' "$kept$line"
             end
     end
 end

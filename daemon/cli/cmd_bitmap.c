@@ -154,22 +154,6 @@ static const struct argp_option options[] = {
 	{ 0 },
 };
 
-static const char *action_name(const void *ctx, size_t i)
-{
-	static const char *const names[] = { "list",   "add",	  "remove", "clear",
-					     "enable", "disable", "merge",  "dump" };
-	(void)ctx;
-	return i < sizeof(names) / sizeof(names[0]) ? names[i] : NULL;
-}
-
-static void unknown_action(const char *word, struct argp_state *state)
-{
-	const char *nearest = cow_args_nearest(word, action_name, NULL);
-	argp_error(state,
-		   "%s: not one of list, add, remove, clear, enable, disable, merge, dump%s%s",
-		   word, nearest ? ": did you mean " : "", nearest ? nearest : "");
-}
-
 static void parse_action(struct arguments *a, const char *word, struct argp_state *state)
 {
 	int command = cow_bitmap_command_find(word);
@@ -181,7 +165,7 @@ static void parse_action(struct arguments *a, const char *word, struct argp_stat
 	else if (!strcmp(word, "dump"))
 		a->action = DUMP;
 	else
-		unknown_action(word, state);
+		cow_args_no_action(state, word);
 }
 
 static error_t parse_word(struct arguments *a, char *word, struct argp_state *state)

@@ -137,20 +137,12 @@ static const struct action *find_action(const char *name)
 	return NULL;
 }
 
-static const char *action_name(const void *ctx, size_t i)
-{
-	(void)ctx;
-	return i < sizeof(actions) / sizeof(actions[0]) ? actions[i].name : NULL;
-}
-
 static error_t parse_word(struct arguments *a, char *word, struct argp_state *state)
 {
 	if (!a->action) {
 		a->action = find_action(word);
-		const char *nearest = cow_args_nearest(word, action_name, NULL);
 		if (!a->action)
-			argp_error(state, "%s: not one of create, apply, delete, list%s%s", word,
-				   nearest ? ": did you mean " : "", nearest ? nearest : "");
+			cow_args_no_action(state, word);
 		return 0;
 	}
 	if (!a->image)

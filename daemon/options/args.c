@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * See args.h. In this order: the nearest word; the common options; argp's own errors, in one line
+ * See args.h. In this order: the nearest word; actions; the common options; argp's own errors, in one line
  * as all others; options that nobody knows: found before getopt sees them; all.
  */
 #include "daemon/options/args.h"
 
+#include <ctype.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,6 +15,7 @@
 #include "daemon/options/known.h"
 
 #define MAX_WORD 32
+#define MAX_ACTIONS 16
 
 /* ---- the nearest word ---- */
 
@@ -65,6 +67,50 @@ const char *cow_args_nearest(const char *typed, const char *(*word)(const void *
 		}
 	}
 	return nearest;
+}
+
+/* ---- actions ---- */
+
+static const char *forms; /* argp's args_doc, which a parser does not see */
+
+struct actions {
+	char text[256]; /* words, each ended by a NUL */
+	const char *words[MAX_ACTIONS + 1];
+};
+
+/* The first word of each line, where that is no option and no placeholder. */
+static void find_actions(const char *args_doc, struct actions *actions)
+{
+	size_t nr = 0, used = 0;
+	for (const char *line = args_doc; line && nr < MAX_ACTIONS; line = strchr(line, '\n')) {
+		line += *line == '\n';
+		size_t len = strcspn(line, " \n");
+		if (!islower((unsigned char)*line) || used + len >= sizeof(actions->text))
+			continue;
+		actions->words[nr++] = memcpy(actions->text + used, line, len);
+		actions->text[used + len] = '\0';
+		used += len + 1;
+	}
+	actions->words[nr] = NULL;
+}
+
+static const char *action_word(const void *ctx, size_t i)
+{
+	return ((const struct actions *)ctx)->words[i];
+}
+
+void cow_args_no_action(const struct argp_state *state, const char *word)
+{
+	struct actions actions;
+	char all[256] = "";
+	find_actions(forms, &actions);
+	for (size_t i = 0; actions.words[i]; i++) {
+		size_t used = strlen(all);
+		snprintf(all + used, sizeof(all) - used, "%s%s", i ? ", " : "", actions.words[i]);
+	}
+	const char *nearest = cow_args_nearest(word, action_word, &actions);
+	argp_error(state, "%s: not one of %s%s%s", word, all, nearest ? ": did you mean " : "",
+		   nearest ? nearest : "");
 }
 
 /* ---- the common options ---- */
@@ -298,6 +344,7 @@ void cow_args_parse(const struct argp *argp, unsigned take, int argc, char **arg
 	for (size_t i = 0; i < sizeof(common) / sizeof(common[0]); i++)
 		if (common[i].take & take)
 			options[nr++] = common[i].option;
+	forms = argp->args_doc;
 	own.args_doc = own.doc = NULL;
 	cow_known_add(&known, options);
 	cow_known_gather(&known, argp);

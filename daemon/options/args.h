@@ -53,4 +53,10 @@ void cow_args_complete(void);
 const char *cow_args_nearest(const char *typed, const char *(*word)(const void *ctx, size_t i),
 			     const void *ctx);
 
+/*
+ * Ends the process: word is none of the actions that argp's args_doc begins its lines with, "list IMAGE"
+ * and so on. They are told, and the nearest.
+ */
+void cow_args_no_action(const struct argp_state *state, const char *word);
+
 #endif
