@@ -44,91 +44,48 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 /* ---- a host with a few files ---- */
 
-enum { IMAGE, DATA, BASE, TWIN, NR_FILES };
-
-struct small_host {
-	struct cow_host host;
-	const uint8_t *image;
-	size_t image_bytes;
-	struct memory_host disks[NR_FILES]; /* made when they are opened */
-};
-
-static bool is_luks(const struct small_host *h)
+static bool is_luks(const uint8_t *image, size_t bytes)
 {
-	return h->image_bytes >= CRYPT_METHOD_OFF + 4 &&
-	       cow_load32_be(h->image + CRYPT_METHOD_OFF) == QCOW2_CRYPT_LUKS;
+	return bytes >= CRYPT_METHOD_OFF + 4 &&
+	       cow_load32_be(image + CRYPT_METHOD_OFF) == QCOW2_CRYPT_LUKS;
 }
 
-static int make_base(struct memory_host *disk)
+static bool names_backing(const uint8_t *image, size_t bytes)
+{
+	return bytes >= BACKING_OFF + BACKING_BYTES && cow_load64_be(image + BACKING_OFF);
+}
+
+static struct memory_content *add_file(struct memory_host *m, const char *path, uint64_t capacity)
+{
+	m->disk.capacity_bytes = capacity;
+	return &memory_disk_create(&m->disk, path)->now;
+}
+
+static void add_backing(struct memory_host *m, const uint8_t *image, size_t bytes)
 {
 	static uint8_t base[BASE_BYTES];
 	memset(base, 0xba, sizeof(base));
-	return memory_host_init(disk, base, sizeof(base), sizeof(base));
+	memory_content_write(add_file(m, "/base", BASE_BYTES), 0, base, BASE_BYTES);
+	struct memory_content *twin = add_file(m, "/twin", LUKS_AREA_OFF + LUKS_AREA_BYTES);
+	memory_content_write(twin, 0, image, bytes);
+	memset(twin->bytes + BACKING_OFF, 0, BACKING_BYTES);
+	if (is_luks(image, bytes))
+		luks_area_put(twin);
 }
 
-static int make_twin(struct small_host *h)
+static int make_host(struct memory_host *m, const uint8_t *image, size_t bytes)
 {
-	struct memory_host *disk = &h->disks[TWIN];
-	int ret = memory_host_init(disk, h->image, h->image_bytes, LUKS_AREA_OFF + LUKS_AREA_BYTES);
-	if (!ret && h->image_bytes >= BACKING_OFF + BACKING_BYTES)
-		memset(disk->bytes + BACKING_OFF, 0, BACKING_BYTES);
-	if (!ret && is_luks(h))
-		luks_area_put(disk);
-	return ret;
-}
-
-static int make_image(struct small_host *h)
-{
-	int ret = memory_host_init(&h->disks[IMAGE], h->image, h->image_bytes,
-				   h->image_bytes + ROOM_BYTES);
-	if (!ret && is_luks(h))
-		luks_area_put(&h->disks[IMAGE]);
-	return ret;
-}
-
-static int make_disk(struct small_host *h, unsigned i)
-{
-	if (h->disks[i].bytes)
-		return 0;
-	switch (i) {
-	case DATA:
-		return memory_host_init(&h->disks[DATA], NULL, 0, ROOM_BYTES / 4);
-	case BASE:
-		return make_base(&h->disks[BASE]);
-	case TWIN:
-		return make_twin(h);
-	default:
-		return make_image(h);
-	}
-}
-
-static int host_open(struct cow_host *host, const char *path, unsigned flags, struct cow_file **out,
-		     struct cow_error *err)
-{
-	static const char *const names[NR_FILES] = { "/image", "/data", "/base", "/twin" };
-	struct small_host *h = (struct small_host *)host;
-	unsigned i = 0;
-	while (i < NR_FILES && strcmp(path, names[i]))
-		i++;
-	if (i == NR_FILES || make_disk(h, i))
-		return cow_error_set(err, -ENOENT, "%s: there is no such file", path);
-	struct cow_file *file = &h->disks[i].self.file;
-	file->host = host;
-	file->ino = i;
-	file->writable = flags & COW_OPEN_WRITE;
-	file->can_punch = file->writable;
-	*out = file;
+	int ret = memory_host_init(m, image, bytes, bytes + ROOM_BYTES);
+	if (ret)
+		return ret;
+	m->disk.one_file = false;
+	if (is_luks(image, bytes))
+		luks_area_put(&m->file->now);
+	m->self.file.size_bytes = memory_size(m);
+	add_file(m, "/data", ROOM_BYTES / 4);
+	if (names_backing(image, bytes))
+		add_backing(m, image, bytes);
 	return 0;
-}
-
-static void host_close(struct cow_file *file)
-{
-}
-
-static int host_realpath(struct cow_host *host, const char *path, char **out)
-{
-	*out = strdup(path);
-	return *out ? 0 : -ENOMEM;
 }
 
 /* ---- requests ---- */
@@ -221,22 +178,21 @@ static void set_options(struct cow_open_options *o, unsigned options)
 	o->nr_data_roots = 1;
 }
 
-static void drive(struct small_host *h, const uint8_t *requests, unsigned nr, unsigned options)
+static void drive(struct memory_host *m, const uint8_t *requests, unsigned nr, unsigned options)
 {
 	struct cow_open_options open = { .writable = true, .cache_bytes = 64 << 10 };
-	struct memory_host *disk = &h->disks[IMAGE];
 	struct cow_image *image;
 	struct cow_error err = { 0 };
-	bool sound = is_sound(disk);
+	bool sound = is_sound(m);
 	set_options(&open, options);
-	if (cow_image_open(&h->host, &disk->loop, "/image", &open, &image, &err)) {
+	if (cow_image_open(&m->host, &m->loop, m->file->path, &open, &image, &err)) {
 		cow_assert(err.code && err.text[0]);
 		return;
 	}
-	run_requests(image, &disk->loop, requests, nr);
-	COW_IGNORE(cow_image_close(image, &disk->loop, &err));
+	run_requests(image, &m->loop, requests, nr);
+	COW_IGNORE(cow_image_close(image, &m->loop, &err));
 	if (sound)
-		cow_assert(is_sound(disk));
+		cow_assert(is_sound(m));
 }
 
 static void no_log(enum cow_log_level level, const char *line)
@@ -245,21 +201,17 @@ static void no_log(enum cow_log_level level, const char *line)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-	static const struct cow_host_ops ops = { .open = host_open,
-						 .close = host_close,
-						 .realpath = host_realpath };
-	struct small_host h = { .host = { .ops = &ops }, .image = data };
+	struct memory_host m;
 	if (size < 1 || size > MAX_BYTES)
 		return 0;
 	unsigned nr = data[size - 1] % (MAX_REQUESTS + 1);
 	size_t tail = 1 + (size_t)nr * REQUEST_BYTES;
 	if (size < tail)
 		return 0;
-	h.image_bytes = size - tail;
 	cow_log_set_sink(no_log, COW_LOG_ERR);
-	if (!make_disk(&h, IMAGE))
-		drive(&h, data + size - tail, nr, data[size - 1] / (MAX_REQUESTS + 1));
-	for (unsigned i = 0; i < NR_FILES; i++)
-		memory_host_fini(&h.disks[i]);
+	if (make_host(&m, data, size - tail))
+		return 0;
+	drive(&m, data + size - tail, nr, data[size - 1] / (MAX_REQUESTS + 1));
+	memory_host_fini(&m);
 	return 0;
 }

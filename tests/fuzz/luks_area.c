@@ -55,14 +55,13 @@ static void make_area(uint8_t *area)
 	cow_luks_work_free(work);
 }
 
-void luks_area_put(struct memory_host *disk)
+void luks_area_put(struct memory_content *c)
 {
 	static uint8_t area[LUKS_AREA_BYTES];
 	static bool made;
 	if (!made)
 		make_area(area);
 	made = true;
-	cow_assert(disk->capacity >= LUKS_AREA_OFF + LUKS_AREA_BYTES);
-	memcpy(disk->bytes + LUKS_AREA_OFF, area, sizeof(area));
-	memory_set_size(disk, LUKS_AREA_OFF + LUKS_AREA_BYTES);
+	memory_content_write(c, LUKS_AREA_OFF, area, sizeof(area));
+	memory_content_resize(c, LUKS_AREA_OFF + LUKS_AREA_BYTES);
 }

@@ -2,135 +2,77 @@
 #include "tests/memory/memory_host.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "engine/base/assert.h"
 #include "engine/base/container.h"
+#include "engine/base/math.h"
 
 static struct memory_host *of_loop(struct cow_loop *loop)
 {
 	return cow_container_of(loop, struct memory_host, loop);
 }
 
-/* ---- the name space ---- */
-
-static int host_open(struct cow_host *host, const char *path, unsigned flags, struct cow_file **out,
-		     struct cow_error *err)
-{
-	struct memory_host *m = (struct memory_host *)host;
-	struct memory_handle *h = calloc(1, sizeof(*h));
-	cow_assert(h);
-	h->host = m;
-	h->file.host = host;
-	h->file.path = strdup(path);
-	h->file.ino = 1;
-	h->file.size_bytes = m->size;
-	h->file.writable = flags & COW_OPEN_WRITE;
-	h->file.can_punch = true;
-	h->file.block_device = m->block_device;
-	*out = &h->file;
-	return 0;
-}
-
-static void host_close(struct cow_file *file)
-{
-	free(file->path);
-	free(file);
-}
-
-static int host_realpath(struct cow_host *host, const char *path, char **out)
-{
-	*out = strdup(path);
-	return *out ? 0 : -ENOMEM;
-}
-
-static const struct cow_host_ops host_ops = {
-	.open = host_open,
-	.close = host_close,
-	.realpath = host_realpath,
-};
-
 /* ---- the file ---- */
+
+uint64_t memory_size(const struct memory_host *m)
+{
+	return m->file->now.size_bytes;
+}
 
 void memory_set_size(struct memory_host *m, uint64_t size)
 {
-	m->size = size;
+	memory_content_resize(&m->file->now, size);
 	m->self.file.size_bytes = size;
 }
 
-/* Space in use for [at, end), as a sparse file takes it. False: the host is full. */
-static bool take(struct memory_host *m, uint64_t at, uint64_t end)
+void memory_put(struct memory_host *m, uint64_t offset, const void *bytes, uint64_t length)
 {
-	for (uint64_t b = at / MEMORY_BLOCK_BYTES; b * MEMORY_BLOCK_BYTES < end; b++) {
-		if (m->in_use[b])
-			continue;
-		if (m->limit < MEMORY_BLOCK_BYTES || m->used > m->limit - MEMORY_BLOCK_BYTES)
-			return false;
-		m->in_use[b] = 1;
-		m->used += MEMORY_BLOCK_BYTES;
-	}
-	return true;
+	memory_content_write(&m->file->now, offset, bytes, length);
+	m->self.file.size_bytes = memory_size(m);
 }
 
-/* Zeros, and whole blocks are not in use any more. */
-static void give(struct memory_host *m, uint64_t at, uint64_t end)
+void memory_fill(struct memory_host *m, uint64_t offset, uint8_t value, uint64_t length)
 {
-	uint64_t first = (at + MEMORY_BLOCK_BYTES - 1) / MEMORY_BLOCK_BYTES;
-	for (uint64_t b = first; b < end / MEMORY_BLOCK_BYTES; b++) {
-		m->used -= m->in_use[b] ? MEMORY_BLOCK_BYTES : 0;
-		m->in_use[b] = 0;
-	}
-	memset(m->bytes + at, 0, end - at);
+	uint8_t *bytes = malloc(length);
+	cow_assert(bytes);
+	memset(bytes, value, length);
+	memory_put(m, offset, bytes, length);
+	free(bytes);
 }
 
-static int64_t do_read(struct memory_host *m, const struct cow_io *io)
+void memory_restore(struct memory_host *m, const struct memory_content *kept)
 {
-	uint64_t off = io->offset + io->progress_bytes;
-	for (unsigned i = 0; i < io->nr_vec; off += io->vec[i++].iov_len) {
-		uint64_t left = off < m->size ? m->size - off : 0;
-		uint64_t n = left < io->vec[i].iov_len ? left : io->vec[i].iov_len;
-		if (n)
-			memcpy(io->vec[i].iov_base, m->bytes + off, n);
-		memset((char *)io->vec[i].iov_base + n, 0, io->vec[i].iov_len - n);
-	}
-	return (int64_t)(io->length - io->progress_bytes);
+	memory_file_replace(m->file, kept);
+	m->self.file.size_bytes = memory_size(m);
 }
 
-static int64_t do_write(struct memory_host *m, const struct cow_io *io)
+void memory_keep_changes(struct memory_host *m)
 {
-	uint64_t off = io->offset + io->progress_bytes, length = io->length - io->progress_bytes;
-	if (m->block_device && (off > m->size || length > m->size - off))
-		return -ENOSPC;
-	if (off > m->capacity || length > m->capacity - off)
-		return -EFBIG;
-	if (!m->block_device && !take(m, off, off + length))
-		return -ENOSPC;
-	for (unsigned i = 0; i < io->nr_vec; off += io->vec[i++].iov_len)
-		memcpy(m->bytes + off, io->vec[i].iov_base, io->vec[i].iov_len);
-	if (off > m->size)
-		memory_set_size(m, off);
-	return (int64_t)length;
+	m->disk.volatile_cache = true;
+	memory_file_settle(m->file);
 }
 
-static int64_t do_punch(struct memory_host *m, const struct cow_io *io)
+void memory_power_off_after(struct memory_host *m, unsigned nr_changes)
 {
-	if (io->offset < m->size)
-		give(m, io->offset,
-		     io->length < m->size - io->offset ? io->offset + io->length : m->size);
-	return 0;
+	m->power_left = nr_changes;
 }
 
-static int64_t do_resize(struct memory_host *m, uint64_t size)
+void memory_power_on(struct memory_host *m)
 {
-	if (m->block_device)
-		return -ENOTSUP;
-	if (size > m->capacity)
-		return -EFBIG;
-	if (size < m->size)
-		give(m, size, m->size);
-	memory_set_size(m, size);
-	return 0;
+	memory_disk_crash(&m->disk, MEMORY_CRASH_POWER);
+	m->self.file.size_bytes = memory_size(m);
+	m->powered_off = false;
+	m->power_left = UINT_MAX;
+}
+
+static bool is_full(const struct memory_host *m, const struct cow_io *io)
+{
+	const struct memory_content *c = &memory_file_of(io->file)->now;
+	uint64_t new = memory_content_new_bytes(c, memory_rest_offset(io), memory_rest_bytes(io));
+	return new && (c->used_bytes > m->limit || new > m->limit - c->used_bytes);
 }
 
 /* ---- the loop ---- */
@@ -138,46 +80,45 @@ static int64_t do_resize(struct memory_host *m, uint64_t size)
 /* Of any length, never full. */
 static int64_t make_up(struct memory_host *m, const struct cow_io *io)
 {
+	uint64_t *size = &m->file->now.size_bytes;
+	if (io->kind == COW_IO_RESIZE)
+		*size = io->offset;
 	if (io->kind > COW_IO_WRITE)
 		return 0;
+	if (io->kind == COW_IO_WRITE)
+		*size = cow_max(*size, io->offset + io->length);
 	m->content(m->ctx, io);
 	return (int64_t)io->length;
 }
 
-/* The loop is one host's, the file may be another's. */
-static int64_t execute(struct memory_host *loops, const struct cow_io *io)
+/* Of a READ or WRITE its first bytes. */
+static int64_t execute(struct memory_host *m, const struct cow_io *io, uint64_t bytes)
 {
-	struct memory_host *m = io->file ? ((struct memory_handle *)io->file)->host : loops;
-	if (m->content && io->kind != COW_IO_TIMER)
-		return make_up(m, io);
-	switch (io->kind) {
-	case COW_IO_READ:
-		return do_read(m, io);
-	case COW_IO_WRITE:
-		return do_write(m, io);
-	case COW_IO_PUNCH:
-		return do_punch(m, io);
-	case COW_IO_RESIZE:
-		return do_resize(m, io->offset);
-	case COW_IO_TIMER:
-		loops->clock_ns += io->offset;
-		return 0;
-	case COW_IO_SYNC:
+	if (io->kind == COW_IO_TIMER) {
+		m->clock_ns += io->offset;
 		return 0;
 	}
-	return -EINVAL;
+	if (m->content)
+		return make_up(m, io);
+	if (io->kind == COW_IO_SYNC) {
+		memory_file_sync(memory_file_of(io->file), MEMORY_NOT_DELIVERED);
+		return 0;
+	}
+	if (io->kind == COW_IO_WRITE && !memory_file_of(io->file)->fixed && is_full(m, io))
+		return -ENOSPC;
+	int64_t ret = memory_perform(io, bytes, io);
+	memory_file_delivered(memory_file_of(io->file), io);
+	m->self.file.size_bytes = memory_size(m);
+	return ret;
 }
 
-/* Of a transfer in one piece its first bytes. */
-static int64_t execute_part(struct memory_host *m, const struct cow_io *io, uint64_t bytes)
+/* Just now, or before. */
+static bool has_no_power(struct memory_host *m, const struct cow_io *io)
 {
-	struct cow_io part = *io;
-	uint64_t left = io->length - io->progress_bytes;
-	if (io->kind > COW_IO_WRITE || io->nr_vec != 1 || bytes >= left)
-		return execute(m, io);
-	part.length = io->progress_bytes + bytes;
-	part.vec[0].iov_len = bytes;
-	return execute(m, &part);
+	bool changes = io->kind != COW_IO_READ && io->kind != COW_IO_TIMER;
+	m->powered_off |= changes && !m->power_left;
+	m->power_left -= changes && m->power_left;
+	return m->powered_off && io->kind != COW_IO_TIMER;
 }
 
 /* 0, or what the host says instead. */
@@ -196,14 +137,15 @@ static int64_t planned_fault(struct memory_host *m, const struct cow_io *io)
 
 static int64_t perform(struct memory_host *m, const struct cow_io *io)
 {
-	int64_t ret = planned_fault(m, io);
+	int64_t ret = has_no_power(m, io) ? -EIO : planned_fault(m, io);
 	if (ret < 0)
 		return ret;
 	if (m->trace && m->nr_trace < MEMORY_MAX_TRACE)
 		m->trace[m->nr_trace++] = (struct memory_event){ io->kind, io->offset, io->length };
 	if (m->hook)
 		m->hook(m->ctx, io);
-	ret = ret ? execute_part(m, io, (uint64_t)ret) : execute(m, io);
+	uint64_t rest = memory_rest_bytes(io);
+	ret = execute(m, io, ret ? cow_min((uint64_t)ret, rest) : rest);
 	if (m->changed && ret >= 0 && io->kind != COW_IO_READ)
 		m->changed(m->ctx, io);
 	return ret;
@@ -276,32 +218,26 @@ static const struct cow_loop_ops loop_ops = {
 int memory_host_init(struct memory_host *m, const uint8_t *bytes, uint64_t size, uint64_t capacity)
 {
 	memset(m, 0, sizeof(*m));
-	m->host.ops = &host_ops;
-	m->bytes = calloc(1, capacity);
-	m->in_use = calloc(capacity / MEMORY_BLOCK_BYTES + 1, 1);
-	if (!m->bytes || !m->in_use) {
-		memory_host_fini(m);
-		return -ENOMEM;
-	}
-	if (bytes && size)
-		memcpy(m->bytes, bytes, size);
-	m->capacity = capacity;
+	memory_disk_init(&m->disk, capacity);
+	m->disk.one_file = true;
+	m->file = memory_disk_create(&m->disk, "/image");
+	m->bytes = m->file->now.bytes;
 	m->limit = UINT64_MAX;
+	m->power_left = UINT_MAX;
 	m->tail = &m->head;
-	m->self.host = m;
-	m->self.file.path = (char *)(uintptr_t) "memory";
+	m->self.of = m->file;
+	m->self.file.path = m->file->path;
 	m->self.file.writable = true;
-	memory_set_size(m, size);
+	memory_put(m, 0, bytes, size);
 	cow_loop_init(&m->loop, &loop_ops);
 	return 0;
 }
 
 void memory_host_fini(struct memory_host *m)
 {
-	free(m->bytes);
-	free(m->in_use);
+	memory_disk_fini(&m->disk);
 	free(m->trace);
-	m->bytes = m->in_use = NULL;
+	m->bytes = NULL;
 	m->trace = NULL;
 }
 

@@ -88,7 +88,7 @@ static struct cow_file *open_file(struct sim_run *run, unsigned flags)
 {
 	struct cow_error err = { 0 };
 	struct cow_file *file;
-	if (run->world.host.ops->open(&run->world.host, TOP, flags, &file, &err))
+	if (run->world.disk.host.ops->open(&run->world.disk.host, TOP, flags, &file, &err))
 		sim_fail("open for the bitmap: %s", err.text);
 	return file;
 }
@@ -102,7 +102,7 @@ void sim_bitmap_create(struct sim_run *run)
 		return;
 	struct cow_file *file = open_file(run, COW_OPEN_WRITE);
 	int ret = cow_bitmap_run(&run->control->base, file, &change, &err);
-	run->world.host.ops->close(file);
+	run->world.disk.host.ops->close(file);
 	if (ret == -ENOSPC) /* a header of 512 bytes that is full */
 		return;
 	if (ret)
@@ -144,7 +144,7 @@ void sim_bitmap_look(struct sim_run *run, bool clean)
 	bool may_be_gone = !b->is[0].present || !b->is[1].present;
 	struct cow_file *file = open_file(run, 0);
 	int ret = cow_bitmap_dump(&run->control->base, file, NAME, &d, &err);
-	run->world.host.ops->close(file);
+	run->world.disk.host.ops->close(file);
 	if (!ret)
 		take_extents(b, &d, run->model.nr_sectors);
 	if (!ret)

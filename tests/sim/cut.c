@@ -22,10 +22,10 @@ static bool is_possible(struct sim_run *run, const struct cow_header *h, uint64_
 static void resize_closed(struct sim_run *run, uint64_t bytes)
 {
 	const struct cow_resize_options options = { .bytes = bytes, .shrink = true };
-	const struct cow_host_ops *ops = run->world.host.ops;
+	const struct cow_host_ops *ops = run->world.disk.host.ops;
 	struct cow_error err = { 0 };
 	struct cow_file *file;
-	if (ops->open(&run->world.host, TOP, COW_OPEN_WRITE, &file, &err) ||
+	if (ops->open(&run->world.disk.host, TOP, COW_OPEN_WRITE, &file, &err) ||
 	    cow_resize(&run->control->base, file, &options, &err))
 		sim_fail("cut to %llu bytes: %s", (unsigned long long)bytes, err.text);
 	ops->close(file);

@@ -116,8 +116,8 @@ int sim_image_open(struct sim_run *run)
 	};
 	struct cow_error err = { 0 };
 	sim_image_keys(run, &options);
-	int ret = cow_image_open(&run->world.host, &run->control->base, TOP, &options, &run->image,
-				 &err);
+	int ret = cow_image_open(&run->world.disk.host, &run->control->base, TOP, &options,
+				 &run->image, &err);
 	if (ret && (run->world.powered_off || sim_guest_excused(run))) {
 		check_left_behind(run);
 		return ret;
@@ -134,7 +134,7 @@ static void check_left_behind(struct sim_run *run)
 	for (unsigned l = 0; l < run->world.nr_loops; l++)
 		if (run->world.loops[l]->nr_pending)
 			sim_fail("a host operation outlives the image");
-	for (struct sim_file *f = run->world.disk.files; f; f = f->next)
+	for (struct memory_file *f = run->world.disk.files; f; f = f->next)
 		if (f->writers || f->readers)
 			sim_fail("a file is still open after close: %s", f->path);
 }
@@ -172,9 +172,9 @@ static bool check_once(struct sim_run *run, enum cow_repair repair, bool print,
 	struct cow_error err = { 0 };
 	struct cow_file *file;
 	struct cow_check_options options = { .repair = repair, .finding = print ? finding : NULL };
-	const struct cow_host_ops *ops = run->world.host.ops;
+	const struct cow_host_ops *ops = run->world.disk.host.ops;
 	memset(result, 0, sizeof(*result));
-	must(ops->open(&run->world.host, TOP, repair ? COW_OPEN_WRITE : 0, &file, &err), &err,
+	must(ops->open(&run->world.disk.host, TOP, repair ? COW_OPEN_WRITE : 0, &file, &err), &err,
 	     "open for check");
 	int ret = cow_check_file(&run->control->base, file, &options, result, &err);
 	ops->close(file);
@@ -201,13 +201,13 @@ static void repair(struct sim_run *run, enum cow_repair kind)
 /* At any time, a crash included, the data file by itself is the disk. */
 static void verify_raw(struct sim_run *run)
 {
-	const struct sim_file *f = sim_disk_find(&run->world.disk, DATA);
+	const struct memory_file *f = memory_disk_find(&run->world.disk, DATA);
 	uint8_t buf[SIM_SECTOR];
 	char text[700];
 	if (run->script->config.data_file != SIM_DATA_RAW)
 		return;
 	for (uint64_t s = 0; s < run->model.nr_sectors; s++) {
-		sim_store_read(&f->now, s * SIM_SECTOR, buf, sizeof(buf));
+		memory_content_read(&f->now, s * SIM_SECTOR, buf, sizeof(buf));
 		uint64_t start = sim_model_tick(&run->model);
 		if (!sim_model_read_ok(&run->model, start, s, 1, buf, text, sizeof(text)))
 			sim_fail("raw data file: %s", text);
@@ -248,7 +248,7 @@ void sim_image_check(struct sim_run *run, bool clean)
 	sim_bitmap_look(run, clean);
 	sim_snapshots_verify(run);
 	if (run->snapshot)
-		sim_snapshot_verify(sim_disk_find(&run->world.disk, TOP), run->snapshot,
+		sim_snapshot_verify(memory_disk_find(&run->world.disk, TOP), run->snapshot,
 				    run->model.nr_sectors);
 	run->leaks = result.leaks;
 	if (result.leaks && sim_chance(&run->random, 50))

@@ -80,13 +80,13 @@ static void make_legacy(struct sim_run *run, struct cow_file *file, uint8_t *clu
 
 static void finish(struct sim_run *run, const char *path, uint64_t kind)
 {
-	const struct cow_host_ops *ops = run->world.host.ops;
+	const struct cow_host_ops *ops = run->world.disk.host.ops;
 	struct cow_error err = { 0 };
 	struct cow_extensions ext;
 	struct cow_header h;
 	struct cow_file *file;
 	uint8_t *cluster;
-	if (ops->open(&run->world.host, path, COW_OPEN_WRITE, &file, &err) ||
+	if (ops->open(&run->world.disk.host, path, COW_OPEN_WRITE, &file, &err) ||
 	    cow_load_header(&run->control->base, file, &h, &cluster, &err) ||
 	    cow_extensions_decode(cluster, &h, &ext, &err))
 		sim_fail("the new image: %s", err.text);
@@ -111,7 +111,7 @@ void sim_keys_create(struct sim_run *run, const char *path, uint64_t kind,
 		options->encrypt = &format;
 		options->secret = run->secret;
 	}
-	if (cow_create(&run->world.host, &run->control->base, path, options, &err))
+	if (cow_create(&run->world.disk.host, &run->control->base, path, options, &err))
 		sim_fail("create %s: %s", path, err.text);
 	if (kind)
 		finish(run, path, kind);

@@ -18,13 +18,13 @@
 
 static struct cow_snapshot *load_table(struct sim_run *run, uint32_t *nr)
 {
-	const struct sim_file *f = sim_disk_find(&run->world.disk, TOP);
+	const struct memory_file *f = memory_disk_find(&run->world.disk, TOP);
 	struct cow_header h = sim_snapshot_header(run);
 	struct cow_snapshot *list;
 	struct cow_error err = { 0 };
 	static uint8_t buf[65536];
 	uint64_t used;
-	sim_store_read(&f->now, h.snapshots_off, buf, sizeof(buf));
+	memory_content_read(&f->now, h.snapshots_off, buf, sizeof(buf));
 	if (cow_snapshots_decode(buf, sizeof(buf), h.snapshots_off, &h, &list, &used, &err))
 		sim_fail("live snapshot: the snapshot table is broken: %s", err.text);
 	*nr = h.nr_snapshots;
@@ -158,7 +158,7 @@ static bool arm(struct sim_world *world, const struct sim_action *a)
 {
 	if (!a->offset || world->power_off_at || world->power_off_sync || world->power_off_header)
 		return false;
-	world->crash_kind = a->flags & SIM_KILL ? SIM_CRASH_KILL : SIM_CRASH_POWER;
+	world->crash_kind = a->flags & SIM_KILL ? MEMORY_CRASH_KILL : MEMORY_CRASH_POWER;
 	if (a->flags & SIM_AT_SYNC)
 		world->power_off_sync = a->offset;
 	else

@@ -36,10 +36,10 @@ static void must(int ret, const struct cow_error *err, const char *what)
 
 static void settle_disk(struct sim_run *run)
 {
-	for (struct sim_file *f = run->world.disk.files; f; f = f->next) {
-		for (struct sim_change *c = f->head; c; c = c->next)
+	for (struct memory_file *f = run->world.disk.files; f; f = f->next) {
+		for (struct memory_change *c = f->head; c; c = c->next)
 			c->doubtful = false;
-		sim_file_sync(f, SIM_NOT_DELIVERED, &run->world.random);
+		memory_file_sync(f, MEMORY_NOT_DELIVERED);
 		if (f->head)
 			sim_fail("a change outlived its owner");
 	}
@@ -95,7 +95,7 @@ static void put_file(struct sim_run *run, void *ctx, uint64_t at, uint64_t n, co
 
 static void put_raw(struct sim_run *run, void *ctx, uint64_t at, uint64_t n, const uint8_t *buf)
 {
-	sim_file_write(ctx, at, buf, n, NULL);
+	memory_file_write(ctx, at, buf, n, NULL);
 }
 
 static void put_queue(struct sim_run *run, void *ctx, uint64_t at, uint64_t n, const uint8_t *buf)
@@ -107,10 +107,10 @@ static void put_queue(struct sim_run *run, void *ctx, uint64_t at, uint64_t n, c
 
 static void make_raw(struct sim_run *run, const char *path, uint64_t bytes, uint64_t visible)
 {
-	struct sim_file *f = sim_disk_create(&run->world.disk, path);
-	sim_file_resize(f, bytes, NULL);
+	struct memory_file *f = memory_disk_create(&run->world.disk, path);
+	memory_file_resize(f, bytes, NULL);
 	write_base(run, bytes, visible, put_raw, f);
-	for (struct sim_change *c = f->head; c; c = c->next)
+	for (struct memory_change *c = f->head; c; c = c->next)
 		c->delivered_at = 1;
 }
 
@@ -124,7 +124,8 @@ static void fill_image(struct sim_run *run, const char *path, uint64_t bytes, ui
 	struct cow_image *image;
 	struct cow_queue *queue;
 	sim_image_keys(run, &options);
-	must(cow_image_open(&run->world.host, &run->control->base, path, &options, &image, &err),
+	must(cow_image_open(&run->world.disk.host, &run->control->base, path, &options, &image,
+			    &err),
 	     &err, "open base");
 	must(cow_queue_new(image, &run->control->base, 1, &queue), &err, "queue of base");
 	write_base(run, bytes, visible, put_queue, queue);
@@ -137,11 +138,12 @@ static void snapshot_base(struct sim_run *run)
 	const struct cow_snapshot_date date = { .sec = 1 };
 	struct cow_error err = { 0 };
 	struct cow_file *file;
-	must(run->world.host.ops->open(&run->world.host, BASE, COW_OPEN_WRITE, &file, &err), &err,
-	     "open base");
+	must(run->world.disk.host.ops->open(&run->world.disk.host, BASE, COW_OPEN_WRITE, &file,
+					    &err),
+	     &err, "open base");
 	must(cow_snapshot_create(&run->control->base, file, "base", &date, NULL, &err), &err,
 	     "snapshot of base");
-	run->world.host.ops->close(file);
+	run->world.disk.host.ops->close(file);
 }
 
 static void make_qcow2_base(struct sim_run *run, uint64_t bytes)
@@ -202,7 +204,7 @@ static void create_prepared(struct sim_run *run)
 	if (c->prepared != SIM_PREPARED_EMPTY)
 		write_base(run, c->size_bytes, c->size_bytes, put_file, &fd);
 	close(fd);
-	sim_prepare(c, dir, sim_disk_create(&run->world.disk, TOP));
+	sim_prepare(c, dir, memory_disk_create(&run->world.disk, TOP));
 	/* The reader of prepare.c knows standard entries only. */
 	if ((c->prepared == SIM_PREPARED_SNAPSHOT || c->prepared == SIM_PREPARED_BOTH) &&
 	    !c->ext_l2)
@@ -216,11 +218,11 @@ static void make_block_device(struct sim_run *run)
 	/* every loss of power looks at all of it: little more than the image takes */
 	uint64_t more = c->sweep ? 64u << 10 : 6u << 20;
 	uint64_t bytes = (c->size_bytes * (1 + sim_below(&run->random, 3)) + more) & ~4095ull;
-	struct sim_file *f = sim_disk_create(&run->world.disk, TOP);
+	struct memory_file *f = memory_disk_create(&run->world.disk, TOP);
 	uint8_t *old = malloc(bytes);
 	cow_assert(old);
 	memset(old, 0xd7, bytes);
-	sim_file_write(f, 0, old, bytes, NULL);
+	memory_file_write(f, 0, old, bytes, NULL);
 	f->head->delivered_at = f->head->next->delivered_at = 1;
 	f->fixed = true;
 	free(old);

@@ -28,16 +28,16 @@ static void run_command(const char *command)
 		sim_fail("failed: %s", command);
 }
 
-static void take_file(const char *path, struct sim_file *file)
+static void take_file(const char *path, struct memory_file *file)
 {
 	static uint8_t buf[65536];
 	int fd = open(path, O_RDONLY | O_CLOEXEC);
 	cow_assert(fd >= 0);
 	ssize_t n;
 	for (uint64_t at = 0; (n = read(fd, buf, sizeof(buf))) > 0; at += (uint64_t)n)
-		sim_file_write(file, at, buf, (uint64_t)n, NULL);
+		memory_file_write(file, at, buf, (uint64_t)n, NULL);
 	close(fd);
-	for (struct sim_change *c = file->head; c; c = c->next)
+	for (struct memory_change *c = file->head; c; c = c->next)
 		c->delivered_at = 1;
 }
 
@@ -62,7 +62,7 @@ static void make_image(const struct sim_config *c, const char *dir)
 	run_command(command);
 }
 
-void sim_prepare(const struct sim_config *c, const char *dir, struct sim_file *file)
+void sim_prepare(const struct sim_config *c, const char *dir, struct memory_file *file)
 {
 	char command[200], path[64];
 	if (!sim_have_qemu())
@@ -90,30 +90,30 @@ uint64_t *sim_snapshot_remember(const struct sim_model *model)
 	return ids;
 }
 
-static uint64_t load64(const struct sim_file *file, uint64_t off)
+static uint64_t load64(const struct memory_file *file, uint64_t off)
 {
 	uint8_t be[8];
-	sim_store_read(&file->now, off, be, sizeof(be));
+	memory_content_read(&file->now, off, be, sizeof(be));
 	return cow_load64_be(be);
 }
 
-static struct cow_snapshot *first_snapshot(const struct sim_file *file, struct cow_header *h)
+static struct cow_snapshot *first_snapshot(const struct memory_file *file, struct cow_header *h)
 {
 	uint8_t head[512], table[4096];
 	struct cow_snapshot *snapshots;
 	uint64_t used;
 	struct cow_error err = { 0 };
-	sim_store_read(&file->now, 0, head, sizeof(head));
+	memory_content_read(&file->now, 0, head, sizeof(head));
 	if (cow_header_decode(head, sizeof(head), h, &err) || !h->nr_snapshots)
 		sim_fail("the snapshot is gone: %s", err.text);
-	sim_store_read(&file->now, h->snapshots_off, table, sizeof(table));
+	memory_content_read(&file->now, h->snapshots_off, table, sizeof(table));
 	if (cow_snapshots_decode(table, sizeof(table), h->snapshots_off, h, &snapshots, &used,
 				 &err))
 		sim_fail("the snapshot table is broken: %s", err.text);
 	return snapshots;
 }
 
-static void inflate(const struct sim_file *file, const struct cow_header *h, uint64_t entry,
+static void inflate(const struct memory_file *file, const struct cow_header *h, uint64_t entry,
 		    uint8_t *out)
 {
 	struct cow_compressed c = cow_compressed_decode(entry, h->cluster_bits);
@@ -122,14 +122,14 @@ static void inflate(const struct sim_file *file, const struct cow_header *h, uin
 	if (!state)
 		state = cow_inflate_new();
 	cow_assert(packed && state);
-	sim_store_read(&file->now, c.off, packed, c.bytes);
+	memory_content_read(&file->now, c.off, packed, c.bytes);
 	if (cow_inflate_cluster(state, h->compression_type, packed, c.bytes, out,
 				cow_cluster_bytes(h)))
 		sim_fail("a compressed cluster of the snapshot is broken");
 	free(packed);
 }
 
-static void read_cluster(const struct sim_file *file, const struct cow_header *h,
+static void read_cluster(const struct memory_file *file, const struct cow_header *h,
 			 const struct cow_snapshot *s, uint64_t cluster, uint8_t *out)
 {
 	uint64_t per_table = cow_l2_entries(h), bytes = cow_cluster_bytes(h);
@@ -138,12 +138,12 @@ static void read_cluster(const struct sim_file *file, const struct cow_header *h
 	if (entry & QCOW2_COMPRESSED)
 		inflate(file, h, entry, out);
 	else if ((entry & QCOW2_OFFSET_MASK) && !(entry & QCOW2_ZERO))
-		sim_store_read(&file->now, entry & QCOW2_OFFSET_MASK, out, bytes);
+		memory_content_read(&file->now, entry & QCOW2_OFFSET_MASK, out, bytes);
 	else
 		memset(out, 0, bytes);
 }
 
-void sim_snapshot_verify(const struct sim_file *file, const uint64_t *ids, uint64_t nr_sectors)
+void sim_snapshot_verify(const struct memory_file *file, const uint64_t *ids, uint64_t nr_sectors)
 {
 	struct cow_header h;
 	struct cow_snapshot *s = first_snapshot(file, &h);

@@ -33,7 +33,7 @@ static void keep_line(enum cow_log_level level, const char *line)
 	snprintf(log_lines[nr_log++ % NR_LOG_LINES], sizeof(log_lines[0]), "%s", line);
 }
 
-static void dump_file(const char *dir, const struct sim_file *f)
+static void dump_file(const char *dir, const struct memory_file *f)
 {
 	char path[512];
 	static uint8_t buf[65536];
@@ -42,7 +42,7 @@ static void dump_file(const char *dir, const struct sim_file *f)
 	for (uint64_t at = 0; out && at < f->now.size_bytes; at += sizeof(buf)) {
 		uint64_t n =
 			f->now.size_bytes - at < sizeof(buf) ? f->now.size_bytes - at : sizeof(buf);
-		sim_store_read(&f->now, at, buf, n);
+		memory_content_read(&f->now, at, buf, n);
 		fwrite(buf, 1, n, out);
 	}
 	if (out)
@@ -57,7 +57,7 @@ _Noreturn void sim_fail(const char *fmt, ...)
 	if (current) {
 		fprintf(stderr, " at action %u, step %llu", current->action_idx,
 			(unsigned long long)current->world.steps);
-		for (struct sim_file *f = current->world.disk.files; f && current->dump_dir;
+		for (struct memory_file *f = current->world.disk.files; f && current->dump_dir;
 		     f = f->next)
 			dump_file(current->dump_dir, f);
 	}
@@ -93,7 +93,7 @@ static void notice_power_off(struct sim_run *run)
 	if (!run->world.powered_off || run->seen_power_off)
 		return;
 	run->seen_power_off = true;
-	if (run->world.crash_kind == SIM_CRASH_KILL)
+	if (run->world.crash_kind == MEMORY_CRASH_KILL)
 		run->stats.kills++;
 	else
 		run->stats.crashes++;
@@ -162,7 +162,7 @@ static void recover(struct sim_run *run)
 	if (run->swept)
 		sim_sweep_states(run);
 	do {
-		bool was_power = run->world.crash_kind == SIM_CRASH_POWER;
+		bool was_power = run->world.crash_kind == MEMORY_CRASH_POWER;
 		sim_world_power_on(&run->world);
 		run->seen_power_off = false;
 		clear_faults(run);
@@ -177,7 +177,7 @@ static void recover(struct sim_run *run)
 		if (first && sim_chance(&run->random, 25)) {
 			run->world.power_off_at =
 				run->world.events + 1 + sim_below(&run->random, 40);
-			run->world.crash_kind = SIM_CRASH_POWER;
+			run->world.crash_kind = MEMORY_CRASH_POWER;
 		}
 		first = false;
 		sim_second_take(run);
@@ -203,7 +203,7 @@ static void recover(struct sim_run *run)
 	tool_again(run);
 	if (soon && sim_chance(&run->random, 50)) {
 		run->world.power_off_at = run->world.events + 1 + sim_below(&run->random, 40);
-		run->world.crash_kind = SIM_CRASH_POWER;
+		run->world.crash_kind = MEMORY_CRASH_POWER;
 	}
 	start_faults(run);
 }
@@ -212,7 +212,8 @@ static void recover(struct sim_run *run)
 static void note_growth(struct sim_run *run)
 {
 	uint8_t be[4];
-	sim_store_read(&sim_disk_find(&run->world.disk, "/sim/top")->now, 56, be, sizeof(be));
+	memory_content_read(&memory_disk_find(&run->world.disk, "/sim/top")->now, 56, be,
+			    sizeof(be));
 	uint32_t clusters = cow_load32_be(be);
 	if (run->reftable_clusters && clusters > run->reftable_clusters)
 		run->stats.growths++;
@@ -230,7 +231,7 @@ static void reopen(struct sim_run *run, const struct sim_action *a)
 	if (a->offset) {
 		world->power_off_at = world->events + a->offset;
 		world->power_off_sync = a->flags & SIM_AT_SYNC ? 1 + a->offset % 4 : 0;
-		world->crash_kind = SIM_CRASH_POWER;
+		world->crash_kind = MEMORY_CRASH_POWER;
 	}
 	sim_image_close(run);
 	bool excused = sim_guest_may_leak(run) || run->close_failed;
@@ -241,9 +242,10 @@ static void reopen(struct sim_run *run, const struct sim_action *a)
 	world->power_off_sync = 0;
 	world->power_off_header = 0;
 	clear_faults(run);
-	if (sim_disk_in_doubt(&world->disk) || run->live.in_doubt || sim_chance(&run->random, 50)) {
+	if (memory_disk_in_doubt(&world->disk) || run->live.in_doubt ||
+	    sim_chance(&run->random, 50)) {
 		/* what a clean close left must stand by itself */
-		world->crash_kind = SIM_CRASH_POWER;
+		world->crash_kind = MEMORY_CRASH_POWER;
 		sim_world_power_off(world);
 		sim_world_power_on(world);
 	}
@@ -313,7 +315,7 @@ static void arm_crash(struct sim_run *run, const struct sim_action *a)
 {
 	if (run->world.power_off_at || run->world.power_off_sync)
 		return;
-	run->world.crash_kind = a->flags & SIM_KILL ? SIM_CRASH_KILL : SIM_CRASH_POWER;
+	run->world.crash_kind = a->flags & SIM_KILL ? MEMORY_CRASH_KILL : MEMORY_CRASH_POWER;
 	if (a->flags & SIM_AT_HEADER)
 		run->world.power_off_header = a->offset;
 	else if (a->flags & SIM_AT_SYNC)
@@ -328,7 +330,7 @@ static void set_full(struct sim_run *run, const struct sim_action *a)
 	run->world.faults.full_percent = (unsigned)a->length;
 	run->world.faults.full_syncs = a->queue & 1;
 	run->world.faults.full_at = 0;
-	for (struct sim_file *f = run->world.disk.files; f; f = f->next)
+	for (struct memory_file *f = run->world.disk.files; f; f = f->next)
 		if (!strcmp(f->path, "/sim/top"))
 			run->world.faults.full_at = f->now.size_bytes;
 }

@@ -17,7 +17,7 @@
 
 /* ---- to real files ---- */
 
-static void write_file(const char *dir, const struct sim_file *f)
+static void write_file(const char *dir, const struct memory_file *f)
 {
 	static uint8_t buf[PIECE];
 	char path[600];
@@ -26,9 +26,9 @@ static void write_file(const char *dir, const struct sim_file *f)
 	cow_assert(fd >= 0 && !ftruncate(fd, (off_t)f->now.size_bytes));
 	for (uint64_t at = 0; at < f->now.size_bytes; at += PIECE) {
 		uint64_t n = f->now.size_bytes - at < PIECE ? f->now.size_bytes - at : PIECE;
-		if (sim_store_is_hole(&f->now, at))
+		if (memory_content_is_hole(&f->now, at))
 			continue;
-		sim_store_read(&f->now, at, buf, n);
+		memory_content_read(&f->now, at, buf, n);
 		cow_assert(pwrite(fd, buf, n, (off_t)at) == (ssize_t)n);
 	}
 	close(fd);
@@ -130,7 +130,7 @@ void sim_second_take(struct sim_run *run)
 		sim_fail("--qemu needs qemu-img");
 	strcpy(run->second_dir, "/tmp/cow-sim-second-XXXXXX");
 	cow_assert(mkdtemp(run->second_dir));
-	for (const struct sim_file *f = run->world.disk.files; f; f = f->next)
+	for (const struct memory_file *f = run->world.disk.files; f; f = f->next)
 		write_file(run->second_dir, f);
 	check(run);
 }

@@ -65,8 +65,8 @@ void sim_snapshot_verify_taken(struct sim_run *run, const struct sim_taken *t)
 	struct cow_error err = { 0 };
 	struct cow_image *image;
 	sim_image_keys(run, &options);
-	int ret =
-		cow_image_open(&run->world.host, &run->control->base, TOP, &options, &image, &err);
+	int ret = cow_image_open(&run->world.disk.host, &run->control->base, TOP, &options, &image,
+				 &err);
 	if (ret && (run->world.powered_off || run->world.faults.nr_injected > injected))
 		return;
 	if (ret)
@@ -96,7 +96,8 @@ struct cow_header sim_snapshot_header(struct sim_run *run)
 	struct cow_header h;
 	struct cow_error err = { 0 };
 	uint8_t sector[512];
-	sim_store_read(&sim_disk_find(&run->world.disk, TOP)->now, 0, sector, sizeof(sector));
+	memory_content_read(&memory_disk_find(&run->world.disk, TOP)->now, 0, sector,
+			    sizeof(sector));
 	if (cow_header_decode(sector, sizeof(sector), &h, &err))
 		sim_fail("the header is broken: %s", err.text);
 	return h;
@@ -168,9 +169,9 @@ int sim_snapshot_execute(struct sim_command *c, struct cow_loop *loop, struct co
 
 static void execute(struct sim_run *run, struct sim_command *c)
 {
-	const struct cow_host_ops *ops = run->world.host.ops;
+	const struct cow_host_ops *ops = run->world.disk.host.ops;
 	struct cow_file *file;
-	c->result = ops->open(&run->world.host, TOP, COW_OPEN_WRITE, &file, &c->err);
+	c->result = ops->open(&run->world.disk.host, TOP, COW_OPEN_WRITE, &file, &c->err);
 	if (c->result)
 		sim_fail("open for a snapshot: %s", c->err.text);
 	if (c->what == SIM_SNAPSHOT_CREATE)
@@ -204,7 +205,7 @@ void sim_snapshot_take_effect(struct sim_run *run, struct sim_command *c)
 static uint64_t generation(struct sim_run *run)
 {
 	uint8_t be[8];
-	sim_store_read(&sim_disk_find(&run->world.disk, TOP)->now, 48, be, sizeof(be));
+	memory_content_read(&memory_disk_find(&run->world.disk, TOP)->now, 48, be, sizeof(be));
 	return cow_load64_be(be);
 }
 
@@ -223,10 +224,10 @@ static void check(struct sim_run *run, const struct sim_command *c)
 	struct cow_check_result result;
 	struct cow_error err = { 0 };
 	struct cow_file *file;
-	if (run->world.host.ops->open(&run->world.host, TOP, 0, &file, &err))
+	if (run->world.disk.host.ops->open(&run->world.disk.host, TOP, 0, &file, &err))
 		sim_fail("open for check: %s", err.text);
 	int ret = cow_check_file(&run->control->base, file, &options, &result, &err);
-	run->world.host.ops->close(file);
+	run->world.disk.host.ops->close(file);
 	if (ret)
 		sim_fail("check after a snapshot command: %s", err.text);
 	if (result.corruptions || result.check_errors ||
@@ -244,7 +245,7 @@ void sim_snapshot_command(struct sim_run *run, const struct sim_action *a)
 	struct sim_command c = { 0 };
 	uint64_t before = generation(run);
 	sim_snapshot_choose(run, a, true, &c);
-	world->crash_kind = a->flags & SIM_KILL ? SIM_CRASH_KILL : SIM_CRASH_POWER;
+	world->crash_kind = a->flags & SIM_KILL ? MEMORY_CRASH_KILL : MEMORY_CRASH_POWER;
 	world->power_off_at = a->offset ? world->events + a->offset : 0;
 	execute(run, &c);
 	world->power_off_at = 0;
@@ -252,7 +253,7 @@ void sim_snapshot_command(struct sim_run *run, const struct sim_action *a)
 	if (!lost && c.result && !sim_snapshot_may_refuse(run, &c))
 		sim_fail("snapshot command %d: %s", c.what, c.err.text);
 	if (!lost && !c.result) { /* it must be durable */
-		world->crash_kind = SIM_CRASH_POWER;
+		world->crash_kind = MEMORY_CRASH_POWER;
 		sim_world_power_off(world);
 	}
 	if (world->powered_off)

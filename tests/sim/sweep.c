@@ -105,7 +105,7 @@ static void lose_power(struct sim_run *run)
 	struct sim_world *world = &run->world;
 	run->swept = true;
 	sim_sweep_limit(SECONDS);
-	world->crash_kind = SIM_CRASH_POWER;
+	world->crash_kind = MEMORY_CRASH_POWER;
 	world->undecided = true;
 	sim_world_power_off(world);
 }

@@ -31,8 +31,8 @@ void sim_tool_backing(struct sim_run *run, char name[16])
 		return;
 	if (h.backing_name_bytes >= 16)
 		sim_fail("the backing file's name has %u bytes", h.backing_name_bytes);
-	sim_store_read(&sim_disk_find(&run->world.disk, TOP)->now, h.backing_name_off, name,
-		       h.backing_name_bytes);
+	memory_content_read(&memory_disk_find(&run->world.disk, TOP)->now, h.backing_name_off, name,
+			    h.backing_name_bytes);
 }
 
 static bool is_raw(const struct sim_run *run, const char *name)
@@ -51,20 +51,20 @@ uint64_t sim_tool_backing_bytes(struct sim_run *run)
 	if (!*name)
 		return 0;
 	snprintf(path, sizeof(path), "/sim/%s", name);
-	const struct sim_file *f = sim_disk_find(&run->world.disk, path);
+	const struct memory_file *f = memory_disk_find(&run->world.disk, path);
 	if (is_raw(run, name))
 		return f->now.size_bytes;
-	sim_store_read(&f->now, 24, be, sizeof(be));
+	memory_content_read(&f->now, 24, be, sizeof(be));
 	return cow_load64_be(be);
 }
 
 static bool holds_nothing(struct sim_run *run)
 {
 	struct cow_header h = sim_snapshot_header(run);
-	const struct sim_file *f = sim_disk_find(&run->world.disk, TOP);
+	const struct memory_file *f = memory_disk_find(&run->world.disk, TOP);
 	uint64_t any = 0, entry;
 	for (uint32_t i = 0; i < h.l1_entries; i++) {
-		sim_store_read(&f->now, h.l1_off + 8ull * i, &entry, sizeof(entry));
+		memory_content_read(&f->now, h.l1_off + 8ull * i, &entry, sizeof(entry));
 		any |= entry;
 	}
 	return !any;
@@ -102,7 +102,7 @@ static bool is_done(struct sim_run *run)
 /* It had to grow, and would show more of what lies below it. */
 static bool base_cannot_grow(struct sim_run *run)
 {
-	const struct sim_file *deep = sim_disk_find(&run->world.disk, DEEP);
+	const struct memory_file *deep = memory_disk_find(&run->world.disk, DEEP);
 	uint64_t bytes = sim_tool_backing_bytes(run);
 	return !strcmp(run->tool.was, "base") && deep && bytes < deep->now.size_bytes &&
 	       bytes < run->size_bytes;
@@ -111,7 +111,7 @@ static bool base_cannot_grow(struct sim_run *run)
 static bool choose_commit(struct sim_run *run, const struct sim_action *a)
 {
 	struct sim_tool *t = &run->tool;
-	bool deep = !strcmp(t->was, "base") && sim_disk_find(&run->world.disk, DEEP);
+	bool deep = !strcmp(t->was, "base") && memory_disk_find(&run->world.disk, DEEP);
 	if (sim_snapshot_header(run).nr_snapshots) /* they would show what changes below */
 		t->refused = -ENOTSUP;
 	else if (a->queue & 1)
@@ -133,7 +133,7 @@ static bool choose_base(struct sim_run *run, const struct sim_action *a)
 		unsigned at = (a->queue + i + 1) % 3;
 		char path[32];
 		snprintf(path, sizeof(path), "/sim/%s", names[at]);
-		if (!strcmp(names[at], t->was) || !sim_disk_find(&run->world.disk, path))
+		if (!strcmp(names[at], t->was) || !memory_disk_find(&run->world.disk, path))
 			continue;
 		snprintf(t->base, sizeof(t->base), "%s", names[at]);
 		t->format = is_raw(run, names[at]) ? "raw" : "qcow2";
@@ -193,9 +193,9 @@ static int on_file(struct sim_run *run, struct cow_error *err)
 {
 	const struct sim_tool *t = &run->tool;
 	const struct cow_resize_options resize = { .bytes = t->size_bytes, .shrink = true };
-	const struct cow_host_ops *ops = run->world.host.ops;
+	const struct cow_host_ops *ops = run->world.disk.host.ops;
 	struct cow_file *file;
-	int ret = ops->open(&run->world.host, TOP, COW_OPEN_WRITE, &file, err);
+	int ret = ops->open(&run->world.disk.host, TOP, COW_OPEN_WRITE, &file, err);
 	if (ret)
 		return ret;
 	ret = t->what == SIM_TOOL_AMEND ? cow_amend(&run->control->base, file, &t->amend, err)
@@ -224,8 +224,8 @@ static int execute(struct sim_run *run, struct cow_error *err)
 	if (t->what == SIM_TOOL_AMEND || t->what == SIM_TOOL_RESIZE)
 		return on_file(run, err);
 	if (t->what == SIM_TOOL_COMMIT)
-		return cow_backing_commit(&run->world.host, &run->control->base, &commit, err);
-	return cow_backing_rebase(&run->world.host, &run->control->base, &rebase, err);
+		return cow_backing_commit(&run->world.disk.host, &run->control->base, &commit, err);
+	return cow_backing_rebase(&run->world.disk.host, &run->control->base, &rebase, err);
 }
 
 static uint64_t nr_injected(const struct sim_run *run)
@@ -239,7 +239,7 @@ static void arm(struct sim_run *run, const struct sim_action *a)
 	if (!a)
 		return;
 	world->faults.permille = (unsigned)run->script->config.permille;
-	world->crash_kind = a->flags & SIM_KILL ? SIM_CRASH_KILL : SIM_CRASH_POWER;
+	world->crash_kind = a->flags & SIM_KILL ? MEMORY_CRASH_KILL : MEMORY_CRASH_POWER;
 	if (!a->offset)
 		return;
 	if (a->flags & SIM_FAILS) {
@@ -290,7 +290,7 @@ static bool may_fail(const struct sim_run *run, int error)
 
 static void lose_power(struct sim_run *run)
 {
-	run->world.crash_kind = SIM_CRASH_POWER;
+	run->world.crash_kind = MEMORY_CRASH_POWER;
 	sim_world_power_off(&run->world);
 	sim_world_power_on(&run->world);
 }
@@ -317,7 +317,7 @@ void sim_tool_run(struct sim_run *run, const struct sim_action *a)
 		sim_fail("tool %u: %s (%s)", t->what, ret ? err.text : "was not refused",
 			 strerror(-ret));
 	/* what is said to be done must be durable, and what failed stands by itself */
-	if (!ret || sim_disk_in_doubt(&run->world.disk) || sim_chance(&run->random, 50))
+	if (!ret || memory_disk_in_doubt(&run->world.disk) || sim_chance(&run->random, 50))
 		lose_power(run);
 	if (!ret && !is_done(run))
 		sim_fail("tool %u: said to be done, but it is not on disk", t->what);
@@ -335,10 +335,10 @@ static void check_below(struct sim_run *run, const char *path, uint64_t kind)
 	struct cow_file *file;
 	if (kind != SIM_BACKING_QCOW2)
 		return;
-	if (run->world.host.ops->open(&run->world.host, path, 0, &file, &err))
+	if (run->world.disk.host.ops->open(&run->world.disk.host, path, 0, &file, &err))
 		sim_fail("open for check: %s", err.text);
 	int ret = cow_check_file(&run->control->base, file, &options, &result, &err);
-	run->world.host.ops->close(file);
+	run->world.disk.host.ops->close(file);
 	if (run->world.powered_off)
 		return;
 	if (ret)

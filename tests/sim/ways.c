@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "engine/base/assert.h"
+#include "engine/base/math.h"
 
 #define SECTOR 512u
 #define FEW 5u	 /* changes of which every subset is tried */
@@ -12,8 +13,8 @@
 
 /* ---- the changes ---- */
 
-static struct sim_way_change *add(struct sim_ways *ways, struct sim_file *f,
-				  enum sim_change_kind kind, uint64_t offset, uint64_t length)
+static struct sim_way_change *add(struct sim_ways *ways, struct memory_file *f,
+				  struct memory_change change)
 {
 	if (ways->nr_changes == ways->max_changes) {
 		ways->max_changes = ways->max_changes * 2 + 32;
@@ -21,37 +22,47 @@ static struct sim_way_change *add(struct sim_ways *ways, struct sim_file *f,
 		cow_assert(ways->changes);
 	}
 	struct sim_way_change *c = &ways->changes[ways->nr_changes++];
-	*c = (struct sim_way_change){ .file = f, .kind = kind, .offset = offset, .length = length };
+	*c = (struct sim_way_change){ .file = f, .change = change };
 	return c;
+}
+
+static void add_resize(struct sim_ways *ways, struct memory_file *f, uint64_t size_bytes)
+{
+	add(ways, f,
+	    (struct memory_change){
+		    .kind = MEMORY_RESIZE, .offset = size_bytes, .length = f->now.size_bytes });
 }
 
 static void add_in_flight(struct sim_ways *ways, const struct sim_pending *p)
 {
 	const struct cow_io *io = p->io;
-	struct sim_file *f = p->io->file ? sim_file_of(io->file) : NULL;
-	uint64_t off = io->offset, length = io->length;
+	struct memory_file *f = p->io->file ? memory_file_of(io->file) : NULL;
+	uint64_t off = memory_rest_offset(io), length = memory_rest_bytes(io);
 	if (p->executed || !f)
 		return;
 	if (io->kind == COW_IO_RESIZE && !f->fixed) {
-		add(ways, f, SIM_RESIZE, off, f->now.size_bytes);
+		add_resize(ways, f, io->offset);
 	} else if (io->kind == COW_IO_PUNCH) {
-		add(ways, f, SIM_PUNCH, off, length);
+		add(ways, f,
+		    (struct memory_change){
+			    .kind = MEMORY_PUNCH, .offset = io->offset, .length = io->length });
 	} else if (io->kind == COW_IO_WRITE) {
-		off += io->progress_bytes;
-		length -= io->progress_bytes;
 		if (off + length > f->now.size_bytes && !f->fixed)
-			add(ways, f, SIM_RESIZE, off + length, f->now.size_bytes);
-		struct sim_way_change *c = add(ways, f, SIM_WRITE, off, length);
-		c->data = c->gathered = sim_gather(io);
+			add_resize(ways, f, off + length);
+		uint8_t *data = memory_gather(io, length);
+		add(ways, f,
+		    (struct memory_change){
+			    .kind = MEMORY_WRITE, .offset = off, .length = length, .data = data })
+			->gathered = data;
 	}
 }
 
 static void gather(struct sim_ways *ways)
 {
 	struct sim_world *world = ways->world;
-	for (struct sim_file *f = world->disk.files; f; f = f->next)
-		for (const struct sim_change *c = f->head; c; c = c->next)
-			add(ways, f, c->kind, c->offset, c->length)->data = c->data;
+	for (struct memory_file *f = world->disk.files; f; f = f->next)
+		for (const struct memory_change *c = f->head; c; c = c->next)
+			add(ways, f, *c);
 	for (unsigned l = 0; l < world->nr_loops; l++)
 		for (unsigned i = 0; i < world->loops[l]->nr_pending; i++)
 			add_in_flight(ways, world->loops[l]->pending[i]);
@@ -59,10 +70,11 @@ static void gather(struct sim_ways *ways)
 
 /* ---- what differs ---- */
 
-static struct sim_way_extent extent_of(const struct sim_way_change *c)
+static struct sim_way_extent extent_of(const struct sim_way_change *way)
 {
-	struct sim_way_extent e = { c->file, c->offset, c->offset + c->length };
-	if (c->kind == SIM_RESIZE) {
+	const struct memory_change *c = &way->change;
+	struct sim_way_extent e = { way->file, c->offset, c->offset + c->length };
+	if (c->kind == MEMORY_RESIZE) {
 		e.start = c->offset < c->length ? c->offset : c->length;
 		e.end = c->offset < c->length ? c->length : c->offset;
 	}
@@ -98,11 +110,32 @@ static void find_extents(struct sim_ways *ways)
 	ways->nr_extents = nr;
 }
 
+/*
+ * Of all words there, each at its place: sums of parts add up to that of the whole. Aligned to 8;
+ * zeros count nothing.
+ */
+static uint64_t sum_left(const struct memory_file *f, uint64_t offset, uint64_t end)
+{
+	const struct memory_content *c = &f->left;
+	uint64_t sum = 0, word, n;
+	end = cow_min(end, c->end_block * MEMORY_BLOCK_BYTES);
+	for (; offset < end; offset += n) {
+		n = cow_min(MEMORY_BLOCK_BYTES - offset % MEMORY_BLOCK_BYTES, end - offset);
+		bool hole = memory_content_is_hole(c, offset);
+		for (uint64_t at = offset; !hole && at < offset + n; at += sizeof(word)) {
+			memcpy(&word, c->bytes + at, sizeof(word));
+			if (word)
+				sum += sim_mix(word ^ sim_mix(at + (f->ino << 48)));
+		}
+	}
+	return sum;
+}
+
 static uint64_t sum_files(const struct sim_ways *ways)
 {
 	uint64_t sum = 0;
-	for (const struct sim_file *f = ways->world->disk.files; f; f = f->next)
-		sum += sim_store_sum(&f->left, 0, f->left.size_bytes, f->ino);
+	for (const struct memory_file *f = ways->world->disk.files; f; f = f->next)
+		sum += sum_left(f, 0, f->left.size_bytes);
 	return sum;
 }
 
@@ -111,7 +144,7 @@ static uint64_t sum_extents(const struct sim_ways *ways)
 	uint64_t sum = 0;
 	for (unsigned i = 0; i < ways->nr_extents; i++) {
 		const struct sim_way_extent *e = &ways->extents[i];
-		sum += sim_store_sum(&e->file->left, e->start, e->end - e->start, e->file->ino);
+		sum += sum_left(e->file, e->start, e->end);
 	}
 	return sum;
 }
@@ -119,7 +152,7 @@ static uint64_t sum_extents(const struct sim_ways *ways)
 static uint64_t hash_left(const struct sim_ways *ways)
 {
 	uint64_t hash = sim_mix(ways->rest + sum_extents(ways));
-	for (const struct sim_file *f = ways->world->disk.files; f; f = f->next)
+	for (const struct memory_file *f = ways->world->disk.files; f; f = f->next)
 		hash = sim_mix(hash ^ f->left.size_bytes) + f->ino;
 	return hash;
 }
@@ -147,31 +180,29 @@ static bool subset_has(unsigned subset, unsigned idx, unsigned nr)
 
 static bool can_be_torn(const struct sim_way_change *c)
 {
-	return c->kind != SIM_RESIZE && c->length > SECTOR;
+	return c->change.kind != MEMORY_RESIZE && c->change.length > SECTOR;
 }
 
-/* Sectors first <= i < end of a change, never beyond the end of the file as it came out. */
+static uint64_t nr_sectors(const struct sim_way_change *c)
+{
+	return c->change.kind == MEMORY_RESIZE ? 1 : (c->change.length + SECTOR - 1) / SECTOR;
+}
+
+/* Sectors first <= i < end of a change. */
 static void apply(const struct sim_way_change *c, uint64_t first, uint64_t end)
 {
-	struct sim_store *s = &c->file->left;
-	uint64_t from = first * SECTOR, to = end * SECTOR < c->length ? end * SECTOR : c->length;
-	if (c->kind == SIM_RESIZE) {
-		sim_store_resize(s, c->offset);
-		return;
-	}
-	if (c->offset + to > s->size_bytes)
-		to = s->size_bytes > c->offset ? s->size_bytes - c->offset : 0;
-	if (from < to && c->kind == SIM_WRITE)
-		sim_store_write(s, c->offset + from, c->data + from, to - from);
-	else if (from < to)
-		sim_store_zero(s, c->offset + from, to - from);
+	if (c->change.kind == MEMORY_RESIZE)
+		memory_content_resize(&c->file->left, c->change.offset);
+	else
+		memory_change_apply_part(&c->change, &c->file->left, first * SECTOR,
+					 cow_min(end * SECTOR, c->change.length));
 }
 
 static void apply_subset(struct sim_ways *ways, unsigned subset)
 {
 	for (unsigned i = 0; i < ways->nr_changes; i++)
 		if (subset_has(subset, i, ways->nr_changes))
-			apply(&ways->changes[i], 0, UINT64_MAX / SECTOR);
+			apply(&ways->changes[i], 0, nr_sectors(&ways->changes[i]));
 }
 
 /* Half of one change, and all others. */
@@ -180,7 +211,7 @@ static void apply_torn(struct sim_ways *ways, unsigned torn)
 	unsigned seen = 0;
 	for (unsigned i = 0; i < ways->nr_changes; i++) {
 		const struct sim_way_change *c = &ways->changes[i];
-		uint64_t first = 0, end = (c->length + SECTOR - 1) / SECTOR;
+		uint64_t first = 0, end = nr_sectors(c);
 		bool it = can_be_torn(c) && seen++ == torn / 2;
 		if (it && torn % 2)
 			first = end / 2;
@@ -195,8 +226,7 @@ static void apply_random(struct sim_ways *ways)
 	struct sim_random r = { .state = ways->rest ^ ways->nr_changes };
 	for (unsigned i = 0; i < ways->nr_changes; i++) {
 		const struct sim_way_change *c = &ways->changes[i];
-		uint64_t nr = c->kind == SIM_RESIZE ? 1 : (c->length + SECTOR - 1) / SECTOR;
-		for (uint64_t s = 0; s < nr; s++)
+		for (uint64_t s = 0; s < nr_sectors(c); s++)
 			if (sim_chance(&r, 50))
 				apply(c, s, s + 1);
 	}
@@ -205,17 +235,14 @@ static void apply_random(struct sim_ways *ways)
 /* `left` becomes what is durable, where ways differ. */
 static void undo(struct sim_ways *ways)
 {
-	static uint8_t buf[4096];
-	for (struct sim_file *f = ways->world->disk.files; f; f = f->next)
-		sim_store_resize(&f->left, f->durable.size_bytes);
+	for (struct memory_file *f = ways->world->disk.files; f; f = f->next)
+		memory_content_resize(&f->left, f->durable.size_bytes);
 	for (unsigned i = 0; i < ways->nr_extents; i++) {
 		const struct sim_way_extent *e = &ways->extents[i];
 		uint64_t size = e->file->durable.size_bytes, end = e->end < size ? e->end : size;
-		for (uint64_t at = e->start; at < end; at += sizeof(buf)) {
-			uint64_t n = end - at < sizeof(buf) ? end - at : sizeof(buf);
-			sim_store_read(&e->file->durable, at, buf, n);
-			sim_store_write(&e->file->left, at, buf, n);
-		}
+		if (e->start < end)
+			memory_content_write(&e->file->left, e->start,
+					     e->file->durable.bytes + e->start, end - e->start);
 	}
 }
 
@@ -225,8 +252,8 @@ void sim_ways_begin(struct sim_ways *ways, struct sim_world *world)
 	ways->world = world;
 	gather(ways);
 	find_extents(ways);
-	for (struct sim_file *f = world->disk.files; f; f = f->next)
-		sim_store_copy(&f->left, &f->durable);
+	for (struct memory_file *f = world->disk.files; f; f = f->next)
+		memory_content_copy(&f->left, &f->durable);
 	ways->rest = sum_files(ways) - sum_extents(ways);
 	for (unsigned i = 0; i < ways->nr_changes; i++)
 		ways->nr_torn += 2 * can_be_torn(&ways->changes[i]);
@@ -259,7 +286,7 @@ uint64_t sim_ways_leave(struct sim_ways *ways, unsigned idx)
 void sim_ways_settle(struct sim_ways *ways, unsigned idx)
 {
 	sim_ways_leave(ways, idx);
-	for (struct sim_file *f = ways->world->disk.files; f; f = f->next)
-		sim_disk_replace(f, &f->left);
+	for (struct memory_file *f = ways->world->disk.files; f; f = f->next)
+		memory_file_replace(f, &f->left);
 	sim_ways_end(ways);
 }

@@ -13,15 +13,13 @@
 #include "tests/sim/world.h"
 
 struct sim_way_change {
-	struct sim_file *file;
-	enum sim_change_kind kind;
-	uint64_t offset, length; /* RESIZE: offset is the new size, length the old one */
-	const uint8_t *data;	 /* WRITE */
-	uint8_t *gathered;	 /* of one in flight: owned */
+	struct memory_file *file;
+	struct memory_change change; /* its data are the file's, or: */
+	uint8_t *gathered;	     /* of one in flight: owned */
 };
 
 struct sim_way_extent {
-	struct sim_file *file;
+	struct memory_file *file;
 	uint64_t start, end;
 };
 

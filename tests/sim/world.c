@@ -54,7 +54,7 @@ static void loop_start(struct cow_loop *base, struct cow_io *io)
 	if (io->kind == COW_IO_TIMER)
 		p->due_ns = world->now_ns + io->offset;
 	else if (io->kind == COW_IO_SYNC)
-		p->mark = sim_disk_mark(&world->disk);
+		p->mark = memory_disk_mark(&world->disk);
 	else if (io->kind == COW_IO_WRITE)
 		p->checksum = sim_checksum(io);
 	else if (io->kind == COW_IO_READ)
@@ -78,7 +78,7 @@ static void deliver(struct sim_loop *loop, unsigned idx)
 	trace(loop, "done ", p);
 	loop->pending[idx] = loop->pending[--loop->nr_pending];
 	if (io->kind != COW_IO_TIMER && io->kind != COW_IO_READ && io->kind != COW_IO_SYNC)
-		sim_file_delivered(&loop->world->disk, sim_file_of(io->file), p);
+		memory_file_delivered(memory_file_of(io->file), p);
 	free(p);
 	cow_io_raw_done(io, result);
 }
@@ -285,9 +285,9 @@ static void lose(struct sim_world *world)
 			if (!loop->pending[i]->executed && !is_timer(loop->pending[i]))
 				sim_execute_part(world, loop->pending[i]);
 	}
-	if (sim_disk_in_doubt(&world->disk))
-		world->crash_kind = SIM_CRASH_POWER;
-	sim_disk_crash(&world->disk, world->crash_kind, &world->random);
+	if (memory_disk_in_doubt(&world->disk))
+		world->crash_kind = MEMORY_CRASH_POWER;
+	memory_disk_crash(&world->disk, world->crash_kind);
 }
 
 void sim_world_power_off(struct sim_world *world)
@@ -314,10 +314,20 @@ void sim_world_power_on(struct sim_world *world)
 	world->powered_off = false;
 }
 
+static uint64_t below(void *ctx, uint64_t n)
+{
+	struct sim_world *world = ctx;
+	return sim_below(&world->random, n);
+}
+
 void sim_world_init(struct sim_world *world, uint64_t seed)
 {
 	memset(world, 0, sizeof(*world));
-	world->host.ops = &sim_host_ops;
+	memory_disk_init(&world->disk, SIM_MAX_FILE_BYTES);
+	world->disk.volatile_cache = true;
+	world->disk.direct = true;
+	world->disk.below = below;
+	world->disk.below_ctx = world;
 	world->random.state = seed;
 	world->lazy_loop = (unsigned)sim_below(&world->random, SIM_MAX_LOOPS * 2);
 	/* what waits for some time (freed clusters) goes on in few steps, or in many */
@@ -333,5 +343,5 @@ void sim_world_fini(struct sim_world *world)
 {
 	for (unsigned l = 0; l < world->nr_loops; l++)
 		cow_loop_free(&world->loops[l]->base);
-	sim_disk_fini(&world->disk);
+	memory_disk_fini(&world->disk);
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The simulated outside of the engine: a host with files (disk.h), loops, time, faults, all driven
+ * The simulated outside of the engine: a host with files (memory/disk.h), loops, time, faults, driven
  * by one seeded scheduler in one thread.
  *
  * A host operation lives through three moments that the scheduler picks: started (by the engine),
@@ -14,10 +14,11 @@
 #include <stdint.h>
 
 #include "engine/loop/loop.h"
-#include "tests/sim/disk.h"
+#include "tests/memory/handle.h"
 #include "tests/sim/random.h"
 
 #define SIM_MAX_LOOPS 8
+#define SIM_MAX_FILE_BYTES (4ull << 30) /* address space */
 
 struct sim_pending {
 	struct cow_io *io;
@@ -60,8 +61,7 @@ struct sim_faults {
 };
 
 struct sim_world {
-	struct cow_host host; /* first */
-	struct sim_disk disk;
+	struct memory_disk disk;
 	struct sim_random random;
 	struct sim_loop *loops[SIM_MAX_LOOPS];
 	unsigned nr_loops;
@@ -79,7 +79,7 @@ struct sim_world {
 	uint64_t step_ns; /* time passes by up to this in a step */
 	/* transfers started now are left lying for about so many steps; 0: as chance will have it */
 	uint64_t hold_steps;
-	enum sim_crash crash_kind;
+	enum memory_crash crash_kind;
 	bool undecided;	  /* what a loss of power leaves is decided later: sim_ways_settle() */
 	bool powered_off; /* every operation fails without effect, the disk shows what survived */
 	struct sim_faults faults;
@@ -106,12 +106,6 @@ void sim_world_power_on(struct sim_world *world);
 void sim_execute(struct sim_world *world, struct sim_pending *p);
 void sim_execute_part(struct sim_world *world, struct sim_pending *p); /* caught by power loss */
 uint64_t sim_checksum(const struct cow_io *io);
-/* What is still to be written, as one piece (free). */
-uint8_t *sim_gather(const struct cow_io *io);
-
-/* host.c */
-extern const struct cow_host_ops sim_host_ops;
-struct sim_file *sim_file_of(const struct cow_file *file);
 
 /* Ends the run as failed: one line. */
 _Noreturn void sim_fail(const char *fmt, ...) __attribute__((format(printf, 1, 2)));

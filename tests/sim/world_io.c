@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/base/assert.h"
+#include "engine/base/math.h"
 #include "tests/sim/world.h"
 
 #define SECTOR 512u
@@ -30,17 +30,6 @@ uint64_t sim_checksum(const struct cow_io *io)
 	return sum;
 }
 
-/* The rest of a resumed transfer. */
-static uint64_t rest_offset(const struct cow_io *io)
-{
-	return io->offset + io->progress_bytes;
-}
-
-static uint64_t rest_length(const struct cow_io *io)
-{
-	return io->length - io->progress_bytes;
-}
-
 static void check_alignment(const struct cow_io *io)
 {
 	if (!io->file->direct)
@@ -53,31 +42,6 @@ static void check_alignment(const struct cow_io *io)
 			 (unsigned long long)io->offset, (unsigned long long)io->length);
 }
 
-static void copy_in(const struct cow_io *io, struct sim_file *f, uint64_t length)
-{
-	uint64_t off = rest_offset(io);
-	for (unsigned i = 0; i < io->nr_vec && length; i++) {
-		uint64_t n = io->vec[i].iov_len < length ? io->vec[i].iov_len : length;
-		sim_store_read(&f->now, off, io->vec[i].iov_base, n);
-		off += n;
-		length -= n;
-	}
-}
-
-uint8_t *sim_gather(const struct cow_io *io)
-{
-	uint64_t length = rest_length(io), at = 0;
-	uint8_t *data = malloc(length ? length : 1);
-	cow_assert(data);
-	for (unsigned i = 0; i < io->nr_vec; i++) {
-		cow_assert(at + io->vec[i].iov_len <= length);
-		memcpy(data + at, io->vec[i].iov_base, io->vec[i].iov_len);
-		at += io->vec[i].iov_len;
-	}
-	cow_assert(at == length);
-	return data;
-}
-
 static uint64_t maybe_short(struct sim_world *world, const struct cow_io *io, uint64_t length)
 {
 	if (length <= SECTOR || !sim_chance(&world->random, world->faults.short_percent))
@@ -88,15 +52,12 @@ static uint64_t maybe_short(struct sim_world *world, const struct cow_io *io, ui
 
 static int64_t do_read(struct sim_world *world, struct sim_pending *p)
 {
-	struct cow_io *io = p->io;
-	struct sim_file *f = sim_file_of(io->file);
-	uint64_t off = rest_offset(io), length = rest_length(io);
-	if (off >= f->now.size_bytes)
+	const struct cow_io *io = p->io;
+	uint64_t size = memory_file_of(io->file)->now.size_bytes, off = memory_rest_offset(io);
+	if (off >= size)
 		return 0;
-	uint64_t room = f->now.size_bytes - off;
-	length = maybe_short(world, io, length < room ? length : room);
-	copy_in(io, f, length);
-	return (int64_t)length;
+	uint64_t length = cow_min(memory_rest_bytes(io), size - off);
+	return memory_perform(io, maybe_short(world, io, length), p);
 }
 
 static void check_write(const struct sim_pending *p)
@@ -109,27 +70,17 @@ static void check_write(const struct sim_pending *p)
 			 (unsigned long long)p->io->length);
 }
 
-static int64_t do_write(struct sim_world *world, struct sim_pending *p)
-{
-	struct cow_io *io = p->io;
-	uint64_t length = maybe_short(world, io, rest_length(io));
-	uint8_t *data = sim_gather(io);
-	sim_file_write(sim_file_of(io->file), rest_offset(io), data, length, p);
-	free(data);
-	return (int64_t)length;
-}
-
 /* A write that failed or never ended: some of its sectors. */
 static void write_part(struct sim_world *world, struct sim_pending *p)
 {
 	struct cow_io *io = p->io;
-	uint64_t length = rest_length(io), off = rest_offset(io);
+	uint64_t length = memory_rest_bytes(io), off = memory_rest_offset(io);
 	unsigned percent = (unsigned)sim_below(&world->random, 101);
-	uint8_t *data = sim_gather(io);
+	uint8_t *data = memory_gather(io, length);
 	for (uint64_t at = 0; at < length; at += SECTOR) {
 		uint64_t n = length - at < SECTOR ? length - at : SECTOR;
 		if (sim_chance(&world->random, percent))
-			sim_file_write(sim_file_of(io->file), off + at, data + at, n, p);
+			memory_file_write(memory_file_of(io->file), off + at, data + at, n, p);
 	}
 	free(data);
 }
@@ -142,8 +93,8 @@ static void punch_part(struct sim_world *world, struct sim_pending *p)
 	uint64_t first = sim_below(&world->random, sectors);
 	uint64_t nr = sim_below(&world->random, sectors - first + 1);
 	if (nr)
-		sim_file_punch(sim_file_of(p->io->file), p->io->offset + first * SECTOR,
-			       nr * SECTOR, p);
+		memory_file_punch(memory_file_of(p->io->file), p->io->offset + first * SECTOR,
+				  nr * SECTOR, p);
 }
 
 void sim_execute_part(struct sim_world *world, struct sim_pending *p)
@@ -152,23 +103,23 @@ void sim_execute_part(struct sim_world *world, struct sim_pending *p)
 		write_part(world, p);
 	else if (p->io->kind == COW_IO_PUNCH)
 		punch_part(world, p);
-	else if (p->io->kind == COW_IO_RESIZE && !sim_file_of(p->io->file)->fixed &&
+	else if (p->io->kind == COW_IO_RESIZE && !memory_file_of(p->io->file)->fixed &&
 		 sim_chance(&world->random, 50))
-		sim_file_resize(sim_file_of(p->io->file), p->io->offset, p);
+		memory_file_resize(memory_file_of(p->io->file), p->io->offset, p);
 }
 
 /* ---- faults ---- */
 
 static bool takes_space(const struct sim_world *world, const struct cow_io *io)
 {
-	struct sim_file *f = sim_file_of(io->file);
+	struct memory_file *f = memory_file_of(io->file);
 	if (io->kind == COW_IO_RESIZE)
 		return io->offset > f->now.size_bytes && io->offset > world->faults.full_at;
 	if (io->kind != COW_IO_WRITE)
 		return false;
-	uint64_t off = rest_offset(io), end = off + rest_length(io);
-	return end > world->faults.full_at || sim_store_is_hole(&f->now, off) ||
-	       sim_store_is_hole(&f->now, end - 1);
+	uint64_t off = memory_rest_offset(io), end = off + memory_rest_bytes(io);
+	return end > world->faults.full_at || memory_content_is_hole(&f->now, off) ||
+	       memory_content_is_hole(&f->now, end - 1);
 }
 
 /* A full host may have written some of it. */
@@ -208,9 +159,9 @@ static bool sync_has_no_room(struct sim_world *world, const struct cow_io *io)
 
 static bool beyond_device(const struct cow_io *io)
 {
-	const struct sim_file *f = sim_file_of(io->file);
+	const struct memory_file *f = memory_file_of(io->file);
 	return io->kind == COW_IO_WRITE && f->fixed &&
-	       rest_offset(io) + rest_length(io) > f->now.size_bytes;
+	       memory_rest_offset(io) + memory_rest_bytes(io) > f->now.size_bytes;
 }
 
 static bool should_fail(struct sim_world *world, const struct cow_io *io)
@@ -232,7 +183,7 @@ static int64_t fail_io(struct sim_world *world, struct sim_pending *p)
 		write_part(world, p);
 		break;
 	case COW_IO_SYNC:
-		sim_file_sync_failed(sim_file_of(io->file), p->mark);
+		memory_file_sync_failed(memory_file_of(io->file), p->mark);
 		break;
 	case COW_IO_PUNCH:
 		if (sim_chance(&world->random, 30))
@@ -248,25 +199,17 @@ static int64_t fail_io(struct sim_world *world, struct sim_pending *p)
 static int64_t do_io(struct sim_world *world, struct sim_pending *p)
 {
 	struct cow_io *io = p->io;
-	struct sim_file *f = sim_file_of(io->file);
 	switch (io->kind) {
 	case COW_IO_READ:
 		return do_read(world, p);
 	case COW_IO_WRITE:
-		return do_write(world, p);
+		return memory_perform(io, maybe_short(world, io, memory_rest_bytes(io)), p);
 	case COW_IO_SYNC:
-		sim_file_sync(f, p->mark, &world->random);
+		memory_file_sync(memory_file_of(io->file), p->mark);
 		return 0;
-	case COW_IO_PUNCH:
-		sim_file_punch(f, io->offset, io->length, p);
-		return 0;
-	case COW_IO_RESIZE:
-		sim_file_resize(f, io->offset, p);
-		return 0;
-	case COW_IO_TIMER:
-		break;
+	default:
+		return memory_perform(io, 0, p);
 	}
-	return 0;
 }
 
 static int64_t outcome(struct sim_world *world, struct sim_pending *p)
@@ -281,7 +224,7 @@ static int64_t outcome(struct sim_world *world, struct sim_pending *p)
 		return io->kind == COW_IO_SYNC || sim_chance(&world->random, 50) ? -EINTR : -EAGAIN;
 	if (should_fail(world, io))
 		return fail_io(world, p);
-	if (io->kind == COW_IO_RESIZE && sim_file_of(io->file)->fixed)
+	if (io->kind == COW_IO_RESIZE && memory_file_of(io->file)->fixed)
 		return -ENOTSUP;
 	if (sync_has_no_room(world, io)) {
 		fail_io(world, p);

@@ -54,8 +54,6 @@ static inline void create_image(struct fixture *f, uint32_t cluster_bytes, uint6
 					     .overwrite = true,
 					     .cluster_bytes = cluster_bytes };
 	struct cow_error err = { 0 };
-	memset(f->m->bytes, 0, f->m->size);
-	memory_set_size(f->m, 0);
 	if (cow_create(&f->m->host, &f->m->loop, "/disk", &create, &err))
 		fail_msg("create: %s", err.text);
 }

@@ -123,8 +123,6 @@ static void test_every_shape_is_clean(void **state)
 	for (unsigned c = 0; c < 4; c++) {
 		for (uint32_t bits = 1; bits <= 64; bits *= 2) {
 			unsigned seed = bits;
-			f->m->size = 0;
-			memset(f->m->bytes, 0, MEMORY_MAX_BYTES);
 			create(f, 8u << 20, clusters[c], bits);
 			open_image(f);
 			for (unsigned i = 0; i < 40; i++)
@@ -146,7 +144,7 @@ static void test_file_is_trimmed(void **state)
 	open_image(f);
 	do_op(f, COW_OP_WRITE, 0, 512);
 	close_image(f);
-	assert_true(f->m->size <= 16 * 65536);
+	assert_true(memory_size(f->m) <= 16 * 65536);
 	expect_clean(f);
 }
 
@@ -166,8 +164,8 @@ static void test_freed_clusters_are_used_again(void **state)
 	close_image(f);
 	expect_clean(f);
 	/* 120 MiB went through; at most a few rounds may have been on their way at once. */
-	if (f->m->size > 24u << 20)
-		fail_msg("the file grew to %llu bytes", (unsigned long long)f->m->size);
+	if (memory_size(f->m) > 24u << 20)
+		fail_msg("the file grew to %llu bytes", (unsigned long long)memory_size(f->m));
 }
 
 /*
@@ -184,15 +182,15 @@ static void test_free_is_found_after_open(void **state)
 		do_op(f, COW_OP_WRITE, (uint64_t)mib << 20, 1u << 20);
 	do_op(f, COW_OP_DISCARD, 0, 16u << 20);
 	close_image(f);
-	uint64_t before = f->m->size;
+	uint64_t before = memory_size(f->m);
 	open_image(f);
 	for (unsigned mib = 24; mib < 38; mib++)
 		do_op(f, COW_OP_WRITE, (uint64_t)mib << 20, 1u << 20);
 	close_image(f);
 	expect_clean(f);
-	if (f->m->size > before + (1u << 20))
+	if (memory_size(f->m) > before + (1u << 20))
 		fail_msg("the file grew by %llu bytes beside 16 MiB of free clusters",
-			 (unsigned long long)(f->m->size - before));
+			 (unsigned long long)(memory_size(f->m) - before));
 }
 
 /* The same on a block device, which cannot grow: all that is free can be had. */
@@ -200,8 +198,8 @@ static void test_free_is_found_on_a_device(void **state)
 {
 	struct fixture *f = *state;
 	create(f, 48u << 20, 4096, 16);
-	f->m->size = 16u << 20;
-	f->m->block_device = true;
+	memory_set_size(f->m, 16u << 20);
+	f->m->file->fixed = true;
 	open_image(f);
 	uint64_t end = 0;
 	while (!try_op(f, COW_OP_WRITE, end, 65536))
@@ -278,9 +276,9 @@ static void test_full_block_device(void **state)
 {
 	struct fixture *f = *state;
 	create(f, 32u << 20, 65536, 16);
-	f->m->size = 16u << 20;
-	f->m->block_device = true;
-	memset(f->m->bytes + (8u << 20), 0xee, 8u << 20); /* a device holds old bytes, not holes */
+	memory_set_size(f->m, 16u << 20);
+	f->m->file->fixed = true;
+	memory_fill(f->m, 8u << 20, 0xee, 8u << 20); /* a device holds old bytes, not holes */
 	open_image(f);
 	do_op(f, COW_OP_WRITE, (31u << 20) + 512, 512);
 	do_op(f, COW_OP_READ, 31u << 20, 65536);
@@ -320,8 +318,8 @@ static void test_freed_while_unwinding(void **state)
 	struct fixture *f = *state;
 	int first, second;
 	create(f, 32u << 20, 65536, 16);
-	f->m->size = 8u << 20;
-	f->m->block_device = true;
+	memory_set_size(f->m, 8u << 20);
+	f->m->file->fixed = true;
 	open_image(f);
 	uint64_t end = 0;
 	while (!try_op(f, COW_OP_WRITE, end, 65536))

@@ -56,9 +56,10 @@ static void inconsistent(void **state)
 	must(f, COW_BITMAP_ADD, "a");
 	must(f, COW_BITMAP_ADD, "b");
 	must(f, COW_BITMAP_DISABLE, "b");
-	begin_recording(f);
+	memory_keep_changes(f->m);
+	memory_power_off_after(f->m, 6);
 	write_closed(f, 0, 512, 1);
-	lose_power(f, f->nr_events / 2);
+	memory_power_on(f->m);
 	assert_null(dump(f, "a"));
 	assert_non_null(strstr(f->err.text, "inconsistent"));
 	assert_memory_equal(dump(f, "b"), "....", 4);
@@ -80,9 +81,9 @@ static void no_room(void **state)
 	lay_out(f, CLUSTER - 200, -1, false);
 	must(f, COW_BITMAP_ADD, "a");
 	lay_out(f, CLUSTER - 160, -1, false);
-	uint64_t size = f->m->size;
+	uint64_t size = memory_size(f->m);
 	assert_int_equal(command(f, COW_BITMAP_ADD, "a"), -ENOSPC);
-	assert_int_equal(f->m->size, size);
+	assert_int_equal(memory_size(f->m), size);
 	assert_int_equal(assert_sound(f), 0);
 }
 
@@ -132,8 +133,7 @@ static void failures(void **state)
 	must(f, COW_BITMAP_ADD, "a");
 	must(f, COW_BITMAP_ADD, "b");
 	write_closed(f, 4096, 8192, 1);
-	begin_recording(f);
-	f->m->hook = NULL;
+	keep(f);
 	const enum cow_io_kind kinds[] = { COW_IO_READ, COW_IO_WRITE, COW_IO_SYNC, COW_IO_PUNCH };
 	for (unsigned i = 0; i < 4; i++) {
 		fail_each(f, COW_BITMAP_ADD, "c", kinds[i], i == 1 ? -ENOSPC : -EIO);
@@ -149,7 +149,6 @@ static void failures(void **state)
 static void refuse_each(struct fixture *f, enum cow_bitmap_command what, const char *name,
 			unsigned more)
 {
-	f->m->hook = NULL;
 	restore(f);
 	uint32_t before = nr_bitmaps(f);
 	for (unsigned skip = 0;; skip++) {
@@ -174,7 +173,7 @@ static void refuse_each(struct fixture *f, enum cow_bitmap_command what, const c
 
 static void refuse_all(struct fixture *f, enum cow_bitmap_command what, const char *name)
 {
-	begin_recording(f);
+	keep(f);
 	refuse_each(f, what, name, 0);
 	refuse_each(f, what, name, 100000);
 }
@@ -205,8 +204,7 @@ static void full_host_of_a_device(void **state)
 	struct fixture *f = *state;
 	create(f);
 	must(f, COW_BITMAP_ADD, "a");
-	begin_recording(f);
-	f->m->hook = NULL;
+	keep(f);
 	const struct cow_bitmap_change add = { .command = COW_BITMAP_ADD, .name = "b" };
 	for (unsigned skip = 0, round = 0; skip < 60; round++, skip += !(round % 2)) {
 		uint64_t pause;
@@ -233,8 +231,7 @@ static void failing_sessions(void **state)
 	struct fixture *f = *state;
 	create(f);
 	must(f, COW_BITMAP_ADD, "a");
-	begin_recording(f);
-	f->m->hook = NULL;
+	keep(f);
 	uint8_t *then = content(f);
 	const enum cow_io_kind kinds[] = { COW_IO_READ, COW_IO_WRITE, COW_IO_SYNC };
 	for (unsigned k = 0; k < 3; k++) {
@@ -296,7 +293,7 @@ static uint64_t fill(struct fixture *f)
 	for (int i = 1; i <= 16; i++)
 		assert_int_equal(put(f, image, i * LARGE, LARGE, i), 0);
 	assert_int_equal(cow_image_close(image, &f->m->loop, &f->err), 0);
-	return f->m->bytes[f->m->size - LARGE];
+	return f->m->bytes[memory_size(f->m) - LARGE];
 }
 
 /*
@@ -313,8 +310,7 @@ static void short_last_cluster(void **state)
 	assert_int_equal(cow_image_close(image, &f->m->loop, &f->err), 0);
 	uint64_t guest = fill(f) * LARGE;
 	assert_in_range(guest, LARGE, 16 * LARGE);
-	f->m->size -= LARGE - 4096;
-	memset(f->m->bytes + f->m->size, 0, LARGE - 4096);
+	memory_set_size(f->m, memory_size(f->m) - LARGE + 4096);
 	image = open_image(f, true);
 	assert_int_equal(put(f, image, guest + LARGE - 4096, 4096, 0xee), 0);
 	assert_int_equal(do_op(f, image, COW_OP_DISCARD, 20 * LARGE, LARGE, NULL), 0);
@@ -373,8 +369,9 @@ static uint8_t *make_huge(struct fixture *f, uint64_t size_bytes)
 	h.l1_off = 4u << 20;
 	h.reftable_off = 60u << 20;
 	h.autoclear = QCOW2_AUTOCLEAR_BITMAPS;
-	memset(f->m->bytes, 0, MEMORY_MAX_BYTES);
-	f->m->size = MEMORY_MAX_BYTES;
+	memory_set_size(f->m, 0);
+	memory_set_size(f->m, MEMORY_MAX_BYTES);
+	memory_fill(f->m, 0, 0, 4096);
 	cow_header_encode(&h, f->m->bytes, h.header_bytes);
 	put_extension(f->m->bytes, h.header_bytes, QCOW2_EXT_BITMAPS, 24);
 	memset(f->m->bytes + h.header_bytes + 8, 0, 24);

@@ -11,34 +11,29 @@
 
 /* ---- the header ---- */
 
-static void crash_all(struct fixture *f, int gap, uint32_t most)
+/* Power goes before each change and each sync of the command in turn. */
+static void crash_all(struct fixture *f, enum cow_bitmap_command what, const char *name, int gap)
 {
-	struct memory_host *m = f->m;
-	uint8_t *after = malloc(m->size);
-	uint64_t size = m->size;
-	memcpy(after, m->bytes, size);
-	for (unsigned end = 0; end <= f->nr_events; end++) {
-		for (unsigned i = 0; i < 3; i++) {
-			lose_power(f, end);
-			assert_header(f, gap, most);
-		}
+	bool again = true;
+	for (unsigned i = 0; again; i++) {
+		restore(f);
+		memory_power_off_after(f->m, i / 3);
+		succeeded(f, command(f, what, name));
+		again = f->m->powered_off;
+		memory_power_on(f->m);
+		assert_header(f, gap, 2);
 	}
-	memset(m->bytes, 0, m->size);
-	memcpy(m->bytes, after, size);
-	m->size = size;
-	free(after);
+	restore(f);
 }
 
 static void step(struct fixture *f, enum cow_bitmap_command what, const char *name, int gap,
 		 uint32_t nr)
 {
-	begin_recording(f);
+	keep(f);
+	crash_all(f, what, name, gap);
 	must(f, what, name);
-	f->m->hook = NULL;
 	assert_int_equal(nr_bitmaps(f), nr);
 	assert_header(f, gap, nr);
-	crash_all(f, gap, 2);
-	assert_int_equal(nr_bitmaps(f), nr);
 	assert_memory_equal(f->m->bytes + 128, "\x5a\x5a\x5a\x5a", 4); /* what is unknown is kept */
 }
 
@@ -65,21 +60,28 @@ struct session {
 	uint8_t *cleared[2];
 };
 
-static void run_session(struct fixture *f, struct session *s)
+static void write_some(struct fixture *f, struct cow_image *image, struct session *s)
 {
 	struct cow_bitmap_change clear = { .command = COW_BITMAP_CLEAR, .name = "a" };
+	struct cow_loop *loop = &f->m->loop;
+	succeeded(f, put(f, image, 0, 8192, 11));
+	succeeded(f, put(f, image, 100 << 10, 3072, 12));
+	if (!f->m->powered_off)
+		succeeded(f, do_op(f, image, COW_OP_READ, 0, DISK_BYTES, s->cleared[1]));
+	succeeded(f, cow_image_change_bitmaps(image, loop, &clear, NULL, &f->err));
+	succeeded(f, put(f, image, 64 << 10, 8192, 13));
+	succeeded(f, do_op(f, image, COW_OP_DISCARD, 4096, 4096, NULL));
+	succeeded(f, do_op(f, image, COW_OP_FLUSH, 0, 0, NULL));
+	succeeded(f, do_op(f, image, COW_OP_WRITE_ZEROES, 32 << 10, 5120, NULL));
+	succeeded(f, put(f, image, 200 << 10, 512, 14));
+	succeeded(f, cow_image_close(image, loop, &f->err));
+}
+
+static void run_session(struct fixture *f, struct session *s)
+{
 	struct cow_image *image = open_image(f, true);
-	assert_int_equal(put(f, image, 0, 8192, 11), 0);
-	assert_int_equal(put(f, image, 100 << 10, 3072, 12), 0);
-	s->cleared[1] = cow_buf_alloc(DISK_BYTES);
-	assert_int_equal(do_op(f, image, COW_OP_READ, 0, DISK_BYTES, s->cleared[1]), 0);
-	assert_int_equal(cow_image_change_bitmaps(image, &f->m->loop, &clear, NULL, &f->err), 0);
-	assert_int_equal(put(f, image, 64 << 10, 8192, 13), 0);
-	assert_int_equal(do_op(f, image, COW_OP_DISCARD, 4096, 4096, NULL), 0);
-	assert_int_equal(do_op(f, image, COW_OP_FLUSH, 0, 0, NULL), 0);
-	assert_int_equal(do_op(f, image, COW_OP_WRITE_ZEROES, 32 << 10, 5120, NULL), 0);
-	assert_int_equal(put(f, image, 200 << 10, 512, 14), 0);
-	assert_int_equal(cow_image_close(image, &f->m->loop, &f->err), 0);
+	if (image)
+		write_some(f, image, s);
 }
 
 static unsigned assert_honest(struct fixture *f, const struct session *s)
@@ -109,17 +111,20 @@ static void sessions(void **state)
 	must(f, COW_BITMAP_DISABLE, "off");
 	s.cleared[0] = content(f);
 	write_closed(f, 48 << 10, 512, 2);
-	begin_recording(f);
+	s.cleared[1] = cow_buf_alloc(DISK_BYTES);
+	keep(f);
 	run_session(f, &s);
-	f->m->hook = NULL;
 	assert_memory_equal(dump(f, "a"), ".#......##......##..............", 32);
 	assert_memory_equal(dump(f, "a") + 50, "#", 1);
 	assert_int_equal(assert_sound(f), 0);
-	for (unsigned end = 0; end <= f->nr_events; end++) {
-		for (unsigned i = 0; i < 5; i++) {
-			lose_power(f, end);
-			believed += assert_honest(f, &s);
-		}
+	bool again = true;
+	for (unsigned i = 0; again; i++) {
+		restore(f);
+		memory_power_off_after(f->m, i / 5);
+		run_session(f, &s);
+		again = f->m->powered_off;
+		memory_power_on(f->m);
+		believed += assert_honest(f, &s);
 	}
 	assert_true(believed > 20); /* before the start, around the live command, at the end */
 	free(s.cleared[0]);
@@ -127,6 +132,18 @@ static void sessions(void **state)
 }
 
 /* ---- a full host ---- */
+
+static void run_full_session(struct fixture *f)
+{
+	struct cow_image *image = open_image(f, true);
+	if (!image)
+		return;
+	succeeded(f, put(f, image, 4096, 8192, 11));
+	succeeded(f, do_op(f, image, COW_OP_FLUSH, 0, 0, NULL));
+	f->m->limit = f->m->file->now.used_bytes;
+	succeeded(f, cow_image_close(image, &f->m->loop, &f->err));
+	f->m->limit = MEMORY_MAX_BYTES;
+}
 
 /* No room for a new copy when the image is closed: the old one is overwritten, then believed. */
 static void full_host(void **state)
@@ -140,20 +157,17 @@ static void full_host(void **state)
 	must(f, COW_BITMAP_ADD, "off");
 	must(f, COW_BITMAP_DISABLE, "off");
 	s.cleared[0] = s.cleared[1] = content(f);
-	begin_recording(f);
-	struct cow_image *image = open_image(f, true);
-	assert_int_equal(put(f, image, 4096, 8192, 11), 0);
-	assert_int_equal(do_op(f, image, COW_OP_FLUSH, 0, 0, NULL), 0);
-	f->m->limit = f->m->used;
-	assert_int_equal(cow_image_close(image, &f->m->loop, &f->err), 0);
-	f->m->hook = NULL;
-	f->m->limit = MEMORY_MAX_BYTES;
+	keep(f);
+	run_full_session(f);
 	assert_memory_equal(dump(f, "a"), "################################", 32);
-	for (unsigned end = 0; end <= f->nr_events; end++) {
-		for (unsigned i = 0; i < 20; i++) {
-			lose_power(f, end);
-			believed += assert_honest(f, &s);
-		}
+	bool again = true;
+	for (unsigned i = 0; again; i++) {
+		restore(f);
+		memory_power_off_after(f->m, i / 20);
+		run_full_session(f);
+		again = f->m->powered_off;
+		memory_power_on(f->m);
+		believed += assert_honest(f, &s);
 	}
 	assert_true(believed > 20); /* before the start, and at the end */
 	free(s.cleared[0]);

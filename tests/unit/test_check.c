@@ -276,7 +276,7 @@ static void bad_snapshot_is_dropped(void **state)
 	assert_int_equal(f->result.corruptions + f->result.leaks, 0);
 	assert_int_equal(
 		cow_load32_be(f->disk.bytes + offsetof(struct qcow2_header_be, nb_snapshots)), 0);
-	assert_true(tiny_image_active_reads(f->disk.bytes, f->disk.size));
+	assert_true(tiny_image_active_reads(f->disk.bytes, memory_size(&f->disk)));
 	assert_int_equal(refcount_on_disk(f, f->t.snapshot_l1), 0);
 	assert_int_equal(check(f, COW_REPAIR_ALL), 0);
 	assert_string_equal(f->findings, "");
@@ -302,7 +302,7 @@ static void good_snapshots_stay(void **state)
 	assert_int_equal(check(f, COW_REPAIR_ALL), 0);
 	assert_finds(f, "is dropped: its L1 table lies over the active one");
 	assert_int_equal(f->result.corruptions + f->result.leaks, 0);
-	assert_true(tiny_image_reads(f->disk.bytes, f->disk.size));
+	assert_true(tiny_image_reads(f->disk.bytes, memory_size(&f->disk)));
 }
 
 /* Opening an image that was not closed repairs it, but drops nothing. */

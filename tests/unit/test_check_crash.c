@@ -23,44 +23,8 @@
 #include "tests/memory/memory_host.h"
 #include "tests/unit/breakages.h"
 
-#define MAX_EVENTS 512
 #define MAX_CLUSTERS (TINY_MAX_BYTES / TINY_CLUSTER)
-#define CRASHES 3 /* per event */
-
-struct event {
-	bool sync;
-	uint64_t offset, length;
-	uint8_t *data;
-};
-
-struct record {
-	struct event events[MAX_EVENTS];
-	unsigned nr;
-};
-
-/* ---- running ---- */
-
-static void note(void *ctx, const struct cow_io *io)
-{
-	struct record *r = ctx;
-	assert_true(r->nr < MAX_EVENTS);
-	struct event *e = &r->events[r->nr++];
-	*e = (struct event){ .sync = io->kind == COW_IO_SYNC, .offset = io->offset };
-	if (e->sync)
-		return;
-	assert_int_equal(io->kind, COW_IO_WRITE);
-	assert_int_equal(io->nr_vec, 1);
-	e->length = io->length;
-	e->data = malloc(io->length);
-	memcpy(e->data, io->vec[0].iov_base, io->length);
-}
-
-static void forget(struct record *r)
-{
-	for (unsigned i = 0; i < r->nr; i++)
-		free(r->events[i].data);
-	r->nr = 0;
-}
+#define CRASHES 3 /* per change or sync */
 
 /*
  * Clusters in danger: the refcount is too low, or a COPIED flag invites to overwrite what is
@@ -95,7 +59,7 @@ static int run_check(struct memory_host *disk, enum cow_repair repair, struct lo
 					     .ctx = low };
 	struct cow_error err = { 0 };
 	int ret = cow_check_file(&disk->loop, &disk->self.file, &options, result, &err);
-	if (ret)
+	if (ret && !disk->powered_off)
 		print_message("%s\n", err.text);
 	return ret;
 }
@@ -124,63 +88,46 @@ static void assert_repairs(const struct breakage *b, const uint8_t *bytes, uint6
 		assert_true(!low.cluster[i] || before->cluster[i]);
 	assert_int_equal(run_check(&disk, COW_REPAIR_ALL, NULL, &result), 0);
 	assert_int_equal(result.corruptions + result.leaks, 0);
-	assert_true(reads(disk.bytes, disk.size, b->fate != SNAPSHOT_LOST));
+	assert_true(reads(disk.bytes, memory_size(&disk), b->fate != SNAPSHOT_LOST));
 	assert_false(writers_kept_away(disk.bytes));
 	memory_host_fini(&disk);
 }
 
 /* ---- crashing ---- */
 
-static void apply(const struct event *e, uint8_t *bytes, uint64_t *size, bool torn)
+/* Power goes before the given change or sync. False: there was none. */
+static bool crash_at(struct memory_host *disk, const struct breakage *b, unsigned nr,
+		     const struct low *before)
 {
-	for (uint64_t at = 0; at < e->length; at += 512) {
-		uint64_t n = e->length - at < 512 ? e->length - at : 512;
-		if (torn && rand() % 2)
-			continue;
-		memcpy(bytes + e->offset + at, e->data + at, n);
-		if (e->offset + at + n > *size)
-			*size = e->offset + at + n;
-	}
-}
-
-static unsigned last_sync_before(const struct record *r, unsigned end)
-{
-	while (end && !r->events[end - 1].sync)
-		end--;
-	return end;
-}
-
-static void crash_at(const struct breakage *b, const struct tiny_image *t, const struct record *r,
-		     unsigned end, const struct low *before)
-{
-	static uint8_t bytes[TINY_MAX_BYTES];
-	uint64_t size = t->size;
-	unsigned durable = last_sync_before(r, end);
-	memcpy(bytes, t->bytes, sizeof(bytes));
-	for (unsigned i = 0; i < end; i++)
-		if (!r->events[i].sync)
-			apply(&r->events[i], bytes, &size, i >= durable);
-	assert_repairs(b, bytes, size, before);
+	struct cow_check_result result;
+	memory_power_off_after(disk, nr);
+	int ret = run_check(disk, COW_REPAIR_ALL, NULL, &result);
+	bool went = disk->powered_off;
+	assert_int_equal(ret != 0, went);
+	assert_true(ret || result.corruptions + result.leaks == 0);
+	memory_power_on(disk);
+	assert_repairs(b, disk->bytes, memory_size(disk), before);
+	return went;
 }
 
 static void crash_everywhere(const struct breakage *b, const struct tiny_image *t)
 {
-	static struct record r;
 	struct memory_host disk;
+	struct memory_content kept = { 0 };
 	struct low before = { 0 };
 	struct cow_check_result result;
+	unsigned nr = 0;
 	assert_int_equal(memory_host_init(&disk, t->bytes, t->size, TINY_MAX_BYTES), 0);
+	memory_content_copy(&kept, &disk.file->now);
+	memory_keep_changes(&disk);
 	assert_int_equal(run_check(&disk, COW_REPAIR_NONE, &before, &result), 0);
 	assert_true(result.corruptions + result.leaks > 0);
-	disk.changed = note;
-	disk.ctx = &r;
-	assert_int_equal(run_check(&disk, COW_REPAIR_ALL, NULL, &result), 0);
-	assert_int_equal(result.corruptions + result.leaks, 0);
-	assert_true(r.nr > 0);
-	for (unsigned end = 0; end <= r.nr; end++)
-		for (int i = 0; i < CRASHES; i++)
-			crash_at(b, t, &r, end, &before);
-	forget(&r);
+	while (crash_at(&disk, b, nr / CRASHES, &before)) {
+		memory_restore(&disk, &kept);
+		nr++;
+	}
+	assert_true(nr > 0);
+	memory_content_fini(&kept);
 	memory_host_fini(&disk);
 }
 
@@ -213,13 +160,12 @@ struct failing {
 static void write_some(struct failing *f, const struct cow_io *io)
 {
 	uint8_t *data = io->vec[0].iov_base;
-	for (uint64_t at = 0; at < io->length && io->offset + io->length <= f->disk->capacity;
+	for (uint64_t at = 0;
+	     at < io->length && io->offset + io->length <= f->disk->file->now.capacity_bytes;
 	     at += 512) {
 		if (rand() % 2)
 			continue;
-		memcpy(f->disk->bytes + io->offset + at, data + at, 512);
-		if (io->offset + at + 512 > f->disk->size)
-			memory_set_size(f->disk, io->offset + at + 512);
+		memory_put(f->disk, io->offset + at, data + at, 512);
 	}
 }
 
@@ -274,7 +220,7 @@ static bool fail_at(const struct breakage *b, const struct tiny_image *t, unsign
 	if (!ret)
 		assert_int_equal(said.corruptions + said.leaks + found.corruptions + found.leaks,
 				 0);
-	assert_repairs(b, disk.bytes, disk.size, before);
+	assert_repairs(b, disk.bytes, memory_size(&disk), before);
 	memory_host_fini(&disk);
 	return failed;
 }

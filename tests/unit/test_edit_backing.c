@@ -24,7 +24,7 @@ static void put(struct memory_host *m, uint64_t at, uint32_t type, uint32_t byte
 {
 	cow_store32_be(m->bytes + at, type);
 	cow_store32_be(m->bytes + at + 4, bytes);
-	memset(m->bytes + at + 8, 0x5a, bytes);
+	memory_fill(m, at + 8, 0x5a, bytes);
 }
 
 /* An image without a backing file whose extensions go on behind the sector. */
@@ -32,7 +32,7 @@ static void make(struct memory_host *m)
 {
 	struct cow_create_options options = { .size_bytes = 1 << 20, .has_size = true };
 	assert_int_equal(cow_create(&m->host, &m->loop, "/disk", &options, NULL), 0);
-	memset(m->bytes + FEATURES, 0, 65536 - FEATURES);
+	memory_fill(m, FEATURES, 0, 65536 - FEATURES);
 	put(m, FEATURES, QCOW2_EXT_FEATURE_NAMES, EXTENSION - FEATURES - 8);
 	put(m, EXTENSION, UNKNOWN, EXTENSION_BYTES);
 }

@@ -104,7 +104,7 @@ static void make(struct memory_host *m, uint64_t bytes)
 		cow_store64_be(word, blocks_off + i * CLUSTER);
 		copy(CLUSTER + i * 8, word, 8, true);
 	}
-	m->size = bytes;
+	memory_set_size(m, bytes);
 }
 
 static unsigned first_write(uint64_t bytes)

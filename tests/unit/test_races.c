@@ -397,7 +397,7 @@ static void slice_pass(void *ctx)
 	struct cow_captured list[4];
 	unsigned nr = cow_cache_capture(&c->cache, copy, list);
 	if (nr)
-		memcpy(c->m->bytes, list[0].copy, 512);
+		memory_put(c->m, 0, list[0].copy, 512);
 	cow_cache_complete(&c->cache, list, nr, 0);
 }
 
@@ -416,7 +416,7 @@ static void slice_begin(void *ctx)
 						 .rank = COW_RANK_L2_SHARD,
 						 .need_writeback = no_kick };
 	assert_int_equal(cow_cache_init(&c->cache, &config), 0);
-	memset(c->m->bytes, 0, 512);
+	memory_fill(c->m, 0, 0, 512);
 	slice_change(c);
 }
 

@@ -14,13 +14,13 @@ static uint64_t first_of(const struct cow_reserve *r)
 static void test_first(void **state)
 {
 	struct space *s = *state;
-	uint64_t end = s->m->size / CLUSTER;
+	uint64_t end = memory_size(s->m) / CLUSTER;
 	assert_int_equal(space_refill(s), 0);
 	assert_int_equal(space_reserved(&s->r), 16);
 	assert_int_equal(s->r.nr - s->r.pos, 1);
 	assert_true(s->r.extents[s->r.pos].zero);
-	assert_true(first_of(&s->r) + 16 <= s->m->size / CLUSTER);
-	assert_true(s->m->size / CLUSTER > end); /* extended, ahead */
+	assert_true(first_of(&s->r) + 16 <= memory_size(s->m) / CLUSTER);
+	assert_true(memory_size(s->m) / CLUSTER > end); /* extended, ahead */
 	/* counted, and the pass that says so puts data first */
 	assert_true(atomic_load(&s->core.commit.ordered_data));
 	assert_int_equal(space_write_back(s), 0);
@@ -89,7 +89,7 @@ static uint64_t recycle(struct space *s)
 	cow_quarantine_kick(&s->q, &s->m->loop);
 	space_run(s);
 	assert_int_equal(space_refcount(s, first), 0);
-	memset(s->m->bytes + first * CLUSTER, 9, 16 * CLUSTER);
+	memory_fill(s->m, first * CLUSTER, 9, 16 * CLUSTER);
 	return first;
 }
 
@@ -138,10 +138,9 @@ static void test_a_change_leaves_no_holes(void **state)
 	space_run(s);
 	assert_int_equal(space_write_back(s), 0);
 	from += space_reserved(&s->r); /* taking the last ones has it refilled */
-	memory_set_size(s->m, cow_max(s->m->size, end * CLUSTER));
-	memset(s->m->bytes + from * CLUSTER, 9, (end - from) * CLUSTER);
-	s->core.file->size_bytes = s->m->size;
-	cow_alloc_restart(&s->alloc, s->m->size);
+	memory_fill(s->m, from * CLUSTER, 9, (end - from) * CLUSTER);
+	s->core.file->size_bytes = memory_size(s->m);
+	cow_alloc_restart(&s->alloc, memory_size(s->m));
 	assert_int_equal(space_refill(s), 0);
 	for (unsigned i = s->r.pos; i < s->r.nr; i++) {
 		const struct cow_reserved *e = &s->r.extents[i];
@@ -178,7 +177,7 @@ static void test_full_host(void **state)
 	for (unsigned i = 0; i < 10 && !ret; i++) {
 		ret = space_refill(s);
 		had = space_reserved(&s->r);
-		assert_true(had * CLUSTER <= s->m->size);
+		assert_true(had * CLUSTER <= memory_size(s->m));
 	}
 	assert_int_equal(ret, -ENOSPC);
 	assert_false(cow_core_is_failed(&s->core));
@@ -191,7 +190,7 @@ static void test_full_host(void **state)
 	space_run(s);
 	assert_int_equal(space_write_back(s), 0);
 	uint64_t counted = 0, spare = 0;
-	for (uint64_t c = 0; c < s->m->size / CLUSTER; c++)
+	for (uint64_t c = 0; c < memory_size(s->m) / CLUSTER; c++)
 		counted += space_refcount(s, c) != 0;
 	for (unsigned i = 0; i < s->alloc.nr_spare; i++)
 		spare += s->alloc.spare[i].nr;

@@ -15,7 +15,7 @@ static uint64_t use_some(struct space *s)
 	assert_int_equal(space_write_back(s), 0);
 	for (unsigned i = 0; i < NR; i++)
 		assert_int_equal(space_refcount(s, first + i), 1);
-	memset(s->m->bytes + first * CLUSTER, 7, NR * CLUSTER);
+	memory_fill(s->m, first * CLUSTER, 7, NR * CLUSTER);
 	return first;
 }
 

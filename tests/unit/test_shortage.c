@@ -228,8 +228,6 @@ static void create_narrow(struct fixture *f)
 					      .refcount_bits = 64,
 					      .overwrite = true };
 	struct cow_error err = { 0 };
-	f->m->size = 0;
-	memset(f->m->bytes, 0, MEMORY_MAX_BYTES);
 	if (cow_create(&f->m->host, &f->m->loop, "/disk", &options, &err))
 		fail_msg("create: %s", err.text);
 }

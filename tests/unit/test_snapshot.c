@@ -73,8 +73,6 @@ static void create(struct fixture *f, uint32_t cluster, uint32_t bits)
 					      .overwrite = true };
 	struct cow_error err = { 0 };
 	memset(f->disk, 0, DISK_BYTES);
-	memset(f->m->bytes, 0, f->m->size); /* this host does not truncate */
-	f->m->size = 0;
 	if (cow_create(&f->m->host, &f->m->loop, "/disk", &options, &err))
 		fail_msg("create: %s", err.text);
 }
@@ -245,10 +243,10 @@ static void test_sharing_ends(void **state)
 	populate(f, 4096, 16);
 	must(f, DELETE, 0, "a");
 	must(f, DELETE, 1, "b");
-	uint64_t size = f->m->size;
+	uint64_t size = memory_size(f->m);
 	for (unsigned i = 0; i < 20; i++)
 		fill(f, 0, 300 << 10, 8 + (int)i);
-	assert_true(f->m->size <= size + (64 << 10));
+	assert_true(memory_size(f->m) <= size + (64 << 10));
 	assert_all(f);
 }
 
@@ -308,18 +306,18 @@ static void test_never_in_place(void **state)
 		{ CREATE, 2, "c" }, { APPLY, 0, "a" },	{ DELETE, 1, "b" },
 		{ DELETE, 0, "a" }, { DELETE, 2, "c" },
 	};
-	uint8_t *before = malloc(MEMORY_MAX_BYTES);
+	struct memory_content before = { 0 };
 	populate(f, 512, 16);
 	for (unsigned s = 0; s < 5; s++) {
 		struct cow_error err = { 0 };
-		memcpy(before, f->m->bytes, MEMORY_MAX_BYTES);
+		memory_content_copy(&before, &f->m->file->now);
 		f->m->nr_trace = 0;
 		assert_int_equal(command(f, steps[s].what, steps[s].name, &err), 0);
-		assert_switched_once(f, before, 0);
+		assert_switched_once(f, before.bytes, 0);
 		note(f, steps[s].what, steps[s].i, steps[s].name);
 		assert_all(f);
 	}
-	free(before);
+	memory_content_fini(&before);
 }
 
 /* ---- failures ---- */
@@ -329,13 +327,10 @@ static void test_never_in_place(void **state)
  * when there was no nth.
  */
 static bool fail_nth(struct fixture *f, enum command what, unsigned i, const char *name,
-		     enum cow_io_kind kind, unsigned nth, const uint8_t *before,
-		     uint64_t before_size)
+		     enum cow_io_kind kind, unsigned nth, const struct memory_content *before)
 {
 	struct cow_error err = { 0 };
-	memcpy(f->m->bytes, before, before_size);
-	memset(f->m->bytes + before_size, 0, (8 << 20) - before_size);
-	f->m->size = before_size;
+	memory_restore(f->m, before);
 	uint64_t reftable = header_of(f).reftable_off;
 	f->m->fail_error = kind == COW_IO_WRITE && nth % 2 ? -ENOSPC : -EIO;
 	f->m->fail_kind = kind;
@@ -355,7 +350,7 @@ static bool fail_nth(struct fixture *f, enum command what, unsigned i, const cha
 	else if (switched)
 		note(f, what, i, name);
 	else
-		f->nr_uncut += f->m->size != before_size;
+		f->nr_uncut += memory_size(f->m) != before->size_bytes;
 	assert_all(f);
 	if (switched && what == CREATE)
 		free(f->held[i]);
@@ -369,22 +364,19 @@ static void fail_all(struct fixture *f, enum command what, unsigned i, const cha
 {
 	static const enum cow_io_kind kinds[] = { COW_IO_WRITE, COW_IO_SYNC, COW_IO_READ,
 						  COW_IO_PUNCH };
-	uint64_t size = f->m->size;
-	uint8_t *before = malloc(size);
-	memcpy(before, f->m->bytes, size);
+	struct memory_content before = { 0 };
+	memory_content_copy(&before, &f->m->file->now);
 	f->nr_uncut = 0;
 	for (unsigned k = 0; k < 4; k++) {
 		unsigned nth = 0;
-		while (fail_nth(f, what, i, name, kinds[k], nth, before, size))
+		while (fail_nth(f, what, i, name, kinds[k], nth, &before))
 			nth++;
 		assert_true(nth > 0);
 	}
 	/* when it was the header that could not be written: who knows */
 	assert_true(f->nr_uncut <= 1);
-	memcpy(f->m->bytes, before, size);
-	memset(f->m->bytes + size, 0, (8 << 20) - size);
-	f->m->size = size;
-	free(before);
+	memory_restore(f->m, &before);
+	memory_content_fini(&before);
 }
 
 static void test_failures(void **state)
@@ -404,9 +396,9 @@ static void test_full_host(void **state)
 	struct fixture *f = *state;
 	struct cow_error err = { 0 };
 	populate(f, 4096, 16);
-	uint64_t size = f->m->size;
-	uint8_t *before = malloc(size);
-	memcpy(before, f->m->bytes, size);
+	uint64_t size = memory_size(f->m);
+	uint8_t before[512];
+	memcpy(before, f->m->bytes, sizeof(before));
 	for (unsigned nth = 0;; nth++) {
 		f->m->fail_error = -ENOSPC;
 		f->m->fail_kind = COW_IO_WRITE;
@@ -415,28 +407,27 @@ static void test_full_host(void **state)
 		if (f->m->fail_error)
 			break;
 		assert_int_equal(ret, -ENOSPC);
-		assert_int_equal(f->m->size, size);
-		assert_memory_equal(f->m->bytes, before, 512);
+		assert_int_equal(memory_size(f->m), size);
+		assert_memory_equal(f->m->bytes, before, sizeof(before));
 		assert_all(f);
 	}
 	f->m->fail_error = 0;
-	free(before);
 }
 
 static void test_overflow(void **state)
 {
 	struct fixture *f = *state;
 	struct cow_error err = { 0 };
-	uint8_t *before = malloc(MEMORY_MAX_BYTES);
+	struct memory_content before = { 0 };
 	create(f, 65536, 1);
 	fill(f, 0, 300 << 10, 1);
-	memcpy(before, f->m->bytes, MEMORY_MAX_BYTES);
+	memory_content_copy(&before, &f->m->file->now);
 	f->m->nr_trace = 0;
 	assert_int_equal(command(f, CREATE, "a", &err), -ERANGE);
-	assert_memory_equal(before, f->m->bytes, MEMORY_MAX_BYTES);
+	assert_memory_equal(before.bytes, f->m->bytes, before.size_bytes);
 	for (unsigned i = 0; i < f->m->nr_trace; i++)
 		assert_true(f->m->trace[i].kind != COW_IO_WRITE);
-	free(before);
+	memory_content_fini(&before);
 	assert_all(f);
 }
 

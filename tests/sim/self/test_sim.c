@@ -12,7 +12,7 @@
 
 #include <cmocka.h>
 
-#include "tests/sim/disk.h"
+#include "tests/memory/disk.h"
 #include "tests/sim/model.h"
 #include "tests/sim/world.h"
 
@@ -27,95 +27,107 @@ _Noreturn void sim_fail(const char *fmt, ...)
 	abort();
 }
 
-static uint8_t at(struct sim_file *f, uint64_t offset)
+static uint8_t at(struct memory_file *f, uint64_t offset)
 {
 	uint8_t byte;
-	sim_store_read(&f->now, offset, &byte, 1);
+	memory_content_read(&f->now, offset, &byte, 1);
 	return byte;
 }
 
+static uint64_t below(void *ctx, uint64_t n)
+{
+	return sim_below(ctx, n);
+}
+
+static void init(struct memory_disk *disk, struct sim_random *r)
+{
+	memory_disk_init(disk, 1u << 20);
+	disk->volatile_cache = true;
+	disk->below = below;
+	disk->below_ctx = r;
+}
+
 /* Over many crashes: which values of one byte came out? */
-static unsigned outcomes(void (*scene)(struct sim_disk *, struct sim_file *, struct sim_random *),
-			 uint64_t offset)
+static unsigned outcomes(void (*scene)(struct memory_disk *, struct memory_file *), uint64_t offset)
 {
 	unsigned seen = 0;
 	for (unsigned seed = 0; seed < 300; seed++) {
-		struct sim_disk disk = { 0 };
 		struct sim_random r = { .state = seed };
-		struct sim_file *f = sim_disk_create(&disk, "/sim/f");
-		scene(&disk, f, &r);
-		sim_disk_crash(&disk, SIM_CRASH_POWER, &r);
+		struct memory_disk disk;
+		init(&disk, &r);
+		struct memory_file *f = memory_disk_create(&disk, "/sim/f");
+		scene(&disk, f);
+		memory_disk_crash(&disk, MEMORY_CRASH_POWER);
 		seen |= 1u << at(f, offset);
 		assert_null(f->head);
-		sim_disk_fini(&disk);
+		memory_disk_fini(&disk);
 	}
 	return seen;
 }
 
-static void put(struct sim_disk *disk, struct sim_file *f, uint64_t offset, uint8_t value,
-		size_t length)
+static void put(struct memory_file *f, uint64_t offset, uint8_t value, size_t length)
 {
 	uint8_t *buf = malloc(length);
 	memset(buf, value, length);
-	sim_file_write(f, offset, buf, length, buf);
-	sim_file_delivered(disk, f, buf);
+	memory_file_write(f, offset, buf, length, buf);
+	memory_file_delivered(f, buf);
 	free(buf);
 }
 
-static void sync_all(struct sim_disk *disk, struct sim_file *f, struct sim_random *r)
+static void sync_all(struct memory_disk *disk, struct memory_file *f)
 {
-	sim_file_sync(f, sim_disk_mark(disk), r);
+	memory_file_sync(f, memory_disk_mark(disk));
 }
 
-static void scene_plain(struct sim_disk *disk, struct sim_file *f, struct sim_random *r)
+static void scene_plain(struct memory_disk *disk, struct memory_file *f)
 {
-	put(disk, f, 0, 1, 4096);
-	sync_all(disk, f, r);
-	put(disk, f, 0, 2, 4096);
-	put(disk, f, 0, 3, 4096);
+	put(f, 0, 1, 4096);
+	sync_all(disk, f);
+	put(f, 0, 2, 4096);
+	put(f, 0, 3, 4096);
 }
 
-static void scene_synced(struct sim_disk *disk, struct sim_file *f, struct sim_random *r)
+static void scene_synced(struct memory_disk *disk, struct memory_file *f)
 {
-	scene_plain(disk, f, r);
-	sync_all(disk, f, r);
+	scene_plain(disk, f);
+	sync_all(disk, f);
 }
 
 /* Delivered after the sync was submitted: not covered. */
-static void scene_late(struct sim_disk *disk, struct sim_file *f, struct sim_random *r)
+static void scene_late(struct memory_disk *disk, struct memory_file *f)
 {
-	put(disk, f, 0, 1, 512);
-	sync_all(disk, f, r);
+	put(f, 0, 1, 512);
+	sync_all(disk, f);
 	uint8_t buf[512];
 	memset(buf, 2, sizeof(buf));
-	sim_file_write(f, 0, buf, sizeof(buf), buf);
-	uint64_t mark = sim_disk_mark(disk);
-	sim_file_delivered(disk, f, buf);
-	sim_file_sync(f, mark, r);
+	memory_file_write(f, 0, buf, sizeof(buf), buf);
+	uint64_t mark = memory_disk_mark(disk);
+	memory_file_delivered(f, buf);
+	memory_file_sync(f, mark);
 }
 
-static void scene_punch(struct sim_disk *disk, struct sim_file *f, struct sim_random *r)
+static void scene_punch(struct memory_disk *disk, struct memory_file *f)
 {
-	put(disk, f, 0, 1, 4096);
-	sync_all(disk, f, r);
-	sim_file_punch(f, 0, 2048, NULL);
+	put(f, 0, 1, 4096);
+	sync_all(disk, f);
+	memory_file_punch(f, 0, 2048, NULL);
 }
 
-static void scene_failed_sync(struct sim_disk *disk, struct sim_file *f, struct sim_random *r)
+static void scene_failed_sync(struct memory_disk *disk, struct memory_file *f)
 {
-	put(disk, f, 0, 1, 512);
-	sync_all(disk, f, r);
-	put(disk, f, 0, 2, 512);
-	sim_file_sync_failed(f, sim_disk_mark(disk));
-	sync_all(disk, f, r); /* succeeds, and means nothing */
+	put(f, 0, 1, 512);
+	sync_all(disk, f);
+	put(f, 0, 2, 512);
+	memory_file_sync_failed(f, memory_disk_mark(disk));
+	sync_all(disk, f); /* succeeds, and means nothing */
 }
 
-static void scene_shrink(struct sim_disk *disk, struct sim_file *f, struct sim_random *r)
+static void scene_shrink(struct memory_disk *disk, struct memory_file *f)
 {
-	put(disk, f, 0, 1, 4096);
-	sync_all(disk, f, r);
-	sim_file_resize(f, 1024, NULL);
-	sim_file_resize(f, 4096, NULL);
+	put(f, 0, 1, 4096);
+	sync_all(disk, f);
+	memory_file_resize(f, 1024, NULL);
+	memory_file_resize(f, 4096, NULL);
 }
 
 static void test_crash(void **state)
@@ -135,18 +147,19 @@ static void test_torn(void **state)
 {
 	bool torn = false;
 	for (unsigned seed = 0; seed < 300; seed++) {
-		struct sim_disk disk = { 0 };
 		struct sim_random r = { .state = seed };
-		struct sim_file *f = sim_disk_create(&disk, "/sim/f");
-		put(&disk, f, 0, 1, 4096);
-		sync_all(&disk, f, &r);
-		put(&disk, f, 0, 2, 4096);
-		sim_disk_crash(&disk, SIM_CRASH_POWER, &r);
+		struct memory_disk disk;
+		init(&disk, &r);
+		struct memory_file *f = memory_disk_create(&disk, "/sim/f");
+		put(f, 0, 1, 4096);
+		sync_all(&disk, f);
+		put(f, 0, 2, 4096);
+		memory_disk_crash(&disk, MEMORY_CRASH_POWER);
 		for (unsigned s = 0; s < 8; s++)
 			for (unsigned i = 1; i < 512; i++)
 				assert_int_equal(at(f, s * 512 + i), at(f, s * 512));
 		torn |= at(f, 0) != at(f, 4095);
-		sim_disk_fini(&disk);
+		memory_disk_fini(&disk);
 	}
 	assert_true(torn);
 }
@@ -277,8 +290,8 @@ static void test_blocking_calls(void **state)
 		scene->world.on_step = other_waits;
 		scene->outer = sim_loop_new(&scene->world);
 		scene->inner = sim_loop_new(&scene->world);
-		assert_int_equal(sim_host_ops.open(&scene->world.host, "/sim/f", COW_OPEN_CREATE,
-						   &file, &err),
+		assert_int_equal(memory_host_ops.open(&scene->world.disk.host, "/sim/f",
+						      COW_OPEN_CREATE, &file, &err),
 				 0);
 		cow_io_prep(&scene->first, COW_IO_RESIZE, file, 4096, 0, first_done);
 		cow_io_prep(&scene->last, COW_IO_RESIZE, file, 8192, 0, last_done);
@@ -286,7 +299,7 @@ static void test_blocking_calls(void **state)
 		cow_loop_submit(&scene->outer->base, &scene->last);
 		assert_int_equal(cow_loop_run_until(&scene->outer->base, &scene->over), 0);
 		assert_true(scene->told);
-		sim_host_ops.close(file);
+		memory_host_ops.close(file);
 		while (sim_world_step(&scene->world))
 			;
 		sim_world_fini(&scene->world);
