@@ -147,6 +147,7 @@ static enum cow_next write_map(struct cow_task *task)
 	struct cow_op *op = cow_op_of(task);
 	enum cow_next next;
 	cow_assert(!op->claim.held && !op->room); /* a copy or a table has let go of them */
+	cow_assert(op->in_epoch);		  /* what is looked up is not released */
 	op->map = &cow_write_step_map;
 	if (op->cursor >= op->limit)
 		return cow_task_goto(task, op->at_limit);

@@ -28,6 +28,7 @@ static const struct cow_step step_map;
 /* Zeros are written from the cursor to off; then the mapping is looked at again. */
 static enum cow_next write_upto(struct cow_op *op, uint64_t off)
 {
+	cow_op_enter_epoch(op);
 	op->limit = off;
 	op->at_limit = &step_map;
 	return cow_task_goto(&op->task, &cow_write_step_map);

@@ -375,6 +375,76 @@ static void maybe_late(struct sim_random *r, const struct habits *h, struct sim_
 	}
 }
 
+/* ---- closer to the edge ---- */
+
+/*
+ * Every eighth seed does more of what others seldom do. It takes numbers of its own, so that the
+ * others mean what they always meant.
+ */
+static bool is_closer(uint64_t seed)
+{
+	return seed % 8 == 5;
+}
+
+/* What lies below ends inside a cluster. */
+static void cut_backing(struct sim_random *r, struct sim_config *c)
+{
+	uint64_t cluster = 1ull << c->cluster_bits;
+	if (c->backing == SIM_BACKING_NONE || c->cluster_bits == 9)
+		return;
+	if (c->backing_bytes >= c->size_bytes)
+		c->backing_bytes =
+			c->size_bytes - SECTOR * sim_below(r, c->size_bytes / SECTOR / 2);
+	if (!(c->backing_bytes & (cluster - 1)))
+		c->backing_bytes -= SECTOR * (1 + sim_below(r, cluster / SECTOR - 1));
+}
+
+/* To the cluster in which that ends, or the disk. */
+static void move_to_edge(struct sim_random *r, const struct sim_config *c, struct sim_action *a)
+{
+	bool below = c->backing != SIM_BACKING_NONE && sim_chance(r, 70);
+	uint64_t end = below ? c->backing_bytes : c->size_bytes, cluster = 1ull << c->cluster_bits;
+	uint64_t start = end & ~(cluster - 1);
+	if (end == start || !sim_chance(r, 20))
+		return;
+	a->offset = start + SECTOR * sim_below(r, cluster / SECTOR);
+	if (a->offset >= c->size_bytes)
+		a->offset = start;
+	a->length = SECTOR * (1 + sim_below(r, 8));
+	if (a->length > c->size_bytes - a->offset)
+		a->length = c->size_bytes - a->offset;
+}
+
+/* Power is lost at a barrier of a close; more syncs find a host full. */
+static void come_closer(struct sim_random *r, const struct sim_config *c, struct sim_action *a)
+{
+	if (a->kind <= SIM_ZEROES && a->kind != SIM_FLUSH)
+		move_to_edge(r, c, a);
+	if (a->kind == SIM_REOPEN && a->offset && sim_chance(r, 50))
+		a->flags |= SIM_AT_SYNC;
+	if (a->kind == SIM_FULL && a->offset && sim_chance(r, 40))
+		a->queue = 1;
+}
+
+/* What an error or a full host leaves behind is seen at a close. */
+static void add_closer(struct sim_random *r, struct sim_script *script)
+{
+	const struct sim_action last = script->actions[script->nr - 1];
+	struct sim_action a = { .kind = SIM_REOPEN };
+	if ((last.kind != SIM_FAULT && last.kind != SIM_FULL) || !sim_chance(r, 10))
+		return;
+	for (uint64_t n = sim_below(r, 4); n; n--)
+		sim_script_add(script,
+			       &(struct sim_action){ .kind = SIM_GUEST_WRITE,
+						     .offset = 0,
+						     .length = SECTOR * (1 + sim_below(r, 8)) });
+	a.offset = sim_chance(r, 50) ? 1 + sim_below(r, 20) : 0;
+	come_closer(r, &script->config, &a);
+	sim_script_add(script, &a);
+}
+
+/* ---- all together ---- */
+
 /* What is not a guest request; false if it is not the time. */
 static bool host_action(struct sim_random *r, const struct sim_plan *plan, const struct habits *h,
 			bool *full, struct sim_action *a)
@@ -487,6 +557,7 @@ static void tool_action(struct sim_random *r, const struct sim_plan *plan,
 void sim_script_make(struct sim_script *script, uint64_t seed, const struct sim_plan *plan)
 {
 	struct sim_random r = { .state = sim_mix(seed + 1) }, more = { .state = sim_mix(~seed) };
+	struct sim_random closer = { .state = sim_mix(seed ^ 0xed6e) };
 	struct sim_plan p = *plan;
 	p.resizes = seed / 7 % 3 == 1; /* takes no random number, as add_bitmap() */
 	bool full = false;
@@ -499,16 +570,22 @@ void sim_script_make(struct sim_script *script, uint64_t seed, const struct sim_
 	draw_limits(&script->config, &more);
 	add_bitmap(&script->config);
 	add_more_limits(&script->config);
+	if (is_closer(seed))
+		cut_backing(&closer, &script->config);
 	add_tools(&script->config);
 	struct sim_random tools = { .state = sim_mix(script->config.tool ^ seed) };
 	for (uint64_t i = 0; i < p.nr_actions; i++) {
 		struct sim_action a = { 0 };
 		if (!host_action(&r, &p, &habits, &full, &a))
 			guest_action(&r, &script->config, &habits, &a);
+		if (is_closer(seed))
+			come_closer(&closer, &script->config, &a);
 		sim_script_add(script, &a);
 		maybe_twice(&r, &habits, script);
 		maybe_chase(&r, &habits, script);
 		maybe_late(&r, &habits, script);
+		if (is_closer(seed))
+			add_closer(&closer, script);
 		if (script->config.live && !sim_below(&more, script->config.live))
 			live_action(&more, &p, script);
 		if (script->config.tool && !sim_below(&tools, script->config.tool))

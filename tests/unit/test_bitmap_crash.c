@@ -53,6 +53,40 @@ static void layouts(void **state)
 	}
 }
 
+/* ---- a full host refuses the header ---- */
+
+struct refusal {
+	struct memory_host *m;
+	bool does; /* some refuse a write, and have done it */
+};
+
+static int64_t refuse_header(void *ctx, const struct cow_io *io)
+{
+	const struct refusal *r = ctx;
+	bool extension = io->offset < CLUSTER && io->length < 512;
+	if (io->kind != COW_IO_WRITE || !extension)
+		return 0;
+	if (r->does)
+		memcpy(r->m->bytes + io->offset, io->vec[0].iov_base, io->vec[0].iov_len);
+	return -ENOSPC;
+}
+
+/* Only who has seen the old one there knows that it is. */
+static void refused(void **state)
+{
+	struct fixture *f = *state;
+	struct refusal r = { .m = f->m };
+	create(f);
+	f->m->fault = refuse_header;
+	f->m->ctx = &r;
+	assert_int_equal(command(f, COW_BITMAP_ADD, "a"), -ENOSPC);
+	assert_int_equal(nr_bitmaps(f), 0);
+	r.does = true;
+	assert_int_equal(command(f, COW_BITMAP_ADD, "a"), -ENOTRECOVERABLE);
+	f->m->fault = NULL;
+	assert_sound(f);
+}
+
 /* ---- a session ---- */
 
 /* Contents at the moments when bitmap a was clear. */
@@ -178,6 +212,7 @@ int main(void)
 	cow_log_set_sink(quiet, COW_LOG_ERR);
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(layouts, setup, teardown),
+		cmocka_unit_test_setup_teardown(refused, setup, teardown),
 		cmocka_unit_test_setup_teardown(sessions, setup, teardown),
 		cmocka_unit_test_setup_teardown(full_host, setup, teardown),
 	};
