@@ -23,6 +23,8 @@ int cow_core_fail(struct cow_core *core, struct cow_loop *loop, const char *fmt,
 	va_list ap;
 	cow_mutex_lock(&core->fail_lock);
 	bool first = !atomic_load(&core->failed);
+	if (core->failed_too)
+		atomic_store(core->failed_too, true);
 	if (first) {
 		va_start(ap, fmt);
 		vsnprintf(core->failure, sizeof(core->failure), fmt, ap);

@@ -44,6 +44,8 @@ struct cow_core {
 	/* the first 512 bytes as read: what the header's fields do not cover is kept */
 	uint8_t header_sector[512];
 
+	/* constant after open: where that outlives the process; may be NULL */
+	atomic_bool *failed_too;
 	/* any thread */
 	atomic_bool failed; /* sticky: no more writing */
 	/* sticky, besides failed: its tables are lost to us, no more reading either */

@@ -12,6 +12,12 @@
 struct cow_file;
 struct cow_secret;
 
+/* An open file of a process that died, with its lock. */
+struct cow_kept_file {
+	int fd;
+	const char *path; /* as it was opened */
+};
+
 enum cow_detect_zeroes { COW_DETECT_ZEROES_OFF, COW_DETECT_ZEROES_ON, COW_DETECT_ZEROES_UNMAP };
 
 struct cow_open_options {
@@ -38,6 +44,19 @@ struct cow_open_options {
 	 */
 	void (*want_memory)(void *ctx);
 	void *want_memory_ctx;
+	/*
+	 * A memfd, > 0: metadata of a writable image lies there and outlives the process. What one that
+	 * died has left in it is written first. The caller's; who opens the image must know that all
+	 * I/O of that process has ended.
+	 */
+	int outlive_fd;
+	/*
+	 * The files of that process, in the order of cow_image_each_file(): taken instead of what
+	 * names lead to by now, and without the checks that they have passed. The caller's: each is
+	 * duplicated.
+	 */
+	const struct cow_kept_file *kept;
+	size_t nr_kept;
 	bool keep_memory; /* all of it is taken now and kept: nothing has to grow later */
 	/* the external data file, instead of the name in the image; allowed anywhere */
 	const char *data_file;

@@ -26,6 +26,7 @@ struct cow_image {
 	struct cow_crypt_key *key; /* NULL: in the clear */
 	unsigned depth;		   /* in the chain; 0: the top */
 	bool overlay;	  /* nobody named it: its backing file is the image that was named */
+	bool replayed;	  /* what a process that died had changed: there are leaks */
 	bool raw;	  /* a raw file in a backing chain: file offset = guest offset */
 	bool keep_memory; /* queues take all their buffers at once, and keep them */
 	bool compress;	  /* new full clusters are written compressed */

@@ -5,6 +5,7 @@
 #include "engine/life/chain.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,6 +14,7 @@
 #include "engine/format/format.h"
 #include "engine/format/reference.h"
 #include "engine/host/lock.h"
+#include "engine/host/system.h"
 #include "engine/loop/blocking.h"
 
 /* ---- roots ---- */
@@ -102,11 +104,30 @@ static int check_identity(struct cow_chain *chain, struct cow_file *file, struct
 	return -ESTALE;
 }
 
+/* The next file of a process that died. It has its lock: taking it again is nothing. */
+static int take_kept(struct cow_chain *chain, unsigned flags, struct cow_file **out,
+		     struct cow_error *err)
+{
+	const struct cow_open_options *o = chain->options;
+	if (chain->nr_taken == o->nr_kept)
+		return cow_error_set(err, -ESTALE, "the image has more files than it had");
+	const struct cow_kept_file *kept = &o->kept[chain->nr_taken++];
+	int fd = fcntl(kept->fd, F_DUPFD_CLOEXEC, 0);
+	if (fd < 0)
+		return cow_error_set(err, -errno, "%s: %s", kept->path, strerror(errno));
+	return cow_system_adopt(fd, kept->path, unlocked(chain, flags), out, err);
+}
+
 int cow_chain_open_named(struct cow_chain *chain, const char *path, unsigned flags,
 			 struct cow_file **out, struct cow_error *err)
 {
 	struct cow_root *folder;
 	char *name;
+	if (chain->options->kept) {
+		int taken = take_kept(chain, flags, out, err);
+		chain->named = taken ? NULL : *out;
+		return taken;
+	}
 	int ret = cow_root_of(chain->host, path, &folder, &name, err);
 	if (ret)
 		return ret;
@@ -227,6 +248,8 @@ static int open_wanted(const struct wanted *w, struct cow_chain *chain, const ch
 		       struct cow_file **out, struct cow_error *err)
 {
 	char *path;
+	if (chain->options->kept)
+		return take_kept(chain, w->flags, out, err);
 	int ret = resolve(w, chain, name, &path, err);
 	if (ret)
 		return ret;
@@ -295,6 +318,8 @@ static int open_data_file(struct cow_image *image, struct cow_chain *chain, unsi
 			  struct cow_file **out, struct cow_error *err)
 {
 	const struct wanted w = { image, "data file", flags, true };
+	if (chain->options->kept)
+		return take_kept(chain, flags, out, err);
 	if (image->core.file == chain->named && chain->options->data_file)
 		return chain->host->ops->open(chain->host, chain->options->data_file,
 					      unlocked(chain, flags), out, err);
@@ -308,10 +333,11 @@ static int open_data_file(struct cow_image *image, struct cow_chain *chain, unsi
 }
 
 /* Before it is locked: a stranger's file is none of our business. */
-static int check_data_owner(struct cow_image *image, const struct cow_file *file,
-			    struct cow_error *err)
+static int check_data_owner(struct cow_image *image, const struct cow_chain *chain,
+			    const struct cow_file *file, struct cow_error *err)
 {
-	if (!image->core.writable || file->callers || file->owner == image->core.file->owner)
+	if (!image->core.writable || chain->options->kept || file->callers ||
+	    file->owner == image->core.file->owner)
 		return 0;
 	return cow_error_set(err, -EPERM,
 			     "%s: data file %s belongs to user %u, neither to who owns the image "
@@ -323,7 +349,7 @@ static int check_data_owner(struct cow_image *image, const struct cow_file *file
 static int check_data_format(struct cow_image *image, struct cow_chain *chain,
 			     struct cow_file *file, struct cow_error *err)
 {
-	if (!image->core.writable || chain->options->data_is_raw)
+	if (!image->core.writable || chain->options->data_is_raw || chain->options->kept)
 		return 0;
 	uint8_t *head = cow_buf_alloc(4096);
 	if (!head)
@@ -363,7 +389,7 @@ int cow_chain_open_data(struct cow_chain *chain, struct cow_image *image, struct
 		return ret;
 	image->core.data = file;
 	image->core.raw_data_file = image->core.header.autoclear & QCOW2_AUTOCLEAR_DATA_FILE_RAW;
-	ret = check_data_owner(image, file, err);
+	ret = check_data_owner(image, chain, file, err);
 	if (!ret)
 		ret = cow_chain_enter(chain, file, flags, err);
 	if (!ret)

@@ -28,6 +28,7 @@ struct cow_chain {
 	struct cow_file *below;
 	const struct cow_file *named; /* the image that was named */
 	unsigned depth;
+	size_t nr_taken;     /* of options->kept */
 	uint64_t cache_left; /* of the metadata cache, for the images not opened yet */
 	struct {
 		uint64_t dev, ino;

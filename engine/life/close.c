@@ -13,6 +13,7 @@
 #include "engine/base/math.h"
 #include "engine/life/chain.h"
 #include "engine/base/log.h"
+#include "engine/check/check.h"
 #include "engine/life/close.h"
 #include "engine/life/image.h"
 #include "engine/life/open.h"
@@ -176,6 +177,25 @@ static int return_reservations(struct cow_image *image, struct cow_loop *loop)
 	return ret;
 }
 
+/* Of a process that died and was replayed. The image is sound whether this works or not. */
+static void give_back_leaks(struct cow_image *image, struct cow_loop *loop)
+{
+	const struct cow_check_options options = { .repair = COW_REPAIR_LEAKS };
+	struct cow_check_result result = { 0 };
+	struct cow_error err = { 0 };
+	if (!image->replayed)
+		return;
+	int ret = cow_check_file(loop, image->core.file, &options, &result, &err);
+	if (ret)
+		cow_log(COW_LOG_WARNING,
+			"%s: leaked clusters of a daemon that died cannot be given back: %s: "
+			"cowblk check --repair leaks does that",
+			image->core.path, err.text);
+	else
+		cow_log(COW_LOG_INFO, "%s: gave %llu leaked clusters of a daemon that died back",
+			image->core.path, (unsigned long long)result.leaks_fixed);
+}
+
 static int finish(struct cow_image *image, struct cow_loop *loop, struct cow_error *err)
 {
 	if (cow_core_is_failed(&image->core)) {
@@ -190,10 +210,16 @@ static int finish(struct cow_image *image, struct cow_loop *loop, struct cow_err
 	if (!ret)
 		ret = cow_image_write_back(image, loop);
 	if (!ret)
+		give_back_leaks(image, loop);
+	if (!ret)
 		ret = cut_file(image, loop);
 	if (!ret && !cow_core_is_failed(&image->core))
 		ret = store_bitmaps(image, loop, err);
-	return cow_core_is_failed(&image->core) ? -EIO : ret;
+	if (cow_core_is_failed(&image->core))
+		return -EIO;
+	if (!ret)
+		cow_outlive_end(&image->meta.outlive);
+	return ret;
 }
 
 static bool has_queues(struct cow_image *image)

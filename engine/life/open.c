@@ -19,6 +19,7 @@
 #include "engine/life/image.h"
 #include "engine/life/image_memory.h"
 #include "engine/life/open.h"
+#include "engine/meta/replay.h"
 #include "engine/loop/blocking.h"
 #include "engine/snapshot/snapshot_select.h"
 #include "engine/space/release.h"
@@ -246,6 +247,19 @@ static int unlock(struct cow_image *image, struct cow_chain *chain, struct cow_e
 			      &image->key, err);
 }
 
+/* The memory is ours from then on. */
+static int replay(struct cow_image *image, struct cow_chain *chain, struct cow_error *err)
+{
+	int fd = chain->options->outlive_fd;
+	if (!fd || !image->core.writable)
+		return 0;
+	int ret = cow_replay(&image->core, chain->loop, fd, &image->replayed, err);
+	if (ret)
+		return ret;
+	ret = cow_meta_outlive(&image->meta, &image->core, fd);
+	return ret ? cow_error_set(err, ret, "shared memory: %s", strerror(-ret)) : 0;
+}
+
 static int open_qcow2(struct cow_image *image, struct cow_chain *chain, const char *snapshot,
 		      struct cow_chain_file *backing, struct cow_error *err)
 {
@@ -254,13 +268,15 @@ static int open_qcow2(struct cow_image *image, struct cow_chain *chain, const ch
 	if (!ret)
 		ret = refuse_unsupported(image, chain, err);
 	if (!ret)
+		ret = cow_chain_open_data(chain, image, err);
+	if (!ret)
+		ret = replay(image, chain, err);
+	if (!ret)
 		ret = repair_dirty(image, chain, &cluster, err);
 	if (!ret)
 		ret = measure_snapshots(image, chain, err);
 	if (!ret)
 		ret = select_snapshot(image, chain, snapshot, err);
-	if (!ret)
-		ret = cow_chain_open_data(chain, image, err);
 	if (!ret)
 		ret = unlock(image, chain, err);
 	if (ret)
@@ -401,6 +417,8 @@ static int open_top(struct cow_chain *chain, const char *path, struct cow_image 
 	(*out)->overlay = overlay;
 	if ((*out)->core.writable)
 		start_tracking(*out, chain->loop);
+	if ((*out)->meta.outlive.head)
+		cow_outlive_complete(&(*out)->meta.outlive);
 	return 0;
 }
 

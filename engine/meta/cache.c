@@ -9,6 +9,7 @@
 #include "engine/base/container.h"
 #include "engine/base/math.h"
 #include "engine/base/pages.h"
+#include "engine/meta/outlive.h"
 
 #define SHARDS_MAX 16
 #define SLOTS_PER_SHARD_MIN 8
@@ -16,11 +17,13 @@
 /* ---- set-up ---- */
 
 static int shard_init(struct cow_cache *cache, struct cow_shard *shard, unsigned nr_slots,
-		      uint8_t *data, enum cow_lock_rank rank)
+		      enum cow_lock_rank rank)
 {
+	size_t first = (size_t)(shard - cache->shards) * nr_slots;
 	cow_mutex_init(&shard->lock, rank);
 	shard->cache = cache;
-	shard->data = data;
+	shard->slots = (struct cow_slot *)cache->slots.memory + first;
+	shard->data = (uint8_t *)cache->memory.memory + first * cache->slice_bytes;
 	shard->nr_slots = nr_slots;
 	shard->hand = 0;
 	shard->nr_dirty = 0;
@@ -30,10 +33,24 @@ static int shard_init(struct cow_cache *cache, struct cow_shard *shard, unsigned
 		buckets *= 2;
 	shard->hash_mask = buckets - 1;
 	shard->hash = cow_pages_reserve(buckets * sizeof(*shard->hash));
-	shard->slots = cow_pages_reserve(nr_slots * sizeof(*shard->slots));
-	if (!shard->hash || !shard->slots)
-		return -ENOMEM;
-	return 0;
+	return shard->hash ? 0 : -ENOMEM;
+}
+
+static int take_memory(struct cow_cache *cache, const struct cow_cache_config *config)
+{
+	size_t slots = (size_t)cache->per_shard * cache->nr_shards;
+	int ret = cow_shared_take(config->shared, slots * sizeof(struct cow_slot), &cache->slots);
+	if (!ret)
+		ret = cow_shared_take(config->shared, slots * cache->slice_bytes, &cache->memory);
+	if (!ret && config->shared)
+		*config->place = (struct cow_outlive_cache){
+			.slots_off = cache->slots.off,
+			.data_off = cache->memory.off,
+			.nr_slots = slots,
+			.slice_bytes = cache->slice_bytes,
+			.slot_bytes = sizeof(struct cow_slot),
+		};
+	return ret;
 }
 
 int cow_cache_init(struct cow_cache *cache, const struct cow_cache_config *config)
@@ -61,20 +78,12 @@ int cow_cache_init(struct cow_cache *cache, const struct cow_cache_config *confi
 	cow_waitlist_init(&cache->limited);
 	cow_waitlist_init(&cache->warned);
 	cache->shards = calloc(shards, sizeof(*cache->shards));
-	cache->memory = cow_pages_reserve((size_t)per_shard * shards * slice_bytes);
-	if (!cache->shards || !cache->memory) {
+	int ret = cache->shards ? take_memory(cache, config) : -ENOMEM;
+	for (unsigned i = 0; i < shards && !ret; i++)
+		ret = shard_init(cache, &cache->shards[i], per_shard, config->rank);
+	if (ret)
 		cow_cache_fini(cache);
-		return -ENOMEM;
-	}
-	for (unsigned i = 0; i < shards; i++) {
-		uint8_t *data = cache->memory + (size_t)i * per_shard * slice_bytes;
-		int ret = shard_init(cache, &cache->shards[i], per_shard, data, config->rank);
-		if (ret) {
-			cow_cache_fini(cache);
-			return ret;
-		}
-	}
-	return 0;
+	return ret;
 }
 
 void cow_cache_fini(struct cow_cache *cache)
@@ -82,13 +91,11 @@ void cow_cache_fini(struct cow_cache *cache)
 	for (unsigned i = 0; cache->shards && i < cache->nr_shards; i++) {
 		struct cow_shard *shard = &cache->shards[i];
 		cow_pages_free(shard->hash, (shard->hash_mask + 1ull) * sizeof(*shard->hash));
-		cow_pages_free(shard->slots, cache->per_shard * sizeof(*shard->slots));
 	}
 	free(cache->shards);
-	cow_pages_free(cache->memory,
-		       (size_t)cache->per_shard * cache->nr_shards * cache->slice_bytes);
+	cow_shared_unmap(&cache->slots);
+	cow_shared_unmap(&cache->memory);
 	cache->shards = NULL;
-	cache->memory = NULL;
 }
 
 /* ---- memory ---- */
@@ -265,6 +272,7 @@ static void load_locked(struct cow_shard *shard, struct cow_slot *slot, uint64_t
 	slot->shard = shard;
 	slot->data = shard->data + (size_t)(slot - shard->slots) * shard->cache->slice_bytes;
 	cow_waitlist_init(&slot->waiters);
+	cow_assert(!slot->dirty && !slot->writing);
 	slot->key = key;
 	slot->state = COW_SLOT_LOADING;
 	slot->referenced = true;
@@ -354,11 +362,13 @@ bool cow_cache_may_dirty(struct cow_slot *slot, struct cow_task *task)
 	cow_assert(slot->state == COW_SLOT_READY);
 	if (slot->dirty || slot->writing) {
 		slot->dirty = true;
+		cow_outlive_order();
 		return true;
 	}
 	if (shard_has_room(shard) && reserve_dirty(cache)) {
 		shard->nr_dirty++;
 		slot->dirty = true;
+		cow_outlive_order();
 		return true;
 	}
 	/*
@@ -468,9 +478,10 @@ static void shrink(struct cow_cache *cache)
 		if (!ok)
 			set_slots(&cache->shards[i], from);
 		else
-			cow_pages_give_back(cache->shards[i].data +
-						    (size_t)least * cache->slice_bytes,
-					    (size_t)(from - least) * cache->slice_bytes);
+			cow_shared_give_back(&cache->memory,
+					     ((size_t)i * cache->per_shard + least) *
+						     cache->slice_bytes,
+					     (size_t)(from - least) * cache->slice_bytes);
 	}
 	if (ok)
 		atomic_store(&cache->dirty_room, dirty_room_of(cache, least));
@@ -554,9 +565,10 @@ static void complete_slot(struct cow_cache *cache, struct cow_slot *slot, bool o
 {
 	cow_mutex_lock(&slot->shard->lock);
 	cow_assert(slot->writing && slot->shard->nr_dirty);
-	slot->writing = false;
 	if (!ok)
 		slot->dirty = true;
+	cow_outlive_order();
+	slot->writing = false;
 	if (!slot->dirty) {
 		slot->shard->nr_dirty--;
 		atomic_fetch_sub(&cache->nr_dirty, 1);

@@ -24,6 +24,10 @@
  * would be of use: some thread that may wait for memory calls cow_cache_grow(). Until it is there
  * the cache does with what it has, so no request ever waits for memory here.
  *
+ * With memory that outlives the process (outlive.h) a slot's key, state, dirty and writing tell at
+ * every instant what is not durable yet: a slot is dirty before it is changed, writing before it is
+ * no longer dirty, and neither only when it is durable.
+ *
  * Locks: shard->lock guards its slots. Load I/O is submitted after it is dropped.
  */
 #ifndef COW_CACHE_H
@@ -33,11 +37,13 @@
 
 #include "engine/base/mutex.h"
 #include "engine/base/result.h"
+#include "engine/base/shared.h"
 #include "engine/core/limits.h"
 #include "engine/loop/loop.h"
 #include "engine/loop/task.h"
 
 struct cow_cache;
+struct cow_outlive_cache;
 struct cow_shard;
 
 enum cow_slot_state { COW_SLOT_EMPTY, COW_SLOT_LOADING, COW_SLOT_READY };
@@ -77,7 +83,7 @@ struct cow_cache {
 	unsigned per_shard, least; /* slots of a shard: at most; while small (0: always all) */
 	unsigned max_dirty;
 	struct cow_shard *shards;
-	uint8_t *memory;
+	struct cow_shared_part slots, memory; /* of all shards, one after the other */
 	/* called without locks, once for each cow_cache_grow(); NULL: all slots are in use */
 	void (*want)(void *ctx);
 	void *want_ctx;
@@ -103,7 +109,9 @@ struct cow_cache_config {
 	uint64_t
 		bytes; /* rounded to at least a handful of slots; limits->cache_slots goes before it */
 	const struct cow_limits *limits;
-	enum cow_lock_rank rank; /* COW_RANK_L2_SHARD or COW_RANK_REF_SHARD */
+	struct cow_shared *shared; /* where slots and slices lie; NULL: nobody else sees them */
+	struct cow_outlive_cache *place; /* told where, with shared */
+	enum cow_lock_rank rank;	 /* COW_RANK_L2_SHARD or COW_RANK_REF_SHARD */
 	void (*need_writeback)(void *ctx, struct cow_loop *loop);
 	void *ctx;
 };

@@ -19,10 +19,24 @@ static void need_writeback(void *ctx, struct cow_loop *loop)
 		cow_commit_kick(&meta->core->commit, loop);
 }
 
+int cow_meta_outlive(struct cow_meta *meta, struct cow_core *core, int fd)
+{
+	int ret = cow_outlive_begin(&meta->outlive, fd);
+	if (!ret)
+		core->failed_too = &meta->outlive.head->failed;
+	return ret;
+}
+
+static struct cow_shared *shared(struct cow_meta *meta)
+{
+	return meta->outlive.head ? &meta->outlive.shared : NULL;
+}
+
 static struct cow_table_config table_config(struct cow_meta *meta, uint64_t off, uint64_t nr,
 					    uint64_t capacity)
 {
 	return (struct cow_table_config){
+		.shared = shared(meta),
 		.off = off,
 		.nr = nr,
 		.capacity = capacity,
@@ -59,6 +73,8 @@ static int init_caches(struct cow_meta *meta, uint64_t bytes)
 		.slice_bytes = g->slice_bytes,
 		.bytes = bytes,
 		.limits = &meta->core->limits,
+		.shared = shared(meta),
+		.place = &meta->outlive.head->l2,
 		.rank = COW_RANK_L2_SHARD,
 		.need_writeback = need_writeback,
 		.ctx = meta,
@@ -67,6 +83,7 @@ static int init_caches(struct cow_meta *meta, uint64_t bytes)
 	if (ret || !meta->core->writable)
 		return ret;
 	config.bytes = bytes / 4;
+	config.place = &meta->outlive.head->refs;
 	config.rank = COW_RANK_REF_SHARD;
 	return cow_cache_init(&meta->refs, &config);
 }
@@ -100,6 +117,7 @@ static int open_for_writing(struct cow_meta *meta, struct cow_loop *loop, struct
 	uint64_t nr = (uint64_t)h->reftable_clusters << h->cluster_bits >> 3;
 	struct cow_table_config config =
 		table_config(meta, h->reftable_off, nr, QCOW2_MAX_REFTABLE_BYTES / 8);
+	config.place = &meta->outlive.head->reftable;
 	int ret = load_table(meta, loop, &meta->reftable, &config, "refcount table", err);
 	if (!ret)
 		ret = cow_overlap_init(meta, err);
@@ -115,6 +133,7 @@ int cow_meta_open(struct cow_meta *meta, struct cow_core *core, struct cow_loop 
 	meta->core = core;
 	struct cow_table_config config =
 		table_config(meta, h->l1_off, h->l1_entries, QCOW2_MAX_L1_BYTES / 8);
+	config.place = &meta->outlive.head->l1;
 	int ret = load_table(meta, loop, &meta->l1, &config, "L1 table", err);
 	if (!ret)
 		ret = mark_tables_past_end(meta, err);
@@ -165,4 +184,5 @@ void cow_meta_fini(struct cow_meta *meta)
 	cow_table_fini(&meta->reftable);
 	cow_writeback_fini(&meta->writeback);
 	cow_overlap_fini(meta);
+	cow_outlive_fini(&meta->outlive);
 }

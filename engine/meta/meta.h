@@ -10,6 +10,7 @@
 #include "engine/base/result.h"
 #include "engine/core/core.h"
 #include "engine/meta/cache.h"
+#include "engine/meta/outlive.h"
 #include "engine/meta/overlap.h"
 #include "engine/meta/table.h"
 #include "engine/meta/writeback.h"
@@ -20,6 +21,7 @@ struct cow_meta {
 	struct cow_cache l2, refs;	   /* refs: writable images */
 	struct cow_overlap_filter overlap; /* writable images */
 	struct cow_writeback writeback;	   /* writable images */
+	struct cow_outlive outlive;	   /* head NULL: caches and tables die with the process */
 };
 
 /*
@@ -29,6 +31,11 @@ struct cow_meta {
 COW_MUST_CHECK int cow_meta_open(struct cow_meta *meta, struct cow_core *core,
 				 struct cow_loop *loop, uint64_t cache_bytes,
 				 struct cow_error *err);
+/*
+ * Before it is opened: caches and tables go into this memfd, whose content is gone, and outlive the
+ * process (replay.h). 0 or -errno.
+ */
+COW_MUST_CHECK int cow_meta_outlive(struct cow_meta *meta, struct cow_core *core, int fd);
 /* Of the caches and of what may not be written over nothing is left. Nothing runs, nothing is dirty. */
 void cow_meta_forget(struct cow_meta *meta);
 /* After that: the tables as the file, which core's header speaks of, has them now. */

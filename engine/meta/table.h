@@ -14,11 +14,16 @@
 
 #include "engine/base/mutex.h"
 #include "engine/base/result.h"
+#include "engine/base/shared.h"
 #include "engine/loop/task.h"
 
 #define COW_TABLE_BLOCK_BYTES 512u
 #define COW_TABLE_BLOCK_ENTRIES (COW_TABLE_BLOCK_BYTES / 8)
 #define COW_TABLE_SLACK 128u /* may_set and set are not one: as many threads may come in between */
+
+enum { COW_TABLE_DIRTY = 1, COW_TABLE_WRITING = 2 };
+
+struct cow_outlive_table;
 
 struct cow_table {
 	_Atomic uint64_t *entries; /* host byte order */
@@ -27,13 +32,15 @@ struct cow_table {
 	atomic_uint_least64_t off; /* place in the host file, bytes; moves under lock */
 	/* lock */
 	struct cow_mutex lock;
-	uint8_t *state;			     /* per block: TABLE_DIRTY, TABLE_WRITING */
+	uint8_t *state;			     /* per block: COW_TABLE_DIRTY, COW_TABLE_WRITING */
 	unsigned nr_dirty;		     /* blocks dirty or writing */
 	struct cow_waitlist limited, warned; /* as in cache.h */
 	/* constant */
 	unsigned max_dirty;
 	void (*need_writeback)(void *ctx, struct cow_loop *loop);
 	void *ctx;
+	struct cow_shared_part entries_part, state_part;
+	struct cow_outlive_table *place; /* told of off and nr; may be NULL */
 };
 
 struct cow_table_block {
@@ -44,7 +51,9 @@ struct cow_table_block {
 struct cow_table_config {
 	uint64_t off; /* host file, bytes */
 	uint64_t nr, capacity;
-	unsigned max_dirty; /* blocks */
+	unsigned max_dirty;	   /* blocks */
+	struct cow_shared *shared; /* where the table lies; NULL: nobody else sees it */
+	struct cow_outlive_table *place;
 	void (*need_writeback)(void *ctx, struct cow_loop *loop);
 	void *ctx;
 };

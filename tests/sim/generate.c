@@ -78,6 +78,7 @@ static void make_config(struct sim_config *c, struct sim_random *r, const struct
 	c->detect_zeroes = sim_chance(r, 70) ? 0 : 1 + sim_below(r, 2);
 	c->noise = sim_chance(r, 50);
 	c->permille = plan->faults && sim_chance(r, 10) ? 1 + sim_below(r, 30) : 0;
+	c->outlive = sim_mix(c->seed) % 4 == 0;
 }
 
 /* The base below: a chain of three, made of what the top image may be made of. */

@@ -10,6 +10,7 @@
 #include "engine/life/image.h"
 #include "engine/life/image_memory.h"
 #include "engine/request/queue.h"
+#include "tests/sim/outlive.h"
 #include "tests/sim/prepare.h"
 #include "tests/sim/snapshot.h"
 #include "tests/sim/run.h"
@@ -113,6 +114,7 @@ int sim_image_open(struct sim_run *run)
 		.limits = &c->limits,
 		.want_memory = c->limits.cache_least ? want_memory : NULL,
 		.want_memory_ctx = run,
+		.outlive_fd = sim_outlive_fd(run),
 	};
 	struct cow_error err = { 0 };
 	sim_image_keys(run, &options);
@@ -155,6 +157,8 @@ void sim_image_close(struct sim_run *run)
 		sim_model_flushed(&run->model, sim_model_tick(&run->model));
 	else if (!run->world.powered_off)
 		sim_model_crash(&run->model); /* what was not flushed may be gone */
+	if (!run->world.powered_off)
+		sim_outlive_done(run);
 	check_left_behind(run);
 }
 
@@ -222,7 +226,7 @@ static bool is_lazy(struct sim_run *run)
 /* With lazy refcounts they are right only after a clean close, or a repair. */
 static bool check_lazy(struct sim_run *run)
 {
-	if (sim_chance(&run->random, 50))
+	if (sim_chance(&run->random, 50) && !sim_outlive_pending(run))
 		repair(run, COW_REPAIR_ALL);
 	return run->world.powered_off;
 }
@@ -251,6 +255,6 @@ void sim_image_check(struct sim_run *run, bool clean)
 		sim_snapshot_verify(memory_disk_find(&run->world.disk, TOP), run->snapshot,
 				    run->model.nr_sectors);
 	run->leaks = result.leaks;
-	if (result.leaks && sim_chance(&run->random, 50))
+	if (result.leaks && sim_chance(&run->random, 50) && !sim_outlive_pending(run))
 		repair(run, COW_REPAIR_LEAKS);
 }

@@ -286,6 +286,15 @@ static void crash_cell(struct sim_cell *cell, uint64_t now)
 	cell->nr = keep;
 }
 
+void sim_model_die(struct sim_model *m)
+{
+	uint64_t now = sim_model_tick(m);
+	for (uint64_t s = 0; s < m->nr_sectors; s++)
+		for (unsigned i = 0; i < m->cells[s].nr; i++)
+			if (m->cells[s].versions[i].end == SIM_NEVER)
+				m->cells[s].versions[i].end = now;
+}
+
 void sim_model_crash(struct sim_model *m)
 {
 	uint64_t now = sim_model_tick(m);

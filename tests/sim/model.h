@@ -68,6 +68,8 @@ bool sim_model_read_ok(struct sim_model *m, uint64_t start, uint64_t sector, uin
  * flight are over.
  */
 void sim_model_crash(struct sim_model *m);
+/* The process was killed, and what it acknowledged is there: only requests in flight are over. */
+void sim_model_die(struct sim_model *m);
 
 /* ---- contents ---- */
 

@@ -15,6 +15,7 @@
 #include "tests/sim/cut.h"
 #include "tests/sim/keys.h"
 #include "tests/sim/live.h"
+#include "tests/sim/outlive.h"
 #include "tests/sim/second.h"
 #include "tests/sim/snapshot.h"
 #include "tests/sim/sweep.h"
@@ -146,6 +147,12 @@ static void tool_again(struct sim_run *run)
 	after_tool(run);
 }
 
+static void replayed(struct sim_run *run)
+{
+	if (sim_outlive_pending(run) && !run->world.powered_off)
+		run->stats.replays++;
+}
+
 /*
  * Power is off: lets the old process run into the wall, then looks at what is left, perhaps through
  * another crash.
@@ -162,6 +169,7 @@ static void recover(struct sim_run *run)
 	if (run->swept)
 		sim_sweep_states(run);
 	do {
+		sim_outlive_settle(run);
 		bool was_power = run->world.crash_kind == MEMORY_CRASH_POWER;
 		sim_world_power_on(&run->world);
 		run->seen_power_off = false;
@@ -177,20 +185,26 @@ static void recover(struct sim_run *run)
 		if (first && sim_chance(&run->random, 25)) {
 			run->world.power_off_at =
 				run->world.events + 1 + sim_below(&run->random, 40);
-			run->world.crash_kind = MEMORY_CRASH_POWER;
+			run->world.crash_kind =
+				sim_outlive_pending(run) && sim_chance(&run->random, 50)
+					? MEMORY_CRASH_KILL
+					: MEMORY_CRASH_POWER;
 		}
 		first = false;
-		sim_second_take(run);
+		bool replays = sim_outlive_pending(run);
+		if (!replays)
+			sim_second_take(run);
 		sim_live_resolve(run);
 		if (run->tool.pending)
 			sim_tool_check(run);
 		sim_image_check(run, false);
 		if (!run->world.powered_off && sim_image_open(run) == 0) {
+			replayed(run);
 			sim_guest_verify(run);
 			sim_second_end(run, !run->world.powered_off);
 			if (run->world.powered_off)
 				sim_image_close(run);
-			else if (was_power)
+			else if (was_power || replays)
 				sim_model_flushed(&run->model, sim_model_tick(&run->model));
 		}
 		sim_second_end(run, false);
@@ -199,13 +213,16 @@ static void recover(struct sim_run *run)
 	run->world.power_off_at = 0;
 	run->world.power_off_sync = 0;
 	run->world.power_off_header = 0;
-	run->leaks = UINT64_MAX; /* unknown until the next check */
+	/* unknown until the next check; a replayed image gives them back when it is closed */
+	run->leaks = run->outlive.pending ? 0 : UINT64_MAX;
+	sim_outlive_done(run);
 	tool_again(run);
 	if (soon && sim_chance(&run->random, 50)) {
 		run->world.power_off_at = run->world.events + 1 + sim_below(&run->random, 40);
 		run->world.crash_kind = MEMORY_CRASH_POWER;
 	}
 	start_faults(run);
+	sim_outlive_reissue(run);
 }
 
 /* How often the refcount table grew, to know that it does. */
@@ -315,7 +332,9 @@ static void arm_crash(struct sim_run *run, const struct sim_action *a)
 {
 	if (run->world.power_off_at || run->world.power_off_sync)
 		return;
-	run->world.crash_kind = a->flags & SIM_KILL ? MEMORY_CRASH_KILL : MEMORY_CRASH_POWER;
+	bool kill = a->flags & SIM_KILL ||
+		    (run->script->config.outlive && sim_chance(&run->random, 60));
+	run->world.crash_kind = kill ? MEMORY_CRASH_KILL : MEMORY_CRASH_POWER;
 	if (a->flags & SIM_AT_HEADER)
 		run->world.power_off_header = a->offset;
 	else if (a->flags & SIM_AT_SYNC)
@@ -403,7 +422,10 @@ void sim_run_actions(struct sim_run *run)
 static void power_off_hook(struct sim_world *world)
 {
 	struct sim_run *run = current;
-	sim_model_crash(&run->model);
+	if (sim_outlive_crash(run))
+		sim_model_die(&run->model);
+	else
+		sim_model_crash(&run->model);
 	sim_guest_abandon(run);
 }
 
@@ -438,6 +460,7 @@ static void setup(struct sim_run *run, const struct sim_script *script, bool tra
 		run->queue_loops[q] = sim_loop_new(&run->world);
 	run->size_bytes = c->size_bytes;
 	sim_model_init(&run->model, c->size_bytes / SIM_SECTOR);
+	sim_outlive_init(run);
 	sim_image_create(run);
 	run->world.trace = trace;
 	run->world.faults.short_percent = c->noise ? 10 : 0;
@@ -491,6 +514,7 @@ static void finish(struct sim_run *run, struct sim_stats *stats)
 	free(run->snapshot);
 	sim_snapshots_fini(run);
 	sim_bitmap_fini(run);
+	sim_outlive_fini(run);
 	cow_secret_free(run->secret);
 	sim_model_fini(&run->model);
 	sim_world_fini(&run->world);

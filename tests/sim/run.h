@@ -38,6 +38,7 @@ struct sim_stats {
 	uint64_t resized;   /* disks, closed or in use */
 	uint64_t tools, tools_cut; /* verbs on the closed image: done; that power was lost in */
 	uint64_t snapshots, snapshots_lost; /* commands that took effect; that power was lost in */
+	uint64_t replays;		    /* of what a killed process left */
 	uint64_t ops, crashes, kills, reopens, failed_ops, injected, full, events, repairs, growths;
 };
 
@@ -59,6 +60,15 @@ struct sim_command {
 	uint64_t begun;	       /* model clock */
 	struct sim_shot *shot; /* CREATE: what it holds if it comes to be */
 	bool in_doubt;	       /* live: only the disk knows whether it took effect */
+};
+
+/* outlive.h */
+struct sim_outlive {
+	int fds[2]; /* 0: none */
+	unsigned current;
+	bool switched, pending;
+	const struct sim_action *again[SIM_MAX_QUEUES * SIM_MAX_DEPTH];
+	unsigned nr_again;
 };
 
 struct sim_run {
@@ -93,7 +103,8 @@ struct sim_run {
 	bool may_give_up;	 /* who asked for it may go */
 	atomic_bool gave_up;
 	struct sim_bitmap bitmap;
-	struct sim_tool tool;	   /* the last verb on the closed image */
+	struct sim_tool tool; /* the last verb on the closed image */
+	struct sim_outlive outlive;
 	struct cow_secret *secret; /* opens whatever of the chain is encrypted */
 	bool wants_memory;	   /* a cache could use more */
 	unsigned action_idx;

@@ -92,6 +92,7 @@ static const struct {
 	FIELD(noise),
 	FIELD(permille),
 	FIELD(sweep),
+	FIELD(outlive),
 	LIMIT(ring),
 	LIMIT(ring_own),
 	LIMIT(release_batch),

@@ -58,6 +58,7 @@ struct sim_config {
 	uint64_t permille; /* chance of each host operation to fail */
 	/* from this action on, counted from 1, power is lost at every host operation; 0: no such thing */
 	uint64_t sweep;
+	uint64_t outlive; /* a killed process leaves its memory to the next one */
 	struct cow_limits limits;
 };
 
