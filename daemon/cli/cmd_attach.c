@@ -26,6 +26,7 @@
 #include "daemon/options/passphrase.h"
 #include "daemon/device/harden.h"
 #include "daemon/server/server.h"
+#include "daemon/server/supervise.h"
 #include "daemon/control/target.h"
 #include "engine/base/number.h"
 #include "engine/crypt/secret.h"
@@ -59,6 +60,7 @@ enum {
 	OPT_DATA_ROOT,
 	OPT_DATA_FORMAT,
 	OPT_KEEP_MEMORY,
+	OPT_RECOVERY,
 };
 
 static const struct argp_option options[] = {
@@ -75,6 +77,10 @@ static const struct argp_option options[] = {
 	  "Metadata cache of the whole chain, like 16M (default: by the images, up to 32M)", 0 },
 	{ "keep-memory", OPT_KEEP_MEMORY, NULL, 0,
 	  "Take all memory that the device can ever need now, and keep it: for swap", 0 },
+	{ "recovery", OPT_RECOVERY, NULL, 0,
+	  "The device outlives its daemon: one that is killed is replaced, and nothing that was "
+	  "acknowledged is lost (Linux 7.1)",
+	  0 },
 	{ "detect-zeroes", OPT_DETECT_ZEROES, "off|on|unmap", 0,
 	  "Store written zeros as zero clusters (on) or free the space (unmap) (default: off)", 0 },
 	{ "block-size", OPT_BLOCK_SIZE, "512|4096", 0,
@@ -112,6 +118,7 @@ struct attach {
 	struct cow_secrets secrets;
 	struct cow_args args;
 	int news; /* the parent's pipe */
+	bool recovery;
 };
 
 static uint64_t parse_number(struct argp_state *state, const char *option, const char *text,
@@ -246,6 +253,9 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
 	case OPT_KEEP_MEMORY:
 		config->open.keep_memory = true;
 		return 0;
+	case OPT_RECOVERY:
+		attach->recovery = true;
+		return 0;
 	case OPT_BUFFERED:
 		config->open.buffered = true;
 		return 0;
@@ -348,6 +358,20 @@ static int hear_from_child(int fd, pid_t child, bool quiet)
 	return 0;
 }
 
+static void forked(void *ctx)
+{
+	struct attach *attach = ctx;
+	if (!attach->server.foreground)
+		close(attach->news);
+}
+
+static int run_server(struct attach *attach)
+{
+	attach->server.forked = forked;
+	return attach->recovery ? cow_supervise_run(&attach->server)
+				: cow_server_run(&attach->server);
+}
+
 static int run_in_background(struct attach *attach)
 {
 	struct cow_server_config *server = &attach->server;
@@ -368,7 +392,7 @@ static int run_in_background(struct attach *attach)
 	server->announce = announce_to_parent;
 	server->ctx = attach;
 	attach->news = fds[1];
-	_exit(cow_server_run(server));
+	_exit(run_server(attach));
 }
 
 static bool daemon_answers(uint32_t id)
@@ -492,6 +516,12 @@ static int refuse_combinations(const struct attach *attach)
 		return cow_cmd_fail("%s: --temporary makes the live disk writable: leave out --%s",
 				    attach->image,
 				    device->open.snapshot ? "snapshot" : "read-only");
+	if (attach->recovery && device->temporary)
+		return cow_cmd_fail("%s: --recovery: not with --temporary", attach->image);
+	if (attach->recovery && !cow_supervise_is_possible())
+		return cow_cmd_fail("%s: --recovery: the recovery of this kernel's ublk is not to "
+				    "be trusted: Linux 7.1 or newer",
+				    attach->image);
 	if (device->open.snapshot && device->open.writable)
 		return cow_cmd_fail(
 			"%s: a snapshot can only be attached read-only: add --read-only",
@@ -508,7 +538,7 @@ static int serve(struct attach *attach)
 		return run_in_background(attach);
 	attach->server.announce = announce_here;
 	attach->server.ctx = attach;
-	return cow_server_run(&attach->server);
+	return run_server(attach);
 }
 
 int cow_cmd_attach(int argc, char **argv)

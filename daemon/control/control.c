@@ -55,6 +55,8 @@ int cow_control_connect(uint32_t id)
 		return fd;
 	int ret = -errno;
 	close(fd);
+	if ((ret == -ECONNREFUSED || ret == -ENOENT) && cow_record_is_supervised(id))
+		ret = -EAGAIN;
 	return ret;
 }
 

@@ -30,7 +30,7 @@
 /* A listening socket, root's only, non-blocking; takes over a stale one. fd or -errno. */
 COW_MUST_CHECK int cow_control_listen(uint32_t id);
 /*
- * Without waiting: -EAGAIN: the daemon's backlog is full. -ECONNREFUSED, -ENOENT: no daemon there. A
+ * Without waiting: -EAGAIN: the daemon's backlog is full, or it died and another one is on its way. -ECONNREFUSED, -ENOENT: no daemon there. A
  * non-blocking fd or -errno.
  */
 COW_MUST_CHECK int cow_control_connect(uint32_t id);

@@ -72,6 +72,41 @@ int cow_record_lock_size(uint32_t id)
 	return ret;
 }
 
+int cow_record_supervise(uint32_t id)
+{
+	char path[64];
+	cow_record_path(id, "life", path, sizeof(path));
+	unlink(path);
+	int fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
+	if (fd >= 0 && flock(fd, LOCK_EX | LOCK_NB)) {
+		close(fd);
+		return -1;
+	}
+	return fd;
+}
+
+void cow_record_supervise_end(uint32_t id, int fd)
+{
+	struct stat ours, there;
+	char path[64];
+	cow_record_path(id, "life", path, sizeof(path));
+	if (!fstat(fd, &ours) && !stat(path, &there) && ours.st_ino == there.st_ino)
+		unlink(path);
+	close(fd);
+}
+
+bool cow_record_is_supervised(uint32_t id)
+{
+	char path[64];
+	cow_record_path(id, "life", path, sizeof(path));
+	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+	if (fd < 0)
+		return false;
+	bool held = flock(fd, LOCK_SH | LOCK_NB) && errno == EWOULDBLOCK;
+	close(fd);
+	return held;
+}
+
 /* ---- JSON ---- */
 
 struct json_object *cow_record_to_json(const struct cow_record *record)

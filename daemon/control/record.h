@@ -53,6 +53,14 @@ COW_MUST_CHECK int cow_record_lock(enum cow_record_lock lock);
  */
 COW_MUST_CHECK int cow_record_lock_size(uint32_t id);
 
+/*
+ * Held as long as the supervisor of this device lives, which replaces a daemon that dies. An fd, or -1.
+ */
+COW_MUST_CHECK int cow_record_supervise(uint32_t id);
+void cow_record_supervise_end(uint32_t id, int fd);
+/* Somebody holds it. False also for who may not look. */
+bool cow_record_is_supervised(uint32_t id);
+
 COW_MUST_CHECK int cow_record_write(const struct cow_record *record);
 /* 0 or -errno; -EINVAL for a file that is no record. */
 COW_MUST_CHECK int cow_record_read(uint32_t id, struct cow_record *record);

@@ -183,6 +183,16 @@ int cow_ctrl_start(struct cow_ctrl *ctrl, uint32_t id, pid_t daemon)
 	return run_plain(ctrl, UB_CMD_START_DEV, id, (uint64_t)daemon);
 }
 
+int cow_ctrl_start_recovery(struct cow_ctrl *ctrl, uint32_t id)
+{
+	return run_plain(ctrl, UB_CMD_START_USER_RECOVERY, id, 0);
+}
+
+int cow_ctrl_end_recovery(struct cow_ctrl *ctrl, uint32_t id, pid_t daemon)
+{
+	return run_plain(ctrl, UB_CMD_END_USER_RECOVERY, id, (uint64_t)daemon);
+}
+
 int cow_ctrl_stop(struct cow_ctrl *ctrl, uint32_t id)
 {
 	return run_plain(ctrl, UB_CMD_STOP_DEV, id, 0);

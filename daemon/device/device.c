@@ -29,6 +29,7 @@
 #define CONTROL_LOOP_DEPTH 32
 #define POLL_MS 10
 #define NODE_WAIT_MS 10000
+#define RECOVERY_WAIT_MS 20000
 /* For the last of the kernel to let go, so that the id can be used again. */
 #define DELETE_WAIT_MS 2000
 /* For all of the machine's file systems, where the device's cannot be found. */
@@ -128,6 +129,8 @@ static uint64_t wanted_flags(const struct cow_device *dev, const struct cow_devi
 	 */
 	uint64_t flags =
 		UB_F_CMD_IOCTL_ENCODE | UB_F_NO_AUTO_PART_SCAN | config->transfer->device_flags;
+	if (config->recovery)
+		flags |= UB_F_USER_RECOVERY | UB_F_USER_RECOVERY_REISSUE;
 	return dev->ctrl.features ? flags & (dev->ctrl.features | config->transfer->device_flags)
 				  : flags;
 }
@@ -137,6 +140,18 @@ static unsigned possible_queues(const struct cow_device_config *config)
 {
 	long cpus = sysconf(_SC_NPROCESSORS_CONF);
 	return cpus > 0 && (unsigned long)cpus < config->queues ? (unsigned)cpus : config->queues;
+}
+
+static void take_info(struct cow_device *dev, const struct ub_dev_info *info)
+{
+	dev->id = info->dev_id;
+	dev->flags = info->flags;
+	dev->cookie = info->ublksrv_flags;
+	dev->nr_queues = info->nr_hw_queues;
+	dev->depth = info->queue_depth;
+	dev->buffer_bytes = info->max_io_buf_bytes;
+	snprintf(dev->disk, sizeof(dev->disk), "ublkb%u", dev->id);
+	snprintf(dev->path, sizeof(dev->path), "/dev/%s", dev->disk);
 }
 
 static int add_device(struct cow_device *dev, const struct cow_device_config *config,
@@ -159,12 +174,7 @@ static int add_device(struct cow_device *dev, const struct cow_device_config *co
 	int ret = cow_ctrl_add(&dev->ctrl, &info);
 	if (ret)
 		return add_error(ret, config->id, err);
-	dev->id = info.dev_id;
-	dev->flags = info.flags;
-	dev->nr_queues = info.nr_hw_queues;
-	dev->depth = info.queue_depth;
-	snprintf(dev->disk, sizeof(dev->disk), "ublkb%u", dev->id);
-	snprintf(dev->path, sizeof(dev->path), "/dev/%s", dev->disk);
+	take_info(dev, &info);
 	if (config->transfer->device_flags & ~dev->flags) {
 		COW_IGNORE(cow_ctrl_delete(&dev->ctrl, dev->id, DELETE_WAIT_MS));
 		return cow_error_set(err, -EOPNOTSUPP,
@@ -176,6 +186,41 @@ static int add_device(struct cow_device *dev, const struct cow_device_config *co
 		COW_IGNORE(cow_ctrl_delete(&dev->ctrl, dev->id, DELETE_WAIT_MS));
 		return cow_error_set(err, ret, "the daemon's keeper: %s", strerror(-ret));
 	}
+	enter_state(dev, COW_DEVICE_ADDED);
+	return 0;
+}
+
+/* The kernel notices that a daemon died soon after it did. */
+static int start_recovery(struct cow_device *dev, struct cow_error *err)
+{
+	int ret;
+	for (unsigned ms = 0;; ms += POLL_MS) {
+		ret = cow_ctrl_start_recovery(&dev->ctrl, dev->id);
+		if (ret != -EBUSY || ms >= RECOVERY_WAIT_MS)
+			break;
+		sleep_ms(POLL_MS);
+	}
+	return ret ? cow_error_set(err, ret, "%s: the kernel cannot recover it: %s", dev->path,
+				   strerror(-ret))
+		   : 0;
+}
+
+static int take_over(struct cow_device *dev, const struct cow_device_left *left,
+		     struct cow_error *err)
+{
+	struct ub_dev_info info;
+	int ret = cow_ctrl_get_info(&dev->ctrl, left->id, &info);
+	if (!ret && info.ublksrv_flags != left->cookie)
+		ret = -ENODEV;
+	if (ret)
+		return cow_error_set(err, ret, "/dev/ublkb%u: is gone", left->id);
+	take_info(dev, &info);
+	ret = start_recovery(dev, err);
+	if (ret)
+		return ret;
+	ret = cow_keeper_serve(&dev->keeper, dev->id, dev->cookie);
+	if (ret)
+		return cow_error_set(err, ret, "the daemon's keeper: %s", strerror(-ret));
 	enter_state(dev, COW_DEVICE_ADDED);
 	return 0;
 }
@@ -357,9 +402,21 @@ static void arrange_partitions(struct cow_device *dev, bool wanted)
 		cow_log(COW_LOG_WARNING, "%s: partitions: %s", dev->path, strerror(-ret));
 }
 
+/* Requests that waited come now, and those that were in flight come again. */
+static int go_on(struct cow_device *dev, struct cow_error *err)
+{
+	int ret = cow_ctrl_end_recovery(&dev->ctrl, dev->id, getpid());
+	if (ret)
+		return cow_error_set(err, ret, "ublk: cannot end the recovery: %s", strerror(-ret));
+	enter_state(dev, COW_DEVICE_LIVE);
+	return 0;
+}
+
 static int go_live(struct cow_device *dev, const struct cow_device_config *config,
 		   struct cow_error *err)
 {
+	if (config->left)
+		return go_on(dev, err);
 	int ret = cow_keeper_start_device(&dev->keeper);
 	if (ret)
 		return cow_error_set(err, ret, "ublk: cannot start the device: %s", strerror(-ret));
@@ -390,10 +447,13 @@ int cow_device_open(struct cow_device *dev, const struct cow_device_config *conf
 	cow_sandbox_prepare(&dev->sandbox);
 	cow_trial_run(&dev->sandbox, dev->image);
 	cow_harden_drop_privileges();
-	ret = add_device(dev, config, err);
+	if (config->left)
+		ret = take_over(dev, config->left, err);
+	else
+		ret = add_device(dev, config, err);
 	if (ret)
 		goto close_image;
-	ret = set_params(dev, config, err);
+	ret = config->left ? 0 : set_params(dev, config, err);
 	if (ret)
 		goto delete_device;
 	ret = open_char(dev, err);
@@ -412,7 +472,8 @@ end_service:
 close_char:
 	close(dev->char_fd);
 delete_device:
-	COW_IGNORE(cow_ctrl_delete(&dev->ctrl, dev->id, DELETE_WAIT_MS));
+	if (!config->left) /* else it is there for the next one to try */
+		COW_IGNORE(cow_ctrl_delete(&dev->ctrl, dev->id, DELETE_WAIT_MS));
 close_image:
 	close_image(dev, err);
 close_ctrl:

@@ -48,6 +48,12 @@ enum cow_device_state {
 	COW_DEVICE_CLOSED,
 };
 
+/* A device whose daemon died, and which goes on. */
+struct cow_device_left {
+	uint32_t id;
+	uint64_t cookie;
+};
+
 struct cow_device_config {
 	const char *image_path; /* absolute; links on the way are followed when it is opened */
 	struct cow_open_options open;
@@ -56,6 +62,8 @@ struct cow_device_config {
 	bool partition_scan;
 	uint32_t block_bytes; /* logical block: 512 or 4096 */
 	bool temporary;	      /* write to an overlay that is thrown away */
+	bool recovery;	      /* the kernel keeps device and requests when the daemon dies */
+	const struct cow_device_left *left; /* not a new device: this one */
 	struct cow_affinity affinity;
 	const struct cow_transfer_ops *transfer;
 	struct cow_keeper_hooks hooks;

@@ -59,7 +59,7 @@ static void replace(int fd, int fresh)
 	close(fresh);
 }
 
-void cow_report_leave_terminal(uint32_t id)
+void cow_report_leave_terminal(uint32_t id, enum cow_report_log log)
 {
 	static char ident[24];
 	char path[64];
@@ -71,7 +71,9 @@ void cow_report_leave_terminal(uint32_t id)
 	to_journal = false;
 	replace(STDIN_FILENO, -1);
 	replace(STDOUT_FILENO, -1);
-	replace(STDERR_FILENO, make_log(path));
+	replace(STDERR_FILENO, log == COW_REPORT_LOG_BEGINS
+				       ? make_log(path)
+				       : open(path, O_WRONLY | O_APPEND | O_NOFOLLOW | O_CLOEXEC));
 	if (chdir("/"))
 		return; /* then it keeps a file system busy, no more */
 }

@@ -16,7 +16,8 @@ void cow_report_init(void);
  * device's log file
  * (record.h), log lines go to syslog as well.
  */
-void cow_report_leave_terminal(uint32_t id);
+enum cow_report_log { COW_REPORT_LOG_BEGINS, COW_REPORT_LOG_GOES_ON };
+void cow_report_leave_terminal(uint32_t id, enum cow_report_log log);
 
 /*
  * Tell systemd, if that is who started us: "READY=1", "STOPPING=1", ... The first word before the

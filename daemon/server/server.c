@@ -24,6 +24,7 @@
 #include "daemon/server/serve_bitmap.h"
 #include "daemon/control/record.h"
 #include "daemon/server/report.h"
+#include "daemon/server/handover.h"
 #include "engine/base/log.h"
 
 /* Who looks for leftovers is quick. */
@@ -82,12 +83,13 @@ static int publish(struct server *server, struct cow_error *err)
 {
 	int ret = cow_record_make_dir();
 	if (!ret) {
-		cow_record_clear(server->device.id);
+		if (!server->config->is_successor)
+			cow_record_clear(server->device.id);
 		ret = server->listen_fd = cow_control_listen(server->device.id);
 		if (ret >= 0)
 			ret = cow_record_write(&server->record);
 	}
-	if (ret < 0)
+	if (ret < 0 && !server->config->is_successor)
 		cow_record_clear(server->device.id);
 	return ret < 0 ? cow_error_set(err, ret, COW_RUN_DIR ": %s", strerror(-ret)) : 0;
 }
@@ -273,20 +275,57 @@ static int serve(struct server *server, bool stopped)
 	return ret;
 }
 
+/* False: nobody listens any more, the device is stopped. */
+static bool announce(struct server *server)
+{
+	const struct cow_server_config *config = server->config;
+	cow_report_systemd("READY=1");
+	if (config->is_successor) {
+		cow_log(COW_LOG_WARNING, "%s: goes on %llu ms after its daemon died",
+			server->device.path,
+			(unsigned long long)(cow_control_now_ms() - config->died_ms));
+		return true;
+	}
+	if (!config->announce(config->ctx, server->device.path, NULL))
+		return cow_device_force_stop(&server->device, NULL);
+	if (!config->foreground)
+		cow_report_leave_terminal(server->device.id, COW_REPORT_LOG_BEGINS);
+	return true;
+}
+
+static int cannot_go(const struct cow_server_config *config, const struct cow_error *err)
+{
+	if (!config->is_successor) {
+		config->announce(config->ctx, NULL, err->text);
+		return 1;
+	}
+	cow_log(COW_LOG_ERR, "%s", err->text);
+	return err->code == -ENOTRECOVERABLE || err->code == -ENODEV ? 1 : COW_SERVER_TRY_AGAIN;
+}
+
+/* From here on the device outlives us. */
+static void report(struct server *server)
+{
+	const struct cow_server_config *config = server->config;
+	if (!config->supervisor_fd)
+		return;
+	int ret = cow_handover_send(config->supervisor_fd, &server->device);
+	if (ret)
+		cow_log(COW_LOG_WARNING, "%s: will not outlive its daemon: %s", server->device.path,
+			strerror(-ret));
+	close(config->supervisor_fd);
+	for (size_t i = 0; i < config->device.open.nr_kept; i++)
+		close(config->device.open.kept[i].fd);
+}
+
 int cow_server_run(const struct cow_server_config *config)
 {
 	struct server server = { .config = config, .listen_fd = -1 };
 	struct cow_error err = { 0 };
-	bool unheard = false;
-	if (go(&server, &err)) {
-		config->announce(config->ctx, NULL, err.text);
-		return 1;
-	}
-	cow_report_systemd("READY=1");
-	if (!config->announce(config->ctx, server.device.path, NULL))
-		unheard = !cow_device_force_stop(&server.device, NULL);
-	else if (!config->foreground)
-		cow_report_leave_terminal(server.device.id);
+	if (go(&server, &err))
+		return cannot_go(config, &err);
+	bool unheard = !announce(&server);
+	report(&server);
 	if (!unheard)
 		cow_device_confine(&server.device, COW_RUN_DIR);
 	int ret = serve(&server, unheard);

@@ -15,8 +15,17 @@ struct cow_server_config {
 	 * line). False: nobody listens any more, give up.
 	 */
 	bool (*announce)(void *ctx, const char *device, const char *error);
+	/* May be NULL. In a supervisor, once: a daemon is there that will announce. */
+	void (*forked)(void *ctx);
 	void *ctx;
+	/* supervise.h, which sets them; all 0: nobody supervises */
+	int supervisor_fd;
+	bool is_successor; /* of one that died at died_ms: nothing is announced */
+	uint64_t died_ms;  /* CLOCK_MONOTONIC */
 };
+
+/* Of a successor: the image or the kernel's device could not be had; another one may succeed. */
+#define COW_SERVER_TRY_AGAIN 75
 
 /* Returns the exit status when the device is detached. */
 COW_MUST_CHECK int cow_server_run(const struct cow_server_config *config);

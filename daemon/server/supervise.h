@@ -1,0 +1,33 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A device that outlives its daemon. The supervisor is a small process that opens no image and hears no
+ * client: it starts the daemon as its child, keeps what the next one needs, waits, and starts that
+ * when the daemon was killed. The kernel keeps the device and its requests meanwhile
+ * (UB_F_USER_RECOVERY_REISSUE).
+ *
+ * Kept between two daemons: the image's metadata (a memfd, engine/meta/outlive.h); every file of its
+ * chain by descriptor, with the locks, so that nobody comes in between and names may lead elsewhere
+ * by then; passphrases, in locked memory of this process, which is root's and dumps no core.
+ *
+ * A daemon that ends by itself, whatever its status, is not replaced; nor is one that was killed
+ * before its device was live. One that is killed again and again is given up: the device goes, its
+ * requests fail.
+ */
+#ifndef COW_SUPERVISE_H
+#define COW_SUPERVISE_H
+
+#include <stdbool.h>
+
+#include "daemon/server/server.h"
+#include "engine/base/result.h"
+
+/*
+ * As cow_server_run(), in children of this process, which is not to have threads. Does not return
+ * before the last one has ended; announces as the first daemon does.
+ */
+COW_MUST_CHECK int cow_supervise_run(const struct cow_server_config *config);
+
+/* Is the recovery of this kernel's ublk to be trusted? */
+bool cow_supervise_is_possible(void);
+
+#endif
