@@ -49,8 +49,33 @@ int cow_dirty_init(struct cow_dirty *d, uint64_t size_bytes, unsigned granularit
 
 void cow_dirty_fini(struct cow_dirty *d)
 {
-	free((void *)d->words);
+	if (d->part.memory) {
+		cow_shared_give_back(&d->part, 0, d->part.bytes);
+		cow_shared_unmap(&d->part);
+	} else {
+		free((void *)d->words);
+	}
 	d->words = NULL;
+}
+
+uint64_t cow_dirty_words_bytes(const struct cow_dirty *d)
+{
+	return nr_words(d) * sizeof(*d->words);
+}
+
+int cow_dirty_share(struct cow_dirty *d, struct cow_shared *shared)
+{
+	cow_assert(shared && !d->part.memory);
+	int ret = cow_shared_take(shared, cow_dirty_words_bytes(d) + sizeof(*d->words), &d->part);
+	if (ret)
+		return ret;
+	_Atomic uint64_t *words = d->part.memory;
+	for (uint64_t i = 0; i < nr_words(d); i++)
+		if (d->words[i])
+			atomic_store_explicit(&words[i], d->words[i], memory_order_relaxed);
+	free((void *)d->words);
+	d->words = words;
+	return 0;
 }
 
 static uint64_t word_at(const struct cow_dirty *d, uint64_t idx)

@@ -13,6 +13,7 @@
 
 #include "engine/base/error.h"
 #include "engine/base/result.h"
+#include "engine/base/shared.h"
 
 #define COW_DIRTY_MAX_BYTES (512ull << 20) /* the format's limit, as in QEMU */
 
@@ -22,6 +23,8 @@ struct cow_dirty {
 	uint64_t size_bytes; /* of the disk */
 	unsigned granularity_bits;
 	atomic_bool changed; /* a bit was set that was clear */
+	struct cow_shared_part
+		part; /* where the words lie when cow_dirty_share() has been called */
 };
 
 /*
@@ -40,6 +43,13 @@ COW_MUST_CHECK int cow_dirty_budget_take(struct cow_dirty_budget *budget, uint64
 COW_MUST_CHECK int cow_dirty_init(struct cow_dirty *d, uint64_t size_bytes,
 				  unsigned granularity_bits);
 void cow_dirty_fini(struct cow_dirty *d);
+/*
+ * Before anybody else uses it: its words move to memory that outlives the process, zeros included. 0 or
+ * -errno: nothing has changed.
+ */
+COW_MUST_CHECK int cow_dirty_share(struct cow_dirty *d, struct cow_shared *shared);
+/* Bytes of its words. */
+uint64_t cow_dirty_words_bytes(const struct cow_dirty *d);
 
 /* [off, off+bytes) of the disk is dirty. Any thread. */
 void cow_dirty_set(struct cow_dirty *d, uint64_t off, uint64_t bytes);

@@ -9,6 +9,9 @@
  *   store    everything else is durable: new content (bitmap_edit.h), IN_USE cleared, at one blow; without room for that:
  *            content and tables in place | IN_USE cleared
  *
+ * With memory that outlives the process (meta/outlive.h) they lie there: who comes after one that
+ * died takes what it left for those that it finds in use.
+ *
  * Disabled ones stay as they are on disk, valid. Inconsistent ones (IN_USE at start) stay as well,
  * and are used for nothing. If the directory or an enabled bitmap cannot be used at all, nothing is
  * kept: the first write makes the bitmaps invalid, as for a program that knows none (autoclear bit
@@ -30,7 +33,8 @@ struct cow_tracked {
 };
 
 struct cow_tracking {
-	bool kept; /* the image's bitmaps stay valid while it is written to */
+	struct cow_outlive *outlive; /* NULL: they die with the process */
+	bool kept;		     /* the image's bitmaps stay valid while it is written to */
 	unsigned nr;
 	struct cow_tracked *list;
 };
@@ -48,11 +52,24 @@ COW_MUST_CHECK int cow_tracking_load_directory(struct cow_tracking_directory *di
 					       struct cow_loop *loop, struct cow_file *file,
 					       struct cow_error *err);
 
+/* What a process that died has left of its bitmaps. */
+struct cow_tracking_left {
+	struct cow_tracked *list; /* flags, entry_off and dirty */
+	unsigned nr;
+};
+
+/* Copies it from the memfd of shared memory, which can be used again then. 0 or -ENOMEM. */
+COW_MUST_CHECK int cow_tracking_take_left(struct cow_tracking_left *left, int fd,
+					  uint64_t size_bytes);
+/* Also of a zeroed one. */
+void cow_tracking_left_fini(struct cow_tracking_left *left);
+
 /*
- * Nothing here fails the image: what goes wrong is logged, and `kept` is false, as core's
- * kept_autoclear says then.
+ * outlive, left: NULL, or where they shall lie, and what was left. Nothing here fails the image: what
+ * goes wrong is logged, and `kept` is false, as core's kept_autoclear says then.
  */
-void cow_tracking_start(struct cow_tracking *t, struct cow_loop *loop, struct cow_core *core);
+void cow_tracking_start(struct cow_tracking *t, struct cow_loop *loop, struct cow_core *core,
+			struct cow_outlive *outlive, const struct cow_tracking_left *left);
 /*
  * The file is as if the image were closed. After an error the bitmaps are inconsistent on disk;
  * -ENOTRECOVERABLE: or they are not, and the disk must not be changed any more.

@@ -44,7 +44,8 @@ struct cow_image {
 	struct cow_gate gate;
 
 	/* changed by the control thread while nothing runs: at open, under a freeze */
-	struct cow_tracking tracking; /* dirty bitmaps; writable images */
+	struct cow_tracking tracking;	       /* dirty bitmaps; writable images */
+	struct cow_tracking_left bitmaps_left; /* until it is open */
 
 	/* queues_lock */
 	struct cow_mutex queues_lock;

@@ -28,7 +28,7 @@ static int change_stored(void *ctx, struct cow_loop *loop, struct cow_file *file
 		return ret;
 	ret = cow_bitmap_run(loop, file, live->change, err);
 	cow_tracking_fini(&image->tracking);
-	cow_tracking_start(&image->tracking, loop, &image->core);
+	cow_tracking_start(&image->tracking, loop, &image->core, &image->meta.outlive, NULL);
 	if (!image->tracking.kept)
 		atomic_store(&image->core.ready_for_write, false);
 	return ret;

@@ -158,7 +158,9 @@ static void start_tracking(struct cow_image *image, struct cow_loop *loop)
 			"makes them invalid",
 			image->core.path, what);
 	else
-		cow_tracking_start(&image->tracking, loop, &image->core);
+		cow_tracking_start(&image->tracking, loop, &image->core, &image->meta.outlive,
+				   &image->bitmaps_left);
+	cow_tracking_left_fini(&image->bitmaps_left);
 	atomic_store(&image->core.ready_for_write,
 		     !(image->core.header.autoclear & ~image->core.kept_autoclear));
 }
@@ -204,6 +206,7 @@ static void free_one(struct cow_image *image)
 	cow_meta_fini(&image->meta);
 	cow_alloc_fini(&image->alloc);
 	cow_quarantine_fini(&image->quarantine);
+	cow_tracking_left_fini(&image->bitmaps_left);
 	cow_tracking_fini(&image->tracking);
 	free(image->core.zeros);
 	cow_inflated_free(image->inflated);
@@ -256,6 +259,11 @@ static int replay(struct cow_image *image, struct cow_chain *chain, struct cow_e
 	int ret = cow_replay(&image->core, chain->loop, fd, &image->replayed, err);
 	if (ret)
 		return ret;
+	if (image->replayed)
+		ret = cow_tracking_take_left(&image->bitmaps_left, fd,
+					     image->core.header.size_bytes);
+	if (ret)
+		return cow_error_no_memory(err);
 	ret = cow_meta_outlive(&image->meta, &image->core, fd);
 	return ret ? cow_error_set(err, ret, "shared memory: %s", strerror(-ret)) : 0;
 }

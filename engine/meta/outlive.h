@@ -43,12 +43,24 @@ struct cow_outlive_table {
 	uint64_t off, nr; /* as in table.h */
 };
 
+/* A dirty bitmap that is kept up to date (bitmap/tracking.h). */
+struct cow_outlive_bitmap {
+	uint64_t words_off, bytes; /* in the shared file; in the format's order */
+	uint64_t entry_off;	   /* in the directory */
+	uint32_t flags, granularity_bits;
+};
+
+#define COW_OUTLIVE_MAX_BITMAPS 1024u
+
 struct cow_outlive_head {
 	atomic_uint_least64_t magic; /* last: the image is open */
 	uint32_t version;
 	atomic_bool failed; /* the image is in doubt: nothing of it may be written */
 	struct cow_outlive_table l1, reftable;
 	struct cow_outlive_cache l2, refs;
+	/* Of those that are marked as in use on disk; what is not marked so is right there. */
+	atomic_uint nr_bitmaps;
+	struct cow_outlive_bitmap bitmaps[COW_OUTLIVE_MAX_BITMAPS];
 };
 
 struct cow_outlive {

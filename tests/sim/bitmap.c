@@ -168,6 +168,26 @@ void sim_bitmap_look(struct sim_run *run, bool clean)
 
 /* ---- open ---- */
 
+void sim_bitmap_outlived(struct sim_run *run)
+{
+	struct sim_bitmap *b = &run->bitmap;
+	struct cow_error err = { 0 };
+	struct cow_dirty d;
+	if (!b->dirty || b->found != SIM_BITMAP_INCONSISTENT)
+		return;
+	sim_loop_come(run->visitor);
+	int ret = cow_image_dump_bitmap(run->image, &run->visitor->base, NAME, &d, &err);
+	sim_loop_leave(run->visitor);
+	if (ret && !run->outlive.twice && !sim_guest_excused(run))
+		sim_fail("the bitmap of a killed process is lost: %s", err.text);
+	if (ret)
+		return;
+	take_extents(b, &d, run->model.nr_sectors);
+	cow_dirty_fini(&d);
+	b->found = SIM_BITMAP_BELIEVED;
+	run->stats.bitmaps_outlived++;
+}
+
 static bool covers(const struct sim_run *run, const struct sim_bitmap_state *is)
 {
 	for (uint64_t s = 0; is->present && s < run->model.nr_sectors; s++) {

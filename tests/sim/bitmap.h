@@ -42,6 +42,8 @@ void sim_bitmap_create(struct sim_run *run);
 /* The image is closed, perhaps by a crash. clean: without accidents. */
 void sim_bitmap_look(struct sim_run *run, bool clean);
 /* It is open again, and what it holds is settled. */
+/* Opened with what a killed process left: that may have been its bitmap, too. */
+void sim_bitmap_outlived(struct sim_run *run);
 void sim_bitmap_judge(struct sim_run *run);
 /* A script's command (length: enum sim_bitmap_what) on the running image. */
 void sim_bitmap_command(struct sim_run *run, const struct sim_action *a);

@@ -237,7 +237,8 @@ static int run_seeds(const struct arguments *a)
 		"cow_sim: %llu runs from seed %llu, %llu failed; %llu requests (%llu failed as "
 		"they "
 		"had to), %llu host "
-		"operations, %llu power losses, %llu kills (%llu replayed), %llu clean closes, "
+		"operations, %llu power losses, %llu kills (%llu replayed, %llu with a bitmap), "
+		"%llu clean closes, "
 		"%llu errors and "
 		"%llu "
 		"ENOSPC put in, %llu leak "
@@ -250,14 +251,15 @@ static int run_seeds(const struct arguments *a)
 		(unsigned long long)sum.ops, (unsigned long long)sum.failed_ops,
 		(unsigned long long)sum.events, (unsigned long long)sum.crashes,
 		(unsigned long long)sum.kills, (unsigned long long)sum.replays,
-		(unsigned long long)sum.reopens, (unsigned long long)sum.injected,
-		(unsigned long long)sum.full, (unsigned long long)sum.repairs,
-		(unsigned long long)sum.growths, (unsigned long long)sum.snapshots,
-		(unsigned long long)sum.live, (unsigned long long)sum.all_frozen,
-		(unsigned long long)sum.resized, (unsigned long long)sum.snapshots_lost,
-		(unsigned long long)sum.tools, (unsigned long long)sum.tools_cut,
-		(unsigned long long)sum.bitmaps, (unsigned long long)sum.believed,
-		(unsigned long long)sum.second, (unsigned long long)(now_seconds() - start));
+		(unsigned long long)sum.bitmaps_outlived, (unsigned long long)sum.reopens,
+		(unsigned long long)sum.injected, (unsigned long long)sum.full,
+		(unsigned long long)sum.repairs, (unsigned long long)sum.growths,
+		(unsigned long long)sum.snapshots, (unsigned long long)sum.live,
+		(unsigned long long)sum.all_frozen, (unsigned long long)sum.resized,
+		(unsigned long long)sum.snapshots_lost, (unsigned long long)sum.tools,
+		(unsigned long long)sum.tools_cut, (unsigned long long)sum.bitmaps,
+		(unsigned long long)sum.believed, (unsigned long long)sum.second,
+		(unsigned long long)(now_seconds() - start));
 	if (a->child.run.second_percent && !sum.second && !failed) {
 		fprintf(stderr, "cow_sim: --qemu: QEMU has seen no crash state\n");
 		return 1;

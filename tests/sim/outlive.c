@@ -91,6 +91,7 @@ bool sim_outlive_crash(struct sim_run *run)
 	if (dies && !(run->image && cow_image_failure(run->image))) {
 		copy(sim_outlive_fd(run), left);
 		note_in_flight(run);
+		o->twice = o->pending;
 		o->pending = true;
 		return true;
 	}

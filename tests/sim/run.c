@@ -149,8 +149,10 @@ static void tool_again(struct sim_run *run)
 
 static void replayed(struct sim_run *run)
 {
-	if (sim_outlive_pending(run) && !run->world.powered_off)
-		run->stats.replays++;
+	if (!sim_outlive_pending(run) || run->world.powered_off)
+		return;
+	run->stats.replays++;
+	sim_bitmap_outlived(run);
 }
 
 /*

@@ -38,7 +38,7 @@ struct sim_stats {
 	uint64_t resized;   /* disks, closed or in use */
 	uint64_t tools, tools_cut; /* verbs on the closed image: done; that power was lost in */
 	uint64_t snapshots, snapshots_lost; /* commands that took effect; that power was lost in */
-	uint64_t replays;		    /* of what a killed process left */
+	uint64_t replays, bitmaps_outlived; /* of what a killed process left */
 	uint64_t ops, crashes, kills, reopens, failed_ops, injected, full, events, repairs, growths;
 };
 
@@ -67,6 +67,7 @@ struct sim_outlive {
 	int fds[2]; /* 0: none */
 	unsigned current;
 	bool switched, pending;
+	bool twice; /* the next one died as well, before the image was open */
 	const struct sim_action *again[SIM_MAX_QUEUES * SIM_MAX_DEPTH];
 	unsigned nr_again;
 };

@@ -401,7 +401,7 @@ static void assert_not_kept(struct fixture *f, const char *why)
 	struct cow_file *file = open_file(f);
 	struct cow_core core = { .file = file };
 	cow_log_set_sink(keep_warning, COW_LOG_WARNING);
-	cow_tracking_start(&tracking, &f->m->loop, &core);
+	cow_tracking_start(&tracking, &f->m->loop, &core, NULL, NULL);
 	cow_log_set_sink(quiet, COW_LOG_ERR);
 	f->m->host.ops->close(file);
 	assert_false(tracking.kept);
