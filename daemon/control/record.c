@@ -233,7 +233,7 @@ void cow_record_fini(struct cow_record *record)
 
 void cow_record_clear(uint32_t id)
 {
-	static const char *const suffixes[] = { "json", "sock", "log", "new" };
+	static const char *const suffixes[] = { "json", "sock", "log", "new", "life" };
 	char path[64];
 	for (size_t i = 0; i < sizeof(suffixes) / sizeof(suffixes[0]); i++) {
 		cow_record_path(id, suffixes[i], path, sizeof(path));
