@@ -21,6 +21,7 @@
 #include "engine/tool/convert_target.h"
 
 #define SPARSE_DEFAULT 4096u
+#define STATUS_LOST 3 /* all is there but what could not be read */
 
 struct arguments {
 	struct cow_tool tool; /* first; the images are the sources and, last, the target */
@@ -33,13 +34,15 @@ struct arguments {
 	struct cow_secrets secrets; /* the target's */
 	const struct cow_secret *all[COW_MAX_SECRETS + 1];
 	struct cow_bitmap_copy bitmaps;
+	struct cow_salvage salvage; /* used with tool.disks.salvage */
+	uint64_t disk_bytes;	    /* the result's */
 	bool compress, target_is_zero, offload, has_options, copy_bitmaps;
 	const char *sparse;
 	uint64_t sparse_bytes;
 	unsigned nr_threads;
 };
 
-enum { KEY_ZERO = 256, KEY_TARGET_KEY, KEY_SALVAGE, KEY_BITMAPS, KEY_SKIP_BROKEN };
+enum { KEY_ZERO = 256, KEY_TARGET_KEY, KEY_SALVAGE, KEY_BITMAPS, KEY_SKIP_BROKEN, KEY_MARK };
 
 static const struct argp_option options[] = {
 	{ "format", 'f', "qcow2|raw", 0, "Format of IMAGE: qcow2 (default) or raw", 0 },
@@ -59,6 +62,10 @@ static const struct argp_option options[] = {
 	{ "bitmaps", KEY_BITMAPS, NULL, 0, "TARGET gets the persistent bitmaps of IMAGE, too", 0 },
 	{ "skip-broken-bitmaps", KEY_SKIP_BROKEN, NULL, 0,
 	  "With --bitmaps: leave out those that are inconsistent", 0 },
+	{ "salvage", KEY_SALVAGE, NULL, 0,
+	  "Go on where IMAGE cannot be read, with zeros; list what is lost, and end with 3", 0 },
+	{ "mark-lost", KEY_MARK, NULL, 0,
+	  "With --salvage: a line in each lost sector that says so, not zeros", 0 },
 	{ "offload", 'C', NULL, 0, "Let the host copy where it can, without looking for zeros", 0 },
 	{ "threads", 'm', "N", 0, "Pieces in flight, 1 to 16 (default: by the CPUs, 4 or more)",
 	  0 },
@@ -70,7 +77,6 @@ static const struct argp_option options[] = {
 	{ "target-key-file", KEY_TARGET_KEY, "FILE", 0,
 	  "Passphrase of an encrypted TARGET (default: the first one named below)", 0 },
 	{ "rate-limit", 'r', "RATE", OPTION_HIDDEN, NULL, 0 },
-	{ "salvage", KEY_SALVAGE, NULL, OPTION_HIDDEN, NULL, 0 },
 	{ 0 },
 };
 
@@ -133,6 +139,10 @@ static const char *find_conflict(const struct arguments *a)
 		return "-c: not with preallocation";
 	if (a->offload && (a->sparse || a->compress))
 		return "-C: nothing is looked at: leave out -S and -c";
+	if (a->tool.disks.salvage && a->offload)
+		return "--salvage: all is read: leave out -C";
+	if (a->salvage.mark && !a->tool.disks.salvage)
+		return "--mark-lost: needs --salvage";
 	return find_bitmap_conflict(a);
 }
 
@@ -195,10 +205,14 @@ static error_t parse_target(int key, char *arg, struct argp_state *state)
 		return 0;
 	case 'r':
 		return refuse("-r", state);
-	case KEY_SALVAGE:
-		return refuse("--salvage", state);
 	case KEY_BITMAPS:
 		a->copy_bitmaps = true;
+		return 0;
+	case KEY_SALVAGE:
+		a->tool.disks.salvage = true;
+		return 0;
+	case KEY_MARK:
+		a->salvage.mark = true;
 		return 0;
 	case KEY_SKIP_BROKEN:
 		a->bitmaps.skip_broken = true;
@@ -399,6 +413,7 @@ static int convert(struct cow_tool *tool, struct cow_error *err)
 	const struct cow_concat source = { .disks = a->sources, .nr = a->nr_sources };
 	struct cow_convert c = {
 		.source = &source,
+		.salvage = tool->disks.salvage ? &a->salvage : NULL,
 		.sparse_bytes = a->sparse_bytes,
 		.offload = a->offload,
 		.nr_threads = a->nr_threads ? a->nr_threads : cow_walk_threads(),
@@ -406,13 +421,55 @@ static int convert(struct cow_tool *tool, struct cow_error *err)
 		.progress = tool->progress,
 	};
 	if (!ret)
+		a->disk_bytes = cow_concat_bytes(&source);
+	if (!ret)
 		ret = strcmp(a->out, "-") ? to_file(a, &c, err) : to_pipe(a, &c, err);
+	cow_salvage_finish(&a->salvage);
 	cow_bitmap_copy_fini(&a->bitmaps);
 	close_sources(a);
 	cow_secrets_free(&a->secrets);
 	if (ret && !strncmp(err->text, a->out, strlen(a->out)))
 		tool->failed_image = a->out;
 	return ret;
+}
+
+/* ---- what has come of it ---- */
+
+static void print_json(const struct arguments *a, FILE *out)
+{
+	const struct cow_salvage *s = &a->salvage;
+	fprintf(out, "{\n  \"virtual-size\": %" PRIu64 ",\n  \"lost-bytes\": %" PRIu64,
+		a->disk_bytes, s->bytes);
+	fprintf(out, ",\n  \"lost-all-listed\": %s,\n  \"lost\": [",
+		s->too_many ? "false" : "true");
+	for (size_t i = 0; i < s->nr; i++)
+		fprintf(out, "%s\n    { \"start\": %" PRIu64 ", \"length\": %" PRIu64 " }",
+			i ? "," : "", s->ranges[i].off, s->ranges[i].bytes);
+	fprintf(out, "%s]\n}\n", s->nr ? "\n  " : "");
+}
+
+static void print_lost(const struct arguments *a, FILE *out)
+{
+	const struct cow_salvage *s = &a->salvage;
+	for (size_t i = 0; i < s->nr && !a->tool.common.quiet; i++)
+		fprintf(out, "lost: %" PRIu64 " %" PRIu64 "\n", s->ranges[i].off,
+			s->ranges[i].bytes);
+	fflush(out);
+	cow_cmd_fail("%s: %" PRIu64 " bytes of its disk cannot be read%s: %s has %s there",
+		     a->tool.images[0], s->bytes, s->too_many ? ", and more than are listed" : "",
+		     a->out, s->mark ? "marks" : "zeros");
+}
+
+static int tell(const struct cow_tool *tool)
+{
+	struct arguments *a = (struct arguments *)tool;
+	FILE *out = strcmp(a->out, "-") ? stdout : stderr;
+	bool lost = a->salvage.nr;
+	if (tool->common.json)
+		print_json(a, out);
+	else if (lost)
+		print_lost(a, out);
+	return lost ? STATUS_LOST : 0;
 }
 
 int cow_cmd_convert(int argc, char **argv)
@@ -427,12 +484,16 @@ int cow_cmd_convert(int argc, char **argv)
 		       "joined, one behind the other.\v"
 		       "A file appears under its name when it is complete and durable, or not at "
 		       "all; one that is there already is replaced then.",
-		.take = COW_ARGS_QUIET | COW_ARGS_SHARE | COW_ARGS_PROGRESS,
+		.take = COW_ARGS_QUIET | COW_ARGS_OUTPUT | COW_ARGS_SHARE | COW_ARGS_PROGRESS,
 		.prepare = prepare,
 		.run = convert,
+		.tell = tell,
 	};
 	struct arguments a = { .target.disk.open.buffered = true };
 	cow_encrypt_options_init(&a.encrypt);
+	cow_salvage_init(&a.salvage);
 	cow_tool_parse(&verb, argc, argv, &a.tool);
-	return cow_tool_run(&a.tool);
+	int status = cow_tool_run(&a.tool);
+	cow_salvage_fini(&a.salvage);
+	return status;
 }

@@ -89,6 +89,7 @@ struct cow_disk_spec cow_disk_options_spec(const struct cow_disk_options *o, con
 		.format = format,
 		.open = {
 			.no_lock = o->share,
+			.salvage = o->salvage,
 			.buffered = !o->direct,
 			.secrets = o->secrets.loaded,
 			.nr_secrets = o->secrets.nr,

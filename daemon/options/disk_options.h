@@ -18,6 +18,7 @@ struct cow_disk_options {
 	size_t nr_roots;
 	bool direct;		    /* -T none */
 	bool share;		    /* -U, set by the command */
+	bool salvage;		    /* the same for --salvage */
 	struct cow_secrets secrets; /* input of cow_secret_argp */
 };
 

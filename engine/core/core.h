@@ -29,6 +29,7 @@ struct cow_core {
 	char *path;
 	bool writable;
 	bool no_discard;
+	bool salvage; /* read-only, and what can be read of it is to be read: see options.h */
 	struct cow_geometry g;
 	struct cow_limits limits;
 	uint8_t *zeros; /* cluster_bytes of zeros */

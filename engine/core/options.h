@@ -70,6 +70,11 @@ struct cow_open_options {
 	const struct cow_secret *const *secrets;
 	size_t nr_secrets;
 	bool write_legacy_aes; /* writable although encrypted by crypt_method 1, which is weak */
+	/*
+	 * read-only: open it although what is only needed for writing is broken, or part of the L1
+	 * table; what cannot be known of the disk fails when it is read
+	 */
+	bool salvage;
 	/* read-only: this internal snapshot (id or name) instead of the active disk */
 	const char *snapshot;
 	/* directories that files that are only read may lie in, besides the image's own */

@@ -87,14 +87,16 @@ static enum look look_qcow2(struct cow_image *image, uint64_t off, uint64_t byte
 	uint64_t l1_idx = cow_l1_idx(g, goff);
 	uint64_t l1 = cow_table_get(&image->meta.l1, l1_idx);
 	const char *fault = cow_map_l1_fault(g, l1);
+	uint64_t span = cow_l1_span_bytes(g);
+	s->bytes = cow_min(bytes, span - (off & (span - 1)));
 	if (fault)
 		return bad(image, image->meta.l1.off + l1_idx * 8, fault, task);
 	uint64_t table = l1 & QCOW2_OFFSET_MASK;
-	if (!table) {
-		uint64_t span = cow_l1_span_bytes(g);
-		s->bytes = cow_min(bytes, span - (off & (span - 1)));
+	if (!table)
 		return LOOK_BELOW;
-	}
+	uint64_t in_slice = (uint64_t)cow_l2_slice_idx(g, goff) << g->cluster_bits;
+	s->bytes = cow_min(bytes, ((uint64_t)g->slice_entries << g->cluster_bits) - in_slice -
+					  cow_in_cluster(g, off));
 	uint64_t slice = table + cow_l2_slice_off(g, goff);
 	struct cow_slot *slot = cow_cache_get(&image->meta.l2, slice, task);
 	if (!slot)
@@ -102,6 +104,7 @@ static enum look look_qcow2(struct cow_image *image, uint64_t off, uint64_t byte
 	struct cow_run run = cow_map_run(g, slot->data, goff, bytes);
 	cow_cache_put(slot);
 	fault = entry_fault(image, &run.first);
+	s->bytes = cow_min(bytes, g->cluster_bytes - cow_in_cluster(g, off));
 	if (fault)
 		return bad(image, slice + (uint64_t)cow_l2_slice_idx(g, goff) * g->entry_bytes,
 			   fault, task);

@@ -28,7 +28,8 @@ struct cow_source {
 
 /*
  * False: the task is parked (or has failed and is about to run again): return COW_WAIT. At most
- * bytes are looked at.
+ * bytes are looked at. Of a task that fails source->bytes tells how much of the range has the same
+ * fault: what a wrong entry, or a table that cannot be read, speaks for.
  */
 bool cow_source_find(struct cow_image *image, uint64_t off, uint64_t bytes,
 		     struct cow_source *source, struct cow_task *task);

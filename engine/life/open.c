@@ -53,14 +53,36 @@ void cow_image_identity(const struct cow_image *image, uint64_t *dev, uint64_t *
 
 /* ---- header ---- */
 
+/* Without those of an encrypted image or one with a data file nothing can be read. */
+static int salvage_extensions(struct cow_image *image, const uint8_t *cluster,
+			      struct cow_error *err)
+{
+	const struct cow_header *h = &image->core.header;
+	struct cow_error own = { 0 };
+	int ret = cow_extensions_decode(cluster, h, &image->core.ext, &own);
+	if (!ret)
+		return 0;
+	if (h->crypt_method || (h->incompatible & QCOW2_INCOMPAT_DATA_FILE))
+		return cow_error_set(err, ret, "%s", own.text);
+	cow_log(COW_LOG_WARNING, "%s: goes on without what its header's extensions say: %s",
+		image->core.path, own.text);
+	image->core.ext.has_bitmaps = false;
+	return 0;
+}
+
 static int load_header(struct cow_image *image, struct cow_chain *chain, uint8_t **cluster,
 		       struct cow_error *err)
 {
-	int ret = cow_load_header(chain->loop, image->core.file, &image->core.header, cluster, err);
+	struct cow_header *h = &image->core.header;
+	int ret = image->core.salvage
+			  ? cow_load_header_lenient(chain->loop, image->core.file, h, cluster, err)
+			  : cow_load_header(chain->loop, image->core.file, h, cluster, err);
 	if (ret)
 		return ret;
 	memcpy(image->core.header_sector, *cluster, 512);
-	return cow_extensions_decode(*cluster, &image->core.header, &image->core.ext, err);
+	if (image->core.salvage)
+		return salvage_extensions(image, *cluster, err);
+	return cow_extensions_decode(*cluster, h, &image->core.ext, err);
 }
 
 static int refuse_unsupported(struct cow_image *image, struct cow_chain *chain,
@@ -171,7 +193,7 @@ static int measure_snapshots(struct cow_image *image, struct cow_chain *chain,
 {
 	const struct cow_header *h = &image->core.header;
 	struct cow_snapshot *snapshots = NULL;
-	if (!h->nr_snapshots)
+	if (!h->nr_snapshots || image->core.salvage)
 		return 0;
 	int ret = cow_load_snapshots(chain->loop, image->core.file, h, &snapshots,
 				     &image->core.snapshots_bytes, err);
@@ -187,6 +209,9 @@ static int select_snapshot(struct cow_image *image, struct cow_chain *chain, con
 		return 0;
 	if (image->core.writable)
 		return cow_error_set(err, -EROFS, "a snapshot can only be opened read-only");
+	if (image->core.salvage &&
+	    !cow_header_snapshots_ok(&image->core.header, image->core.file->size_bytes, err))
+		return -EINVAL;
 	return cow_snapshot_select(chain->loop, image->core.file, snapshot, &image->core.header,
 				   err);
 }
@@ -322,6 +347,7 @@ static struct cow_image *new_image(struct cow_chain *chain, struct cow_file *fil
 	image->depth = chain->depth;
 	image->core.writable = place == COW_CHAIN_TOP && options->writable;
 	image->core.no_discard = options->no_discard;
+	image->core.salvage = options->salvage && !options->writable;
 	cow_limits_init(&image->core.limits, options->limits);
 	image->compress = image->core.writable && options->compress;
 	image->keep_memory = options->keep_memory;

@@ -46,6 +46,19 @@ static struct cow_table_config table_config(struct cow_meta *meta, uint64_t off,
 	};
 }
 
+/* What cannot be read of a table, or is behind the end of the file, becomes entries that are wrong. */
+static void salvage_table(struct cow_meta *meta, struct cow_loop *loop, uint64_t off, uint8_t *be,
+			  uint64_t bytes)
+{
+	uint64_t file_bytes = meta->core->file->size_bytes;
+	for (uint64_t at = 0, n; at < bytes; at += n) {
+		n = cow_min(512, bytes - at);
+		if (off + at + n > file_bytes ||
+		    cow_loop_read(loop, meta->core->file, off + at, be + at, n))
+			memset(be + at, 0xff, n);
+	}
+}
+
 static int load_table(struct cow_meta *meta, struct cow_loop *loop, struct cow_table *table,
 		      const struct cow_table_config *config, const char *what,
 		      struct cow_error *err)
@@ -56,6 +69,10 @@ static int load_table(struct cow_meta *meta, struct cow_loop *loop, struct cow_t
 	if (ret || !be)
 		return cow_error_set(err, -ENOMEM, "out of memory for the %s", what);
 	ret = cow_loop_read(loop, meta->core->file, config->off, be, nr * 8);
+	if (meta->core->salvage && (ret || config->off + nr * 8 > meta->core->file->size_bytes)) {
+		salvage_table(meta, loop, config->off, be, nr * 8);
+		ret = 0;
+	}
 	if (!ret)
 		cow_table_load(table, be, nr);
 	else

@@ -66,6 +66,7 @@ int cow_concat_lane_extent(struct cow_concat_lane *lane, uint64_t off, uint64_t 
 			   struct cow_extent *extent)
 {
 	int ret = go_to(lane, off);
+	*extent = (struct cow_extent){ .bytes = cow_min(bytes, 512) };
 	if (ret)
 		return ret;
 	return cow_lane_extent(&lane->lane, off - lane->begin, cow_min(bytes, lane->end - off),

@@ -25,6 +25,7 @@ enum grain {
 	GRAIN_ZERO, /* reads as zeros */
 	GRAIN_KEEP, /* the target shows it without being written */
 	GRAIN_DATA, /* to be read */
+	GRAIN_LOST, /* cannot be read: what stands for it is written */
 };
 
 struct job {
@@ -124,9 +125,18 @@ static int put_zeros(struct cow_walker *w, uint64_t off, uint64_t bytes)
 static int do_ahead(struct cow_walker *w, uint64_t upto, enum grain kind)
 {
 	uint64_t off, bytes;
-	if (kind == GRAIN_DATA || !cow_walk_take(w, upto, &off, &bytes))
+	if (kind == GRAIN_DATA || kind == GRAIN_LOST || !cow_walk_take(w, upto, &off, &bytes))
 		return 0;
 	return kind == GRAIN_ZERO ? put_zeros(w, off, bytes) : 0;
+}
+
+/* The mapping cannot be read: what it is, is not to be known. What is behind the piece is, too. */
+static int look_lost(struct cow_walker *w, uint64_t off, uint64_t bytes, enum grain *kind)
+{
+	struct job *job = w->walk->ctx;
+	struct cow_salvage *s = job->c->salvage;
+	*kind = s->mark || !job->c->sparse_bytes ? GRAIN_LOST : GRAIN_ZERO;
+	return cow_salvage_note(s, off, bytes);
 }
 
 /* ---- the host copies ---- */
@@ -171,8 +181,8 @@ static bool offload(struct job *job, const struct cow_extent *e, uint64_t off, u
 static bool copied_by_host(struct job *job, const struct cow_extent *e, uint64_t off,
 			   uint64_t bytes)
 {
-	if (!e->file || !job->c->target->file)
-		return false;
+	if (!e->file || !job->c->target->file || job->c->salvage)
+		return false; /* blocks that are shared are not read */
 	if (!clone_range(job, e, off, bytes) && !offload(job, e, off, bytes))
 		return false;
 	cow_file_grown(job->c->target->file, off + bytes);
@@ -191,9 +201,14 @@ static int look(struct cow_walker *w, uint64_t start, uint64_t bytes)
 	while (off < end && !ret) {
 		struct cow_extent e;
 		ret = cow_concat_lane_extent(&x->source, off, w->walk->end - off, &e);
+		bool lost = job->c->salvage && cow_salvage_takes(ret);
+		enum grain kind = GRAIN_DATA;
+		if (lost)
+			ret = look_lost(w, off, e.bytes, &kind);
+		else if (!ret)
+			kind = grain_of(job->c, off, &e);
 		if (ret)
 			return failed(w, true, off, ret);
-		enum grain kind = grain_of(job->c, off, &e);
 		uint64_t here = cow_min(e.bytes, end - off);
 		if (kind == GRAIN_KEEP && off + here > job->c->reach)
 			here = e.bytes = job->c->reach - off;
@@ -243,17 +258,29 @@ static void find_zeros(struct copier *x, const struct job *job, unsigned first, 
 	}
 }
 
+static int read_run(struct job *job, struct copier *x, uint64_t off, uint64_t bytes, uint8_t *buf)
+{
+	struct cow_salvage *s = job->c->salvage;
+	return s ? cow_salvage_read(s, &x->source, off, bytes, buf)
+		 : cow_concat_lane_read(&x->source, off, bytes, buf);
+}
+
 static int read_data(struct cow_walker *w, uint64_t start, uint64_t bytes, unsigned nr)
 {
 	struct job *job = w->walk->ctx;
 	struct copier *x = w->state;
 	for (unsigned i = 0, n; i < nr; i += n) {
 		n = run_of(x->grains, i, nr);
-		if (x->grains[i] != GRAIN_DATA)
-			continue;
 		uint64_t at = (uint64_t)i * job->grain;
 		uint64_t len = cow_min((uint64_t)n * job->grain, bytes - at);
-		int ret = cow_concat_lane_read(&x->source, start + at, len, x->buf + at);
+		if (x->grains[i] == GRAIN_LOST) {
+			cow_salvage_fill(job->c->salvage, start + at, len, x->buf + at);
+			memset(x->grains + i, GRAIN_DATA, n);
+			continue;
+		}
+		if (x->grains[i] != GRAIN_DATA)
+			continue;
+		int ret = read_run(job, x, start + at, len, x->buf + at);
 		if (ret)
 			return failed(w, true, start + at, ret);
 		find_zeros(x, job, i, n, bytes);
@@ -362,7 +389,8 @@ static void leave_stream(struct cow_walker *w)
 static int visit_stream(struct cow_walker *w, uint64_t off, uint64_t bytes)
 {
 	struct stream *s = w->walk->ctx;
-	int ret = cow_concat_lane_read(&s->lane, off, bytes, s->buf);
+	int ret = s->c->salvage ? cow_salvage_read(s->c->salvage, &s->lane, off, bytes, s->buf)
+				: cow_concat_lane_read(&s->lane, off, bytes, s->buf);
 	s->c->failed_off = off;
 	s->c->failed_source = ret;
 	return ret ? ret : write_stream(s->fd, s->buf, bytes);

@@ -11,6 +11,7 @@
 
 #include "engine/base/result.h"
 #include "engine/tool/concat.h"
+#include "engine/tool/salvage.h"
 #include "engine/tool/walk.h"
 
 struct cow_convert {
@@ -28,6 +29,8 @@ struct cow_convert {
 	bool exact;
 	/* so many zero bytes in a row are not stored, a multiple of 512; 0: everything is stored */
 	uint64_t sparse_bytes;
+	/* go on where the source cannot be read; NULL: that ends it */
+	struct cow_salvage *salvage;
 	bool offload;	     /* let the host copy where it can, without looking for zeros */
 	unsigned nr_threads; /* these two as in walk.h */
 	struct cow_loop *loop;

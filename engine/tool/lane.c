@@ -111,6 +111,7 @@ static void from_source(struct cow_lane *lane, uint64_t off, const struct cow_so
 	e->zero = s->kind == COW_SOURCE_ZERO;
 	e->data = !e->zero;
 	e->plain = s->kind == COW_SOURCE_DATA && !level->key;
+	e->packed = s->kind == COW_SOURCE_COMPRESSED;
 	e->depth = s->last->depth;
 	e->mapped = s->has_host && !s->last->key;
 	if (e->plain || e->mapped) {
@@ -135,6 +136,7 @@ int cow_lane_extent(struct cow_lane *lane, uint64_t off, uint64_t bytes, struct 
 		return 0;
 	}
 	struct look look = { .image = lane->disk->image, .off = off, .bytes = bytes };
+	look.source.bytes = cow_min(bytes, 512);
 	cow_task_init(&look.task, &step_look_failed, look_end);
 	cow_task_start(&look.task, lane->loop, &step_look_find);
 	int ret = cow_loop_run_until(lane->loop, &look.done);
@@ -142,6 +144,8 @@ int cow_lane_extent(struct cow_lane *lane, uint64_t off, uint64_t bytes, struct 
 		ret = look.task.error;
 	if (!ret)
 		from_source(lane, off, &look.source, e);
+	else
+		*e = (struct cow_extent){ .bytes = look.source.bytes };
 	return ret;
 }
 

@@ -19,6 +19,7 @@ struct cow_extent {
 	bool data;	/* it is stored, and must be read to be known */
 	bool allocated; /* some image of the chain says so; else there is nothing in any */
 	bool plain;	/* stored as it is, not compressed or encrypted */
+	bool packed;	/* stored compressed: a cluster can be read as a whole or not at all */
 	unsigned depth; /* which image of the chain says so, 0 is the top */
 	bool mapped;	/* it has a place in a file, as it is: */
 	/* data and plain, or mapped: where */
@@ -41,6 +42,7 @@ COW_MUST_CHECK int cow_lane_open(struct cow_lane *lane, struct cow_disk *disk,
 /* Zeroed or open. */
 void cow_lane_close(struct cow_lane *lane);
 
+/* After an error extent->bytes tells how much has the same fault. */
 COW_MUST_CHECK int cow_lane_extent(struct cow_lane *lane, uint64_t off, uint64_t bytes,
 				   struct cow_extent *extent);
 COW_MUST_CHECK int cow_lane_read(struct cow_lane *lane, uint64_t off, uint64_t bytes, void *buf);
