@@ -91,6 +91,14 @@ int cow_disk_close(struct cow_disk *disk, struct cow_loop *loop, struct cow_erro
 	return ret;
 }
 
+/* Closing has cut off what was reserved: what is behind the end now was never written. */
+static void note_length(struct cow_file *file)
+{
+	uint64_t bytes;
+	if (file->host->ops->length && file->host->ops->length(file, &bytes))
+		file->size_bytes = bytes;
+}
+
 int cow_disk_close_keep(struct cow_disk *disk, struct cow_loop *loop, struct cow_file **file,
 			struct cow_error *err)
 {
@@ -99,9 +107,13 @@ int cow_disk_close_keep(struct cow_disk *disk, struct cow_loop *loop, struct cow
 		held->host->ops->keep;
 	int kept = keep ? keep(held, file, err) : -ENOTSUP;
 	int ret = cow_disk_close(disk, loop, err);
-	if (!kept && ret)
+	if (kept)
+		return kept;
+	if (ret)
 		(*file)->host->ops->close(*file);
-	return kept ? kept : ret;
+	else
+		note_length(*file);
+	return ret;
 }
 
 uint64_t cow_disk_bytes(const struct cow_disk *disk)

@@ -101,7 +101,7 @@ static bool is_folder(const struct memory_disk *disk, const char *path)
 static int host_realpath(struct cow_host *host, const char *path, char **out)
 {
 	const struct memory_disk *disk = (struct memory_disk *)host;
-	char full[512];
+	char full[1100];
 	int len = snprintf(full, sizeof(full), "%s%s", path[0] == '/' ? "" : "/", path);
 	cow_assert(len > 0 && (size_t)len < sizeof(full));
 	if (len > 1 && full[len - 1] == '/')

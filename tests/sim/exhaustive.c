@@ -28,6 +28,8 @@ static const struct {
 	  { .cluster_bits = 10,
 	    .version = 2,
 	    .backing = SIM_BACKING_RAW,
+	    .name_bytes = 400,
+	    .other_bytes = 5 << 10,
 	    .other = SIM_BACKING_QCOW2 },
 	  false },
 	{ "over a compressed image",
@@ -35,6 +37,8 @@ static const struct {
 	    .backing = SIM_BACKING_QCOW2,
 	    .base_bits = 12,
 	    .base_pack = 1,
+	    .name_bytes = 700,
+	    .backing_bytes = 5 << 12,
 	    .other = SIM_BACKING_RAW },
 	  false },
 	{ "subclusters",
@@ -54,8 +58,8 @@ static const struct {
 	  { .cluster_bits = 9,
 	    .backing = SIM_BACKING_QCOW2,
 	    .base_bits = 9,
-	    .backing_bytes = 5 << 9,
-	    .deep_bytes = 4 << 9 },
+	    .backing_bytes = 4 << 9,
+	    .deep_bytes = 6 << 9 },
 	  false },
 };
 #define NR_KINDS (sizeof(kinds) / sizeof(kinds[0]))
@@ -151,7 +155,8 @@ static void make(struct sim_script *script, unsigned kind, uint64_t seed)
 	unsigned written = kinds[kind].snapshot ? 4 : 2;
 	uint64_t cluster = 1ull << c->cluster_bits;
 	c->seed = seed;
-	c->size_bytes = c->other_bytes = CLUSTERS * cluster;
+	c->size_bytes = CLUSTERS * cluster;
+	c->other_bytes = c->other_bytes ? c->other_bytes : c->size_bytes;
 	c->backing_bytes = c->backing_bytes ? c->backing_bytes : c->size_bytes;
 	c->tool = 1;
 	c->version = c->version ? c->version : 3;

@@ -21,12 +21,9 @@
 #include "tests/sim/run.h"
 
 #define TOP "/sim/top"
-#define BASE "/sim/base"
-#define BASE_NAME "base"
 #define DEEP "/sim/deep"
 #define DEEP_NAME "deep"
 #define DATA_NAME "data"
-#define OTHER "/sim/other"
 
 static void must(int ret, const struct cow_error *err, const char *what)
 {
@@ -138,8 +135,8 @@ static void snapshot_base(struct sim_run *run)
 	const struct cow_snapshot_date date = { .sec = 1 };
 	struct cow_error err = { 0 };
 	struct cow_file *file;
-	must(run->world.disk.host.ops->open(&run->world.disk.host, BASE, COW_OPEN_WRITE, &file,
-					    &err),
+	must(run->world.disk.host.ops->open(&run->world.disk.host, sim_tool_path(run, "base"),
+					    COW_OPEN_WRITE, &file, &err),
 	     &err, "open base");
 	must(cow_snapshot_create(&run->control->base, file, "base", &date, NULL, &err), &err,
 	     "snapshot of base");
@@ -161,11 +158,11 @@ static void make_qcow2_base(struct sim_run *run, uint64_t bytes)
 		create.backing_file = DEEP_NAME;
 		create.backing_format = "raw";
 	}
-	sim_keys_create(run, BASE, c->base_encrypt, &create);
-	fill_image(run, BASE, bytes, bytes);
+	sim_keys_create(run, sim_tool_path(run, "base"), c->base_encrypt, &create);
+	fill_image(run, sim_tool_path(run, "base"), bytes, bytes);
 	if (c->base_snapshot) {
 		snapshot_base(run);
-		fill_image(run, BASE, bytes, bytes);
+		fill_image(run, sim_tool_path(run, "base"), bytes, bytes);
 	}
 }
 
@@ -180,11 +177,11 @@ static void make_other(struct sim_run *run)
 		.cluster_bytes = 1u << c->cluster_bits,
 	};
 	if (c->other == SIM_BACKING_RAW)
-		make_raw(run, OTHER, c->other_bytes, 0);
+		make_raw(run, sim_tool_path(run, "other"), c->other_bytes, 0);
 	if (c->other != SIM_BACKING_QCOW2)
 		return;
-	sim_keys_create(run, OTHER, SIM_ENCRYPT_NO, &create);
-	fill_image(run, OTHER, c->other_bytes, 0);
+	sim_keys_create(run, sim_tool_path(run, "other"), SIM_ENCRYPT_NO, &create);
+	fill_image(run, sim_tool_path(run, "other"), c->other_bytes, 0);
 }
 
 /* ---- the image itself ---- */
@@ -244,7 +241,7 @@ static void create_own(struct sim_run *run)
 		.data_file_raw = c->data_file == SIM_DATA_RAW,
 	};
 	if (c->backing != SIM_BACKING_NONE) {
-		options.backing_file = BASE_NAME;
+		options.backing_file = sim_tool_name(run, "base");
 		options.backing_format = c->backing == SIM_BACKING_RAW ? "raw" : "qcow2";
 	}
 	if (c->block_device)
@@ -257,7 +254,7 @@ void sim_image_create(struct sim_run *run)
 {
 	const struct sim_config *c = &run->script->config;
 	if (c->backing == SIM_BACKING_RAW)
-		make_raw(run, BASE, c->backing_bytes, c->backing_bytes);
+		make_raw(run, sim_tool_path(run, "base"), c->backing_bytes, c->backing_bytes);
 	else if (c->backing == SIM_BACKING_QCOW2)
 		make_qcow2_base(run, c->backing_bytes);
 	if (c->prepared)

@@ -75,6 +75,7 @@ static const struct {
 	FIELD(tool),
 	FIELD(other),
 	FIELD(other_bytes),
+	FIELD(name_bytes),
 	FIELD(bitmap),
 	FIELD(base_bits),
 	FIELD(base_pack),

@@ -46,6 +46,8 @@ struct sim_config {
 	uint64_t tool;	       /* one verb on the closed image in so many; 0: none */
 	/* enum sim_backing: another image to rebase onto; NONE: there is none */
 	uint64_t other, other_bytes;
+	uint64_t
+		name_bytes; /* paths of files below are so long: the header's sector may have no room */
 	/*
 	 * a qcow2 base: its clusters, compression (1 zlib, 2 zstd), ..., a snapshot in its middle,
 	 * a raw file below it

@@ -60,7 +60,7 @@ static int add_key(char *to, size_t size, const char *of, uint64_t encrypt)
 /* The image; its data file, whose name QEMU looks up elsewhere; its backing file where that needs a key. */
 static void name_image(struct sim_run *run, char *to, size_t size)
 {
-	char backing[16];
+	char backing[SIM_NAME_BYTES];
 	const struct sim_config *c = &run->script->config;
 	int n = snprintf(to, size, "driver=qcow2,file.driver=file,file.filename=%s/top",
 			 run->second_dir);
@@ -70,7 +70,7 @@ static void name_image(struct sim_run *run, char *to, size_t size)
 			      ",data-file.driver=file,data-file.filename=%s/data", run->second_dir);
 	sim_tool_backing(run, backing);
 	if (c->backing != SIM_BACKING_QCOW2 || c->base_encrypt == SIM_ENCRYPT_NO ||
-	    strcmp(backing, "base"))
+	    strncmp(backing, "base", 4))
 		return;
 	n += snprintf(
 		to + n, size - (size_t)n,

@@ -97,6 +97,7 @@ static void simplify(struct sim_script *script)
 		{ offsetof(struct sim_config, block_device), 0 },
 		{ offsetof(struct sim_config, deep_bytes), 0 },
 		{ offsetof(struct sim_config, other), 0 },
+		{ offsetof(struct sim_config, name_bytes), 0 },
 		{ offsetof(struct sim_config, base_encrypt), 0 },
 		{ offsetof(struct sim_config, base_pack), 0 },
 		{ offsetof(struct sim_config, base_snapshot), 0 },

@@ -17,6 +17,8 @@
 struct sim_action;
 struct sim_run;
 
+#define SIM_NAME_BYTES 1024u
+
 enum sim_tool_what {
 	SIM_TOOL_COMMIT,
 	SIM_TOOL_REBASE,
@@ -29,10 +31,11 @@ enum sim_tool_what {
 struct sim_tool {
 	bool pending; /* cut off, or failed: to be run again */
 	unsigned what;
-	char was[16], base[16]; /* the backing file's name before and after; "": none */
-	const char *format;	/* of that after */
-	const char *into; /* COMMIT: the path of a file further below; NULL: the backing file */
-	bool keep;	  /* COMMIT: the image is not emptied */
+	/* the backing file's name before and after; "": none */
+	char was[SIM_NAME_BYTES], base[SIM_NAME_BYTES];
+	const char *format; /* of that after */
+	const char *into;   /* COMMIT: the path of a file further below; NULL: the backing file */
+	bool keep;	    /* COMMIT: the image is not emptied */
 	struct cow_amend_options amend;
 	uint64_t size_bytes; /* RESIZE */
 	int refused;	     /* what it has to fail with; 0: nothing */
@@ -55,8 +58,11 @@ void sim_tool_check(struct sim_run *run);
 void sim_tool_event(struct sim_run *run);
 uint64_t sim_tool_hash(const struct sim_run *run);
 
+/* The path of "base" or "other", which ends with its name; static. */
+const char *sim_tool_path(const struct sim_run *run, const char *which);
+const char *sim_tool_name(const struct sim_run *run, const char *which);
 /* The name of the image's backing file as it stands in the header; "": none. */
-void sim_tool_backing(struct sim_run *run, char name[16]);
+void sim_tool_backing(struct sim_run *run, char name[SIM_NAME_BYTES]);
 /* Of the disk that it holds; 0: there is none. */
 uint64_t sim_tool_backing_bytes(struct sim_run *run);
 
