@@ -33,7 +33,6 @@
 #define DEATHS_MS 60000u
 /* Doubles with each death in a row. */
 #define FIRST_PAUSE_MS 10u
-#define DELETE_WAIT_MS 2000u
 #define MAX_FILES (2u * COW_MAX_BACKING_DEPTH)
 
 /* ---- the kernel ---- */
@@ -244,19 +243,19 @@ static bool is_left(const struct supervisor *s)
 
 /* ---- the end ---- */
 
-/* Nobody serves it any more: what waits for it fails, instead of waiting for ever. */
-static void remove_device(const struct supervisor *s)
+/*
+ * Nobody serves it any more: what waits for it fails, instead of waiting for ever. Record and log stay:
+ * `cowblk list` calls it dead, and a detach says what that means.
+ */
+static void fail_device(const struct supervisor *s)
 {
 	struct cow_ctrl ctrl;
 	struct cow_error err = { 0 };
 	struct ub_dev_info info;
 	if (!s->live || cow_ctrl_open(&ctrl, &err))
 		return;
-	if (!cow_ctrl_get_info(&ctrl, s->left.id, &info) && info.ublksrv_flags == s->left.cookie) {
+	if (!cow_ctrl_get_info(&ctrl, s->left.id, &info) && info.ublksrv_flags == s->left.cookie)
 		COW_IGNORE(cow_ctrl_stop(&ctrl, s->left.id));
-		cow_record_remove(s->left.id, s->left.cookie);
-		COW_IGNORE(cow_ctrl_delete(&ctrl, s->left.id, DELETE_WAIT_MS));
-	}
 	cow_ctrl_close(&ctrl);
 }
 
@@ -321,7 +320,7 @@ int cow_supervise_run(const struct cow_server_config *config)
 	s.config.device.open.outlive_fd = s.memory;
 	s.config.device.recovery = true;
 	int status = run_children(&s);
-	remove_device(&s);
+	fail_device(&s);
 	if (s.lock >= 0)
 		cow_record_supervise_end(s.left.id, s.lock);
 	return status;

@@ -119,4 +119,8 @@ attach dev disk.qcow2 --recovery
 for _ in 1 2 3 4 5; do kill_daemon "$dev"; done
 kill -9 "$(field "$dev" pid)"
 wait_for test ! -b "$dev" || fail "six deaths within a minute are not given up: $(log_of "$dev")"
+[ "$(field "$dev" state)" = dead ] || fail "list does not call it dead: $(field "$dev" state)"
+log_of "$dev" | grep -q 'given up' || fail "the log does not say that it was given up: $(log_of "$dev")"
+"$cowblk" detach "$dev" 2>said || fail "detach: $(cat said)"
+grep -q "cowblk check" said || fail "detach does not say what it means: $(cat said)"
 check_sound disk.qcow2
