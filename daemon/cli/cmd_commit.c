@@ -13,6 +13,7 @@
 struct arguments {
 	struct cow_tool tool; /* first */
 	struct cow_backing_commit commit;
+	uint64_t rate;
 };
 
 static const struct argp_option options[] = {
@@ -23,7 +24,7 @@ static const struct argp_option options[] = {
 	{ "keep", 'd', NULL, 0, "Do not empty IMAGE: it is not needed any more", 0 },
 	{ "target-cache", 't', COW_CACHE_MODES, 0, "none, directsync: write past the page cache",
 	  0 },
-	{ "rate-limit", 'r', "RATE", OPTION_HIDDEN, NULL, 0 },
+	{ "rate-limit", 'r', "RATE", 0, "Write so many bytes a second at most", 0 },
 	{ 0 },
 };
 
@@ -42,7 +43,7 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
 		a->tool.disks.direct = cow_disk_cache_parse("-t", arg, &unsafe, state);
 		return 0;
 	case 'r':
-		argp_error(state, "-r of qemu-img: not supported");
+		a->rate = cow_disk_rate_parse("-r", arg, state);
 		return 0;
 	default:
 		return ARGP_ERR_UNKNOWN;
@@ -58,7 +59,12 @@ static int commit(struct cow_tool *tool, struct cow_error *err)
 	a->commit.nr_threads = cow_walk_threads();
 	a->commit.cancel = tool->cancel;
 	a->commit.progress = tool->progress;
-	return cow_backing_commit(cow_host_system(), tool->loop, &a->commit, err);
+	struct cow_rate rate;
+	cow_rate_init(&rate, a->rate, tool->cancel);
+	a->commit.rate = a->rate ? &rate : NULL;
+	int ret = cow_backing_commit(cow_host_system(), tool->loop, &a->commit, err);
+	cow_rate_fini(&rate);
+	return ret;
 }
 
 static int tell(const struct cow_tool *tool)

@@ -18,6 +18,7 @@
 #include "engine/crypt/secret.h"
 #include "engine/host/system.h"
 #include "engine/tool/convert.h"
+#include "engine/tool/convert_stream.h"
 #include "engine/tool/convert_target.h"
 
 #define SPARSE_DEFAULT 4096u
@@ -35,6 +36,7 @@ struct arguments {
 	const struct cow_secret *all[COW_MAX_SECRETS + 1];
 	struct cow_bitmap_copy bitmaps;
 	struct cow_salvage salvage; /* used with tool.disks.salvage */
+	uint64_t rate;		    /* bytes a second; 0: no limit */
 	uint64_t disk_bytes;	    /* the result's */
 	bool compress, target_is_zero, offload, has_options, copy_bitmaps;
 	const char *sparse;
@@ -76,7 +78,7 @@ static const struct argp_option options[] = {
 	  0 },
 	{ "target-key-file", KEY_TARGET_KEY, "FILE", 0,
 	  "Passphrase of an encrypted TARGET (default: the first one named below)", 0 },
-	{ "rate-limit", 'r', "RATE", OPTION_HIDDEN, NULL, 0 },
+	{ "rate-limit", 'r', "RATE", 0, "Write so many bytes a second at most", 0 },
 	{ 0 },
 };
 
@@ -127,8 +129,15 @@ static const char *find_conflict(const struct arguments *a)
 		return "-l: a raw image has no snapshots";
 	if (raw && (a->compress || o->backing_file || a->encrypt.wanted))
 		return "-c, -B, encryption: a raw TARGET has none: say -O qcow2";
-	if (pipe && (!raw || a->target.in_place || a->has_options))
-		return "-: only a new raw image can be written to standard output: say -O raw";
+	if (pipe && (a->target.in_place || (raw && a->has_options)))
+		return "-: standard output has no image, and no options: leave out -n and -o";
+	if (pipe && a->compress)
+		return "-c: compressed clusters have no place that is known ahead: not to standard "
+		       "output";
+	if (pipe && (o->backing_file || o->data_file || a->encrypt.wanted || a->copy_bitmaps ||
+		     o->preallocation != COW_PREALLOC_OFF))
+		return "-: not with a backing file, a data file, encryption, bitmaps or "
+		       "preallocation";
 	if (a->target_is_zero && !a->target.in_place)
 		return "--target-is-zero: needs -n";
 	if (a->target.in_place && (o->backing_file || a->has_options))
@@ -169,12 +178,6 @@ static error_t finish(struct arguments *a, struct argp_state *state)
 	return 0;
 }
 
-static error_t refuse(const char *option, struct argp_state *state)
-{
-	argp_error(state, "%s of qemu-img: not supported", option);
-	return 0;
-}
-
 static error_t parse_target(int key, char *arg, struct argp_state *state)
 {
 	struct arguments *a = state->input;
@@ -204,7 +207,8 @@ static error_t parse_target(int key, char *arg, struct argp_state *state)
 		a->secrets.nr = 1;
 		return 0;
 	case 'r':
-		return refuse("-r", state);
+		a->rate = cow_disk_rate_parse("-r", arg, state);
+		return 0;
 	case KEY_BITMAPS:
 		a->copy_bitmaps = true;
 		return 0;
@@ -371,7 +375,14 @@ static int to_pipe(struct arguments *a, struct cow_convert *c, struct cow_error 
 	if (isatty(STDOUT_FILENO))
 		return cow_error_set(err, -EINVAL, "standard output is a terminal");
 	signal(SIGPIPE, SIG_IGN);
-	int ret = cow_convert_stream(c, STDOUT_FILENO);
+	int ret = 0;
+	if (a->target.disk.format == COW_DISK_QCOW2)
+		ret = plan_target(a, c->source, err);
+	if (ret)
+		return ret;
+	ret = a->target.disk.format == COW_DISK_RAW
+		      ? cow_convert_stream_raw(c, STDOUT_FILENO)
+		      : cow_convert_stream_qcow2(c, &a->target.create, STDOUT_FILENO, err);
 	return ret ? say_failure(a, c, "standard output", ret, err) : 0;
 }
 
@@ -410,10 +421,13 @@ static int convert(struct cow_tool *tool, struct cow_error *err)
 {
 	struct arguments *a = (struct arguments *)tool;
 	int ret = open_sources(a, err);
+	struct cow_rate rate;
+	cow_rate_init(&rate, a->rate, tool->cancel);
 	const struct cow_concat source = { .disks = a->sources, .nr = a->nr_sources };
 	struct cow_convert c = {
 		.source = &source,
 		.salvage = tool->disks.salvage ? &a->salvage : NULL,
+		.rate = a->rate ? &rate : NULL,
 		.sparse_bytes = a->sparse_bytes,
 		.offload = a->offload,
 		.nr_threads = a->nr_threads ? a->nr_threads : cow_walk_threads(),
@@ -424,6 +438,7 @@ static int convert(struct cow_tool *tool, struct cow_error *err)
 		a->disk_bytes = cow_concat_bytes(&source);
 	if (!ret)
 		ret = strcmp(a->out, "-") ? to_file(a, &c, err) : to_pipe(a, &c, err);
+	cow_rate_fini(&rate);
 	cow_salvage_finish(&a->salvage);
 	cow_bitmap_copy_fini(&a->bitmaps);
 	close_sources(a);
@@ -480,7 +495,7 @@ int cow_cmd_convert(int argc, char **argv)
 		.values = cow_create_options_docs,
 		.args_doc = "IMAGE... TARGET",
 		.doc = "Copy the disk of IMAGE, with its backing chain, into a new image TARGET: a "
-		       "file, a block device or, raw, - for standard output. Several IMAGEs are "
+		       "file, a block device or - for standard output. Several IMAGEs are "
 		       "joined, one behind the other.\v"
 		       "A file appears under its name when it is complete and durable, or not at "
 		       "all; one that is there already is replaced then.",

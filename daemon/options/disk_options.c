@@ -1,8 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 #include "daemon/options/disk_options.h"
 
+#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include "daemon/options/cmd.h"
 
 enum { KEY_ROOT = 0x400, KEY_IMAGE_OPTS, KEY_OBJECT, KEY_TARGET_IMAGE_OPTS };
 
@@ -70,6 +73,14 @@ bool cow_disk_cache_parse(const char *option, const char *text, bool *unsafe,
 			return modes[i].direct;
 	argp_error(state, "%s %s: must be one of " COW_CACHE_MODES, option, text);
 	return false;
+}
+
+uint64_t cow_disk_rate_parse(const char *option, const char *text, struct argp_state *state)
+{
+	unsigned long long bytes;
+	if (cow_cmd_parse_size(text, &bytes) || bytes > INT64_MAX)
+		argp_error(state, "%s %s: not a number of bytes a second, as 50M", option, text);
+	return bytes;
 }
 
 const char *cow_disk_snapshot_parse(const char *text)

@@ -34,6 +34,9 @@ enum cow_disk_format cow_disk_format_parse(const char *option, const char *text,
 bool cow_disk_cache_parse(const char *option, const char *text, bool *unsafe,
 			  struct argp_state *state);
 
+/* Bytes a second, as qemu-img's -r; anything else ends the process. 0: no limit. */
+uint64_t cow_disk_rate_parse(const char *option, const char *text, struct argp_state *state);
+
 /* -l of qemu-img: an id or a name, or snapshot.id=ID, snapshot.name=NAME. */
 const char *cow_disk_snapshot_parse(const char *text);
 

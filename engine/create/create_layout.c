@@ -58,6 +58,25 @@ static void place(struct cow_create_layout *l, uint64_t l1_clusters)
 	cow_assert(at + (l->external ? 0 : l->nr_data_clusters) == l->nr_clusters);
 }
 
+int cow_create_layout_take(struct cow_create_layout *l, uint64_t nr_l2_tables,
+			   uint64_t nr_data_clusters, struct cow_error *err)
+{
+	struct cow_header *h = &l->header;
+	uint64_t l1_clusters = div_up(l->l1_bytes, cow_cluster_bytes(h));
+	l->nr_l2_tables = nr_l2_tables;
+	l->nr_data_clusters = nr_data_clusters;
+	size_refcounts(l, 1 + l1_clusters + l->nr_l2_tables +
+				  div_up(l->crypto_bytes, cow_cluster_bytes(h)) +
+				  (l->external ? 0 : l->nr_data_clusters));
+	if (h->reftable_clusters > QCOW2_MAX_REFTABLE_BYTES >> h->cluster_bits)
+		return cow_error_set(err, -EFBIG,
+				     "size %" PRIu64
+				     ": too large to be preallocated: use larger clusters",
+				     h->size_bytes);
+	place(l, l1_clusters);
+	return 0;
+}
+
 int cow_create_layout_init(struct cow_create_layout *l, const struct cow_create_options *options,
 			   uint64_t size_bytes, struct cow_error *err)
 {
@@ -79,20 +98,8 @@ int cow_create_layout_init(struct cow_create_layout *l, const struct cow_create_
 	l->l1_bytes = l1_entries * 8;
 	l->external = options->data_file;
 	l->backed = options->backing_file;
-	if (cow_create_preallocation(options) != COW_PREALLOC_OFF) {
-		l->nr_data_clusters = div_up(size_bytes, cow_cluster_bytes(h));
-		l->nr_l2_tables = l1_entries;
-	}
-	uint64_t l1_clusters = div_up(l->l1_bytes, cow_cluster_bytes(h));
 	l->crypto_bytes = options->encrypt ? cow_luks_format_bytes(options->encrypt) : 0;
-	size_refcounts(l, 1 + l1_clusters + l->nr_l2_tables +
-				  div_up(l->crypto_bytes, cow_cluster_bytes(h)) +
-				  (l->external ? 0 : l->nr_data_clusters));
-	if (h->reftable_clusters > QCOW2_MAX_REFTABLE_BYTES >> h->cluster_bits)
-		return cow_error_set(err, -EFBIG,
-				     "size %" PRIu64
-				     ": too large to be preallocated: use larger clusters",
-				     size_bytes);
-	place(l, l1_clusters);
-	return 0;
+	if (cow_create_preallocation(options) == COW_PREALLOC_OFF)
+		return cow_create_layout_take(l, 0, 0, err);
+	return cow_create_layout_take(l, l1_entries, div_up(size_bytes, cow_cluster_bytes(h)), err);
 }

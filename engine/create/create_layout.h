@@ -35,5 +35,8 @@ struct cow_create_layout {
 COW_MUST_CHECK int cow_create_layout_init(struct cow_create_layout *l,
 					  const struct cow_create_options *options,
 					  uint64_t size_bytes, struct cow_error *err);
+/* The same layout with so many L2 tables and clusters of data: where they lie, and what counts them. */
+COW_MUST_CHECK int cow_create_layout_take(struct cow_create_layout *l, uint64_t nr_l2_tables,
+					  uint64_t nr_data_clusters, struct cow_error *err);
 
 #endif

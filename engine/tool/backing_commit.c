@@ -196,6 +196,7 @@ static int copy(struct commit *m, struct cow_error *err)
 		.sparse_bytes = SPARSE_BYTES,
 		.nr_threads = c->nr_threads,
 		.loop = m->loop,
+		.rate = c->rate,
 		.cancel = c->cancel,
 		.progress = c->progress,
 	};

@@ -10,6 +10,7 @@
 
 #include "engine/base/result.h"
 #include "engine/tool/disk.h"
+#include "engine/tool/rate.h"
 #include "engine/tool/walk.h"
 
 struct cow_backing_commit {
@@ -17,6 +18,7 @@ struct cow_backing_commit {
 	const char *base;		   /* of its chain; NULL: its backing file */
 	bool keep;			   /* the image is not emptied; with base it never is */
 	unsigned nr_threads;		   /* 0: the caller's, on the loop */
+	struct cow_rate *rate;		   /* of what is written below; NULL: no limit */
 	const atomic_bool *cancel;
 	struct cow_progress progress;
 };

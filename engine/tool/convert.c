@@ -8,7 +8,6 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "engine/base/assert.h"
 #include "engine/base/buf.h"
@@ -169,7 +168,7 @@ static bool offload(struct job *job, const struct cow_extent *e, uint64_t off, u
 {
 	const struct cow_file_range range = range_of(job, e, off, bytes);
 	int (*copy)(const struct cow_file_range *) = range.to->host->ops->copy;
-	if (!job->c->offload || !copy || atomic_load(&job->no_offload))
+	if (!job->c->offload || job->c->rate || !copy || atomic_load(&job->no_offload))
 		return false;
 	int ret = copy(&range);
 	if (ret && ret != -ENODATA) /* that is the end of the file, and of this range only */
@@ -301,6 +300,9 @@ static int write_data(struct cow_walker *w, uint64_t start, uint64_t bytes, unsi
 			ret = put_zeros(w, start + at, len);
 		if (x->grains[i] != GRAIN_DATA)
 			continue;
+		ret = cow_rate_wait(job->c->rate, len, w->loop);
+		if (ret)
+			return ret;
 		ret = cow_lane_write(&x->target, start + at, len, x->buf + at);
 		if (ret)
 			failed(w, false, start + at, ret);
@@ -351,67 +353,5 @@ int cow_convert(struct cow_convert *c)
 	cow_mutex_init(&job.lock, COW_RANK_WALK);
 	int ret = cow_walk_run(&walk);
 	cow_mutex_fini(&job.lock);
-	return ret;
-}
-
-/* ---- to a pipe ---- */
-
-static int write_stream(int fd, const uint8_t *buf, size_t bytes)
-{
-	while (bytes) {
-		ssize_t n = write(fd, buf, bytes);
-		if (n < 0 && errno != EINTR)
-			return -errno;
-		buf += n < 0 ? 0 : n;
-		bytes -= n < 0 ? 0 : (size_t)n;
-	}
-	return 0;
-}
-
-struct stream {
-	struct cow_convert *c;
-	struct cow_concat_lane lane;
-	uint8_t *buf;
-	int fd;
-};
-
-static int enter_stream(struct cow_walker *w)
-{
-	struct stream *s = w->walk->ctx;
-	return cow_concat_lane_open(&s->lane, s->c->source, w->loop);
-}
-
-static void leave_stream(struct cow_walker *w)
-{
-	cow_concat_lane_close(&((struct stream *)w->walk->ctx)->lane);
-}
-
-static int visit_stream(struct cow_walker *w, uint64_t off, uint64_t bytes)
-{
-	struct stream *s = w->walk->ctx;
-	int ret = s->c->salvage ? cow_salvage_read(s->c->salvage, &s->lane, off, bytes, s->buf)
-				: cow_concat_lane_read(&s->lane, off, bytes, s->buf);
-	s->c->failed_off = off;
-	s->c->failed_source = ret;
-	return ret ? ret : write_stream(s->fd, s->buf, bytes);
-}
-
-/* One thread: a pipe has one end. */
-int cow_convert_stream(struct cow_convert *c, int fd)
-{
-	struct stream s = { .c = c, .fd = fd, .buf = cow_buf_alloc(UNIT_BYTES) };
-	struct cow_walk walk = {
-		.end = cow_concat_bytes(c->source),
-		.unit = UNIT_BYTES,
-		.nr_threads = 1,
-		.cancel = c->cancel,
-		.progress = c->progress,
-		.ctx = &s,
-		.enter = enter_stream,
-		.visit = visit_stream,
-		.leave = leave_stream,
-	};
-	int ret = s.buf ? cow_walk_run(&walk) : -ENOMEM;
-	free(s.buf);
 	return ret;
 }

@@ -11,6 +11,7 @@
 
 #include "engine/base/result.h"
 #include "engine/tool/concat.h"
+#include "engine/tool/rate.h"
 #include "engine/tool/salvage.h"
 #include "engine/tool/walk.h"
 
@@ -31,8 +32,9 @@ struct cow_convert {
 	uint64_t sparse_bytes;
 	/* go on where the source cannot be read; NULL: that ends it */
 	struct cow_salvage *salvage;
-	bool offload;	     /* let the host copy where it can, without looking for zeros */
-	unsigned nr_threads; /* these two as in walk.h */
+	struct cow_rate *rate; /* of what is written; NULL: no limit */
+	bool offload;	       /* let the host copy where it can, without looking for zeros */
+	unsigned nr_threads;   /* these two as in walk.h */
 	struct cow_loop *loop;
 	const atomic_bool *cancel;
 	struct cow_progress progress;
@@ -43,8 +45,5 @@ struct cow_convert {
 
 /* 0 or -errno. What was written is durable when the target is closed. */
 COW_MUST_CHECK int cow_convert(struct cow_convert *c);
-
-/* The content, all zeros included, to a pipe or the like. -EPIPE without a signal is the caller's care. */
-COW_MUST_CHECK int cow_convert_stream(struct cow_convert *c, int fd);
 
 #endif
