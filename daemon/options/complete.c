@@ -255,16 +255,19 @@ static enum form skip_option(const struct complete *c, const char **form)
 
 static void offer_form(struct complete *c, const char *form)
 {
-	const char *token = NULL, *next;
-	size_t len = 0, next_len;
-	bool repeats = false, next_repeats;
+	const char *token = NULL, *repeated = NULL;
+	size_t len = 0, repeated_len = 0;
+	bool repeats = false;
 	for (int i = 0; i <= c->nr_args; i++) {
-		if (next_token(&form, &next, &next_len, &next_repeats)) {
-			token = next;
-			len = next_len;
-			repeats = next_repeats;
-		} else if (!repeats) {
+		bool more = next_token(&form, &token, &len, &repeats);
+		if (!more && !repeated)
 			return;
+		if (!more) {
+			token = repeated;
+			len = repeated_len;
+		} else if (repeats) {
+			repeated = token;
+			repeated_len = len;
 		}
 		if (i == c->nr_args)
 			break;
