@@ -223,6 +223,7 @@ void memory_file_sync(struct memory_file *f, uint64_t mark)
 {
 	struct memory_change **link = &f->head;
 	mark_covered(f, mark);
+	f->nr_durable++;
 	while (*link) {
 		struct memory_change *c = *link;
 		if (!c->covered) {
@@ -296,6 +297,7 @@ void memory_file_settle(struct memory_file *f)
 {
 	drop_changes(f);
 	f->in_doubt = false;
+	f->nr_durable++;
 	if (f->disk->volatile_cache)
 		memory_content_copy(&f->durable, &f->now);
 }
@@ -319,6 +321,7 @@ void memory_disk_crash(struct memory_disk *disk, enum memory_crash kind)
 			survive(f, c, percent);
 		drop_changes(f);
 		f->in_doubt = false;
+		f->nr_durable++;
 		memory_content_copy(&f->now, &f->durable);
 	}
 	/* Whoever owned a change is gone with the process. */

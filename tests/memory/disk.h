@@ -40,7 +40,10 @@ struct memory_file {
 	char *path;
 	uint64_t ino;
 	struct memory_content now, durable;
-	struct memory_content left; /* scratch of sim/ways.c */
+	uint64_t nr_durable; /* counts what may have changed `durable` */
+	/* Scratch of sim/ways.c: what was durable after so many of these, and its sum. */
+	struct memory_content left;
+	uint64_t left_nr, left_sum;
 	struct memory_change *head, **tail;
 	unsigned readers, writers; /* open handles */
 	bool in_doubt;		   /* a sync failed */

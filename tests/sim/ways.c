@@ -131,12 +131,15 @@ static uint64_t sum_left(const struct memory_file *f, uint64_t offset, uint64_t 
 	return sum;
 }
 
-static uint64_t sum_files(const struct sim_ways *ways)
+/* `left` becomes what is durable: at most moments it is so from the last one. Its sum. */
+static uint64_t take_durable(struct memory_file *f)
 {
-	uint64_t sum = 0;
-	for (const struct memory_file *f = ways->world->disk.files; f; f = f->next)
-		sum += sum_left(f, 0, f->left.size_bytes);
-	return sum;
+	if (f->left_nr != f->nr_durable + 1) {
+		memory_content_copy(&f->left, &f->durable);
+		f->left_sum = sum_left(f, 0, f->left.size_bytes);
+		f->left_nr = f->nr_durable + 1;
+	}
+	return f->left_sum;
 }
 
 static uint64_t sum_extents(const struct sim_ways *ways)
@@ -232,18 +235,28 @@ static void apply_random(struct sim_ways *ways)
 	}
 }
 
+static void undo_extent(const struct sim_way_extent *e)
+{
+	struct memory_content *left = &e->file->left;
+	const struct memory_content *durable = &e->file->durable;
+	uint64_t end = cow_min(e->end, durable->size_bytes);
+	for (uint64_t at = e->start, n; at < end; at += n) {
+		uint64_t block = cow_round_down(at, MEMORY_BLOCK_BYTES);
+		n = cow_min(block + MEMORY_BLOCK_BYTES, end) - at;
+		if (memory_content_is_hole(durable, at))
+			memory_content_zero(left, block, MEMORY_BLOCK_BYTES);
+		else
+			memory_content_write(left, at, durable->bytes + at, n);
+	}
+}
+
 /* `left` becomes what is durable, where ways differ. */
 static void undo(struct sim_ways *ways)
 {
 	for (struct memory_file *f = ways->world->disk.files; f; f = f->next)
 		memory_content_resize(&f->left, f->durable.size_bytes);
-	for (unsigned i = 0; i < ways->nr_extents; i++) {
-		const struct sim_way_extent *e = &ways->extents[i];
-		uint64_t size = e->file->durable.size_bytes, end = e->end < size ? e->end : size;
-		if (e->start < end)
-			memory_content_write(&e->file->left, e->start,
-					     e->file->durable.bytes + e->start, end - e->start);
-	}
+	for (unsigned i = 0; i < ways->nr_extents; i++)
+		undo_extent(&ways->extents[i]);
 }
 
 void sim_ways_begin(struct sim_ways *ways, struct sim_world *world)
@@ -253,8 +266,8 @@ void sim_ways_begin(struct sim_ways *ways, struct sim_world *world)
 	gather(ways);
 	find_extents(ways);
 	for (struct memory_file *f = world->disk.files; f; f = f->next)
-		memory_content_copy(&f->left, &f->durable);
-	ways->rest = sum_files(ways) - sum_extents(ways);
+		ways->rest += take_durable(f);
+	ways->rest -= sum_extents(ways);
 	for (unsigned i = 0; i < ways->nr_changes; i++)
 		ways->nr_torn += 2 * can_be_torn(&ways->changes[i]);
 	ways->nr = nr_subsets(ways) + ways->nr_torn + 1;
@@ -262,6 +275,7 @@ void sim_ways_begin(struct sim_ways *ways, struct sim_world *world)
 
 void sim_ways_end(struct sim_ways *ways)
 {
+	undo(ways);
 	for (unsigned i = 0; i < ways->nr_changes; i++)
 		free(ways->changes[i].gathered);
 	free(ways->changes);
