@@ -360,6 +360,7 @@ static int to_file(struct arguments *a, struct cow_convert *c, struct cow_error 
 		return ret;
 	c->target = target.disk;
 	c->target_is_zero = target.reads_zero || a->target_is_zero;
+	c->nr_threads = target.tight ? 1 : c->nr_threads;
 	if (!a->target.in_place)
 		find_shared(&target, c);
 	ret = cow_convert(c);

@@ -23,6 +23,7 @@
 #include "engine/image/state.h"
 #include "engine/loop/blocking.h"
 #include "engine/tool/disk_state.h"
+#include "engine/tool/measure.h"
 
 /* Of each queue: what is left of it in the end is a hole in the file. */
 #define RESERVE_BYTES (2u << 20)
@@ -138,12 +139,22 @@ static int make_temporary(struct cow_target *t, struct cow_loop *loop, struct co
 
 /* ---- a device ---- */
 
+/* Could all threads set something aside, and the image still become as large as it can? */
+static bool is_tight(const struct cow_target *t)
+{
+	struct cow_measure m = { .format = COW_DISK_QCOW2, .create = &t->spec->create };
+	uint64_t spare = (uint64_t)RESERVE_BYTES * COW_WALK_MAX_THREADS;
+	struct cow_error ignored = { 0 };
+	return cow_measure(&m, &ignored) || t->old->size_bytes < m.fully_allocated + spare;
+}
+
 static int make_on_device(struct cow_target *t, struct cow_loop *loop, struct cow_error *err)
 {
 	const struct cow_target_spec *spec = t->spec;
 	struct cow_create_options create = spec->create;
 	cow_assert(t->device && !t->temporary);
 	create.overwrite = true;
+	t->tight = spec->disk.format == COW_DISK_QCOW2 && is_tight(t);
 	close_old(t); /* or we would be in our own way */
 	return spec->disk.format == COW_DISK_QCOW2
 		       ? cow_create(t->host, loop, spec->disk.path, &create, err)

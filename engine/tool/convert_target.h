@@ -25,6 +25,11 @@ struct cow_target_spec {
 struct cow_target {
 	struct cow_disk *disk; /* to be written to */
 	bool reads_zero;       /* what is not written reads as zeros, or shows the backing file */
+	/*
+	 * A new image on a device that may have just the room for it: one thread only, or what others
+	 * have set aside for themselves is missing in the end.
+	 */
+	bool tight;
 	/* own */
 	const struct cow_target_spec *spec;
 	struct cow_host *host;
