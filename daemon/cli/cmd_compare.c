@@ -63,20 +63,21 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
 static void print_text(const struct arguments *a)
 {
 	const struct cow_compare *c = &a->compare;
-	bool same = c->verdict == COW_COMPARE_SAME;
+	bool same = c->result.verdict == COW_COMPARE_SAME;
 	uint64_t shorter = a->bytes[0] < a->bytes[1] ? a->bytes[0] : a->bytes[1];
-	if (c->verdict == COW_COMPARE_SIZE)
+	if (c->result.verdict == COW_COMPARE_SIZE)
 		puts("Strict mode: Image size mismatch!");
-	if (c->verdict == COW_COMPARE_STATUS)
-		printf("Strict mode: Offset %" PRIu64 " block status mismatch!\n", c->offset);
-	if (c->verdict > COW_COMPARE_CONTENT)
+	if (c->result.verdict == COW_COMPARE_STATUS)
+		printf("Strict mode: Offset %" PRIu64 " block status mismatch!\n",
+		       c->result.offset);
+	if (c->result.verdict > COW_COMPARE_CONTENT)
 		return;
-	if (a->bytes[0] != a->bytes[1] && (same || c->offset >= shorter))
+	if (a->bytes[0] != a->bytes[1] && (same || c->result.offset >= shorter))
 		puts("Warning: Image size mismatch!");
 	if (same)
 		puts("Images are identical.");
 	else
-		printf("Content mismatch at offset %" PRIu64 "!\n", c->offset);
+		printf("Content mismatch at offset %" PRIu64 "!\n", c->result.offset);
 }
 
 static void print_json(const struct arguments *a)
@@ -88,14 +89,14 @@ static void print_json(const struct arguments *a)
 	};
 	const struct cow_compare *c = &a->compare;
 	struct json_object *o = json_object_new_object();
-	bool same = c->verdict == COW_COMPARE_SAME;
+	bool same = c->result.verdict == COW_COMPARE_SAME;
 	json_object_object_add(o, "identical", json_object_new_boolean(same));
 	json_object_object_add(o, "size-mismatch",
 			       json_object_new_boolean(a->bytes[0] != a->bytes[1]));
 	if (!same)
-		cow_show_string(o, "difference", reasons[c->verdict]);
-	if (!same && c->verdict != COW_COMPARE_SIZE)
-		cow_show_u64(o, "offset", c->offset);
+		cow_show_string(o, "difference", reasons[c->result.verdict]);
+	if (!same && c->result.verdict != COW_COMPARE_SIZE)
+		cow_show_u64(o, "offset", c->result.offset);
 	puts(json_object_to_json_string_ext(o, JSON_C_TO_STRING_PRETTY));
 	json_object_put(o);
 }
@@ -107,18 +108,19 @@ static int tell(const struct cow_tool *tool)
 		print_json(a);
 	else if (!tool->common.quiet)
 		print_text(a);
-	return a->compare.verdict == COW_COMPARE_SAME ? EXIT_SAME : EXIT_DIFFERENT;
+	return a->compare.result.verdict == COW_COMPARE_SAME ? EXIT_SAME : EXIT_DIFFERENT;
 }
 
 static int say_failure(struct arguments *a, int ret, struct cow_error *err)
 {
 	const struct cow_compare *c = &a->compare;
-	a->tool.failed_status = c->failed >= 0 && c->failed_map ? EXIT_NO_MAP : EXIT_NOT_READ;
-	if (c->failed < 0)
+	a->tool.failed_status =
+		c->result.failed >= 0 && c->result.failed_map ? EXIT_NO_MAP : EXIT_NOT_READ;
+	if (c->result.failed < 0)
 		return cow_error_set(err, ret, "compare: %s", strerror(-ret));
 	return cow_error_set(err, ret, "%s: cannot read %s offset %" PRIu64 ": %s",
-			     cow_disk_path(c->disks[c->failed]),
-			     c->failed_map ? "the mapping of" : "at", c->failed_off,
+			     cow_disk_path(c->disks[c->result.failed]),
+			     c->result.failed_map ? "the mapping of" : "at", c->result.failed_off,
 			     strerror(-ret));
 }
 

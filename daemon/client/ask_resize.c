@@ -82,8 +82,8 @@ static int lock_size(uint32_t id)
 	}
 }
 
-static int resize_locked(struct cow_ctrl *ctrl, struct cow_target target,
-			 const struct cow_resize_options *options)
+static int resize_alone(struct cow_ctrl *ctrl, struct cow_target target,
+			const struct cow_resize_options *options)
 {
 	int lock = lock_size(target.id);
 	if (lock < 0)
@@ -99,7 +99,7 @@ int cow_ask_resize(struct cow_target target, const struct cow_resize_options *op
 	struct cow_ctrl ctrl;
 	if (cow_ctrl_open(&ctrl, &err))
 		return cow_cmd_fail("%s", err.text);
-	int status = resize_locked(&ctrl, target, options);
+	int status = resize_alone(&ctrl, target, options);
 	cow_ctrl_close(&ctrl);
 	return status;
 }

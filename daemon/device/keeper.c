@@ -25,6 +25,7 @@
 #include "daemon/holders/busy.h"
 #include "daemon/holders/fsfreeze.h"
 #include "engine/base/log.h"
+#include "engine/base/mutex.h"
 
 enum request_kind {
 	SERVE,
@@ -274,10 +275,10 @@ static void harden(void)
 /* ---- beats: a request may take as long as the host does ---- */
 
 static struct {
-	pthread_mutex_t lock;
+	struct cow_mutex_beats lock;
 	pthread_cond_t changed;
-	bool working;
-} beats = { .lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER };
+	bool working COW_GUARDED_BY(beats);
+} beats = { .lock = COW_MUTEX_INITIALIZER(COW_RANK_DAEMON), .changed = PTHREAD_COND_INITIALIZER };
 
 /* Nobody waits for the result: a request may never end, as a START_DEV whose queues are gone. */
 static void pause_or_end(void)
@@ -291,11 +292,11 @@ static void *beat(void *arg)
 {
 	const struct answer answer = { .beat = true };
 	for (;;) {
-		pthread_mutex_lock(&beats.lock);
+		cow_mutex_lock(&beats.lock);
 		while (!beats.working)
-			pthread_cond_wait(&beats.changed, &beats.lock);
+			cow_mutex_wait(&beats.lock, &beats.changed);
 		send(STDERR_FILENO + 1, &answer, sizeof(answer), MSG_NOSIGNAL | MSG_DONTWAIT);
-		pthread_mutex_unlock(&beats.lock);
+		cow_mutex_unlock(&beats.lock);
 		pause_or_end();
 	}
 	return NULL;
@@ -304,10 +305,10 @@ static void *beat(void *arg)
 /* None comes after the answer. */
 static void set_working(bool working)
 {
-	pthread_mutex_lock(&beats.lock);
+	cow_mutex_lock(&beats.lock);
 	beats.working = working;
 	pthread_cond_signal(&beats.changed);
-	pthread_mutex_unlock(&beats.lock);
+	cow_mutex_unlock(&beats.lock);
 }
 
 /* Whoever asked may have given up waiting for us. */

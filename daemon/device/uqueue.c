@@ -186,10 +186,10 @@ static void rest(struct cow_uqueue *queue)
 	if (!cow_uring_is_quiet(queue->loop))
 		return; /* after the next round */
 	queue->rest_due = false;
-	pthread_mutex_lock(&queue->lock);
+	cow_mutex_lock(&queue->lock);
 	if (!queue->keeps)
 		rest_some(queue);
-	pthread_mutex_unlock(&queue->lock);
+	cow_mutex_unlock(&queue->lock);
 }
 
 /* ---- requests ---- */
@@ -220,10 +220,10 @@ static void begin_request(struct cow_tag *tag)
 
 static void note_error(struct cow_uqueue *queue, int error)
 {
-	pthread_mutex_lock(&queue->lock);
+	cow_mutex_lock(&queue->lock);
 	if (!queue->error)
 		queue->error = error;
-	pthread_mutex_unlock(&queue->lock);
+	cow_mutex_unlock(&queue->lock);
 }
 
 static void bury(struct cow_tag *tag, int res)
@@ -254,12 +254,12 @@ static void fetched(struct cow_completion *completion, int res, unsigned flags)
 
 static void report(struct cow_uqueue *queue, int error)
 {
-	pthread_mutex_lock(&queue->lock);
+	cow_mutex_lock(&queue->lock);
 	if (!queue->error)
 		queue->error = error;
 	queue->reported = true;
 	pthread_cond_signal(&queue->changed);
-	pthread_mutex_unlock(&queue->lock);
+	cow_mutex_unlock(&queue->lock);
 }
 
 /* Refused fetches complete at once; the others stay with the kernel. */
@@ -472,9 +472,9 @@ static int make_tags(struct cow_uqueue *queue)
 /* The lock is not held while we wait for memory, since the queue's thread must not. */
 void cow_uqueue_keep_memory(struct cow_uqueue *queue)
 {
-	pthread_mutex_lock(&queue->lock);
+	cow_mutex_lock(&queue->lock);
 	queue->keeps = true;
-	pthread_mutex_unlock(&queue->lock);
+	cow_mutex_unlock(&queue->lock);
 	cow_pages_take(queue->buffers, buffers_bytes(queue));
 	cow_queue_take_memory(queue->engine);
 }
@@ -488,7 +488,7 @@ static void take_config(struct cow_uqueue *queue, const struct cow_uqueue_config
 	queue->quit_msg.fn = quit_posted;
 	queue->abandon_msg.fn = abandon_posted;
 	queue->answer.msg.fn = asked;
-	pthread_mutex_init(&queue->lock, NULL);
+	cow_mutex_init(&queue->lock, COW_RANK_DAEMON);
 	pthread_cond_init(&queue->changed, NULL);
 }
 
@@ -501,16 +501,16 @@ void cow_uqueue_free(struct cow_uqueue *queue)
 	if (queue->descs)
 		munmap((void *)(uintptr_t)queue->descs, queue->descs_bytes);
 	pthread_cond_destroy(&queue->changed);
-	pthread_mutex_destroy(&queue->lock);
+	cow_mutex_fini(&queue->lock);
 }
 
 static int wait_report(struct cow_uqueue *queue)
 {
-	pthread_mutex_lock(&queue->lock);
+	cow_mutex_lock(&queue->lock);
 	while (!queue->reported)
-		pthread_cond_wait(&queue->changed, &queue->lock);
+		cow_mutex_wait(&queue->lock, &queue->changed);
 	int error = queue->error;
-	pthread_mutex_unlock(&queue->lock);
+	cow_mutex_unlock(&queue->lock);
 	return error;
 }
 

@@ -17,6 +17,7 @@
 
 #include "daemon/device/sandbox.h"
 #include "daemon/device/transfer.h"
+#include "engine/base/mutex.h"
 #include "engine/base/result.h"
 #include "engine/life/image.h"
 #include "engine/loop/loop.h"
@@ -94,11 +95,11 @@ struct cow_uqueue {
 	struct cow_msg quit_msg, abandon_msg;
 
 	/* thread -> starter */
-	pthread_mutex_t lock;
+	struct cow_mutex_uqueue lock;
 	pthread_cond_t changed;
-	bool reported; /* lock */
-	int error;     /* lock: why it could not begin to serve */
-	bool keeps;    /* lock: gives no memory back any more */
+	bool reported COW_GUARDED_BY(uqueue);
+	int error COW_GUARDED_BY(uqueue);  /* why it could not begin to serve */
+	bool keeps COW_GUARDED_BY(uqueue); /* gives no memory back any more */
 	_Atomic bool drained;
 	_Atomic bool lost_writes; /* a write was answered with an error */
 

@@ -22,6 +22,7 @@
 #include "daemon/holders/child.h"
 #include "daemon/holders/fs.h"
 #include "daemon/holders/fsfreeze.h"
+#include "engine/base/mutex.h"
 
 /* What a thaw may take before the others' turn comes. */
 #define THAW_LIMIT_MS 5000
@@ -48,17 +49,20 @@ static uint64_t now_ms(void)
 static atomic_uint nr_left;
 
 struct call {
-	pthread_mutex_t lock;
-	pthread_cond_t cond;
+	/* constant */
 	int fd;
 	unsigned long request;
-	int error;
-	bool over, left; /* lock; left: nobody waits, the thread frees it */
+
+	struct cow_mutex_fs_call lock;
+	pthread_cond_t cond;
+	int error COW_GUARDED_BY(fs_call);
+	bool over COW_GUARDED_BY(fs_call);
+	bool left COW_GUARDED_BY(fs_call); /* nobody waits, the thread frees it */
 };
 
 static void call_free(struct call *call)
 {
-	pthread_mutex_destroy(&call->lock);
+	cow_mutex_fini(&call->lock);
 	pthread_cond_destroy(&call->cond);
 	close(call->fd);
 	free(call);
@@ -69,12 +73,12 @@ static void *call_run(void *arg)
 {
 	struct call *call = arg;
 	int error = ioctl(call->fd, call->request, 0) ? errno : 0;
-	pthread_mutex_lock(&call->lock);
+	cow_mutex_lock(&call->lock);
 	call->error = error;
 	call->over = true;
 	bool left = call->left;
 	pthread_cond_signal(&call->cond);
-	pthread_mutex_unlock(&call->lock);
+	cow_mutex_unlock(&call->lock);
 	if (left && call->request == FIFREEZE && !error)
 		ioctl(call->fd, FITHAW, 0);
 	if (left) {
@@ -90,7 +94,7 @@ static struct call *call_start(int fd, unsigned long request)
 	struct call *call = calloc(1, sizeof(*call));
 	if (!call)
 		return NULL;
-	pthread_mutex_init(&call->lock, NULL);
+	cow_mutex_init(&call->lock, COW_RANK_DAEMON);
 	pthread_cond_init(&call->cond, NULL);
 	call->request = request;
 	call->fd = fcntl(fd, F_DUPFD_CLOEXEC, 0);
@@ -110,22 +114,22 @@ static bool call_wait(struct call *call, unsigned ms)
 	until.tv_nsec += (long)ms * 1000000;
 	until.tv_sec += until.tv_nsec / 1000000000;
 	until.tv_nsec %= 1000000000;
-	pthread_mutex_lock(&call->lock);
-	while (!call->over && !pthread_cond_timedwait(&call->cond, &call->lock, &until))
+	cow_mutex_lock(&call->lock);
+	while (!call->over && !cow_mutex_wait_until(&call->lock, &call->cond, &until))
 		;
 	bool over = call->over;
-	pthread_mutex_unlock(&call->lock);
+	cow_mutex_unlock(&call->lock);
 	return over;
 }
 
 /* Its error, or -EINPROGRESS: it is left to itself. */
 static int call_end(struct call *call)
 {
-	pthread_mutex_lock(&call->lock);
+	cow_mutex_lock(&call->lock);
 	int ret = call->over ? -call->error : -EINPROGRESS;
 	call->left = !call->over;
 	nr_left += call->left;
-	pthread_mutex_unlock(&call->lock);
+	cow_mutex_unlock(&call->lock);
 	if (ret != -EINPROGRESS)
 		call_free(call);
 	return ret;

@@ -12,6 +12,7 @@
 #include <stdatomic.h>
 #include <stddef.h>
 
+#include "engine/base/mutex.h"
 #include "engine/base/result.h"
 
 enum cow_job_kind {
@@ -49,10 +50,11 @@ struct cow_job {
 };
 
 struct cow_jobs {
-	pthread_mutex_t lock;
+	int over_fd; /* eventfd: readable when a job is over */
+	struct cow_mutex_jobs lock;
 	pthread_cond_t posted_cond;
-	struct cow_job *posted, *over; /* lock */
-	int over_fd;		       /* eventfd: readable when a job is over */
+	struct cow_job *posted COW_GUARDED_BY(jobs);
+	struct cow_job *over COW_GUARDED_BY(jobs);
 };
 
 /* 0 or -errno. */

@@ -34,6 +34,7 @@ struct cow_inflated *cow_inflated_new(uint32_t cluster_bytes, const struct cow_l
 
 void cow_inflated_take(struct cow_inflated *cache)
 {
+	cow_mutex_alone(&cache->lock);
 	for (unsigned i = 0; i < cache->nr_slots; i++)
 		cow_pages_take(cache->slots[i].data, cache->cluster_bytes);
 }
@@ -42,6 +43,7 @@ void cow_inflated_free(struct cow_inflated *cache)
 {
 	if (!cache)
 		return;
+	cow_mutex_alone(&cache->lock);
 	for (unsigned i = 0; i < cache->nr_slots; i++)
 		cow_pages_free(cache->slots[i].data, cache->cluster_bytes);
 	cow_mutex_fini(&cache->lock);
@@ -51,7 +53,7 @@ void cow_inflated_free(struct cow_inflated *cache)
 /* ---- under the lock ---- */
 
 static struct cow_inflated_slot *find_locked(struct cow_inflated *cache, const void *owner,
-					     uint64_t entry) COW_REQUIRES(cache->lock);
+					     uint64_t entry) COW_REQUIRES(inflated, cache->lock);
 static struct cow_inflated_slot *find_locked(struct cow_inflated *cache, const void *owner,
 					     uint64_t entry)
 {
@@ -62,7 +64,8 @@ static struct cow_inflated_slot *find_locked(struct cow_inflated *cache, const v
 }
 
 static struct cow_inflating *find_running_locked(struct cow_inflated *cache, const void *owner,
-						 uint64_t entry) COW_REQUIRES(cache->lock);
+						 uint64_t entry)
+	COW_REQUIRES(inflated, cache->lock);
 static struct cow_inflating *find_running_locked(struct cow_inflated *cache, const void *owner,
 						 uint64_t entry)
 {
@@ -73,7 +76,7 @@ static struct cow_inflating *find_running_locked(struct cow_inflated *cache, con
 }
 
 static void start_locked(struct cow_inflated *cache, struct cow_inflating *mine, const void *owner,
-			 uint64_t entry) COW_REQUIRES(cache->lock);
+			 uint64_t entry) COW_REQUIRES(inflated, cache->lock);
 static void start_locked(struct cow_inflated *cache, struct cow_inflating *mine, const void *owner,
 			 uint64_t entry)
 {
@@ -83,7 +86,7 @@ static void start_locked(struct cow_inflated *cache, struct cow_inflating *mine,
 }
 
 static void end_locked(struct cow_inflated *cache, const struct cow_inflating *mine)
-	COW_REQUIRES(cache->lock);
+	COW_REQUIRES(inflated, cache->lock);
 static void end_locked(struct cow_inflated *cache, const struct cow_inflating *mine)
 {
 	struct cow_inflating **link = &cache->running;
@@ -96,7 +99,7 @@ static void end_locked(struct cow_inflated *cache, const struct cow_inflating *m
 
 /* The one unused for longest; NULL: all are being copied from. */
 static struct cow_inflated_slot *victim_locked(struct cow_inflated *cache)
-	COW_REQUIRES(cache->lock);
+	COW_REQUIRES(inflated, cache->lock);
 static struct cow_inflated_slot *victim_locked(struct cow_inflated *cache)
 {
 	struct cow_inflated_slot *oldest = NULL;
@@ -109,7 +112,7 @@ static struct cow_inflated_slot *victim_locked(struct cow_inflated *cache)
 }
 
 static void keep_locked(struct cow_inflated *cache, const struct cow_inflating *mine, uint8_t **buf)
-	COW_REQUIRES(cache->lock);
+	COW_REQUIRES(inflated, cache->lock);
 static void keep_locked(struct cow_inflated *cache, const struct cow_inflating *mine, uint8_t **buf)
 {
 	struct cow_inflated_slot *s = victim_locked(cache);
@@ -128,7 +131,7 @@ static void keep_locked(struct cow_inflated *cache, const struct cow_inflating *
 static enum cow_inflated_answer ask_locked(struct cow_inflated *cache, const void *owner,
 					   uint64_t entry, struct cow_inflating *mine,
 					   struct cow_task *task, struct cow_inflated_slot **slot)
-	COW_REQUIRES(cache->lock);
+	COW_REQUIRES(inflated, cache->lock);
 static enum cow_inflated_answer ask_locked(struct cow_inflated *cache, const void *owner,
 					   uint64_t entry, struct cow_inflating *mine,
 					   struct cow_task *task, struct cow_inflated_slot **slot)
@@ -187,7 +190,7 @@ void cow_inflated_done(struct cow_inflated *cache, struct cow_inflating *mine, u
 
 /* A slot that is being copied from keeps its buffer until the pin is gone. */
 static void forget_locked(struct cow_inflated *cache, struct cow_inflated_slot *slot)
-	COW_REQUIRES(cache->lock);
+	COW_REQUIRES(inflated, cache->lock);
 static void forget_locked(struct cow_inflated *cache, struct cow_inflated_slot *slot)
 {
 	slot->owner = NULL;

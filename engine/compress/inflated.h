@@ -43,13 +43,16 @@ struct cow_inflating {
 };
 
 struct cow_inflated {
-	struct cow_mutex lock;
+	/* constant */
 	unsigned nr_slots;
-	uint32_t cluster_bytes; /* constant */
-	uint64_t clock;
-	uint64_t nr_inflated; /* clusters, since the start */
-	struct cow_inflating *running;
-	struct cow_inflated_slot slots[COW_INFLATED_MAX_SLOTS];
+	uint32_t cluster_bytes;
+
+	struct cow_mutex_inflated lock;
+	uint64_t clock COW_GUARDED_BY(inflated);
+	uint64_t nr_inflated COW_GUARDED_BY(inflated); /* clusters, since the start */
+	struct cow_inflating *running COW_GUARDED_BY(inflated);
+	/* a pinned one's data are who pinned it's, too */
+	struct cow_inflated_slot slots[COW_INFLATED_MAX_SLOTS] COW_GUARDED_BY(inflated);
 };
 
 enum cow_inflated_answer {

@@ -9,7 +9,7 @@ void cow_commit_init(struct cow_commit *commit)
 }
 
 static void start_locked(struct cow_commit *commit, struct cow_loop *loop)
-	COW_REQUIRES(commit->lock);
+	COW_REQUIRES(commit, commit->lock);
 static void start_locked(struct cow_commit *commit, struct cow_loop *loop)
 {
 	cow_assert(!commit->held);

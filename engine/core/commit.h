@@ -28,13 +28,13 @@ struct cow_commit {
 	const struct cow_step *first_step;
 	struct cow_commit_watch watch;
 
-	struct cow_mutex lock;
-	/* lock */
-	struct cow_waitlist joining; /* for the next pass */
-	struct cow_waitlist riding;  /* on the running pass */
-	bool running, wanted;
-	bool held;	       /* none may start: a change of the whole image */
-	struct cow_loop *loop; /* where the running pass runs */
+	struct cow_mutex_commit lock;
+	struct cow_waitlist joining COW_GUARDED_BY(commit); /* for the next pass */
+	struct cow_waitlist riding COW_GUARDED_BY(commit);  /* on the running pass */
+	bool running COW_GUARDED_BY(commit);
+	bool wanted COW_GUARDED_BY(commit);
+	bool held COW_GUARDED_BY(commit); /* none may start: a change of the whole image */
+	struct cow_loop *loop COW_GUARDED_BY(commit); /* where the running pass runs */
 
 	/*
 	 * any thread: data was written that must be durable before the L2 entries that point to it

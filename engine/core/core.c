@@ -81,6 +81,22 @@ void cow_core_header_encode(struct cow_core *core, uint8_t sector[512])
 	cow_mutex_unlock(&core->header_lock);
 }
 
+struct cow_header cow_core_header(struct cow_core *core)
+{
+	cow_mutex_lock(&core->header_lock);
+	struct cow_header header = core->header;
+	cow_mutex_unlock(&core->header_lock);
+	return header;
+}
+
+bool cow_core_is_marked_corrupt(struct cow_core *core)
+{
+	cow_mutex_lock(&core->header_lock);
+	bool marked = core->mark_corrupt;
+	cow_mutex_unlock(&core->header_lock);
+	return marked;
+}
+
 void cow_core_note_writing(struct cow_core *core)
 {
 	cow_assert(core->writable);

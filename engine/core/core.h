@@ -39,11 +39,12 @@ struct cow_core {
 	uint64_t snapshots_bytes; /* length of the snapshot table in the file */
 	uint64_t kept_autoclear;  /* autoclear features that we keep true while we write */
 
-	/* header_lock */
-	struct cow_mutex header_lock;
-	struct cow_header header; /* as to be written; see also cow_core_header_encode() */
+	struct cow_mutex_header header_lock;
+	struct cow_header header
+		COW_GUARDED_BY(header); /* as to be written; see also cow_core_header_encode() */
 	/* the first 512 bytes as read: what the header's fields do not cover is kept */
-	uint8_t header_sector[512];
+	uint8_t header_sector[512] COW_GUARDED_BY(header);
+	bool mark_corrupt COW_GUARDED_BY(header); /* the corrupt bit is to be set */
 
 	/* constant after open: where that outlives the process; may be NULL */
 	atomic_bool *failed_too;
@@ -53,10 +54,8 @@ struct cow_core {
 	atomic_bool unreadable;
 	atomic_bool ready_for_write; /* the header tells that somebody writes (autoclear bits) */
 
-	/* fail_lock */
-	struct cow_mutex fail_lock;
-	char failure[256];
-	bool mark_corrupt; /* the corrupt bit is to be set */
+	struct cow_mutex_failure fail_lock;
+	char failure[256] COW_GUARDED_BY(failure);
 
 	struct cow_commit commit;
 };
@@ -104,6 +103,16 @@ static inline bool cow_core_is_failed(struct cow_core *core)
 void cow_core_note_writing(struct cow_core *core);
 /* Have the header say that somebody writes; the task runs its step again when that is durable. */
 void cow_core_prepare_write(struct cow_core *core, struct cow_task *task);
+
+/* The header as it should stand on disk now. */
+struct cow_header cow_core_header(struct cow_core *core);
+bool cow_core_is_marked_corrupt(struct cow_core *core);
+/* Of it, what changes under a freeze only. */
+COW_NO_ANALYSIS
+static inline uint64_t cow_core_snapshots_off(const struct cow_core *core)
+{
+	return core->header.snapshots_off;
+}
 
 /* The first 512 bytes as they should stand on disk now. */
 void cow_core_header_encode(struct cow_core *core, uint8_t sector[512]);

@@ -6,7 +6,7 @@
 
 #include "engine/base/mutex.h"
 
-static struct cow_mutex last_lock = { PTHREAD_MUTEX_INITIALIZER, COW_RANK_HOST_ERROR };
+static struct cow_mutex_host_error last_lock = COW_MUTEX_INITIALIZER(COW_RANK_HOST_ERROR);
 
 void cow_health_note(struct cow_health *health, enum cow_health_kind kind, uint64_t offset,
 		     int error)

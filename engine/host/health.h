@@ -11,6 +11,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "engine/base/mutex.h"
+
 enum cow_health_kind {
 	COW_HEALTH_READ,
 	COW_HEALTH_WRITE, /* a change of the file's length too */
@@ -29,8 +31,8 @@ struct cow_health_error {
 /* All zeros: nothing was refused. */
 struct cow_health {
 	atomic_uint_least64_t nr_errors[COW_HEALTH_NR];
-	atomic_bool cannot_punch;     /* the host has said that it makes no holes in this file */
-	struct cow_health_error last; /* health.c's lock */
+	atomic_bool cannot_punch; /* the host has said that it makes no holes in this file */
+	struct cow_health_error last COW_GUARDED_BY(host_error); /* health.c's lock */
 };
 
 /* Any thread; no lock held above COW_RANK_HOST_ERROR. error: errno, positive. */

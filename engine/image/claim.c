@@ -25,7 +25,8 @@ static struct cow_claims_shard *shard_of(struct cow_claims *claims, enum cow_cla
 }
 
 static struct cow_claim *find_locked(struct cow_claims_shard *shard, enum cow_claim_space space,
-				     uint64_t start, uint64_t end) COW_REQUIRES(shard->lock);
+				     uint64_t start, uint64_t end)
+	COW_REQUIRES(claims, shard->lock);
 static struct cow_claim *find_locked(struct cow_claims_shard *shard, enum cow_claim_space space,
 				     uint64_t start, uint64_t end)
 {

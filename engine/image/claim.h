@@ -28,15 +28,15 @@ struct cow_claim {
 	bool held;
 	enum cow_claim_space space;
 	uint64_t start, end;
-	struct cow_claim *next;
-	struct cow_waitlist waiters;
+	struct cow_claim *next COW_GUARDED_BY(claims);
+	struct cow_waitlist waiters COW_GUARDED_BY(claims);
 };
 
 #define COW_CLAIMS_SHARDS 16
 
 struct cow_claims_shard {
-	struct cow_mutex lock;
-	struct cow_claim *claims;
+	struct cow_mutex_claims lock;
+	struct cow_claim *claims COW_GUARDED_BY(claims);
 	atomic_uint nr;
 };
 

@@ -20,8 +20,8 @@ struct cow_gate {
 	/* a change of the whole image is under way, the gate shut or about to be */
 	atomic_bool changing;
 	atomic_bool shut;
-	struct cow_mutex lock;
-	struct cow_waitlist parked; /* requests, until it opens; lock */
+	struct cow_mutex_gate lock;
+	struct cow_waitlist parked COW_GUARDED_BY(gate); /* requests, until it opens */
 };
 
 void cow_gate_init(struct cow_gate *gate);

@@ -47,11 +47,11 @@ struct cow_image {
 	struct cow_tracking tracking;	       /* dirty bitmaps; writable images */
 	struct cow_tracking_left bitmaps_left; /* until it is open */
 
-	/* queues_lock */
-	struct cow_mutex queues_lock;
-	struct cow_queue *queues[COW_MAX_QUEUES];
-	struct cow_reserved *left; /* reservations of queues that are gone */
-	unsigned nr_left, cap_left;
+	struct cow_mutex_queues queues_lock;
+	struct cow_queue *queues[COW_MAX_QUEUES] COW_GUARDED_BY(queues);
+	struct cow_reserved *left COW_GUARDED_BY(queues); /* reservations of queues that are gone */
+	unsigned nr_left COW_GUARDED_BY(queues);
+	unsigned cap_left COW_GUARDED_BY(queues);
 };
 
 #endif

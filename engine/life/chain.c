@@ -371,8 +371,9 @@ static int check_data_format(struct cow_image *image, struct cow_chain *chain,
 int cow_chain_open_data(struct cow_chain *chain, struct cow_image *image, struct cow_error *err)
 {
 	const struct cow_open_options *options = chain->options;
+	const struct cow_header header = cow_core_header(&image->core);
 	image->core.data = image->core.file;
-	if (!(image->core.header.incompatible & QCOW2_INCOMPAT_DATA_FILE)) {
+	if (!(header.incompatible & QCOW2_INCOMPAT_DATA_FILE)) {
 		if (image->core.file != chain->named || !options->data_file)
 			return 0;
 		return cow_error_set(
@@ -388,7 +389,7 @@ int cow_chain_open_data(struct cow_chain *chain, struct cow_image *image, struct
 	if (ret)
 		return ret;
 	image->core.data = file;
-	image->core.raw_data_file = image->core.header.autoclear & QCOW2_AUTOCLEAR_DATA_FILE_RAW;
+	image->core.raw_data_file = header.autoclear & QCOW2_AUTOCLEAR_DATA_FILE_RAW;
 	ret = check_data_owner(image, chain, file, err);
 	if (!ret)
 		ret = cow_chain_enter(chain, file, flags, err);

@@ -169,6 +169,7 @@ static int return_extents(struct cow_image *image, struct cow_loop *loop,
 static int return_reservations(struct cow_image *image, struct cow_loop *loop)
 {
 	struct cow_alloc *alloc = &image->alloc;
+	cow_mutex_alone(&image->queues_lock);
 	int ret = return_extents(image, loop, image->left, image->nr_left);
 	if (!ret)
 		ret = return_extents(image, loop, alloc->spare, alloc->nr_spare);
@@ -240,10 +241,10 @@ int cow_image_close(struct cow_image *image, struct cow_loop *loop, struct cow_e
 	cow_assert(!has_queues(image) && !cow_gate_is_shut(&image->gate));
 	if (image->core.writable) {
 		ret = finish(image, loop, err);
+		const char *failure = cow_core_failure(&image->core);
 		if (ret)
 			cow_error_set(err, ret, "%s: %s", image->core.path,
-				      image->core.failure[0] ? image->core.failure
-							     : strerror(-ret));
+				      failure ? failure : strerror(-ret));
 	}
 	cow_image_free(image);
 	return ret;

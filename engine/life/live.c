@@ -101,7 +101,7 @@ static int load_victim(struct cow_live *x)
 static int choose(struct cow_live *x)
 {
 	const struct cow_snapshot_date later = { 0 };
-	x->header = x->image->core.header;
+	x->header = cow_core_header(&x->image->core);
 	if (x->header.incompatible & QCOW2_INCOMPAT_DATA_FILE)
 		return cow_error_set(
 			x->err, -ENOTSUP,

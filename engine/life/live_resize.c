@@ -126,7 +126,7 @@ static int clear_tail(struct growth *x)
 	uint64_t used = cow_in_cluster(&core->g, x->old_bytes),
 		 bytes = core->g.cluster_bytes - used;
 	struct cow_l2_entry raw;
-	if (!used || core->header.crypt_method)
+	if (!used || cow_core_header(core).crypt_method)
 		return 0;
 	int ret = read_last_entry(x, &raw);
 	struct cow_entry entry = cow_entry_decode(&core->g, raw, 0);
@@ -159,7 +159,7 @@ static int write_l1(struct growth *x)
 static int write_header(struct growth *x)
 {
 	struct cow_core *core = &x->image->core;
-	struct cow_header h = core->header;
+	struct cow_header h = cow_core_header(core);
 	uint8_t sector[COW_SWITCH_BYTES];
 	bool begun;
 	x->old = h;

@@ -32,7 +32,7 @@ int cow_live_find_places(struct cow_live *x)
 {
 	uint64_t l1_bytes = x->header.l1_entries * 8ull;
 	cow_assert(!x->frozen);
-	x->reftable_clusters = x->image->core.header.reftable_clusters;
+	x->reftable_clusters = cow_core_header(&x->image->core).reftable_clusters;
 	int ret = find_place(x, l1_bytes, &x->l1_off);
 	if (!ret && x->s->what == COW_LIVE_CREATE)
 		ret = find_place(x, l1_bytes, &x->copy_off);
@@ -131,7 +131,7 @@ static int write_snapshots(struct cow_live *x)
 static int write_header(struct cow_live *x)
 {
 	struct cow_image *image = x->image;
-	struct cow_header h = image->core.header;
+	struct cow_header h = cow_core_header(&image->core);
 	/* all requests wait, and all that it leads to is written */
 	cow_assert(cow_gate_is_shut(&image->gate) && !x->switched && !x->ios.pending);
 	uint8_t *sector = cow_buf_alloc(512);
@@ -187,7 +187,7 @@ int cow_live_switch(struct cow_live *x)
 		last->date_nsec = date.nsec;
 	}
 	int ret = last_rounds(x);
-	if (!ret && x->image->core.header.reftable_clusters != x->reftable_clusters)
+	if (!ret && cow_core_header(&x->image->core).reftable_clusters != x->reftable_clusters)
 		ret = -EAGAIN; /* it was outgrown meanwhile: there is no place for that */
 	if (!ret)
 		ret = write_l1(x);

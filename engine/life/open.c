@@ -114,7 +114,8 @@ static int refuse_unsupported(struct cow_image *image, struct cow_chain *chain,
 static int repair_dirty(struct cow_image *image, struct cow_chain *chain, uint8_t **cluster,
 			struct cow_error *err)
 {
-	if (!image->core.writable || !(image->core.header.incompatible & QCOW2_INCOMPAT_DIRTY))
+	if (!image->core.writable ||
+	    !(cow_core_header(&image->core).incompatible & QCOW2_INCOMPAT_DIRTY))
 		return 0;
 	int ret = cow_repair_dirty(chain->loop, image->core.file, image->core.path, err);
 	if (ret)
@@ -138,7 +139,7 @@ static uint64_t take_cache_bytes(struct cow_image *image, struct cow_chain *chai
 	const struct cow_geometry *g = &image->core.g;
 	uint64_t all = (g->size_bytes >> g->cluster_bits) * 8 + g->slice_bytes * 64ull;
 	uint64_t left = chain->cache_left, asked = chain->options->cache_bytes;
-	uint64_t most = image->core.header.backing_name_off ? left / 2 : left;
+	uint64_t most = cow_core_header(&image->core).backing_name_off ? left / 2 : left;
 	uint64_t least = asked ? cow_min(asked, CACHE_MIN_BYTES) : CACHE_MIN_BYTES;
 	uint64_t bytes = cow_max(cow_min(all, most), least);
 	chain->cache_left -= cow_min(left, bytes);
@@ -184,7 +185,7 @@ static void start_tracking(struct cow_image *image, struct cow_loop *loop)
 				   &image->bitmaps_left);
 	cow_tracking_left_fini(&image->bitmaps_left);
 	atomic_store(&image->core.ready_for_write,
-		     !(image->core.header.autoclear & ~image->core.kept_autoclear));
+		     !(cow_core_header(&image->core).autoclear & ~image->core.kept_autoclear));
 }
 
 /* Length of the snapshot table, so that nothing is written over it. */
@@ -228,6 +229,7 @@ static void init_locks(struct cow_image *image)
 
 static void free_one(struct cow_image *image)
 {
+	cow_mutex_alone(&image->queues_lock);
 	cow_meta_fini(&image->meta);
 	cow_alloc_fini(&image->alloc);
 	cow_quarantine_fini(&image->quarantine);
@@ -286,7 +288,7 @@ static int replay(struct cow_image *image, struct cow_chain *chain, struct cow_e
 		return ret;
 	if (image->replayed)
 		ret = cow_tracking_take_left(&image->bitmaps_left, fd,
-					     image->core.header.size_bytes);
+					     cow_core_header(&image->core).size_bytes);
 	if (ret)
 		return cow_error_no_memory(err);
 	ret = cow_meta_outlive(&image->meta, &image->core, fd);

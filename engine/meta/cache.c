@@ -112,6 +112,13 @@ static unsigned dirty_room_of(const struct cow_cache *cache, unsigned per_shard)
 	return (unsigned)cow_min(per_shard * cache->nr_shards / 2, cache->max_dirty);
 }
 
+/* Only the thread that grows changes them, all shards alike, and asks without their locks. */
+COW_NO_ANALYSIS
+static unsigned slots_now(const struct cow_cache *cache)
+{
+	return cache->shards[0].nr_slots;
+}
+
 static void take_slots(struct cow_shard *shard, unsigned from, unsigned to)
 {
 	uint32_t bytes = shard->cache->slice_bytes;
@@ -145,13 +152,13 @@ unsigned cow_cache_next_slots(struct cow_cache *cache)
 {
 	if (!cache->least || !atomic_load(&cache->wanted))
 		return 0;
-	unsigned now = cache->shards[0].nr_slots;
+	unsigned now = slots_now(cache);
 	return (unsigned)cow_min(now * 2ull, cache->per_shard) * cache->nr_shards;
 }
 
 void cow_cache_grow(struct cow_cache *cache)
 {
-	unsigned from = cache->shards[0].nr_slots;
+	unsigned from = slots_now(cache);
 	unsigned to = (unsigned)cow_min(from * 2ull, cache->per_shard);
 	for (unsigned i = 0; i < cache->nr_shards; i++) {
 		take_slots(&cache->shards[i], from, to);
@@ -165,14 +172,13 @@ void cow_cache_keep(struct cow_cache *cache)
 {
 	if (!cache->least)
 		return; /* all slots are in use */
-	while (cache->shards[0].nr_slots < cache->per_shard)
+	while (slots_now(cache) < cache->per_shard)
 		cow_cache_grow(cache);
 	cache->least = cache->per_shard;
 }
 
 static bool is_busy_locked(const struct cow_shard *shard, const struct cow_slot *slot)
-	COW_REQUIRES(shard->lock);
-static bool is_busy_locked(const struct cow_shard *shard, const struct cow_slot *slot)
+	COW_REQUIRES(shard, shard->lock)
 {
 	return slot->state == COW_SLOT_LOADING || slot->dirty || slot->writing;
 }
@@ -195,8 +201,7 @@ static struct cow_slot **bucket_of(struct cow_shard *shard, uint64_t key)
 }
 
 static struct cow_slot *find_locked(struct cow_shard *shard, uint64_t key)
-	COW_REQUIRES(shard->lock);
-static struct cow_slot *find_locked(struct cow_shard *shard, uint64_t key)
+	COW_REQUIRES(shard, shard->lock)
 {
 	struct cow_slot *slot = *bucket_of(shard, key);
 	while (slot && slot->key != key)
@@ -204,8 +209,8 @@ static struct cow_slot *find_locked(struct cow_shard *shard, uint64_t key)
 	return slot;
 }
 
-static void unhash_locked(struct cow_shard *shard, struct cow_slot *slot) COW_REQUIRES(shard->lock);
 static void unhash_locked(struct cow_shard *shard, struct cow_slot *slot)
+	COW_REQUIRES(shard, shard->lock)
 {
 	cow_assert(slot->state != COW_SLOT_EMPTY);
 	cow_assert(!slot->dirty && !slot->writing); /* the file has what it holds */
@@ -218,8 +223,7 @@ static void unhash_locked(struct cow_shard *shard, struct cow_slot *slot)
 
 /* Clock: an empty slot, or a clean one not used since the hand last passed. */
 static struct cow_slot *victim_locked(struct cow_shard *shard, bool *evicts)
-	COW_REQUIRES(shard->lock);
-static struct cow_slot *victim_locked(struct cow_shard *shard, bool *evicts)
+	COW_REQUIRES(shard, shard->lock)
 {
 	*evicts = true;
 	for (unsigned n = 0; n < 2 * shard->nr_slots; n++) {
@@ -263,9 +267,7 @@ static void load_done(struct cow_io *io)
 }
 
 static void load_locked(struct cow_shard *shard, struct cow_slot *slot, uint64_t key,
-			struct cow_task *task) COW_REQUIRES(shard->lock);
-static void load_locked(struct cow_shard *shard, struct cow_slot *slot, uint64_t key,
-			struct cow_task *task)
+			struct cow_task *task) COW_REQUIRES(shard, shard->lock)
 {
 	cow_assert(slot->state == COW_SLOT_EMPTY);
 	/* Here, so that a slot takes no memory before its first use. */
@@ -283,8 +285,8 @@ static void load_locked(struct cow_shard *shard, struct cow_slot *slot, uint64_t
 }
 
 /*
- * A slot goes out with its shard's lock held, and comes back by one of the put functions: the one
- * place where the analysis of locks has to be off.
+ * A slot goes out with its shard's lock held, and comes back by one of the put functions: the
+ * analysis sees no lock in between.
  */
 COW_NO_ANALYSIS
 struct cow_slot *cow_cache_get(struct cow_cache *cache, uint64_t key, struct cow_task *task)
@@ -340,7 +342,7 @@ static unsigned most_dirty(unsigned nr_slots)
 	return nr_slots - nr_slots / 4;
 }
 
-static bool shard_has_room(const struct cow_shard *shard)
+static bool has_room_locked(const struct cow_shard *shard) COW_REQUIRES(shard, shard->lock)
 {
 	return shard->nr_dirty < most_dirty(shard->nr_slots);
 }
@@ -359,13 +361,14 @@ bool cow_cache_may_dirty(struct cow_slot *slot, struct cow_task *task)
 	struct cow_shard *shard = slot->shard;
 	struct cow_cache *cache = shard->cache;
 	struct cow_loop *loop = task->loop;
+	cow_mutex_assert_held(&shard->lock);
 	cow_assert(slot->state == COW_SLOT_READY);
 	if (slot->dirty || slot->writing) {
 		slot->dirty = true;
 		cow_outlive_order();
 		return true;
 	}
-	if (shard_has_room(shard) && reserve_dirty(cache)) {
+	if (has_room_locked(shard) && reserve_dirty(cache)) {
 		shard->nr_dirty++;
 		slot->dirty = true;
 		cow_outlive_order();
@@ -376,7 +379,7 @@ bool cow_cache_may_dirty(struct cow_slot *slot, struct cow_task *task)
 	 * us.
 	 */
 	cow_mutex_lock(&cache->limit_lock);
-	bool room = shard_has_room(shard) &&
+	bool room = has_room_locked(shard) &&
 		    atomic_load(&cache->nr_dirty) < atomic_load(&cache->dirty_room);
 	bool more = shard->nr_slots < cache->per_shard;
 	if (!room)
@@ -447,8 +450,7 @@ static bool was_touched(struct cow_cache *cache)
 }
 
 /* False: somebody has begun to use them again, or too much of the others is dirty. */
-static bool shrink_locked(struct cow_shard *shard, unsigned least) COW_REQUIRES(shard->lock);
-static bool shrink_locked(struct cow_shard *shard, unsigned least)
+static bool shrink_locked(struct cow_shard *shard, unsigned least) COW_REQUIRES(shard, shard->lock)
 {
 	if (shard->nr_dirty > most_dirty(least))
 		return false;
@@ -466,7 +468,7 @@ static bool shrink_locked(struct cow_shard *shard, unsigned least)
 /* All shards have as many slots: those that were shrunk before one could not be take them again. */
 static void shrink(struct cow_cache *cache)
 {
-	unsigned from = cache->shards[0].nr_slots, least = cache->least, done = 0;
+	unsigned from = slots_now(cache), least = cache->least, done = 0;
 	bool ok = true;
 	for (; done < cache->nr_shards && ok; done++) {
 		struct cow_shard *shard = &cache->shards[done];
@@ -491,9 +493,9 @@ bool cow_cache_rest(struct cow_cache *cache)
 {
 	if (!cache->least)
 		return true;
-	if (!was_touched(cache) && cache->shards[0].nr_slots > cache->least)
+	if (!was_touched(cache) && slots_now(cache) > cache->least)
 		shrink(cache);
-	return cache->shards[0].nr_slots == cache->least;
+	return slots_now(cache) == cache->least;
 }
 
 /* ---- writeback ---- */

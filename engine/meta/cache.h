@@ -52,27 +52,32 @@ struct cow_slot {
 	/* constant once it is used */
 	struct cow_shard *shard;
 	uint8_t *data;
-	/* shard->lock */
-	uint64_t key;
-	enum cow_slot_state state;
-	bool dirty, writing, referenced;
-	struct cow_slot *hash_next;
-	struct cow_waitlist waiters; /* while loading */
+	uint64_t key COW_GUARDED_BY(shard);
+	enum cow_slot_state state COW_GUARDED_BY(shard);
+	bool dirty COW_GUARDED_BY(shard);
+	bool writing COW_GUARDED_BY(shard);
+	bool referenced COW_GUARDED_BY(shard);
+	struct cow_slot *hash_next COW_GUARDED_BY(shard);
+	struct cow_waitlist waiters COW_GUARDED_BY(shard); /* while loading */
 	/* the load in flight */
 	struct cow_io io;
 };
 
 struct cow_shard {
-	struct cow_mutex lock;
+	/* constant */
 	struct cow_cache *cache;
 	struct cow_slot *slots;
-	uint8_t *data;		 /* of all its slots */
-	unsigned nr_slots, hand; /* nr_slots: in use; grows and shrinks */
-	unsigned nr_dirty;	 /* of the cache's nr_dirty */
-	bool touched;		 /* since cow_cache_rest() looked */
-	struct cow_slot **hash;
+	uint8_t *data; /* of all its slots */
 	unsigned hash_mask;
-	struct cow_waitlist starved; /* every slot is loading, dirty or being written */
+
+	struct cow_mutex_shard lock;
+	unsigned nr_slots COW_GUARDED_BY(shard); /* in use; grows and shrinks */
+	unsigned hand COW_GUARDED_BY(shard);
+	unsigned nr_dirty COW_GUARDED_BY(shard); /* of the cache's nr_dirty */
+	bool touched COW_GUARDED_BY(shard);	 /* since cow_cache_rest() looked */
+	struct cow_slot **hash COW_PT_GUARDED_BY(shard);
+	/* every slot is loading, dirty or being written */
+	struct cow_waitlist starved COW_GUARDED_BY(shard);
 };
 
 struct cow_cache {
@@ -94,13 +99,13 @@ struct cow_cache {
 	atomic_uint nr_dirty;	/* slots dirty or writing */
 	atomic_uint dirty_room; /* the most of them now: max_dirty, or less while small */
 	atomic_bool wanted;
-	/* limit_lock */
-	struct cow_mutex limit_lock;
+	struct cow_mutex_cache_limit limit_lock;
 	/*
 	 * Waiting for nr_dirty to fall; `warned` since a pass met a full host. A full host fails the
 	 * request that a pass was begun for, and no other one.
 	 */
-	struct cow_waitlist limited, warned;
+	struct cow_waitlist limited COW_GUARDED_BY(cache_limit);
+	struct cow_waitlist warned COW_GUARDED_BY(cache_limit);
 };
 
 struct cow_cache_config {

@@ -53,7 +53,7 @@ static const char *fixed(struct cow_meta *meta, uint64_t off, uint64_t bytes)
 		return "the active L1 table";
 	if (meets(off, bytes, meta->reftable.off, meta->reftable.nr * 8))
 		return "the refcount table";
-	if (meets(off, bytes, meta->core->header.snapshots_off, meta->core->snapshots_bytes))
+	if (meets(off, bytes, cow_core_snapshots_off(meta->core), meta->core->snapshots_bytes))
 		return "the snapshot table";
 	if (meets(off, bytes, meta->core->ext.crypto_off, meta->core->ext.crypto_bytes))
 		return "the encryption header";

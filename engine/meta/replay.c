@@ -46,6 +46,8 @@ static int write_at(struct replay *r, uint64_t off, const void *data, size_t byt
 
 /* ---- caches ---- */
 
+/* Their locks are gone with those who held them. */
+COW_NO_ANALYSIS
 static int write_slots(struct replay *r, const struct cow_outlive_cache *place,
 		       const struct cow_slot *slots, const uint8_t *data)
 {

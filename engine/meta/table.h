@@ -30,11 +30,12 @@ struct cow_table {
 	uint64_t capacity;	   /* entries there is memory for; constant */
 	atomic_uint_least64_t nr;  /* entries in use; grows only, under lock */
 	atomic_uint_least64_t off; /* place in the host file, bytes; moves under lock */
-	/* lock */
-	struct cow_mutex lock;
-	uint8_t *state;			     /* per block: COW_TABLE_DIRTY, COW_TABLE_WRITING */
-	unsigned nr_dirty;		     /* blocks dirty or writing */
-	struct cow_waitlist limited, warned; /* as in cache.h */
+	struct cow_mutex_table lock;
+	uint8_t *state COW_PT_GUARDED_BY(table); /* per block: COW_TABLE_DIRTY, COW_TABLE_WRITING */
+	unsigned nr_dirty COW_GUARDED_BY(table); /* blocks dirty or writing */
+	struct cow_waitlist limited COW_GUARDED_BY(table); /* as in cache.h */
+	struct cow_waitlist warned COW_GUARDED_BY(table);
+
 	/* constant */
 	unsigned max_dirty;
 	void (*need_writeback)(void *ctx, struct cow_loop *loop);

@@ -40,7 +40,8 @@ static size_t max_writes(const struct cow_writeback *wb)
 
 /* ---- a pass ---- */
 
-/* What each step stands on: the one pass of the image is this one. */
+/* What each step stands on: the one pass of the image is this one, so that nobody changes who runs. */
+COW_NO_ANALYSIS
 static void stand_on_pass(const struct cow_writeback *wb)
 {
 	cow_assert(wb->commit->running && wb->commit->task == &wb->task);
@@ -75,7 +76,7 @@ static enum cow_next writeback_capture(struct cow_task *task)
 	if (!cow_core_is_whole(meta->core, task->loop) || cow_core_is_failed(meta->core)) {
 		/* all that may still be written: the corrupt bit */
 		wb->phase = COW_PHASE_HEADER;
-		wb->has_header = wb->has_header && meta->core->mark_corrupt;
+		wb->has_header = wb->has_header && cow_core_is_marked_corrupt(meta->core);
 	}
 	return cow_task_goto(task, &step_phase);
 }
@@ -263,7 +264,7 @@ static enum cow_next writeback_last_sync(struct cow_task *task)
 }
 
 static void note_written_locked(struct cow_writeback *wb, const struct cow_captured *list,
-				unsigned nr) COW_REQUIRES(wb->commit->lock);
+				unsigned nr) COW_REQUIRES(commit, wb->commit->lock);
 static void note_written_locked(struct cow_writeback *wb, const struct cow_captured *list,
 				unsigned nr)
 {

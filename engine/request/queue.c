@@ -159,7 +159,7 @@ static void settle(struct cow_queue *queue)
 }
 
 static void keep_reservation_locked(struct cow_image *image, const struct cow_reserve *reserve)
-	COW_REQUIRES(image->queues_lock);
+	COW_REQUIRES(queues, image->queues_lock);
 static void keep_reservation_locked(struct cow_image *image, const struct cow_reserve *reserve)
 {
 	unsigned nr = reserve->nr - reserve->pos;

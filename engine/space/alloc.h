@@ -60,11 +60,11 @@ struct cow_look {
 #define COW_LOOKS 8u
 
 struct cow_alloc {
-	/* lock */
-	struct cow_mutex lock;
-	bool busy;
-	struct cow_waitlist waiters;
-	struct cow_freemap map;
+	struct cow_mutex_alloc lock;
+	bool busy COW_GUARDED_BY(alloc);
+	struct cow_waitlist waiters COW_GUARDED_BY(alloc);
+	struct cow_freemap map COW_GUARDED_BY(alloc);
+
 	/* baton */
 	/*
 	 * Taken (their refcounts are raised), but by a refill that failed, or more than fits into

@@ -14,7 +14,7 @@ COW_MUST_CHECK int cow_look_init(struct cow_alloc *alloc);
 void cow_look_fini(struct cow_alloc *alloc);
 
 /* How many refcount blocks there are to be looked at: those below where the file ends. */
-uint64_t cow_look_nr_blocks(const struct cow_alloc *alloc) COW_REQUIRES(alloc->lock);
+uint64_t cow_look_nr_blocks(const struct cow_alloc *alloc) COW_REQUIRES(alloc, alloc->lock);
 /* Baton held. Goes on at next when the blocks are known. */
 enum cow_next cow_look_start(struct cow_reserve *reserve, const struct cow_step *next);
 

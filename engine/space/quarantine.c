@@ -49,7 +49,7 @@ void cow_quarantine_fini(struct cow_quarantine *q)
 /* The most that a request needs to go on at all (pack.c). */
 #define LEAST_MAX 8u
 
-static unsigned room_locked(const struct cow_quarantine *q) COW_REQUIRES(q->lock);
+static unsigned room_locked(const struct cow_quarantine *q) COW_REQUIRES(quarantine, q->lock);
 static unsigned room_locked(const struct cow_quarantine *q)
 {
 	cow_assert(q->tail - q->head <= q->limits->ring);
@@ -149,7 +149,8 @@ bool cow_quarantine_wait_freed(struct cow_quarantine *q, uint64_t *until, uint64
 	return true;
 }
 
-static struct cow_freed *entry_locked(struct cow_quarantine *q, uint64_t i) COW_REQUIRES(q->lock);
+static struct cow_freed *entry_locked(struct cow_quarantine *q, uint64_t i)
+	COW_REQUIRES(quarantine, q->lock);
 static struct cow_freed *entry_locked(struct cow_quarantine *q, uint64_t i)
 {
 	return &q->ring[i % q->limits->ring];
@@ -197,7 +198,7 @@ void cow_quarantine_kick(struct cow_quarantine *q, struct cow_loop *loop)
 /* ---- writeback ---- */
 
 /* Nothing is durable that no pass has captured; nothing leaves the ring that is not durable. */
-static void stand_on_marks_locked(const struct cow_quarantine *q) COW_REQUIRES(q->lock);
+static void stand_on_marks_locked(const struct cow_quarantine *q) COW_REQUIRES(quarantine, q->lock);
 static void stand_on_marks_locked(const struct cow_quarantine *q)
 {
 	cow_assert(q->head <= q->durable);

@@ -54,21 +54,28 @@ struct cow_quarantine {
 	struct cow_meta *meta;		   /* the release task's, as this one */
 	struct cow_alloc *alloc;
 
-	struct cow_mutex lock;
-	/* lock */
-	struct cow_freed *ring;
-	uint64_t head, durable, captured, tail; /* ever growing; index is modulo the ring's size */
-	unsigned reserved;			/* room set aside by ops */
-	struct cow_waitlist full;		/* waiting for room in the ring */
-	struct cow_waitlist freed;		/* waiting for clusters to be released */
-	_Atomic uint64_t released;		/* of the ring: all before it the allocator has */
-	bool running;				/* the release task is started */
-	bool held;				/* it may not be: a change of the whole image */
-	struct cow_loop *loop;			/* where it runs */
-	struct cow_waitlist epoch_waiter;	/* the release task, waiting for ops to end */
-	struct cow_host_run *blocked;		/* sorted, disjoint: being released */
-	unsigned nr_blocked;
+	struct cow_mutex_quarantine lock;
+	struct cow_freed *ring COW_PT_GUARDED_BY(quarantine);
+	/* of the ring, ever growing; index is modulo its size */
+	uint64_t head COW_GUARDED_BY(quarantine);
+	uint64_t durable COW_GUARDED_BY(quarantine);
+	uint64_t captured COW_GUARDED_BY(quarantine);
+	uint64_t tail COW_GUARDED_BY(quarantine);
+	unsigned reserved COW_GUARDED_BY(quarantine);	      /* room set aside by ops */
+	struct cow_waitlist full COW_GUARDED_BY(quarantine);  /* waiting for room in the ring */
+	struct cow_waitlist freed COW_GUARDED_BY(quarantine); /* for clusters to be released */
+	bool running COW_GUARDED_BY(quarantine);	      /* the release task is started */
+	/* it may not be: a change of the whole image */
+	bool held COW_GUARDED_BY(quarantine);
+	struct cow_loop *loop COW_GUARDED_BY(quarantine); /* where it runs */
+	/* the release task, waiting for ops to end */
+	struct cow_waitlist epoch_waiter COW_GUARDED_BY(quarantine);
+	/* sorted, disjoint: being released */
+	struct cow_host_run *blocked COW_PT_GUARDED_BY(quarantine);
+	unsigned nr_blocked COW_GUARDED_BY(quarantine);
+
 	/* any thread */
+	_Atomic uint64_t released; /* of the ring: all before it the allocator has */
 	atomic_bool waiting_for_epoch;
 	atomic_bool hurry;   /* release without delay (close, detach) */
 	atomic_bool closing; /* do not wait for a full host */

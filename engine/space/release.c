@@ -44,7 +44,11 @@ static bool must_leave(struct cow_quarantine *q)
 	return false;
 }
 
-/* What each step with a batch stands on: it is the first entries of the ring, and nothing else is under way. */
+/*
+ * What each step with a batch stands on: it is the first entries of the ring, and nothing else is
+ * under way, so that nobody changes `running`.
+ */
+COW_NO_ANALYSIS
 static void stand_on_batch(const struct cow_quarantine *q)
 {
 	cow_assert(q->running);
@@ -151,7 +155,7 @@ static int freed_cmp(const void *a, const void *b)
  * The union of the batch's extents. Compressed clusters share host clusters, so extents may
  * overlap.
  */
-static void block_batch_locked(struct cow_quarantine *q) COW_REQUIRES(q->lock);
+static void block_batch_locked(struct cow_quarantine *q) COW_REQUIRES(quarantine, q->lock);
 static void block_batch_locked(struct cow_quarantine *q)
 {
 	cow_assert(!q->nr_blocked);

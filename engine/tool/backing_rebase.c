@@ -26,10 +26,10 @@ struct rebase {
 	/* where the image's chain leads to the new base: what is there or below stays visible */
 	unsigned shared_depth;
 	uint64_t reach;
-	struct cow_mutex lock; /* the failure */
-	bool failed;
-	const char *failed_what;
-	uint64_t failed_off;
+	struct cow_mutex_findings lock;
+	bool failed COW_GUARDED_BY(findings);
+	const char *failed_what COW_GUARDED_BY(findings);
+	uint64_t failed_off COW_GUARDED_BY(findings);
 };
 
 struct worker {

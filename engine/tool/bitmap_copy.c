@@ -119,7 +119,7 @@ int cow_bitmap_copy_check(const struct cow_bitmap_copy *copy, struct cow_loop *l
 	int ret = 0;
 	if (!copy->nr)
 		return 0;
-	if (core_of(target)->header.version < 3)
+	if (core_of(target)->g.version < 3)
 		ret = cow_error_set(err, -ENOTSUP, "images of version 2 cannot have bitmaps");
 	if (!ret)
 		ret = check_names(copy, loop, target, err);

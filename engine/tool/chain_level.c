@@ -20,17 +20,18 @@ static struct cow_image *level_of(const struct cow_disk *disk, unsigned depth)
 
 int cow_level_get(const struct cow_disk *disk, unsigned depth, struct cow_level *level)
 {
-	const struct cow_image *image = level_of(disk, depth);
+	struct cow_image *image = level_of(disk, depth);
 	if (!image)
 		return -ENOENT;
+	const struct cow_header header = cow_core_header(&image->core);
 	*level = (struct cow_level){
 		.path = strdup(image->core.path),
 		.raw = image->raw,
 		.dev = image->core.file->dev,
 		.ino = image->core.file->ino,
 		.bytes = image->core.g.size_bytes,
-		.nr_snapshots = image->core.header.nr_snapshots,
-		.incompatible = image->core.header.incompatible,
+		.nr_snapshots = header.nr_snapshots,
+		.incompatible = header.incompatible,
 	};
 	return level->path ? 0 : -ENOMEM;
 }

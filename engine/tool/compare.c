@@ -16,8 +16,9 @@
 
 struct job {
 	struct cow_compare *c;
-	struct cow_mutex lock; /* c's results */
 	uint64_t bytes[2];
+	struct cow_mutex_findings lock;
+	struct cow_compare_result result COW_GUARDED_BY(findings);
 };
 
 struct comparer {
@@ -54,9 +55,9 @@ static void differ(struct cow_walker *w, enum cow_compare_verdict verdict, uint6
 {
 	struct job *job = w->walk->ctx;
 	cow_mutex_lock(&job->lock);
-	if (job->c->verdict == COW_COMPARE_SAME || off < job->c->offset) {
-		job->c->verdict = verdict;
-		job->c->offset = off;
+	if (job->result.verdict == COW_COMPARE_SAME || off < job->result.offset) {
+		job->result.verdict = verdict;
+		job->result.offset = off;
 	}
 	cow_mutex_unlock(&job->lock);
 	cow_walk_cut(w, off);
@@ -66,10 +67,10 @@ static int failed(struct cow_walker *w, int which, uint64_t off, bool map, int r
 {
 	struct job *job = w->walk->ctx;
 	cow_mutex_lock(&job->lock);
-	if (job->c->failed < 0) {
-		job->c->failed = which;
-		job->c->failed_off = off;
-		job->c->failed_map = map;
+	if (job->result.failed < 0) {
+		job->result.failed = which;
+		job->result.failed_off = off;
+		job->result.failed_map = map;
 	}
 	cow_mutex_unlock(&job->lock);
 	return ret;
@@ -192,14 +193,15 @@ int cow_compare(struct cow_compare *c)
 		.visit = visit,
 		.leave = leave,
 	};
-	c->verdict = COW_COMPARE_SAME;
-	c->failed = -1;
+	c->result = (struct cow_compare_result){ .verdict = COW_COMPARE_SAME, .failed = -1 };
 	if (c->strict && job.bytes[0] != job.bytes[1]) {
-		c->verdict = COW_COMPARE_SIZE;
+		c->result.verdict = COW_COMPARE_SIZE;
 		return 0;
 	}
 	cow_mutex_init(&job.lock, COW_RANK_WALK);
+	job.result = c->result;
 	int ret = cow_walk_run(&walk);
 	cow_mutex_fini(&job.lock);
+	c->result = job.result;
 	return ret;
 }

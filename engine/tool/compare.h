@@ -19,18 +19,21 @@ enum cow_compare_verdict {
 	COW_COMPARE_SIZE,    /* strict */
 };
 
+struct cow_compare_result {
+	enum cow_compare_verdict verdict;
+	uint64_t offset;
+	/* after an error: which disk (-1: none), where, and whether its mapping could not be read */
+	int failed;
+	uint64_t failed_off;
+	bool failed_map;
+};
+
 struct cow_compare {
 	struct cow_disk *disks[2];
 	bool strict; /* sizes and what is stored must be equal too */
 	const atomic_bool *cancel;
 	struct cow_progress progress;
-	/* results */
-	enum cow_compare_verdict verdict;
-	uint64_t offset;
-	/* after an error: which disk, where, and whether its mapping could not be read */
-	int failed;
-	uint64_t failed_off;
-	bool failed_map;
+	struct cow_compare_result result;
 };
 
 /* 0 with a verdict, or -errno. */

@@ -30,8 +30,10 @@ enum grain {
 struct job {
 	struct cow_convert *c;
 	uint32_t unit, grain;
-	struct cow_mutex lock; /* c's results */
-	bool failed;
+	struct cow_mutex_findings lock;
+	bool failed COW_GUARDED_BY(findings);
+	bool failed_source COW_GUARDED_BY(findings);
+	uint64_t failed_off COW_GUARDED_BY(findings);
 	atomic_bool no_clone, no_offload;
 };
 
@@ -76,8 +78,8 @@ static int failed(struct cow_walker *w, bool source, uint64_t off, int ret)
 	cow_mutex_lock(&job->lock);
 	if (!job->failed) {
 		job->failed = true;
-		job->c->failed_source = source;
-		job->c->failed_off = off;
+		job->failed_source = source;
+		job->failed_off = off;
 	}
 	cow_mutex_unlock(&job->lock);
 	return ret;
@@ -353,5 +355,7 @@ int cow_convert(struct cow_convert *c)
 	cow_mutex_init(&job.lock, COW_RANK_WALK);
 	int ret = cow_walk_run(&walk);
 	cow_mutex_fini(&job.lock);
+	c->failed_source = job.failed_source;
+	c->failed_off = job.failed_off;
 	return ret;
 }

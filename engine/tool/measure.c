@@ -23,8 +23,8 @@
 struct job {
 	struct cow_measure *m;
 	uint32_t cluster_bytes;
-	struct cow_mutex lock;
-	uint64_t data_bytes; /* whole clusters */
+	struct cow_mutex_findings lock;
+	uint64_t data_bytes COW_GUARDED_BY(findings); /* whole clusters */
 };
 
 static int enter(struct cow_walker *w)

@@ -13,8 +13,8 @@ struct cow_rate {
 	uint64_t bytes_per_s;	   /* the caller's; 0: no limit */
 	const atomic_bool *cancel; /* may be NULL: ends a wait with -ECANCELED */
 	/* own */
-	struct cow_mutex lock;
-	uint64_t next_ns; /* when the next bytes may go */
+	struct cow_mutex_findings lock;
+	uint64_t next_ns COW_GUARDED_BY(findings); /* when the next bytes may go */
 };
 
 void cow_rate_init(struct cow_rate *rate, uint64_t bytes_per_s, const atomic_bool *cancel);

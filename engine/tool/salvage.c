@@ -23,8 +23,8 @@ void cow_salvage_init(struct cow_salvage *s)
 
 void cow_salvage_fini(struct cow_salvage *s)
 {
-	free(s->ranges);
 	cow_mutex_fini(&s->lock);
+	free(s->noted);
 	*s = (struct cow_salvage){ 0 };
 }
 
@@ -40,48 +40,52 @@ static int by_offset(const void *a, const void *b)
 }
 
 /* In order, and ranges that touch are one. */
-static void join(struct cow_salvage *s)
+static void join_locked(struct cow_salvage *s) COW_REQUIRES(findings, s->lock);
+static void join_locked(struct cow_salvage *s)
 {
 	size_t n = 0;
-	if (s->nr)
-		qsort(s->ranges, s->nr, sizeof(*s->ranges), by_offset);
-	for (size_t i = 0; i < s->nr; i++) {
-		struct cow_lost *r = &s->ranges[i], *last = n ? &s->ranges[n - 1] : NULL;
+	if (s->nr_noted)
+		qsort(s->noted, s->nr_noted, sizeof(*s->noted), by_offset);
+	for (size_t i = 0; i < s->nr_noted; i++) {
+		struct cow_lost *r = &s->noted[i], *last = n ? &s->noted[n - 1] : NULL;
 		if (last && r->off <= last->off + last->bytes)
 			last->bytes =
 				cow_max(last->off + last->bytes, r->off + r->bytes) - last->off;
 		else
-			s->ranges[n++] = *r;
+			s->noted[n++] = *r;
 	}
-	s->nr = n;
+	s->nr_noted = n;
 }
 
-static int make_room_locked(struct cow_salvage *s) COW_REQUIRES(s->lock)
+static int make_room_locked(struct cow_salvage *s) COW_REQUIRES(findings, s->lock);
+static int make_room_locked(struct cow_salvage *s)
 {
-	if (s->nr < s->room || s->too_many)
+	if (s->nr_noted < s->room || s->overflowed)
 		return 0;
-	join(s);
-	if (s->nr < s->room / 2 || s->room == COW_SALVAGE_MOST)
+	join_locked(s);
+	if (s->nr_noted < s->room / 2 || s->room == COW_SALVAGE_MOST)
 		return 0;
 	size_t room = s->room ? s->room * 2 : 64;
-	struct cow_lost *more = reallocarray(s->ranges, room, sizeof(*more));
+	struct cow_lost *more = reallocarray(s->noted, room, sizeof(*more));
 	if (!more)
 		return -ENOMEM;
-	s->ranges = more;
+	s->noted = more;
 	s->room = room;
 	return 0;
 }
 
-static bool append_locked(struct cow_salvage *s, uint64_t off, uint64_t bytes) COW_REQUIRES(s->lock)
+static bool append_locked(struct cow_salvage *s, uint64_t off, uint64_t bytes)
+	COW_REQUIRES(findings, s->lock);
+static bool append_locked(struct cow_salvage *s, uint64_t off, uint64_t bytes)
 {
-	struct cow_lost *last = s->nr ? &s->ranges[s->nr - 1] : NULL;
+	struct cow_lost *last = s->nr_noted ? &s->noted[s->nr_noted - 1] : NULL;
 	if (last && last->off + last->bytes == off) {
 		last->bytes += bytes;
 		return true;
 	}
-	if (s->nr == s->room)
+	if (s->nr_noted == s->room)
 		return false;
-	s->ranges[s->nr++] = (struct cow_lost){ off, bytes };
+	s->noted[s->nr_noted++] = (struct cow_lost){ off, bytes };
 	return true;
 }
 
@@ -91,14 +95,18 @@ int cow_salvage_note(struct cow_salvage *s, uint64_t off, uint64_t bytes)
 	cow_mutex_lock(&s->lock);
 	int ret = make_room_locked(s);
 	if (!ret && !append_locked(s, off, bytes))
-		s->too_many = true;
+		s->overflowed = true;
 	cow_mutex_unlock(&s->lock);
 	return ret;
 }
 
 void cow_salvage_finish(struct cow_salvage *s)
 {
-	join(s);
+	cow_mutex_alone(&s->lock);
+	join_locked(s);
+	s->ranges = s->noted;
+	s->nr = s->nr_noted;
+	s->too_many = s->overflowed;
 	s->bytes = 0;
 	for (size_t i = 0; i < s->nr; i++)
 		s->bytes += s->ranges[i].bytes;

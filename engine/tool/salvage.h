@@ -26,10 +26,15 @@ struct cow_salvage {
 	 */
 	bool mark;
 	/* own */
-	struct cow_mutex lock;
-	struct cow_lost *ranges;
-	size_t nr, room;
-	/* the result: ranges in order, apart */
+	struct cow_mutex_findings lock;
+	struct cow_lost *noted COW_PT_GUARDED_BY(findings);
+	size_t nr_noted COW_GUARDED_BY(findings);
+	size_t room COW_GUARDED_BY(findings);
+	bool overflowed COW_GUARDED_BY(findings);
+
+	/* the result of cow_salvage_finish(): ranges in order, apart */
+	const struct cow_lost *ranges;
+	size_t nr;
 	uint64_t bytes;
 	bool too_many; /* there are more than are listed, and bytes counts the listed ones */
 };

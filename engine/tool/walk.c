@@ -25,66 +25,69 @@ unsigned cow_walk_threads(void)
 
 /* ---- pieces ---- */
 
-static bool is_over(const struct cow_walk *walk)
+static bool is_over_locked(const struct cow_walk *walk) COW_REQUIRES(walk, walk->lock);
+static bool is_over_locked(const struct cow_walk *walk)
 {
 	return walk->result || walk->cursor >= walk->stop;
 }
 
 static bool next_piece(struct cow_walk *walk, uint64_t *off, uint64_t *bytes)
 {
-	pthread_mutex_lock(&walk->lock);
+	cow_mutex_lock(&walk->lock);
 	if (!walk->result && walk->cancel && atomic_load(walk->cancel))
 		walk->result = -ECANCELED;
-	bool more = !is_over(walk);
+	bool more = !is_over_locked(walk);
 	*off = walk->cursor;
 	*bytes = more ? cow_min(walk->unit, walk->stop - walk->cursor) : 0;
 	walk->cursor += *bytes;
-	pthread_mutex_unlock(&walk->lock);
+	cow_mutex_unlock(&walk->lock);
 	return more;
 }
 
 static void finish_piece(struct cow_walk *walk, uint64_t bytes, int ret)
 {
-	pthread_mutex_lock(&walk->lock);
+	cow_mutex_lock(&walk->lock);
 	walk->done += bytes;
 	cow_assert(walk->done <= walk->cursor - walk->begin);
 	if (!walk->result)
 		walk->result = ret;
-	pthread_mutex_unlock(&walk->lock);
+	cow_mutex_unlock(&walk->lock);
 }
 
 bool cow_walk_take(struct cow_walker *walker, uint64_t upto, uint64_t *off, uint64_t *bytes)
 {
 	struct cow_walk *walk = walker->walk;
-	pthread_mutex_lock(&walk->lock);
+	cow_mutex_lock(&walk->lock);
 	uint64_t limit = cow_min(upto, walk->stop);
 	if (limit != walk->stop)
 		limit -= (limit - walk->begin) % walk->unit;
-	bool more = !is_over(walk) && limit > walk->cursor;
+	bool more = !is_over_locked(walk) && limit > walk->cursor;
 	*off = walk->cursor;
 	*bytes = more ? limit - walk->cursor : 0;
 	walk->cursor += *bytes;
 	walk->done += *bytes;
-	pthread_mutex_unlock(&walk->lock);
+	cow_mutex_unlock(&walk->lock);
 	return more;
 }
 
 void cow_walk_cut(struct cow_walker *walker, uint64_t off)
 {
 	struct cow_walk *walk = walker->walk;
-	pthread_mutex_lock(&walk->lock);
+	cow_mutex_lock(&walk->lock);
 	walk->stop = cow_min(walk->stop, off);
-	pthread_mutex_unlock(&walk->lock);
+	cow_mutex_unlock(&walk->lock);
 }
 
-static void show(struct cow_walk *walk)
+/* Lets go of the lock meanwhile. */
+static void show_locked(struct cow_walk *walk) COW_REQUIRES(walk, walk->lock);
+static void show_locked(struct cow_walk *walk)
 {
 	uint64_t done = walk->done;
 	if (!walk->progress.show)
 		return;
-	pthread_mutex_unlock(&walk->lock);
+	cow_mutex_unlock(&walk->lock);
 	walk->progress.show(walk->progress.ctx, done, walk->end - walk->begin);
-	pthread_mutex_lock(&walk->lock);
+	cow_mutex_lock(&walk->lock);
 }
 
 /* ---- threads ---- */
@@ -114,9 +117,9 @@ static void run_here(struct cow_walk *walk)
 	struct cow_walker here = { .walk = walk, .loop = walk->loop };
 	cow_assert(walk->loop);
 	work(&here);
-	pthread_mutex_lock(&walk->lock);
-	show(walk);
-	pthread_mutex_unlock(&walk->lock);
+	cow_mutex_lock(&walk->lock);
+	show_locked(walk);
+	cow_mutex_unlock(&walk->lock);
 }
 
 static void *run_walker(void *arg)
@@ -133,11 +136,11 @@ static void *run_walker(void *arg)
 	} else {
 		finish_piece(walk, 0, ret);
 	}
-	pthread_mutex_lock(&walk->lock);
+	cow_mutex_lock(&walk->lock);
 	cow_assert(walk->nr_running);
 	walk->nr_running--;
 	pthread_cond_signal(&walk->ended);
-	pthread_mutex_unlock(&walk->lock);
+	cow_mutex_unlock(&walk->lock);
 	return NULL;
 }
 
@@ -151,29 +154,29 @@ static int start_threads(struct cow_walk *walk)
 	for (unsigned i = 0; i < walk->nr_threads && !ret; i++) {
 		struct cow_walker *w = &walk->walkers[i];
 		w->walk = walk;
-		pthread_mutex_lock(&walk->lock);
+		cow_mutex_lock(&walk->lock);
 		ret = -pthread_create(&w->thread, NULL, run_walker, w);
 		w->running = !ret;
 		walk->nr_running += !ret;
-		pthread_mutex_unlock(&walk->lock);
+		cow_mutex_unlock(&walk->lock);
 	}
 	pthread_sigmask(SIG_SETMASK, &before, NULL);
-	return walk->nr_running ? 0 : ret; /* some will do */
+	return walk->walkers[0].running ? 0 : ret; /* some will do */
 }
 
 static void wait_for_threads(struct cow_walk *walk)
 {
-	pthread_mutex_lock(&walk->lock);
+	cow_mutex_lock(&walk->lock);
 	while (walk->nr_running) {
 		struct timespec until;
 		clock_gettime(CLOCK_REALTIME, &until);
 		until.tv_nsec += SHOW_EVERY_NS;
 		until.tv_sec += until.tv_nsec / 1000000000;
 		until.tv_nsec %= 1000000000;
-		pthread_cond_timedwait(&walk->ended, &walk->lock, &until);
-		show(walk);
+		cow_mutex_wait_until(&walk->lock, &walk->ended, &until);
+		show_locked(walk);
 	}
-	pthread_mutex_unlock(&walk->lock);
+	cow_mutex_unlock(&walk->lock);
 	for (unsigned i = 0; i < walk->nr_threads; i++)
 		if (walk->walkers[i].running)
 			pthread_join(walk->walkers[i].thread, NULL);
@@ -185,7 +188,7 @@ static void wait_for_threads(struct cow_walk *walk)
 
 int cow_walk_run(struct cow_walk *walk)
 {
-	pthread_mutex_init(&walk->lock, NULL);
+	cow_mutex_init(&walk->lock, COW_RANK_WALK);
 	pthread_cond_init(&walk->ended, NULL);
 	walk->cursor = walk->begin;
 	walk->stop = walk->end;
@@ -203,6 +206,6 @@ int cow_walk_run(struct cow_walk *walk)
 	}
 	cow_assert(walk->done == walk->cursor - walk->begin); /* who took a piece has ended it */
 	pthread_cond_destroy(&walk->ended);
-	pthread_mutex_destroy(&walk->lock);
+	cow_mutex_fini(&walk->lock);
 	return ret ? ret : walk->result;
 }

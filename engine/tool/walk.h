@@ -10,6 +10,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+#include "engine/base/mutex.h"
 #include "engine/base/result.h"
 #include "engine/loop/loop.h"
 
@@ -47,12 +48,14 @@ struct cow_walk {
 	void (*leave)(struct cow_walker *walker);
 
 	/* own */
-	pthread_mutex_t lock;
-	pthread_cond_t ended;
-	uint64_t cursor, stop, done;
-	unsigned nr_running;
-	int result;
 	struct cow_walker walkers[COW_WALK_MAX_THREADS];
+	struct cow_mutex_walk lock;
+	pthread_cond_t ended;
+	uint64_t cursor COW_GUARDED_BY(walk);
+	uint64_t stop COW_GUARDED_BY(walk);
+	uint64_t done COW_GUARDED_BY(walk);
+	unsigned nr_running COW_GUARDED_BY(walk);
+	int result COW_GUARDED_BY(walk);
 };
 
 /*

@@ -145,18 +145,63 @@ def rule_notes(source):
             yield from check_notes(name, source.text(name))
 
 
+MUTEX = "engine/base/mutex.h"
+BARE_LOCK = re.compile(r"\bpthread_(?:mutex|spin|rwlock)_\w+|\bpthread_cond_(?:timed|clock)?wait\b|\bstruct cow_mutex\b|\bPTHREAD_MUTEX_INITIALIZER\b")
+LOCK = re.compile(r"\bstruct cow_mutex_(\w+) \w+;")
+# Where the analysis is off, and why.
+NO_ANALYSIS = {
+    "cow_cache_get": "a slot goes out with the lock held", "cow_cache_put": "and comes back", "cow_cache_put_dirty": "and comes back", "slots_now": "the only thread that changes them asks",
+    "stand_on_pass": "while a pass runs nobody changes who runs", "stand_on_batch": "the same of a release",
+    "write_slots": "what a dead daemon left is nobody else's", "cow_core_snapshots_off": "changes under a freeze only",
+}
+
+
 def check_locks(name, text):
-    """NAME_locked() says which lock, so that Clang refuses a call without it."""
+    """NAME_locked() says which lock, so that Clang refuses a call without it. A lock is one of the kinds of mutex.h, and what stands
+    below it, up to an empty line, says that it is guarded."""
     for found in re.finditer(r"^(?:static )?[\w *]*?\b(\w+_locked)\([^;{}]*?\)(?:\s*COW_\w+)?\s*\{", text, re.M):
-        said = rf"\b{found[1]}\([^;{{}}]*?\)\s*COW_REQUIRES\(|COW_NO_ANALYSIS\s+(?:static )?[\w *]*?\b{found[1]}\("
+        said = rf"\b{found[1]}\([^;{{}}]*?\)\s*COW_REQUIRES\("
         if not re.search(said, text):
-            yield f"{name}:{text.count(chr(10), 0, found.start()) + 1}: {found[1]}() needs COW_REQUIRES (engine/base/mutex.h)"
+            yield f"{name}:{line_of(text, found)}: {found[1]}() needs COW_REQUIRES ({MUTEX})"
+    for found in BARE_LOCK.finditer(text):
+        yield f"{name}:{line_of(text, found)}: {found[0]}: a lock is of a kind of {MUTEX}, so that Clang knows its data"
+    for found in re.finditer(r"^COW_NO_ANALYSIS\s+[\w *]*?\b(\w+)\(", text, re.M):
+        if found[1] not in NO_ANALYSIS:
+            yield f"{name}:{line_of(text, found)}: {found[1]}() is not analysed: say why in NO_ANALYSIS (tests/lint/rules.py)"
+    for found in LOCK.finditer(text):
+        yield from check_guarded(name, line_of(text, found), found[1], text[found.end():])
+
+
+def line_of(text, found):
+    return text.count("\n", 0, found.start()) + 1
+
+
+def check_guarded(name, line, kind, after):
+    block = re.split(r"\n\s*\n|\n\}", after, 1)[0]
+    members = [member.strip() for member in COMMENT.sub("", block).split(";") if member.strip()]
+    own = [member for member in members if not re.search(r"\b_?[Aa]tomic|\bpthread_cond_t\b", member)]
+    for member in own:
+        if not re.search(rf"COW_(?:PT_)?GUARDED_BY\({kind}\)", member):
+            yield f"{name}:{line}: below the lock stands `{' '.join(member.split())}`: COW_GUARDED_BY({kind}), or an empty line before it"
+
+
+def check_kinds(text, users):
+    """Each kind of mutex.h is there, and guards something."""
+    kinds = re.findall(r"^\tX\(x, (\w+)\)", text, re.M)
+    for kind in kinds:
+        if not any(kind in LOCK.findall(user) or f"struct cow_mutex_{kind} " in user for user in users):
+            yield f"{MUTEX}: nobody has a lock of the kind {kind}"
+        if not any(f"GUARDED_BY({kind})" in user for user in users):
+            yield f"{MUTEX}: locks of the kind {kind} guard nothing"
+    if len(kinds) < 10:
+        yield f"{MUTEX}: only {len(kinds)} kinds were found: the check does not see them"
 
 
 def rule_locks(source):
-    for name in source.files(".c"):
-        if name.startswith("engine/"):
-            yield from check_locks(name, source.text(name))
+    texts = {name: source.text(name) for name in source.files(".c", ".h") if name.startswith(("engine/", "daemon/")) and name != MUTEX}
+    for name, text in texts.items():
+        yield from check_locks(name, text)
+    yield from check_kinds(source.text(MUTEX), texts.values())
 
 
 COMMENT = re.compile(r"/\*.*?\*/|//[^\n]*", re.S)
@@ -202,6 +247,15 @@ def rule_self(_source):
         yield "an unmarked result is not noticed"
     if list(check_results("x.h", "COW_MUST_CHECK int cow_file_close(struct cow_file *file);\nint cow_error_set(int error);")):
         yield "a marked result is taken for an unmarked one"
+    for text, wrong in (("static void f_locked(int a)\n{", 1), ("static void f_locked(int a) COW_REQUIRES(k, a);\nstatic void f_locked(int a)\n{", 0),
+                        ("\tpthread_mutex_t lock;", 1), ("\tstruct cow_mutex lock;", 1), ("\tpthread_cond_wait(&a, &b);", 1),
+                        ("COW_NO_ANALYSIS\nstatic void f(int a)\n{", 1), ("\tstruct cow_mutex_gate lock;\n\tint a; /* b; */\n\n\tint c;\n};", 1),
+                        ("\tstruct cow_mutex_gate lock;\n\tint a COW_GUARDED_BY(gate);\n\tatomic_bool b;\n\n\tint c;\n};", 0),
+                        ("\tstruct cow_mutex_gate lock;\n\tint a COW_GUARDED_BY(other);\n};", 1)):
+        if len(list(check_locks("x.c", text))) != wrong:
+            yield f"{text}: {wrong} faults of locks expected"
+    if len(list(check_kinds("".join(f"\tX(x, k{i})\n" for i in range(10)), [f"struct cow_mutex_k{i} l;\nint a COW_GUARDED_BY(k{i});" for i in range(9)]))) != 2:
+        yield "a kind of lock that is not there is not noticed"
     one = "\tcow_assert(a);\n"
     for folders, said in (({"core": [one]}, f"there were {ASSERTS['core']}"), ({"core": ["/* cow_assert(a); */\n" * 2]}, "0 asserts"), ({"new": [one]}, "stands not"),
                           ({"core": [one * ASSERTS["core"] + "\n" * 1000]}, "at least one in")):
