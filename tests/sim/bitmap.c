@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "engine/base/assert.h"
+#include "engine/bitmap/tracking.h"
 #include "engine/life/live_bitmap.h"
 #include "tests/sim/run.h"
 
@@ -111,6 +112,7 @@ void sim_bitmap_create(struct sim_run *run)
 	for (unsigned i = 0; i < 2; i++)
 		take_effect(run, &b->is[i], COW_BITMAP_ADD);
 	b->found = SIM_BITMAP_BELIEVED;
+	b->found_enabled = true;
 }
 
 void sim_bitmap_fini(struct sim_run *run)
@@ -133,6 +135,20 @@ static void take_extents(struct sim_bitmap *b, const struct cow_dirty *d, uint64
 			b->dirty[s] = true;
 }
 
+/* Does the file call it enabled? */
+static bool is_enabled(struct sim_run *run, struct cow_file *file)
+{
+	struct cow_tracking_directory dir;
+	struct cow_error err = { 0 };
+	bool enabled = false;
+	int ret = cow_tracking_load_directory(&dir, &run->control->base, file, &err);
+	for (uint32_t i = 0; !ret && i < dir.nr; i++)
+		if (!strcmp(dir.list[i].name, NAME))
+			enabled = dir.list[i].flags & COW_BITMAP_AUTO;
+	free(dir.list);
+	return enabled;
+}
+
 void sim_bitmap_look(struct sim_run *run, bool clean)
 {
 	struct sim_bitmap *b = &run->bitmap;
@@ -144,6 +160,7 @@ void sim_bitmap_look(struct sim_run *run, bool clean)
 	bool may_be_gone = !b->is[0].present || !b->is[1].present;
 	struct cow_file *file = open_file(run, 0);
 	int ret = cow_bitmap_dump(&run->control->base, file, NAME, &d, &err);
+	b->found_enabled = !ret && is_enabled(run, file);
 	run->world.disk.host.ops->close(file);
 	if (!ret)
 		take_extents(b, &d, run->model.nr_sectors);
@@ -185,6 +202,7 @@ void sim_bitmap_outlived(struct sim_run *run)
 	take_extents(b, &d, run->model.nr_sectors);
 	cow_dirty_fini(&d);
 	b->found = SIM_BITMAP_BELIEVED;
+	b->found_enabled = true; /* else it were not kept */
 	run->stats.bitmaps_outlived++;
 }
 
@@ -280,6 +298,25 @@ uint64_t sim_bitmap_hash(const struct sim_run *run)
 	return hash;
 }
 
+/* Which of the two states a command that was cut off has left. */
+static void settle(struct sim_run *run)
+{
+	struct sim_bitmap *b = &run->bitmap;
+	bool gone = b->found == SIM_BITMAP_GONE, sure = b->found == SIM_BITMAP_BELIEVED || gone;
+	for (unsigned i = 0; i < 2 && sure; i++) {
+		const struct sim_bitmap_state *is = &b->is[i];
+		if (is->present == gone || (!gone && is->enabled != b->found_enabled))
+			continue;
+		if (i)
+			copy_state(run, &b->is[0], is);
+		return;
+	}
+	if (sure && !sim_guest_excused(run))
+		sim_fail("the bitmap is neither what it was before a command nor what that makes "
+			 "of it");
+	b->is[0].present &= !gone;
+}
+
 void sim_bitmap_judge(struct sim_run *run)
 {
 	struct sim_bitmap *b = &run->bitmap;
@@ -291,8 +328,7 @@ void sim_bitmap_judge(struct sim_run *run)
 			 "was clear");
 	run->stats.believed += b->found == SIM_BITMAP_BELIEVED;
 	b->tracked = b->found == SIM_BITMAP_BELIEVED;
-	if (b->tracked && !b->is[0].present)
-		copy_state(run, &b->is[0], &b->is[1]);
+	settle(run);
 	if (wanted && !cow_image_failure(run->image) &&
 	    (b->found != SIM_BITMAP_BELIEVED || sim_chance(&run->random, 25)))
 		renew(run);

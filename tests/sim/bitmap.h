@@ -34,6 +34,7 @@ struct sim_bitmap {
 	struct sim_bitmap_state is[2];
 	bool *dirty; /* each sector's, as last found in the file; NULL: there was never a bitmap */
 	enum sim_bitmap_found found;
+	bool found_enabled;
 	bool tracked; /* the session that is open keeps it */
 };
 

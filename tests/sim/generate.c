@@ -4,6 +4,7 @@
 
 #include "engine/base/assert.h"
 #include "engine/loop/loop.h"
+#include "tests/sim/bitmap.h"
 #include "tests/sim/random.h"
 #include "tests/sim/script.h"
 #include "tests/sim/snapshot.h"
@@ -427,11 +428,16 @@ static void come_closer(struct sim_random *r, const struct sim_config *c, struct
 		a->queue = 1;
 }
 
-/* What an error or a full host leaves behind is seen at a close. */
+/* Bitmaps come and go. What an error or a full host leaves behind is seen at a close. */
 static void add_closer(struct sim_random *r, struct sim_script *script)
 {
 	const struct sim_action last = script->actions[script->nr - 1];
 	struct sim_action a = { .kind = SIM_REOPEN };
+	struct sim_action bitmap = { .kind = SIM_BITMAP };
+	if (script->config.bitmap && sim_chance(r, 3)) {
+		bitmap.length = sim_below(r, SIM_NR_BITMAP_WHATS);
+		sim_script_add(script, &bitmap);
+	}
 	if ((last.kind != SIM_FAULT && last.kind != SIM_FULL) || !sim_chance(r, 10))
 		return;
 	for (uint64_t n = sim_below(r, 4); n; n--)
@@ -443,8 +449,6 @@ static void add_closer(struct sim_random *r, struct sim_script *script)
 	come_closer(r, &script->config, &a);
 	sim_script_add(script, &a);
 }
-
-/* ---- all together ---- */
 
 /* What is not a guest request; false if it is not the time. */
 static bool host_action(struct sim_random *r, const struct sim_plan *plan, const struct habits *h,
