@@ -26,6 +26,7 @@
 #include "daemon/server/report.h"
 #include "daemon/server/handover.h"
 #include "engine/base/log.h"
+#include "engine/host/system.h"
 
 /* Who looks for leftovers is quick. */
 #define LOCK_WAIT_MS 30000u
@@ -303,6 +304,11 @@ static int cannot_go(const struct cow_server_config *config, const struct cow_er
 	return err->code == -ENOTRECOVERABLE || err->code == -ENODEV ? 1 : COW_SERVER_TRY_AGAIN;
 }
 
+static void own_lock(void *ctx, struct cow_file *file)
+{
+	cow_system_own_lock(file);
+}
+
 /* From here on the device outlives us. */
 static void report(struct server *server)
 {
@@ -314,6 +320,8 @@ static void report(struct server *server)
 		cow_log(COW_LOG_WARNING, "%s: will not outlive its daemon: %s", server->device.path,
 			strerror(-ret));
 	close(config->supervisor_fd);
+	/* It is ours to end in an orderly way from here on. */
+	cow_image_each_file(server->device.image, own_lock, NULL);
 	for (size_t i = 0; i < config->device.open.nr_kept; i++)
 		close(config->device.open.kept[i].fd);
 }

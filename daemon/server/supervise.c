@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
-/* See supervise.h. In this order: the kernel; the children; the limit; the end. */
+/* See supervise.h. In this order: the kernel; the children; the limit; the end; what comes next. */
 #include "daemon/server/supervise.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -20,10 +21,13 @@
 #include "daemon/control/control.h"
 #include "daemon/control/record.h"
 #include "daemon/device/ctrl.h"
+#include "daemon/device/harden.h"
 #include "daemon/server/handover.h"
 #include "daemon/server/report.h"
 #include "engine/base/log.h"
 #include "engine/base/number.h"
+#include "engine/host/system.h"
+#include "engine/loop/loop_uring.h"
 
 /* Before 7.1 the kernel loses requests, or hangs, when a device with recovery is torn down. */
 #define KERNEL_MAJOR 7
@@ -31,8 +35,12 @@
 /* As many deaths within so long are one too many. */
 #define MOST_DEATHS 5u
 #define DEATHS_MS 60000u
-/* Doubles with each death in a row. */
+/* Doubles with each failure in a row. */
 #define FIRST_PAUSE_MS 10u
+/* The last of them 5 s apart. */
+#define MOST_FAILURES 70u
+#define IO_WORD_AFTER_MS 5000
+#define CLOSE_DEPTH 32u
 #define MAX_FILES (2u * COW_MAX_BACKING_DEPTH)
 
 /* ---- the kernel ---- */
@@ -73,9 +81,10 @@ struct supervisor {
 	struct cow_device_left left; /* once it is live */
 	bool live;
 	pid_t child;
+	int rings;  /* hangs up when nothing of the child's I/O is left in the kernel */
 	int socket; /* to the child; -1: it has told all */
 	uint64_t deaths[MOST_DEATHS];
-	unsigned nr_deaths, in_a_row;
+	unsigned nr_deaths, nr_failures;
 };
 
 static int open_signals(struct supervisor *s)
@@ -92,11 +101,9 @@ static int open_signals(struct supervisor *s)
 	return s->signal_fd < 0 ? -errno : 0;
 }
 
+/* Its signals stay blocked until it listens to them. */
 static void become_daemon(struct supervisor *s, int socket)
 {
-	sigset_t set;
-	sigemptyset(&set);
-	sigprocmask(SIG_SETMASK, &set, NULL);
 	close(s->signal_fd);
 	if (s->lock >= 0)
 		close(s->lock);
@@ -104,25 +111,49 @@ static void become_daemon(struct supervisor *s, int socket)
 	_exit(cow_server_run(&s->config));
 }
 
-static int start_child(struct supervisor *s)
+static void close_both(const int fds[2])
 {
-	int fds[2];
-	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, fds))
-		return -errno;
+	close(fds[0]);
+	close(fds[1]);
+}
+
+static int fork_child(struct supervisor *s, const int fds[2], const int rings[2])
+{
 	fflush(NULL);
 	s->child = fork();
 	if (!s->child) {
 		close(fds[0]);
+		close(rings[0]);
+		cow_uring_hold(rings[1]);
 		become_daemon(s, fds[1]);
 	}
-	int ret = s->child < 0 ? -errno : 0;
+	if (s->child < 0)
+		return -errno;
 	close(fds[1]);
+	close(rings[1]);
 	s->socket = fds[0];
-	if (ret)
-		close(fds[0]);
-	else if (s->config.forked)
+	s->rings = rings[0];
+	if (s->config.forked)
 		s->config.forked(s->config.ctx);
 	s->config.forked = NULL;
+	return 0;
+}
+
+static int start_child(struct supervisor *s)
+{
+	int fds[2], rings[2];
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, fds))
+		return -errno;
+	int ret = pipe2(rings, O_CLOEXEC) ? -errno : 0;
+	if (ret) {
+		close_both(fds);
+		return ret;
+	}
+	ret = fork_child(s, fds, rings);
+	if (ret) {
+		close_both(fds);
+		close_both(rings);
+	}
 	return ret;
 }
 
@@ -151,8 +182,8 @@ static void go_live(struct supervisor *s, const struct cow_news *news)
 	cow_report_systemd("READY=1");
 	if (!s->config.foreground)
 		cow_report_leave_terminal(s->left.id, COW_REPORT_LOG_GOES_ON);
-	if (mlockall(MCL_CURRENT | MCL_FUTURE))
-		cow_log(COW_LOG_WARNING, "mlockall: %s", strerror(errno));
+	/* What writes back may need us to go on. */
+	cow_harden_memory();
 }
 
 static void hear(struct supervisor *s)
@@ -183,7 +214,22 @@ static void pass_on(struct supervisor *s)
 			kill(s->child, (int)info.ssi_signo);
 }
 
-/* Its wait status. All its I/O has ended then: the kernel waits for that. */
+/*
+ * The kernel goes on with direct I/O that a killed process had begun, for as long as the host takes. It
+ * would come over what the next daemon writes.
+ */
+static void wait_io(const struct supervisor *s)
+{
+	struct pollfd p = { .fd = s->rings };
+	while (poll(&p, 1, IO_WORD_AFTER_MS) <= 0)
+		cow_log(COW_LOG_WARNING,
+			"%s: waiting for the host to end what the daemon that died had "
+			"begun",
+			s->config.image_path);
+	close(s->rings);
+}
+
+/* Its wait status. All its I/O has ended then. */
 static int wait_child(struct supervisor *s)
 {
 	int status;
@@ -199,6 +245,7 @@ static int wait_child(struct supervisor *s)
 	}
 	while (s->socket >= 0)
 		hear(s);
+	wait_io(s);
 	return status;
 }
 
@@ -214,31 +261,33 @@ static bool may_go_on(struct supervisor *s)
 {
 	uint64_t now = now_ms(), *oldest = &s->deaths[s->nr_deaths % MOST_DEATHS];
 	bool too_many = s->nr_deaths >= MOST_DEATHS && now - *oldest < DEATHS_MS;
-	const uint64_t last = s->nr_deaths ? s->deaths[(s->nr_deaths - 1) % MOST_DEATHS] : 0;
-	s->in_a_row = s->nr_deaths && now - last < DEATHS_MS ? s->in_a_row + 1 : 0;
 	*oldest = now;
 	s->nr_deaths++;
 	return !too_many;
 }
 
-static void pause_after_death(const struct supervisor *s)
+/* What fails now (no memory, no room on the host) may work later: then, for minutes. */
+static void pause_after_failure(const struct supervisor *s)
 {
-	unsigned ms = FIRST_PAUSE_MS << (s->in_a_row < 8 ? s->in_a_row : 8);
+	unsigned ms = FIRST_PAUSE_MS << (s->nr_failures < 9 ? s->nr_failures : 9);
 	nanosleep(&(struct timespec){ .tv_sec = ms / 1000, .tv_nsec = (long)(ms % 1000) * 1000000 },
 		  NULL);
 }
 
+enum left { LEFT, GONE, NOT_KNOWN };
+
 /* A detach by force stops the device, then kills the daemon. */
-static bool is_left(const struct supervisor *s)
+static enum left look(const struct supervisor *s)
 {
 	struct cow_ctrl ctrl;
 	struct cow_error err = { 0 };
 	struct ub_dev_info info;
 	if (cow_ctrl_open(&ctrl, &err))
-		return false;
+		return NOT_KNOWN;
 	int ret = cow_ctrl_get_info(&ctrl, s->left.id, &info);
 	cow_ctrl_close(&ctrl);
-	return !ret && info.ublksrv_flags == s->left.cookie && info.state != UB_S_DEV_DEAD;
+	return !ret && info.ublksrv_flags == s->left.cookie && info.state != UB_S_DEV_DEAD ? LEFT
+											   : GONE;
 }
 
 /* ---- the end ---- */
@@ -259,46 +308,101 @@ static void fail_device(const struct supervisor *s)
 	cow_ctrl_close(&ctrl);
 }
 
-static const char *how(int status, char text[48])
+/* ---- what comes next ---- */
+
+static void say_given_up(const struct supervisor *s, const char *why)
 {
-	if (WIFSIGNALED(status))
-		snprintf(text, 48, "was killed by signal %d", WTERMSIG(status));
-	else
-		snprintf(text, 48, "could not begin");
-	return text;
+	cow_log(COW_LOG_ERR,
+		"/dev/ublkb%u: %s: given up: the device goes, and what was not flushed may be "
+		"lost: "
+		"run `cowblk check` on %s",
+		s->left.id, why, s->config.image_path);
 }
 
-static bool replace(struct supervisor *s, int status)
+/* Another try after one that could not begin. */
+static bool try_again(struct supervisor *s)
 {
-	char text[48];
-	bool died = WIFSIGNALED(status) || WEXITSTATUS(status) == COW_SERVER_TRY_AGAIN;
-	if (!died || !s->live || !is_left(s))
-		return false;
+	if (s->nr_failures++ < MOST_FAILURES) {
+		pause_after_failure(s);
+		return true;
+	}
+	say_given_up(s, "no daemon could begin for some minutes");
+	return false;
+}
+
+static bool replace_killed(struct supervisor *s, int signo)
+{
 	if (!may_go_on(s)) {
-		cow_log(COW_LOG_ERR,
-			"/dev/ublkb%u: %u daemons died within %u s, the last one %s: given up: the "
-			"device goes, and what was not flushed may be lost: run `cowblk check` on "
-			"%s",
-			s->left.id, MOST_DEATHS + 1, DEATHS_MS / 1000, how(status, text),
-			s->config.image_path);
+		say_given_up(s, "six daemons were killed within a minute");
 		return false;
 	}
-	cow_log(COW_LOG_WARNING, "/dev/ublkb%u: its daemon (process %d) %s: starting another",
-		s->left.id, (int)s->child, how(status, text));
-	pause_after_death(s);
+	cow_log(COW_LOG_WARNING,
+		"/dev/ublkb%u: its daemon (process %d) was killed by signal %d: starting another",
+		s->left.id, (int)s->child, signo);
+	s->nr_failures = 0;
 	return true;
+}
+
+/*
+ * The device had been stopped already when its daemon was killed: nobody serves the image any more, but
+ * what was in memory belongs into it. In a child: it reads what a hostile image may have made.
+ */
+static void close_image(const struct supervisor *s)
+{
+	struct cow_error err = { 0 };
+	struct cow_loop *loop;
+	struct cow_image *image;
+	if (cow_loop_uring_new(CLOSE_DEPTH, &loop))
+		_exit(1);
+	cow_loop_enter(loop);
+	int ret = cow_image_open(cow_host_system(), loop, s->config.device.image_path,
+				 &s->config.device.open, &image, &err);
+	if (!ret)
+		ret = cow_image_close(image, loop, &err);
+	if (ret)
+		cow_log(COW_LOG_ERR, "%s: %s: run `cowblk check` on it", s->config.image_path,
+			err.text);
+	_exit(ret ? 1 : 0);
+}
+
+static void finish_close(const struct supervisor *s)
+{
+	int status;
+	cow_log(COW_LOG_WARNING,
+		"/dev/ublkb%u: its daemon was killed while it closed %s: closing it", s->left.id,
+		s->config.image_path);
+	pid_t child = fork();
+	if (!child)
+		close_image(s);
+	if (child > 0)
+		waitpid(child, &status, 0);
+}
+
+/* After a child has ended: is there to be another? */
+static bool is_next(struct supervisor *s, int status)
+{
+	bool killed = WIFSIGNALED(status);
+	bool failed = !killed && WEXITSTATUS(status) == COW_SERVER_TRY_AGAIN;
+	if (!s->live || !(killed || failed))
+		return false;
+	enum left left = look(s);
+	if (left == GONE) {
+		if (killed)
+			finish_close(s);
+		return false;
+	}
+	return failed || left == NOT_KNOWN ? try_again(s) : replace_killed(s, WTERMSIG(status));
 }
 
 static int run_children(struct supervisor *s)
 {
 	for (;;) {
-		int ret = start_child(s);
-		if (ret) {
-			cow_log(COW_LOG_ERR, "fork: %s", strerror(-ret));
-			return 1;
-		}
-		int status = wait_child(s);
-		if (!replace(s, status))
+		int ret = start_child(s), status = W_EXITCODE(COW_SERVER_TRY_AGAIN, 0);
+		if (!ret)
+			status = wait_child(s);
+		else
+			cow_log(COW_LOG_ERR, "cannot start a daemon: %s", strerror(-ret));
+		if (!is_next(s, status))
 			return WIFEXITED(status) ? WEXITSTATUS(status) : 1;
 		s->config.died_ms = now_ms();
 	}

@@ -417,6 +417,16 @@ static int system_keep(struct cow_file *file, struct cow_file **out, struct cow_
 	return ret;
 }
 
+void cow_system_share_lock(struct cow_file *file)
+{
+	((struct cow_host_file *)file)->kept = true;
+}
+
+void cow_system_own_lock(struct cow_file *file)
+{
+	((struct cow_host_file *)file)->kept = false;
+}
+
 static int system_lock(struct cow_file *file, struct cow_error *err)
 {
 	struct stat st;

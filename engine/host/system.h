@@ -32,6 +32,13 @@ struct cow_host *cow_host_system(void);
 COW_MUST_CHECK int cow_system_adopt(int fd, const char *name, unsigned flags, struct cow_file **out,
 				    struct cow_error *err);
 
+/*
+ * Of an adopted descriptor whose lock is another process's as well: closing the file does not release
+ * it, until it is our own.
+ */
+void cow_system_share_lock(struct cow_file *file);
+void cow_system_own_lock(struct cow_file *file);
+
 /* Closes a file that was made by COW_OPEN_CREATE and takes its name away, if it still has it. */
 void cow_system_remove(struct cow_file *file);
 

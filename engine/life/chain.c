@@ -104,7 +104,10 @@ static int check_identity(struct cow_chain *chain, struct cow_file *file, struct
 	return -ESTALE;
 }
 
-/* The next file of a process that died. It has its lock: taking it again is nothing. */
+/*
+ * The next file of a process that died. It has its lock, which must not go when we fail: somebody else
+ * keeps it for the next one.
+ */
 static int take_kept(struct cow_chain *chain, unsigned flags, struct cow_file **out,
 		     struct cow_error *err)
 {
@@ -115,7 +118,12 @@ static int take_kept(struct cow_chain *chain, unsigned flags, struct cow_file **
 	int fd = fcntl(kept->fd, F_DUPFD_CLOEXEC, 0);
 	if (fd < 0)
 		return cow_error_set(err, -errno, "%s: %s", kept->path, strerror(errno));
-	return cow_system_adopt(fd, kept->path, unlocked(chain, flags), out, err);
+	int ret = cow_system_adopt(fd, kept->path, flags | COW_OPEN_NO_LOCK, out, err);
+	if (ret)
+		return ret;
+	cow_system_share_lock(*out);
+	(*out)->unlocked = flags & COW_OPEN_NO_LOCK;
+	return 0;
 }
 
 int cow_chain_open_named(struct cow_chain *chain, const char *path, unsigned flags,
@@ -167,7 +175,8 @@ int cow_chain_enter(struct cow_chain *chain, struct cow_file *file, unsigned fla
 	chain->seen[chain->depth].dev = file->dev;
 	chain->seen[chain->depth].ino = file->ino;
 	chain->depth++;
-	return flags & COW_OPEN_NO_LOCK ? 0 : cow_lock_file(file, err);
+	bool locked = flags & COW_OPEN_NO_LOCK || chain->options->kept;
+	return locked ? 0 : cow_lock_file(file, err);
 }
 
 /* ---- what an image names ---- */

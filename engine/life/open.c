@@ -292,6 +292,8 @@ static int replay(struct cow_image *image, struct cow_chain *chain, struct cow_e
 	if (ret)
 		return cow_error_no_memory(err);
 	ret = cow_meta_outlive(&image->meta, &image->core, fd);
+	if (!ret && image->replayed)
+		cow_outlive_note_leaks(&image->meta.outlive);
 	return ret ? cow_error_set(err, ret, "shared memory: %s", strerror(-ret)) : 0;
 }
 

@@ -313,6 +313,19 @@ static int probe_ops(struct uring_loop *u)
 	return 0;
 }
 
+static int held_fd = -1;
+
+void cow_uring_hold(int fd)
+{
+	held_fd = fd;
+}
+
+/* The kernel lets go of registered files when nothing uses the ring any more. */
+static int hold_file(struct uring_loop *u)
+{
+	return held_fd < 0 ? 0 : register_ring(u, IORING_REGISTER_FILES, &held_fd, 1);
+}
+
 /*
  * System call filters do not see what a ring carries out, so the ring itself takes only what is
  * started here and by the ublk server, with no flags and no registration. Before it is enabled.
@@ -378,6 +391,8 @@ int cow_loop_uring_new(unsigned depth, struct cow_loop **out)
 	if (ret)
 		goto close_wake;
 	ret = probe_ops(u);
+	if (!ret)
+		ret = hold_file(u);
 	if (!ret)
 		ret = restrict_ring(u);
 	if (ret)

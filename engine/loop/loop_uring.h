@@ -12,6 +12,13 @@
 #include "engine/base/result.h"
 #include "engine/loop/loop.h"
 
+/*
+ * Every ring that is made from now on holds this file, until the last of its I/O has ended: longer than
+ * the process lives when that is killed, since the kernel goes on with direct I/O that has begun.
+ * The other end of a pipe hangs up then. Of a process without threads.
+ */
+void cow_uring_hold(int fd);
+
 /* depth: the number of I/Os expected at once (a hint, not a limit). */
 COW_MUST_CHECK int cow_loop_uring_new(unsigned depth, struct cow_loop **out);
 

@@ -85,13 +85,14 @@ static int load_table(struct cow_meta *meta, struct cow_loop *loop, struct cow_t
 static int init_caches(struct cow_meta *meta, uint64_t bytes)
 {
 	const struct cow_geometry *g = &meta->core->g;
+	struct cow_outlive_head *head = meta->outlive.head;
 	struct cow_cache_config config = {
 		.file = meta->core->file,
 		.slice_bytes = g->slice_bytes,
 		.bytes = bytes,
 		.limits = &meta->core->limits,
 		.shared = shared(meta),
-		.place = &meta->outlive.head->l2,
+		.place = head ? &head->l2 : NULL,
 		.rank = COW_RANK_L2_SHARD,
 		.need_writeback = need_writeback,
 		.ctx = meta,
@@ -100,7 +101,7 @@ static int init_caches(struct cow_meta *meta, uint64_t bytes)
 	if (ret || !meta->core->writable)
 		return ret;
 	config.bytes = bytes / 4;
-	config.place = &meta->outlive.head->refs;
+	config.place = head ? &head->refs : NULL;
 	config.rank = COW_RANK_REF_SHARD;
 	return cow_cache_init(&meta->refs, &config);
 }
@@ -131,10 +132,11 @@ static int mark_tables_past_end(struct cow_meta *meta, struct cow_error *err)
 static int open_for_writing(struct cow_meta *meta, struct cow_loop *loop, struct cow_error *err)
 {
 	const struct cow_header *h = &meta->core->header;
+	struct cow_outlive_head *head = meta->outlive.head;
 	uint64_t nr = (uint64_t)h->reftable_clusters << h->cluster_bits >> 3;
 	struct cow_table_config config =
 		table_config(meta, h->reftable_off, nr, QCOW2_MAX_REFTABLE_BYTES / 8);
-	config.place = &meta->outlive.head->reftable;
+	config.place = head ? &head->reftable : NULL;
 	int ret = load_table(meta, loop, &meta->reftable, &config, "refcount table", err);
 	if (!ret)
 		ret = cow_overlap_init(meta, err);
@@ -147,10 +149,11 @@ int cow_meta_open(struct cow_meta *meta, struct cow_core *core, struct cow_loop 
 		  uint64_t cache_bytes, struct cow_error *err)
 {
 	const struct cow_header *h = &core->header;
+	struct cow_outlive_head *head = meta->outlive.head;
 	meta->core = core;
 	struct cow_table_config config =
 		table_config(meta, h->l1_off, h->l1_entries, QCOW2_MAX_L1_BYTES / 8);
-	config.place = &meta->outlive.head->l1;
+	config.place = head ? &head->l1 : NULL;
 	int ret = load_table(meta, loop, &meta->l1, &config, "L1 table", err);
 	if (!ret)
 		ret = mark_tables_past_end(meta, err);

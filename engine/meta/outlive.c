@@ -13,6 +13,11 @@ int cow_outlive_begin(struct cow_outlive *o, int fd)
 	return 0;
 }
 
+void cow_outlive_note_leaks(struct cow_outlive *o)
+{
+	atomic_store(&o->head->leaks, true);
+}
+
 void cow_outlive_complete(struct cow_outlive *o)
 {
 	atomic_store(&o->head->magic, COW_OUTLIVE_MAGIC);
@@ -20,8 +25,10 @@ void cow_outlive_complete(struct cow_outlive *o)
 
 void cow_outlive_end(struct cow_outlive *o)
 {
-	if (o->head)
-		atomic_store(&o->head->magic, 0);
+	if (!o->head)
+		return;
+	atomic_store(&o->head->leaks, false);
+	atomic_store(&o->head->magic, 0);
 }
 
 void cow_outlive_fini(struct cow_outlive *o)

@@ -15,6 +15,7 @@
 #define COW_OUTLIVE_H
 
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "engine/base/result.h"
@@ -55,6 +56,7 @@ struct cow_outlive_bitmap {
 struct cow_outlive_head {
 	atomic_uint_least64_t magic; /* last: the image is open */
 	uint32_t version;
+	atomic_bool leaks;  /* of a process before this one: to be given back */
 	atomic_bool failed; /* the image is in doubt: nothing of it may be written */
 	struct cow_outlive_table l1, reftable;
 	struct cow_outlive_cache l2, refs;
@@ -71,6 +73,8 @@ struct cow_outlive {
 
 /* fd: a memfd of the caller's; what it held is gone. 0 or -errno. */
 COW_MUST_CHECK int cow_outlive_begin(struct cow_outlive *o, int fd);
+/* Somebody before has left leaks. */
+void cow_outlive_note_leaks(struct cow_outlive *o);
 /* The image is open, nothing is dirty: from here on it is to be replayed. */
 void cow_outlive_complete(struct cow_outlive *o);
 /* It was closed cleanly: there is nothing to replay. */

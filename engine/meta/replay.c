@@ -15,6 +15,13 @@
 #include "engine/meta/outlive.h"
 #include "engine/meta/table.h"
 
+/*
+ * Who filled the memory had met a hostile image: nothing in it is believed that could lead elsewhere
+ * than into the image.
+ */
+#define MOST_SLOTS (1ull << 28)
+#define MOST_ENTRIES (1ull << 28)
+
 struct replay {
 	struct cow_core *core;
 	struct cow_loop *loop;
@@ -38,7 +45,8 @@ static int write_at(struct replay *r, uint64_t off, const void *data, size_t byt
 	int ret = r->nr_writes++ ? 0 : sync_files(r);
 	if (ret)
 		return ret;
-	if (off % bytes || off + bytes > r->core->file->size_bytes)
+	uint64_t size = r->core->file->size_bytes;
+	if (off % bytes || off > size || bytes > size - off)
 		return -EUCLEAN; /* never of ours */
 	memcpy(r->buf, data, bytes);
 	return cow_loop_write(r->loop, r->core->file, off, r->buf, bytes);
@@ -64,11 +72,14 @@ static int write_slots(struct replay *r, const struct cow_outlive_cache *place,
 
 static int write_cache(struct replay *r, const struct cow_outlive_cache *place)
 {
+	r->nr_writes = 0;
+	if (place->slot_bytes != sizeof(struct cow_slot) || !place->nr_slots ||
+	    place->nr_slots > MOST_SLOTS || place->slice_bytes < 512 ||
+	    place->slice_bytes > 1u << QCOW2_MAX_CLUSTER_BITS ||
+	    (place->slice_bytes & (place->slice_bytes - 1)))
+		return -EUCLEAN;
 	size_t slots_bytes = place->nr_slots * sizeof(struct cow_slot);
 	size_t data_bytes = place->nr_slots * place->slice_bytes;
-	r->nr_writes = 0;
-	if (place->slot_bytes != sizeof(struct cow_slot))
-		return -EUCLEAN;
 	const void *slots = cow_shared_map_left(r->fd, place->slots_off, slots_bytes);
 	const void *data = cow_shared_map_left(r->fd, place->data_off, data_bytes);
 	r->buf = cow_buf_alloc(place->slice_bytes);
@@ -106,6 +117,8 @@ static int write_blocks(struct replay *r, const struct cow_outlive_table *place,
 
 static int write_table(struct replay *r, const struct cow_outlive_table *place)
 {
+	if (!place->capacity || place->capacity > MOST_ENTRIES)
+		return -EUCLEAN;
 	size_t entries_bytes = place->capacity * sizeof(uint64_t);
 	size_t state_bytes = place->capacity / COW_TABLE_BLOCK_ENTRIES;
 	r->nr_writes = 0;
@@ -158,10 +171,11 @@ int cow_replay(struct cow_core *core, struct cow_loop *loop, int fd, bool *left,
 	struct replay r = { .core = core, .loop = loop, .fd = fd };
 	const struct cow_outlive_head *head = cow_shared_map_left(fd, 0, sizeof(*head));
 	int ret = 0;
-	*left = head && atomic_load(&head->magic) == COW_OUTLIVE_MAGIC;
-	if (*left && head->version != COW_OUTLIVE_VERSION)
+	bool open = head && atomic_load(&head->magic) == COW_OUTLIVE_MAGIC;
+	*left = open || (head && atomic_load(&head->leaks));
+	if (open && head->version != COW_OUTLIVE_VERSION)
 		ret = cow_error_set(err, -ENOTSUP, "the daemon that died was of another version");
-	else if (*left)
+	else if (open)
 		ret = replay(&r, head, err);
 	cow_shared_unmap_left(head, sizeof(*head));
 	return ret;

@@ -17,7 +17,7 @@ struct cow_core;
 
 /*
  * Control plane, blocking. Core's files are open and locked, all I/O of the process has ended. fd: of
- * the shared memory. *left: there was something to replay, or could have been. 0; -ENOTRECOVERABLE:
+ * the shared memory. *left: the process, or one before it, had the image open: there are leaks. 0; -ENOTRECOVERABLE:
  * the image was in doubt already; or the host's error.
  */
 COW_MUST_CHECK int cow_replay(struct cow_core *core, struct cow_loop *loop, int fd, bool *left,
