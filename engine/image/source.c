@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+/* See source.h: one level after the other, until one has it. */
 #include "engine/image/source.h"
 
 #include "engine/base/math.h"
@@ -79,6 +80,13 @@ static enum look look_entry(struct cow_image *image, uint64_t off, const struct 
 	}
 }
 
+/* From off on. */
+static uint64_t bytes_of_slice(const struct cow_geometry *g, struct cow_goff off)
+{
+	uint64_t entries = g->slice_entries - cow_l2_slice_idx(g, off);
+	return (entries << g->cluster_bits) - cow_in_cluster(g, off.v);
+}
+
 static enum look look_qcow2(struct cow_image *image, uint64_t off, uint64_t bytes,
 			    struct cow_source *s, struct cow_task *task)
 {
@@ -87,27 +95,27 @@ static enum look look_qcow2(struct cow_image *image, uint64_t off, uint64_t byte
 	uint64_t l1_idx = cow_l1_idx(g, goff);
 	uint64_t l1 = cow_table_get(&image->meta.l1, l1_idx);
 	const char *fault = cow_map_l1_fault(g, l1);
-	uint64_t span = cow_l1_span_bytes(g);
-	s->bytes = cow_min(bytes, span - (off & (span - 1)));
-	if (fault)
-		return bad(image, image->meta.l1.off + l1_idx * 8, fault, task);
 	uint64_t table = l1 & QCOW2_OFFSET_MASK;
-	if (!table)
-		return LOOK_BELOW;
-	uint64_t in_slice = (uint64_t)cow_l2_slice_idx(g, goff) << g->cluster_bits;
-	s->bytes = cow_min(bytes, ((uint64_t)g->slice_entries << g->cluster_bits) - in_slice -
-					  cow_in_cluster(g, off));
+	if (fault || !table) {
+		uint64_t span = cow_l1_span_bytes(g);
+		s->bytes = cow_min(bytes, span - (off & (span - 1)));
+		return fault ? bad(image, image->meta.l1.off + l1_idx * 8, fault, task)
+			     : LOOK_BELOW;
+	}
 	uint64_t slice = table + cow_l2_slice_off(g, goff);
 	struct cow_slot *slot = cow_cache_get(&image->meta.l2, slice, task);
-	if (!slot)
+	if (!slot) {
+		s->bytes = cow_min(bytes, bytes_of_slice(g, goff)); /* should it not be read */
 		return LOOK_WAIT;
+	}
 	struct cow_run run = cow_map_run(g, slot->data, goff, bytes);
 	cow_cache_put(slot);
 	fault = entry_fault(image, &run.first);
-	s->bytes = cow_min(bytes, g->cluster_bytes - cow_in_cluster(g, off));
-	if (fault)
+	if (fault) {
+		s->bytes = cow_min(bytes, g->cluster_bytes - cow_in_cluster(g, off));
 		return bad(image, slice + (uint64_t)cow_l2_slice_idx(g, goff) * g->entry_bytes,
 			   fault, task);
+	}
 	return look_entry(image, off, &run, bytes, s);
 }
 
