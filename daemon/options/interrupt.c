@@ -10,9 +10,11 @@
 #include "daemon/control/show.h"
 
 #define SHOW_EVERY_MS 200u
+#define ONE_SIGNAL_MS 500u
 
 static atomic_bool cancelled;
 static atomic_int caught;
+static atomic_uint_least64_t caught_ms;
 static atomic_bool asked; /* SIGUSR1 */
 
 static struct {
@@ -20,10 +22,28 @@ static struct {
 	uint64_t began_ms, last_ms;
 } progress;
 
+static uint64_t now_ms(void)
+{
+	struct timespec ts;
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000;
+}
+
+/*
+ * One more, some time later, means at once. timeout(1), a shell's job control and systemd send the same
+ * one twice, to the process and to its group: that is one.
+ */
 static void on_signal(int sig)
 {
-	atomic_store(&caught, sig);
-	atomic_store(&cancelled, true);
+	uint64_t now = now_ms();
+	if (!atomic_load(&caught)) {
+		atomic_store(&caught_ms, now);
+		atomic_store(&caught, sig);
+		atomic_store(&cancelled, true);
+	} else if (now - atomic_load(&caught_ms) >= ONE_SIGNAL_MS) {
+		signal(sig, SIG_DFL);
+		raise(sig);
+	}
 }
 
 static void on_ask(int sig)
@@ -43,9 +63,9 @@ static void catch (int sig, void (*handler)(int), int flags)
 
 const atomic_bool *cow_interrupt_catch(void)
 {
-	catch (SIGINT, on_signal, (int)(SA_RESETHAND | SA_RESTART));
-	catch (SIGTERM, on_signal, (int)(SA_RESETHAND | SA_RESTART));
-	catch (SIGHUP, on_signal, (int)(SA_RESETHAND | SA_RESTART));
+	catch (SIGINT, on_signal, SA_RESTART);
+	catch (SIGTERM, on_signal, SA_RESTART);
+	catch (SIGHUP, on_signal, SA_RESTART);
 	catch (SIGUSR1, on_ask, SA_RESTART);
 	return &cancelled;
 }
@@ -62,13 +82,6 @@ int cow_interrupt_end(int status)
 }
 
 /* ---- progress ---- */
-
-static uint64_t now_ms(void)
-{
-	struct timespec ts;
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000;
-}
 
 static void print(uint64_t done, uint64_t all, uint64_t passed_ms, const char *end)
 {

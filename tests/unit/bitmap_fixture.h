@@ -198,11 +198,21 @@ static inline const char *dump(struct fixture *f, const char *name)
 /* NULL if power went. */
 static inline struct cow_image *open_image(struct fixture *f, bool writable)
 {
-	struct cow_open_options options = { .writable = writable, .reserve_bytes = 16 * CLUSTER };
+	/* Opened over and over: what is allocated for the defaults would take longer than the test. */
+	static const struct cow_limits limits = { .ring = 1024,
+						  .ring_own = 128,
+						  .release_batch = 64 };
+	struct cow_open_options options = { .writable = writable,
+					    .reserve_bytes = 16 * CLUSTER,
+					    .limits = &limits };
 	struct cow_image *image = NULL;
 	f->err = (struct cow_error){ 0 };
 	succeeded(f, cow_image_open(&f->m->host, &f->m->loop, "/disk", &options, &image, &f->err));
-	return f->m->powered_off ? NULL : image;
+	if (f->m->powered_off && image) { /* at the last moment */
+		COW_IGNORE(cow_image_close(image, &f->m->loop, &f->err));
+		image = NULL;
+	}
+	return image;
 }
 
 static inline int do_op(struct fixture *f, struct cow_image *image, enum cow_op_kind kind,
