@@ -77,7 +77,9 @@ check_clean lame.qcow2
 head -c $((16384 * 512)) "$disk" >whole
 dd if=/dev/zero of=whole bs=512 seek=6000 count=3 conv=notrunc status=none
 qemu-img compare -f raw -F qcow2 whole lame.qcow2 >/dev/null || fail "salvage: other content"
-must_fail 'cannot write' "$cowblk" convert -O raw -t none lame.qcow2 "$lame"
+# A thread may have met before that the device gives no space back, which is told once.
+! "$cowblk" convert -O raw -t none lame.qcow2 "$lame" 2>said || fail "raw onto sectors that cannot be written: no failure"
+grep -q 'cannot write' said || fail "raw onto sectors that cannot be written: '$(cat said)'"
 head -c 5M whole >part
 ! "$cowblk" convert -t none -f raw part "$lame" 2>said || fail "qcow2 onto sectors that cannot be written: no failure"
 grep -q 'cow-lame: .*Input/output error' said || fail "qcow2 onto sectors that cannot be written: '$(cat said)'"
