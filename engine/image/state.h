@@ -12,6 +12,7 @@
 #include "engine/space/epoch.h"
 #include "engine/image/claim.h"
 #include "engine/image/gate.h"
+#include "engine/image/kept.h"
 #include "engine/core/options.h"
 #include "engine/space/quarantine.h"
 #include "engine/bitmap/tracking.h"
@@ -41,6 +42,7 @@ struct cow_image {
 	struct cow_alloc alloc;
 	struct cow_quarantine quarantine;
 	struct cow_epoch epoch;
+	struct cow_kept kept;
 	struct cow_gate gate;
 
 	/* changed by the control thread while nothing runs: at open, under a freeze */

@@ -12,7 +12,7 @@
  * in one host write. Large ones: head and tail are copied in chunks, then the data is written.
  *
  * A cluster of ours that does not hold valid bytes there yet (preallocated zeros, subclusters) is
- * filled in place in the same way.
+ * filled in place in the same way, when nothing is on its way there any more (image/kept.h).
  */
 #include "engine/request/copy.h"
 
@@ -31,7 +31,7 @@
  */
 #define MAX_PLACES 64u
 
-static const struct cow_step step_look, step_fill, step_read_head, step_read_tail,
+static const struct cow_step step_quiet, step_look, step_fill, step_read_head, step_read_tail,
 	step_write_merged, step_chunk, step_chunk_read, step_chunk_write, step_write_data,
 	step_written, step_publish;
 
@@ -149,6 +149,34 @@ static void stand_on_copy(const struct cow_op *op)
 	cow_assert(!copy->frees || (copy->end - copy->start) >> bits <= op->room);
 }
 
+/* May something still be on its way to the host clusters that are to be filled in place? */
+static bool is_quiet(struct cow_op *op, const struct cow_entry *e, uint32_t nr)
+{
+	struct cow_image *image = cow_op_image(op);
+	struct cow_copy *copy = &op->copy;
+	if (!image->core.g.data_file && !(e->has_host && e->copied))
+		return true;
+	copy->quiet = cow_kept_epoch(&image->kept, copy->start >> image->core.g.cluster_bits, nr);
+	return cow_epoch_passed(&image->epoch, copy->quiet);
+}
+
+/*
+ * Out of our own epoch, and without the claim: who waits for that is in an epoch. Then all over again:
+ * the range may have been zeroed once more.
+ */
+static enum cow_next copy_quiet(struct cow_task *task)
+{
+	struct cow_op *op = cow_op_of(task);
+	cow_assert(!op->claim.held && !op->room && !op->bounce);
+	if (task->pending)
+		return cow_task_wait_io(task);
+	cow_op_leave_epoch(op);
+	if (cow_quarantine_wait_epoch(&cow_op_image(op)->quarantine, op->copy.quiet, task))
+		return COW_WAIT;
+	cow_op_enter_epoch(op);
+	return cow_task_goto(task, op->map);
+}
+
 /* The mapping as it is under the claim: from now on nobody else changes it. */
 static enum cow_next copy_look(struct cow_task *task)
 {
@@ -169,7 +197,12 @@ static enum cow_next copy_look(struct cow_task *task)
 	if (e->kind == COW_BAD || (e->kind == COW_NORMAL && e->copied))
 		return give_up(op);
 	op->copy.frees = cow_entry_is_replaced(e); /* it may have changed before the claim */
-	next = find_host(op, e, max_clusters(op, run.bytes));
+	uint32_t nr = max_clusters(op, run.bytes);
+	if (!is_quiet(op, e, nr)) {
+		give_up(op);
+		return cow_task_goto(task, &step_quiet);
+	}
+	next = find_host(op, e, nr);
 	if (next != COW_AGAIN || task->error)
 		return next;
 	plan_fill(op, &run, !g->extended_l2 || op->copy.frees);
@@ -432,6 +465,7 @@ static enum cow_next copy_publish(struct cow_task *task)
 }
 
 const struct cow_step cow_copy_step = { "copy: claim", copy_claim };
+static const struct cow_step step_quiet = { "copy: quiet", copy_quiet };
 static const struct cow_step step_look = { "copy: look", copy_look };
 static const struct cow_step step_fill = { "copy: fill", copy_fill };
 static const struct cow_step step_read_head = { "copy: read head", copy_read_head };

@@ -58,7 +58,8 @@ struct cow_copy {
 	uint64_t fill_start, fill_end; /* subcluster-aligned */
 	uint64_t data_start, data_end; /* the request's own bytes in there */
 	struct cow_hoff host;
-	bool frees; /* new clusters take the place of others */
+	bool frees;	/* new clusters take the place of others */
+	uint64_t quiet; /* requests of this epoch are waited for, and those before */
 	/* host is a fresh allocation (else a cluster of ours that is filled in place) */
 	bool allocated;
 	bool holds_host; /* to be given back if the op fails */

@@ -250,6 +250,15 @@ static bool is_punched_first(const struct cow_op *op, const struct cow_entry *e,
 			      : e->kind == COW_NORMAL;
 }
 
+/* The entry of a cluster was changed: a host cluster that stays may have writes under way. */
+static void note_kept(struct cow_image *image, const struct cow_entry *was, struct cow_l2_entry to,
+		      uint64_t off)
+{
+	const struct cow_geometry *g = &image->core.g;
+	if (was->has_host && (g->data_file || (to.raw & QCOW2_OFFSET_MASK)))
+		cow_kept_note(&image->kept, off >> g->cluster_bits, cow_epoch_now(&image->epoch));
+}
+
 /* Under the slot's lock. False when an entry breaks a rule. */
 static bool change_clusters(struct cow_op *op, struct cow_slot *slot, uint32_t idx,
 			    struct change *c)
@@ -274,6 +283,7 @@ static bool change_clusters(struct cow_op *op, struct cow_slot *slot, uint32_t i
 		if (!(to.raw & QCOW2_OFFSET_MASK))
 			cow_mapping_free_entry(image, &e);
 		cow_entry_set(g, slot->data, idx + i, to);
+		note_kept(image, &e, to, off);
 	}
 	return true;
 }
@@ -301,8 +311,9 @@ static bool change_subs(struct cow_op *op, struct cow_slot *slot, uint32_t idx, 
 		c->bytes = 0;
 		return true;
 	}
-	cow_entry_set(g, slot->data, idx,
-		      (struct cow_l2_entry){ .raw = e.raw, .subs = (e.subs & ~bits) | bits << 32 });
+	struct cow_l2_entry to = { .raw = e.raw, .subs = (e.subs & ~bits) | bits << 32 };
+	cow_entry_set(g, slot->data, idx, to);
+	note_kept(image, &e, to, op->cursor);
 	return true;
 }
 

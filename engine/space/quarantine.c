@@ -249,6 +249,22 @@ bool cow_quarantine_blocks(struct cow_quarantine *q, uint64_t cluster, uint64_t 
 
 /* ---- end of ops ---- */
 
+/*
+ * The flag first, then the look: an op that ends in between sees the flag, and finds the task parked
+ * under the lock. It stays: others may wait as well.
+ */
+bool cow_quarantine_wait_epoch(struct cow_quarantine *q, uint64_t epoch, struct cow_task *task)
+{
+	cow_assert(!task->pending); /* it would end the wait */
+	cow_mutex_lock(&q->lock);
+	atomic_store(&q->waiting_for_epoch, true);
+	bool park = !cow_epoch_passed(q->epoch, epoch);
+	if (park)
+		cow_waitlist_park(&q->epoch_waiter, task, "requests of an old epoch");
+	cow_mutex_unlock(&q->lock);
+	return park;
+}
+
 void cow_quarantine_epoch_moved(struct cow_quarantine *q)
 {
 	struct cow_waitlist wake;

@@ -68,7 +68,7 @@ struct cow_quarantine {
 	/* it may not be: a change of the whole image */
 	bool held COW_GUARDED_BY(quarantine);
 	struct cow_loop *loop COW_GUARDED_BY(quarantine); /* where it runs */
-	/* the release task, waiting for ops to end */
+	/* the release task and fills of kept clusters, waiting for ops to end */
 	struct cow_waitlist epoch_waiter COW_GUARDED_BY(quarantine);
 	/* sorted, disjoint: being released */
 	struct cow_host_run *blocked COW_PT_GUARDED_BY(quarantine);
@@ -155,6 +155,11 @@ bool cow_quarantine_blocks(struct cow_quarantine *q, uint64_t cluster, uint64_t 
 
 /* Lets the release task look at the epochs again. */
 void cow_quarantine_epoch_moved(struct cow_quarantine *q);
+/*
+ * Park the task until some request has ended, if one that began in this epoch or before runs. False:
+ * none does. The task is in no epoch, nothing of it is pending, it holds no claim and no room.
+ */
+bool cow_quarantine_wait_epoch(struct cow_quarantine *q, uint64_t epoch, struct cow_task *task);
 /* An op ended: the same if the task waits, which is seldom. */
 static inline void cow_quarantine_op_ended(struct cow_quarantine *q)
 {

@@ -178,19 +178,7 @@ static enum cow_next release_epoch(struct cow_task *task)
 	struct cow_quarantine *q = of(task);
 	stand_on_batch(q);
 	uint64_t epoch = q->batch[q->nr_batch - 1].epoch;
-	/*
-	 * The flag first, then the look: an op that ends in between sees the flag, and finds us
-	 * parked under the lock.
-	 */
-	cow_mutex_lock(&q->lock);
-	atomic_store(&q->waiting_for_epoch, true);
-	bool passed = cow_epoch_passed(q->epoch, epoch);
-	if (passed)
-		atomic_store(&q->waiting_for_epoch, false);
-	else
-		cow_waitlist_park(&q->epoch_waiter, task, "requests of an old epoch");
-	cow_mutex_unlock(&q->lock);
-	if (!passed)
+	if (cow_quarantine_wait_epoch(q, epoch, task))
 		return COW_WAIT;
 	qsort(q->batch, q->nr_batch, sizeof(*q->batch), freed_cmp);
 	cow_mutex_lock(&q->lock);

@@ -91,11 +91,33 @@ static void test_waits_for_a_copy(void **state)
 	expect_bytes(f, 2 * CLUSTER, CLUSTER, 1);
 }
 
+/*
+ * A write that is overtaken by zeros which the mapping takes, since the host is to keep its space: its
+ * bytes do not come back when the cluster is written to again, in the place that it always has.
+ */
+static void test_overtaken(void **state)
+{
+	struct fixture *f = *state;
+	f->m->hold_bytes = 1024;
+	start(f, 0, COW_OP_WRITE, 0, CLUSTER + 8192, 1024, 5);
+	start(f, 1, COW_OP_WRITE_ZEROES, COW_OP_NOUNMAP, CLUSTER, CLUSTER, 0);
+	expect_result(f, 1, 0);
+	expect_bytes(f, CLUSTER + 8192, 1024, 0);
+	start(f, 2, COW_OP_WRITE, 0, CLUSTER + 8192 + 1024, 512, 6);
+	expect_at(f, 2, "copy: quiet", "requests of an old epoch");
+	memory_let_go(f->m, 1024);
+	expect_result(f, 0, 0);
+	expect_result(f, 2, 0);
+	expect_bytes(f, CLUSTER, 8192 + 1024, 0);
+	expect_bytes(f, CLUSTER + 8192 + 1024, 512, 6);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(test_discard, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_waits_for_a_copy, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_overtaken, setup, teardown),
 	};
 	return cmocka_run_group_tests_name("data_file", tests, NULL, NULL);
 }

@@ -81,6 +81,59 @@ static void test_clusters_are_kept(void **state)
 	expect_bytes(f, CLUSTER + 1536, CLUSTER - 1536, 0);
 }
 
+/*
+ * A write in place that is overtaken by zeros: whoever fills the cluster anew waits for it. Else its
+ * bytes would come back behind zeros that somebody has read.
+ */
+static void overtaken(struct fixture *f)
+{
+	f->m->hold_bytes = 1024;
+	start(f, 0, COW_OP_WRITE, 0, CLUSTER + 8192, 1024, 5);
+	start(f, 1, COW_OP_WRITE_ZEROES, COW_OP_NOUNMAP, CLUSTER, CLUSTER, 0);
+	expect_result(f, 1, 0);
+	expect_bytes(f, CLUSTER + 8192, 1024, 0);
+	start(f, 2, COW_OP_WRITE, 0, CLUSTER + 8192 + 1024, 512, 6);
+	expect_at(f, 2, "copy: quiet", "requests of an old epoch");
+	memory_let_go(f->m, 1024);
+	expect_result(f, 0, 0);
+	expect_result(f, 2, 0);
+	expect_bytes(f, CLUSTER + 8192, 1024, 0);
+	expect_bytes(f, CLUSTER + 8192 + 1024, 512, 6);
+	f->m->hold_bytes = 0;
+}
+
+static void test_overtaken(void **state)
+{
+	overtaken(*state);
+}
+
+/* A subcluster that is zeroed keeps its place. */
+static void test_overtaken_in_a_subcluster(void **state)
+{
+	struct fixture *f = *state;
+	struct cow_create_options create = {
+		.size_bytes = SIZE_BYTES, .has_size = true, .overwrite = true, .extended_l2 = true
+	};
+	struct cow_error err = { 0 };
+	close_image(f);
+	if (cow_create(&f->m->host, &f->m->loop, "/disk", &create, &err))
+		fail_msg("create: %s", err.text);
+	open_image(f);
+	write_bytes(f, 0, 4 * CLUSTER, 1);
+	settle(f);
+	overtaken(f);
+	f->m->hold_bytes = 512;
+	start(f, 0, COW_OP_WRITE, 0, 2 * CLUSTER + 4096, 512, 5);
+	start(f, 1, COW_OP_WRITE_ZEROES, 0, 2 * CLUSTER + 4096, 2048, 0);
+	expect_result(f, 1, 0);
+	start(f, 2, COW_OP_WRITE, 0, 2 * CLUSTER + 4096 + 1024, 1024, 6);
+	expect_at(f, 2, "copy: quiet", "requests of an old epoch");
+	memory_let_go(f->m, 512);
+	expect_result(f, 0, 0);
+	expect_result(f, 2, 0);
+	expect_bytes(f, 2 * CLUSTER + 4096, 1024, 0);
+}
+
 static void test_shared_stays(void **state)
 {
 	struct fixture *f = *state;
@@ -146,6 +199,9 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_write_zeroes, setup, request_teardown),
 		cmocka_unit_test_setup_teardown(test_parts, setup, request_teardown),
 		cmocka_unit_test_setup_teardown(test_clusters_are_kept, setup, request_teardown),
+		cmocka_unit_test_setup_teardown(test_overtaken, setup, request_teardown),
+		cmocka_unit_test_setup_teardown(test_overtaken_in_a_subcluster, setup,
+						request_teardown),
 		cmocka_unit_test_setup_teardown(test_shared_stays, setup, request_teardown),
 		cmocka_unit_test_setup_teardown(test_waits_for_a_copy, setup, request_teardown),
 		cmocka_unit_test_setup_teardown(test_all_of_it, setup, request_teardown),
