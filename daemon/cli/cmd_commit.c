@@ -16,6 +16,8 @@ struct arguments {
 	uint64_t rate;
 };
 
+enum { KEY_DATA_ROOT = 256 };
+
 static const struct argp_option options[] = {
 	{ "base", 'b', "BASE", 0,
 	  "Into this file of the backing chain; what lies between is no use then, and IMAGE is not "
@@ -24,6 +26,7 @@ static const struct argp_option options[] = {
 	{ "keep", 'd', NULL, 0, "Do not empty IMAGE: it is not needed any more", 0 },
 	{ "target-cache", 't', COW_CACHE_MODES, 0, "none, directsync: write past the page cache",
 	  0 },
+	COW_DISK_DATA_ROOT_OPTION(KEY_DATA_ROOT),
 	{ "rate-limit", 'r', "RATE", 0, "Write so many bytes a second at most", 0 },
 	{ 0 },
 };
@@ -38,6 +41,9 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
 		return 0;
 	case 'd':
 		a->commit.keep = true;
+		return 0;
+	case KEY_DATA_ROOT:
+		cow_disk_add_data_root(&a->tool.disks, arg, state);
 		return 0;
 	case 't':
 		a->tool.disks.direct = cow_disk_cache_parse("-t", arg, &unsafe, state);

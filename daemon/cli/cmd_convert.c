@@ -44,7 +44,15 @@ struct arguments {
 	unsigned nr_threads;
 };
 
-enum { KEY_ZERO = 256, KEY_TARGET_KEY, KEY_SALVAGE, KEY_BITMAPS, KEY_SKIP_BROKEN, KEY_MARK };
+enum {
+	KEY_ZERO = 256,
+	KEY_TARGET_KEY,
+	KEY_SALVAGE,
+	KEY_BITMAPS,
+	KEY_SKIP_BROKEN,
+	KEY_MARK,
+	KEY_DATA_ROOT
+};
 
 static const struct argp_option options[] = {
 	{ "format", 'f', "qcow2|raw", 0, "Format of IMAGE: qcow2 (default) or raw", 0 },
@@ -76,6 +84,7 @@ static const struct argp_option options[] = {
 	  "none, directsync: write past the page cache; writeback (default), writethrough: through "
 	  "it; unsafe: a raw TARGET is not waited for",
 	  0 },
+	COW_DISK_DATA_ROOT_OPTION(KEY_DATA_ROOT),
 	{ "target-key-file", KEY_TARGET_KEY, "FILE", 0,
 	  "Passphrase of an encrypted TARGET (default: the first one named below)", 0 },
 	{ "rate-limit", 'r', "RATE", 0, "Write so many bytes a second at most", 0 },
@@ -209,6 +218,9 @@ static error_t parse_target(int key, char *arg, struct argp_state *state)
 	case 'r':
 		a->rate = cow_disk_rate_parse("-r", arg, state);
 		return 0;
+	case KEY_DATA_ROOT:
+		cow_disk_add_data_root(&a->tool.disks, arg, state);
+		return 0;
 	case KEY_BITMAPS:
 		a->copy_bitmaps = true;
 		return 0;
@@ -289,6 +301,8 @@ static int plan_target(struct arguments *a, const struct cow_concat *source, str
 	t->disk.open.compress = a->compress;
 	t->disk.open.backing_roots = a->tool.disks.roots;
 	t->disk.open.nr_backing_roots = a->tool.disks.nr_roots;
+	t->disk.open.data_roots = a->tool.disks.data_roots;
+	t->disk.open.nr_data_roots = a->tool.disks.nr_data_roots;
 	t->bitmaps = a->copy_bitmaps ? &a->bitmaps : NULL;
 	return 0;
 }

@@ -15,6 +15,8 @@ struct arguments {
 	bool has_base;
 };
 
+enum { KEY_DATA_ROOT = 256 };
+
 static const struct argp_option options[] = {
 	{ "base", 'b', "BASE", 0,
 	  "The new backing file, relative to IMAGE's directory; -b \"\" or --flatten: none", 0 },
@@ -25,6 +27,7 @@ static const struct argp_option options[] = {
 	  0 },
 	{ "target-cache", 't', COW_CACHE_MODES, 0, "none, directsync: write past the page cache",
 	  0 },
+	COW_DISK_DATA_ROOT_OPTION(KEY_DATA_ROOT),
 	{ 0 },
 };
 
@@ -56,6 +59,9 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
 		return 0;
 	case 'u':
 		a->rebase.unsafe = true;
+		return 0;
+	case KEY_DATA_ROOT:
+		cow_disk_add_data_root(&a->tool.disks, arg, state);
 		return 0;
 	case 't':
 		a->tool.disks.direct = cow_disk_cache_parse("-t", arg, &unsafe, state);

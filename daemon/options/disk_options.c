@@ -47,6 +47,13 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
 	}
 }
 
+void cow_disk_add_data_root(struct cow_disk_options *o, const char *arg, struct argp_state *state)
+{
+	if (o->nr_data_roots == COW_MAX_ROOTS)
+		argp_error(state, "--data-root: more than %d", COW_MAX_ROOTS);
+	o->data_roots[o->nr_data_roots++] = arg;
+}
+
 const struct argp cow_disk_argp = { .options = options, .parser = parse_option };
 
 enum cow_disk_format cow_disk_format_parse(const char *option, const char *text,
@@ -106,6 +113,8 @@ struct cow_disk_spec cow_disk_options_spec(const struct cow_disk_options *o, con
 			.nr_secrets = o->secrets.nr,
 			.backing_roots = o->roots,
 			.nr_backing_roots = o->nr_roots,
+			.data_roots = o->data_roots,
+			.nr_data_roots = o->nr_data_roots,
 		},
 	};
 }

@@ -16,6 +16,8 @@
 struct cow_disk_options {
 	const char *roots[COW_MAX_ROOTS];
 	size_t nr_roots;
+	const char *data_roots[COW_MAX_ROOTS];
+	size_t nr_data_roots;
 	bool direct;		    /* -T none */
 	bool share;		    /* -U, set by the command */
 	bool salvage;		    /* the same for --salvage */
@@ -26,6 +28,14 @@ struct cow_disk_options {
  * A child for a command's argp: --backing-root, -T; and what qemu-img has that is refused by name.
  */
 extern const struct argp cow_disk_argp;
+
+/* An option of the commands that write to an image which was named, and so to its data file. */
+#define COW_DISK_DATA_ROOT_OPTION(key)                                                             \
+	{                                                                                          \
+		"data-root", key, "DIR", 0,                                                        \
+			"External data files may be written to below DIR (may be repeated)", 0     \
+	}
+void cow_disk_add_data_root(struct cow_disk_options *o, const char *arg, struct argp_state *state);
 
 /* qcow2 or raw; anything else ends the process with a line that says option. */
 enum cow_disk_format cow_disk_format_parse(const char *option, const char *text,

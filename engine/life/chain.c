@@ -152,10 +152,20 @@ int cow_chain_open_named(struct cow_chain *chain, const char *path, unsigned fla
 	return ret;
 }
 
+int cow_chain_count(struct cow_chain *chain, const char *path, unsigned *depth,
+		    struct cow_error *err)
+{
+	if (chain->nr_images == COW_MAX_BACKING_DEPTH)
+		return cow_error_set(err, -ELOOP, "%s: backing chain: more than %d images", path,
+				     COW_MAX_BACKING_DEPTH);
+	*depth = chain->nr_images++;
+	return 0;
+}
+
 static int seen_before(const struct cow_chain *chain, const struct cow_file *file,
 		       struct cow_error *err)
 {
-	for (unsigned i = 0; i < chain->depth; i++)
+	for (unsigned i = 0; i < chain->nr_seen; i++)
 		if (chain->seen[i].dev == file->dev && chain->seen[i].ino == file->ino)
 			return cow_error_set(err, -ELOOP,
 					     "%s: backing chain: the file refers to itself",
@@ -169,12 +179,10 @@ int cow_chain_enter(struct cow_chain *chain, struct cow_file *file, unsigned fla
 	int ret = seen_before(chain, file, err);
 	if (ret)
 		return ret;
-	if (chain->depth == COW_MAX_BACKING_DEPTH)
-		return cow_error_set(err, -ELOOP, "%s: backing chain: more than %d images",
-				     file->path, COW_MAX_BACKING_DEPTH);
-	chain->seen[chain->depth].dev = file->dev;
-	chain->seen[chain->depth].ino = file->ino;
-	chain->depth++;
+	cow_assert(chain->nr_seen < 2 * COW_MAX_BACKING_DEPTH);
+	chain->seen[chain->nr_seen].dev = file->dev;
+	chain->seen[chain->nr_seen].ino = file->ino;
+	chain->nr_seen++;
 	bool locked = flags & COW_OPEN_NO_LOCK || chain->options->kept;
 	return locked ? 0 : cow_lock_file(file, err);
 }
@@ -214,8 +222,8 @@ static int refuse_outside(const struct wanted *w, struct cow_chain *chain, const
 {
 	if (w->flags & COW_OPEN_WRITE)
 		return cow_error_set(err, -EPERM,
-				     "%s: %s %s would be written to: allow that with --data-file "
-				     "FILE, or --data-root DIR for all below DIR",
+				     "%s: %s %s would be written to: allow that with --data-root "
+				     "DIR, for all below DIR",
 				     w->image->core.path, w->what, path);
 	return cow_error_set(err, -EPERM,
 			     "%s: %s %s lies outside the allowed directories%s: allow it with "

@@ -27,12 +27,13 @@ struct cow_chain {
 	/* the image that was named, when it lies below an overlay: opened, not yet in the chain */
 	struct cow_file *below;
 	const struct cow_file *named; /* the image that was named */
-	unsigned depth;
-	size_t nr_taken;     /* of options->kept */
-	uint64_t cache_left; /* of the metadata cache, for the images not opened yet */
+	unsigned nr_images;	      /* so far: the next one's depth */
+	size_t nr_taken;	      /* of options->kept */
+	uint64_t cache_left;	      /* of the metadata cache, for the images not opened yet */
 	struct {
 		uint64_t dev, ino;
-	} seen[COW_MAX_BACKING_DEPTH];
+	} seen[2 * COW_MAX_BACKING_DEPTH]; /* each image may have a data file */
+	unsigned nr_seen;
 };
 
 COW_MUST_CHECK int cow_chain_init(struct cow_chain *chain, struct cow_error *err);
@@ -45,8 +46,12 @@ void cow_chain_fini(struct cow_chain *chain);
 COW_MUST_CHECK int cow_chain_open_named(struct cow_chain *chain, const char *path, unsigned flags,
 					struct cow_file **out, struct cow_error *err);
 
+/* Counts one image more: its depth, 0 is the top. -ELOOP: too many. */
+COW_MUST_CHECK int cow_chain_count(struct cow_chain *chain, const char *path, unsigned *depth,
+				   struct cow_error *err);
+
 /*
- * Notes file as part of the chain: -ELOOP if it is already or the chain is too deep. Then locks it,
+ * Notes file, an image or its data file, as part of the chain: -ELOOP if it is already. Then locks it,
  * unless flags has NO_LOCK.
  */
 COW_MUST_CHECK int cow_chain_enter(struct cow_chain *chain, struct cow_file *file, unsigned flags,

@@ -348,7 +348,6 @@ static struct cow_image *new_image(struct cow_chain *chain, struct cow_file *fil
 	image->core.host = chain->host;
 	image->core.path = path;
 	image->core.file = file;
-	image->depth = chain->depth;
 	image->core.writable = place == COW_CHAIN_TOP && options->writable;
 	image->core.no_discard = options->no_discard;
 	image->core.salvage = options->salvage && !options->writable;
@@ -372,7 +371,9 @@ static int open_one(struct cow_chain *chain, struct cow_chain_file *file,
 	struct cow_image *image = new_image(chain, file->file, place);
 	if (!image)
 		return cow_error_no_memory(err);
-	int ret = cow_chain_enter(chain, file->file, cow_chain_flags(chain, place), err);
+	int ret = cow_chain_count(chain, image->core.path, &image->depth, err);
+	if (!ret)
+		ret = cow_chain_enter(chain, file->file, cow_chain_flags(chain, place), err);
 	file->file = NULL;
 	if (!ret && file->raw) {
 		open_raw(image);
