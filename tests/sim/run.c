@@ -147,6 +147,16 @@ static void tool_again(struct sim_run *run)
 	after_tool(run);
 }
 
+/* A replay is a few writes, each behind a barrier: just before one of those. */
+static void arm_in_replay(struct sim_run *run)
+{
+	struct sim_world *world = &run->world;
+	if (world->power_off_at || world->powered_off || !sim_chance(&run->random, 30))
+		return;
+	world->power_off_sync = 1 + sim_below(&run->random, 6);
+	world->crash_kind = sim_chance(&run->random, 25) ? MEMORY_CRASH_KILL : MEMORY_CRASH_POWER;
+}
+
 static void replayed(struct sim_run *run)
 {
 	if (!sim_outlive_pending(run) || run->world.powered_off)
@@ -161,7 +171,7 @@ static void replayed(struct sim_run *run)
  */
 static void recover(struct sim_run *run)
 {
-	bool first = true, soon = false;
+	bool first = true, soon = false, replays = false;
 	run->hidden_leaks |= sim_guest_excused(run);
 	notice_power_off(run);
 	if (run->image) {
@@ -193,13 +203,15 @@ static void recover(struct sim_run *run)
 					: MEMORY_CRASH_POWER;
 		}
 		first = false;
-		bool replays = sim_outlive_pending(run);
+		replays = sim_outlive_pending(run);
 		if (!replays)
 			sim_second_take(run);
 		sim_live_resolve(run);
 		if (run->tool.pending)
 			sim_tool_check(run);
 		sim_image_check(run, false);
+		if (replays)
+			arm_in_replay(run);
 		if (!run->world.powered_off && sim_image_open(run) == 0) {
 			replayed(run);
 			sim_guest_verify(run);
@@ -219,7 +231,7 @@ static void recover(struct sim_run *run)
 	run->leaks = run->outlive.pending ? 0 : UINT64_MAX;
 	sim_outlive_done(run);
 	tool_again(run);
-	if (soon && sim_chance(&run->random, 50)) {
+	if ((soon || replays) && sim_chance(&run->random, 50)) {
 		run->world.power_off_at = run->world.events + 1 + sim_below(&run->random, 40);
 		run->world.crash_kind = MEMORY_CRASH_POWER;
 	}
@@ -324,6 +336,7 @@ static void tool(struct sim_run *run, const struct sim_action *a)
 		after_tool(run);
 		tool_again(run);
 	} else {
+		sim_image_check(run, true);
 		open_again(run, "");
 	}
 }

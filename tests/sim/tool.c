@@ -198,7 +198,9 @@ static bool choose_size(struct sim_run *run, const struct sim_action *a)
 bool sim_tool_choose(struct sim_run *run, const struct sim_action *a)
 {
 	struct sim_tool *t = &run->tool;
-	*t = (struct sim_tool){ .what = a->length % SIM_NR_TOOLS, .may_leak = t->may_leak };
+	*t = (struct sim_tool){ .what = a->length % SIM_NR_TOOLS,
+				.may_leak = t->may_leak,
+				.was_bytes = run->size_bytes };
 	sim_tool_backing(run, t->was);
 	if (t->what != SIM_TOOL_REBASE && t->what != SIM_TOOL_FLATTEN)
 		memcpy(t->base, t->was, sizeof(t->base));
@@ -433,7 +435,8 @@ void sim_tool_check(struct sim_run *run)
 	if (strcmp(name, t->was) && strcmp(name, t->base))
 		sim_fail("the backing file is %s, was %s, and should become %s", name, t->was,
 			 t->base);
-	if (size_bytes != run->size_bytes && size_bytes != t->size_bytes)
+	if (size_bytes != run->size_bytes && size_bytes != t->size_bytes &&
+	    !(t->pending && size_bytes == t->was_bytes))
 		sim_fail("the disk has %llu bytes", (unsigned long long)size_bytes);
 	run->size_bytes = size_bytes;
 	check_below(run, sim_tool_path(run, "base"), c->backing);
@@ -451,5 +454,5 @@ uint64_t sim_tool_hash(const struct sim_run *run)
 		hash = sim_mix(hash ^ (uint8_t)t->base[i]) + i;
 	hash = sim_mix(hash + t->keep + 2 * (t->into != NULL));
 	hash = sim_mix(hash ^ t->amend.version) + t->amend.lazy_refcounts;
-	return sim_mix(hash ^ t->size_bytes);
+	return sim_mix(sim_mix(hash ^ t->size_bytes) ^ t->was_bytes);
 }

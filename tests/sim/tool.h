@@ -38,11 +38,13 @@ struct sim_tool {
 	bool keep;	    /* COMMIT: the image is not emptied */
 	struct cow_amend_options amend;
 	uint64_t size_bytes; /* RESIZE */
-	int refused;	     /* what it has to fail with; 0: nothing */
-	uint64_t full_at;    /* world.events from which on the host is full; 0: it is not */
-	uint64_t injected;   /* errors put in, of any kind, before it */
-	bool may_leak;	     /* the images below: one was cut off or failed while it wrote there */
-	bool had_faults;     /* the last one met one of what the action asked for */
+	uint64_t
+		was_bytes; /* the disk's size before: a kill, then a loss of power, bring it back */
+	int refused;	   /* what it has to fail with; 0: nothing */
+	uint64_t full_at;  /* world.events from which on the host is full; 0: it is not */
+	uint64_t injected; /* errors put in, of any kind, before it */
+	bool may_leak;	   /* the images below: one was cut off or failed while it wrote there */
+	bool had_faults;   /* the last one met one of what the action asked for */
 };
 
 /* The image is closed. False: there is no such thing for it as it stands. */
