@@ -23,25 +23,30 @@
 #define IMAGE_BYTES (1ull << 30)
 #define FILL_BYTES (512u << 10)
 
+enum order {
+	RANDOM,
+	SEQUENTIAL,
+};
+
 struct micro_case {
 	const char *name;
 	enum cow_op_kind kind;
 	uint64_t length_bytes;
-	bool sequential;
+	enum order order;
 	bool full; /* on an image that is written already */
 };
 
 static const struct micro_case cases[] = {
-	{ "read-4k", COW_OP_READ, 4096, false, true },
-	{ "write-4k", COW_OP_WRITE, 4096, false, true },
-	{ "read-512k", COW_OP_READ, 512 << 10, true, true },
-	{ "write-512k", COW_OP_WRITE, 512 << 10, true, true },
-	{ "read-empty-4k", COW_OP_READ, 4096, false, false },
-	{ "first-write-4k", COW_OP_WRITE, 4096, false, false },
-	{ "first-write-512k", COW_OP_WRITE, 512 << 10, true, false },
-	{ "discard-64k", COW_OP_DISCARD, 64 << 10, false, true },
-	{ "write-zeroes-64k", COW_OP_WRITE_ZEROES, 64 << 10, false, true },
-	{ "flush", COW_OP_FLUSH, 4096, false, true }, /* of what is clean; takes no range */
+	{ "read-4k", COW_OP_READ, 4096, RANDOM, true },
+	{ "write-4k", COW_OP_WRITE, 4096, RANDOM, true },
+	{ "read-512k", COW_OP_READ, 512 << 10, SEQUENTIAL, true },
+	{ "write-512k", COW_OP_WRITE, 512 << 10, SEQUENTIAL, true },
+	{ "read-empty-4k", COW_OP_READ, 4096, RANDOM, false },
+	{ "first-write-4k", COW_OP_WRITE, 4096, RANDOM, false },
+	{ "first-write-512k", COW_OP_WRITE, 512 << 10, SEQUENTIAL, false },
+	{ "discard-64k", COW_OP_DISCARD, 64 << 10, RANDOM, true },
+	{ "write-zeroes-64k", COW_OP_WRITE_ZEROES, 64 << 10, RANDOM, true },
+	{ "flush", COW_OP_FLUSH, 4096, RANDOM, true }, /* of what is clean; takes no range */
 };
 
 struct micro {
@@ -62,12 +67,12 @@ static uint64_t next_random(uint64_t *state)
 }
 
 static uint64_t *make_offsets(size_t nr, uint64_t length_bytes, uint64_t disk_bytes,
-			      bool sequential)
+			      enum order order)
 {
 	uint64_t *offsets = malloc(nr * sizeof(*offsets)), state = 88172645463325252u;
 	cow_assert(offsets);
 	for (size_t i = 0; i < nr; i++) {
-		uint64_t n = sequential ? i : next_random(&state);
+		uint64_t n = order == SEQUENTIAL ? i : next_random(&state);
 		offsets[i] = n % (disk_bytes / length_bytes) * length_bytes;
 	}
 	return offsets;
@@ -83,7 +88,7 @@ __attribute__((noinline)) int measured(struct bench_batch *batch)
 }
 
 static struct bench_batch make_batch(const struct micro *m, enum cow_op_kind kind,
-				     uint64_t length_bytes, size_t nr, bool sequential)
+				     uint64_t length_bytes, size_t nr, enum order order)
 {
 	uint64_t disk_bytes = cow_image_geometry(m->image)->size_bytes;
 	return (struct bench_batch){
@@ -94,14 +99,14 @@ static struct bench_batch make_batch(const struct micro *m, enum cow_op_kind kin
 		.nr = nr,
 		.depth = m->depth,
 		.memory = m->memory,
-		.offsets = make_offsets(nr, length_bytes, disk_bytes, sequential),
+		.offsets = make_offsets(nr, length_bytes, disk_bytes, order),
 	};
 }
 
 static int fill(const struct micro *m)
 {
 	size_t nr = cow_image_geometry(m->image)->size_bytes / FILL_BYTES;
-	struct bench_batch batch = make_batch(m, COW_OP_WRITE, FILL_BYTES, nr, true);
+	struct bench_batch batch = make_batch(m, COW_OP_WRITE, FILL_BYTES, nr, SEQUENTIAL);
 	int ret = bench_batch_run(&batch);
 	free((void *)(uintptr_t)batch.offsets);
 	return ret ? ret : bench_flush(m->queue, m->loop);
@@ -110,7 +115,7 @@ static int fill(const struct micro *m)
 static int run(const struct micro *m, size_t nr)
 {
 	struct bench_batch batch =
-		make_batch(m, m->which->kind, m->which->length_bytes, nr, m->which->sequential);
+		make_batch(m, m->which->kind, m->which->length_bytes, nr, m->which->order);
 	/* Once before: caches are warm, tables are there. First writes must stay first. */
 	if (m->which->full && m->which->kind != COW_OP_DISCARD &&
 	    m->which->kind != COW_OP_WRITE_ZEROES) {

@@ -124,11 +124,16 @@ static int check_unused(uint32_t id)
 	return 0;
 }
 
-static struct json_object *new_request(bool force)
+enum manner {
+	IF_UNUSED,
+	BY_FORCE,
+};
+
+static struct json_object *new_request(enum manner manner)
 {
 	struct json_object *request = json_object_new_object();
 	json_object_object_add(request, "cmd", json_object_new_string("detach"));
-	json_object_object_add(request, "force", json_object_new_boolean(force));
+	json_object_object_add(request, "force", json_object_new_boolean(manner == BY_FORCE));
 	return request;
 }
 
@@ -136,7 +141,7 @@ static int ask(struct cow_target target)
 {
 	struct cow_talk talk;
 	struct json_object *reply;
-	int status = cow_ask(&talk, target, new_request(false), &reply);
+	int status = cow_ask(&talk, target, new_request(IF_UNUSED), &reply);
 	if (!status) {
 		json_object_put(reply);
 		COW_IGNORE(cow_talk_wait_end(&talk));
@@ -172,7 +177,7 @@ static int force_out(const struct cow_record *record)
 	const struct cow_target target = { record->id, record->cookie };
 	int error;
 	write_back(record->id);
-	struct json_object *reply = cow_ask_within(&talk, target, new_request(true),
+	struct json_object *reply = cow_ask_within(&talk, target, new_request(BY_FORCE),
 						   FORCE_SILENCE_MS, FORCE_LIMIT_MS, &error);
 	if (reply && !cow_control_reply_error(reply))
 		COW_IGNORE(cow_talk_wait_end(&talk));

@@ -302,12 +302,19 @@ static void *beat(void *arg)
 	return NULL;
 }
 
-/* None comes after the answer. */
-static void set_working(bool working)
+static void begin_beats(void)
 {
 	cow_mutex_lock(&beats.lock);
-	beats.working = working;
+	beats.working = true;
 	pthread_cond_signal(&beats.changed);
+	cow_mutex_unlock(&beats.lock);
+}
+
+/* None comes after the answer. */
+static void end_beats(void)
+{
+	cow_mutex_lock(&beats.lock);
+	beats.working = false;
 	cow_mutex_unlock(&beats.lock);
 }
 
@@ -324,9 +331,9 @@ static void serve_requests(struct duty *duty)
 	int socket = STDERR_FILENO + 1;
 	while (recv(socket, &request, sizeof(request), 0) == sizeof(request) && is_heard(socket)) {
 		struct answer answer = { 0 };
-		set_working(true);
+		begin_beats();
 		carry_out(duty, &request, &answer);
-		set_working(false);
+		end_beats();
 		if (send(socket, &answer, sizeof(answer), MSG_NOSIGNAL) < 0)
 			return;
 	}

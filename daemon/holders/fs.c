@@ -282,27 +282,32 @@ static bool is_of(const struct cow_fs_list *list, const struct cow_fs *fs, int f
 	       makedev(st.stx_dev_major, st.stx_dev_minor) == fs->dev;
 }
 
+enum shown {
+	ON_TOP,
+	COVERED, /* another is mounted over it */
+};
+
 static int open_mount(struct cow_fs_list *list, const struct cow_fs *fs,
-		      const struct cow_fs_mount *m, bool covered)
+		      const struct cow_fs_mount *m, enum shown shown)
 {
 	const struct cow_mount mount = {
 		.id = m->id, .parent = m->parent, .dev = fs->dev, .root = m->root, .where = m->where
 	};
 	int fd = cow_mntns_enter(&list->namespaces, m->ns);
 	if (!fd)
-		fd = covered ? cow_mount_open_covered(list->namespaces.proc_fd, &mount)
-			     : cow_mount_open(list->namespaces.proc_fd, m->where, m->id);
+		fd = shown == COVERED ? cow_mount_open_covered(list->namespaces.proc_fd, &mount)
+				      : cow_mount_open(list->namespaces.proc_fd, m->where, m->id);
 	if (fd < 0 || is_of(list, fs, fd))
 		return fd;
 	close(fd);
 	return -ESTALE;
 }
 
-static int open_first(struct cow_fs_list *list, const struct cow_fs *fs, bool covered)
+static int open_first(struct cow_fs_list *list, const struct cow_fs *fs, enum shown shown)
 {
 	int fd = -ESTALE;
 	for (unsigned i = 0; fd < 0 && i < fs->nr_mounts; i++) {
-		int ret = open_mount(list, fs, &fs->mounts[i], covered);
+		int ret = open_mount(list, fs, &fs->mounts[i], shown);
 		/* That another is mounted over it says less than any other reason. */
 		if (ret >= 0 || fd == -ESTALE)
 			fd = ret;
@@ -314,9 +319,9 @@ int cow_fs_open(struct cow_fs_list *list, struct cow_fs *fs)
 {
 	if (fs->fd >= 0)
 		return 0;
-	fs->fd = open_first(list, fs, false);
+	fs->fd = open_first(list, fs, ON_TOP);
 	if (fs->fd < 0)
-		fs->fd = open_first(list, fs, true);
+		fs->fd = open_first(list, fs, COVERED);
 	int ret = fs->fd < 0 ? fs->fd : 0;
 	int back = cow_mntns_enter(&list->namespaces, 0);
 	if (back && !ret)

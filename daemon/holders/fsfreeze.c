@@ -13,18 +13,26 @@
 #define GRACE_MS 15000
 #define WORD_AFTER_MS 2000
 
-static void keep(struct cow_fsfreeze *f, bool frozen)
+static void drop(struct cow_fsfreeze *f)
 {
-	if (f->trying >= 0 && frozen && f->nr < COW_FSFREEZE_MAX)
-		f->fds[f->nr++] = f->trying;
-	else if (f->trying >= 0)
+	if (f->trying >= 0)
 		close(f->trying);
+	f->trying = -1;
+}
+
+static void keep(struct cow_fsfreeze *f)
+{
+	if (f->trying < 0 || f->nr == COW_FSFREEZE_MAX) {
+		drop(f);
+		return;
+	}
+	f->fds[f->nr++] = f->trying;
 	f->trying = -1;
 }
 
 static void forget(struct cow_fsfreeze *f)
 {
-	keep(f, false);
+	drop(f);
 	while (f->nr)
 		close(f->fds[--f->nr]);
 }
@@ -44,8 +52,10 @@ static int hear(struct cow_fsfreeze *f, unsigned limit_ms, const char *at, char 
 			return ret;
 		if (text[0] == 'f')
 			f->trying = fd;
+		else if (text[0] == 'z')
+			keep(f);
 		else
-			keep(f, text[0] == 'z');
+			drop(f);
 		if (text[0] == 'n' || text[0] == 'z')
 			f->say(text + 1);
 		else if (text[0] != 'f')
@@ -61,7 +71,7 @@ static void thaw_for_owner(struct cow_fsfreeze *f)
 {
 	struct cow_child child;
 	char text[COW_CHILD_TEXT_BYTES];
-	keep(f, true);
+	keep(f);
 	if (!f->nr || cow_child_start(&child, "cowblk-thaw", cow_fsowner_thaw_run, NULL))
 		return;
 	for (unsigned i = 0; i < f->nr; i++)

@@ -61,7 +61,12 @@ DIR *cow_stack_open_sys(const struct cow_stack *stack, const char *path)
 	return d;
 }
 
-static int add_one(struct cow_stack *stack, const char *name, int below, bool partition)
+enum kind {
+	DEVICE,
+	PARTITION,
+};
+
+static int add_one(struct cow_stack *stack, const char *name, int below, enum kind kind)
 {
 	dev_t number;
 	char text[32];
@@ -78,14 +83,16 @@ static int add_one(struct cow_stack *stack, const char *name, int below, bool pa
 		return -ENOMEM;
 	stack->devs = devs;
 	struct cow_stack_dev *dev = &devs[stack->nr++];
-	*dev = (struct cow_stack_dev){ .dev = number, .below = below, .partition = partition };
+	*dev = (struct cow_stack_dev){ .dev = number,
+				       .below = below,
+				       .partition = kind == PARTITION };
 	strcpy(dev->name, name);
 	name_device(stack, dev);
 	return 0;
 }
 
-/* What a folder of device idx lists; one that goes away meanwhile does not matter. */
-static int add_listed(struct cow_stack *stack, int idx, const char *folder, bool partitions)
+/* What of a kind a folder of device idx lists; one that goes away meanwhile does not matter. */
+static int add_listed(struct cow_stack *stack, int idx, const char *folder, enum kind kind)
 {
 	char path[192], attribute[300], ignored[32];
 	snprintf(path, sizeof(path), CLASS_BLOCK "%s/%s", stack->devs[idx].name, folder);
@@ -98,10 +105,10 @@ static int add_listed(struct cow_stack *stack, int idx, const char *folder, bool
 		if (e->d_name[0] == '.')
 			continue;
 		snprintf(attribute, sizeof(attribute), "%s/partition", e->d_name);
-		if (partitions && !read_attribute(stack, stack->devs[idx].name, attribute, ignored,
-						  sizeof(ignored)))
+		if (kind == PARTITION && !read_attribute(stack, stack->devs[idx].name, attribute,
+							 ignored, sizeof(ignored)))
 			continue;
-		ret = add_one(stack, e->d_name, idx, partitions);
+		ret = add_one(stack, e->d_name, idx, kind);
 		if (ret == -ENODEV)
 			ret = 0;
 	}
@@ -112,11 +119,11 @@ static int add_listed(struct cow_stack *stack, int idx, const char *folder, bool
 int cow_stack_add(struct cow_stack *stack, const char *name, int below)
 {
 	unsigned from = stack->nr;
-	int ret = add_one(stack, name, below, false);
+	int ret = add_one(stack, name, below, DEVICE);
 	for (unsigned i = from; !ret && i < stack->nr; i++) {
-		ret = add_listed(stack, (int)i, "", true);
+		ret = add_listed(stack, (int)i, "", PARTITION);
 		if (!ret)
-			ret = add_listed(stack, (int)i, "holders", false);
+			ret = add_listed(stack, (int)i, "holders", DEVICE);
 	}
 	return ret;
 }

@@ -78,16 +78,21 @@ static void offer_devices(const struct complete *c)
 	}
 }
 
-static void offer_names(const struct complete *c, const struct cow_info *info, bool bitmaps)
+enum inside {
+	SNAPSHOTS,
+	BITMAPS,
+};
+
+static void offer_names(const struct complete *c, const struct cow_info *info, enum inside inside)
 {
-	for (uint32_t i = 0; !bitmaps && i < info->header.nr_snapshots; i++)
+	for (uint32_t i = 0; inside == SNAPSHOTS && i < info->header.nr_snapshots; i++)
 		offer(c, info->snapshots[i].name, NULL);
-	for (uint32_t i = 0; bitmaps && info->bitmaps && i < info->ext.nr_bitmaps; i++)
+	for (uint32_t i = 0; inside == BITMAPS && info->bitmaps && i < info->ext.nr_bitmaps; i++)
 		offer(c, info->bitmaps[i].name, NULL);
 }
 
 /* Of the image on the line, attached or not. Nothing is said of one that cannot be read. */
-static void offer_inside(const struct complete *c, bool bitmaps)
+static void offer_inside(const struct complete *c, enum inside inside)
 {
 	const char *image = c->image;
 	struct cow_record record = { 0 };
@@ -100,7 +105,7 @@ static void offer_inside(const struct complete *c, bool bitmaps)
 	if (cow_target_device(image, &id) && !cow_record_read(id, &record))
 		image = record.image;
 	if (!cow_info_load(cow_host_system(), loop, image, &info, &err)) {
-		offer_names(c, &info, bitmaps);
+		offer_names(c, &info, inside);
 		cow_info_fini(&info);
 	}
 	cow_record_fini(&record);
@@ -133,9 +138,9 @@ static void offer_placeholder(struct complete *c, const char *word)
 	else if (names_a_file(word))
 		c->files = true;
 	else if (c->image && !strcmp(word, "SNAPSHOT"))
-		offer_inside(c, false);
+		offer_inside(c, SNAPSHOTS);
 	else if (c->image && (!strcmp(word, "BITMAP") || !strcmp(word, "SOURCE")))
-		offer_inside(c, true);
+		offer_inside(c, BITMAPS);
 }
 
 /* "on|off", "float|CPUS", "IMAGE|DEVICE": len bytes. */

@@ -95,12 +95,9 @@ static int put(struct change *c, uint64_t off, const void *buf, uint64_t bytes)
 	return cow_loop_sync(c->loop, c->file) ? -ENOTRECOVERABLE : 0;
 }
 
-static int set_autoclear(struct change *c, bool valid)
+static int set_autoclear(struct change *c, uint64_t now)
 {
 	uint8_t be[8];
-	uint64_t now = c->header.autoclear & ~QCOW2_AUTOCLEAR_BITMAPS;
-	if (valid)
-		now |= QCOW2_AUTOCLEAR_BITMAPS;
 	if (now == c->header.autoclear)
 		return 0;
 	cow_store64_be(be, now);
@@ -108,6 +105,16 @@ static int set_autoclear(struct change *c, bool valid)
 	if (!ret)
 		c->header.autoclear = now;
 	return ret;
+}
+
+static int mark_valid(struct change *c)
+{
+	return set_autoclear(c, c->header.autoclear | QCOW2_AUTOCLEAR_BITMAPS);
+}
+
+static int mark_invalid(struct change *c)
+{
+	return set_autoclear(c, c->header.autoclear & ~QCOW2_AUTOCLEAR_BITMAPS);
 }
 
 static void encode(const struct cow_bitmap_place *place, uint8_t out[DATA_BYTES])
@@ -124,14 +131,14 @@ static int replace(struct change *c, const struct cow_bitmap_place *place)
 	uint64_t at = c->off + HEAD_BYTES;
 	bool one_sector = at / 512 == (at + DATA_BYTES - 1) / 512;
 	bool valid = c->header.autoclear & QCOW2_AUTOCLEAR_BITMAPS;
-	int ret = one_sector ? 0 : set_autoclear(c, false);
+	int ret = one_sector ? 0 : mark_invalid(c);
 	encode(place, data);
 	if (ret)
 		return ret;
 	ret = put(c, at, data, sizeof(data));
 	if (ret == -ENOTRECOVERABLE)
 		return ret;
-	int set = set_autoclear(c, !ret || valid);
+	int set = !ret || valid ? mark_valid(c) : mark_invalid(c);
 	return ret ? ret : set;
 }
 
@@ -181,7 +188,7 @@ static int append(struct change *c, const struct cow_bitmap_place *place)
 	cow_store32_be(head + 4, DATA_BYTES);
 	if (!ret)
 		ret = put(c, c->off, head, sizeof(head));
-	return ret ? ret : set_autoclear(c, true);
+	return ret ? ret : mark_valid(c);
 }
 
 static int take_away(struct change *c)
@@ -189,7 +196,7 @@ static int take_away(struct change *c)
 	static const uint8_t end[HEAD_BYTES];
 	if (!c->found)
 		return 0;
-	int ret = set_autoclear(c, false);
+	int ret = mark_invalid(c);
 	if (!ret && c->last)
 		ret = put(c, c->off, end, sizeof(end));
 	/* Refused: it stays, invalid. */

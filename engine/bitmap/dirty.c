@@ -120,12 +120,11 @@ void cow_dirty_merge(struct cow_dirty *d, const struct cow_dirty *from)
 		cow_dirty_set(d, off, bytes);
 }
 
-/* The first bit at or after `bit` that has this value; nr_bits: none. */
-static uint64_t find_bit(const struct cow_dirty *d, uint64_t bit, bool value)
+/* The first bit at or after `bit` that differs from flip's; nr_bits: none. */
+static uint64_t find_differing(const struct cow_dirty *d, uint64_t bit, uint64_t flip)
 {
 	while (bit < d->nr_bits) {
-		uint64_t word = word_at(d, bit / 64);
-		word = (value ? word : ~word) & ~0ull << (bit % 64);
+		uint64_t word = (word_at(d, bit / 64) ^ flip) & ~0ull << (bit % 64);
 		if (word) {
 			bit = bit / 64 * 64 + (unsigned)__builtin_ctzll(word);
 			break;
@@ -135,12 +134,22 @@ static uint64_t find_bit(const struct cow_dirty *d, uint64_t bit, bool value)
 	return bit < d->nr_bits ? bit : d->nr_bits;
 }
 
+static uint64_t find_set(const struct cow_dirty *d, uint64_t bit)
+{
+	return find_differing(d, bit, 0);
+}
+
+static uint64_t find_clear(const struct cow_dirty *d, uint64_t bit)
+{
+	return find_differing(d, bit, UINT64_MAX);
+}
+
 bool cow_dirty_next(const struct cow_dirty *d, uint64_t *off, uint64_t *bytes)
 {
-	uint64_t first = find_bit(d, *off >> d->granularity_bits, true);
+	uint64_t first = find_set(d, *off >> d->granularity_bits);
 	if (*off >= d->size_bytes || first == d->nr_bits)
 		return false;
-	uint64_t end = find_bit(d, first, false);
+	uint64_t end = find_clear(d, first);
 	uint64_t start = first << d->granularity_bits;
 	*off = start > *off ? start : *off;
 	*bytes = (end == d->nr_bits ? d->size_bytes : end << d->granularity_bits) - *off;

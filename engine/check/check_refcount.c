@@ -165,7 +165,13 @@ static void report(struct cow_checker *c, uint64_t cluster, uint64_t disk, uint6
 		refs > cow_refcount_max(c->header.refcount_order) ? " (does not fit)" : "");
 }
 
-static void compare_one(struct cow_checker *c, struct block *b, uint64_t cluster, bool fix)
+enum purpose {
+	REPORT,
+	FIX,
+};
+
+static void compare_one(struct cow_checker *c, struct block *b, uint64_t cluster,
+			enum purpose purpose)
 {
 	uint64_t refs = cow_check_cells_get(&c->cells, cluster).refs, disk = 0;
 	if (b->off)
@@ -173,7 +179,7 @@ static void compare_one(struct cow_checker *c, struct block *b, uint64_t cluster
 					cluster - b->first_cluster);
 	if (disk || refs)
 		c->last_cluster = cluster > c->last_cluster ? cluster : c->last_cluster;
-	if (!fix) {
+	if (purpose == REPORT) {
 		set_disk(c, cluster, disk);
 		if (disk != refs)
 			report(c, cluster, disk, refs);
@@ -184,7 +190,7 @@ static void compare_one(struct cow_checker *c, struct block *b, uint64_t cluster
 	}
 }
 
-static int compare_block(struct cow_checker *c, struct block *b, bool fix)
+static int compare_block(struct cow_checker *c, struct block *b, enum purpose purpose)
 {
 	int ret = cow_checker_read(c, b->off, c->cluster, cow_cluster_bytes(&c->header));
 	if (ret)
@@ -192,19 +198,19 @@ static int compare_block(struct cow_checker *c, struct block *b, bool fix)
 	b->changed_first = UINT64_MAX;
 	b->changed_end = 0;
 	for (uint64_t i = 0; i < b->nr; i++)
-		compare_one(c, b, b->first_cluster + i, fix);
+		compare_one(c, b, b->first_cluster + i, purpose);
 	return cow_checker_write_changed(c, b->off, c->cluster, b->changed_first, b->changed_end);
 }
 
 /*
  * Without a block only clusters that something refers to matter. Returns the cluster to go on with.
  */
-static uint64_t compare_missing(struct cow_checker *c, struct block *b, bool fix)
+static uint64_t compare_missing(struct cow_checker *c, struct block *b, enum purpose purpose)
 {
 	uint64_t end = b->first_cluster + b->nr;
 	uint64_t i = cow_check_cells_next(&c->cells, b->first_cluster);
 	for (; i < end; i = cow_check_cells_next(&c->cells, i + 1))
-		compare_one(c, b, i, fix);
+		compare_one(c, b, i, purpose);
 	return i;
 }
 
@@ -226,7 +232,7 @@ static uint64_t skip_missing(const struct cow_checker *c, uint64_t idx, uint64_t
 	return idx * per_block;
 }
 
-static int compare(struct cow_checker *c, bool fix)
+static int compare(struct cow_checker *c, enum purpose purpose)
 {
 	uint64_t per_block =
 		(uint64_t)cow_cluster_bytes(&c->header) * 8 >> c->header.refcount_order;
@@ -238,12 +244,12 @@ static int compare(struct cow_checker *c, bool fix)
 		if (total - cluster < per_block)
 			b.nr = total - cluster;
 		if (b.off) {
-			int ret = compare_block(c, &b, fix);
+			int ret = compare_block(c, &b, purpose);
 			if (ret)
 				return ret;
 			cluster += per_block;
 		} else {
-			cluster = skip_missing(c, idx, per_block, compare_missing(c, &b, fix));
+			cluster = skip_missing(c, idx, per_block, compare_missing(c, &b, purpose));
 		}
 		cow_checker_progress(
 			c, 600 + (unsigned)(200 * (cluster < total ? cluster : total) / total));
@@ -253,10 +259,10 @@ static int compare(struct cow_checker *c, bool fix)
 
 int cow_check_compare(struct cow_checker *c)
 {
-	return compare(c, false);
+	return compare(c, REPORT);
 }
 
 int cow_check_fix_refcounts(struct cow_checker *c)
 {
-	return compare(c, true);
+	return compare(c, FIX);
 }

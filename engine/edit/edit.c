@@ -148,14 +148,8 @@ static int open_edit(struct cow_edit *e)
 	return ret ? ret : clear_autoclear(e);
 }
 
-static int open_kind(struct cow_edit *e, struct cow_loop *loop, struct cow_file *file, bool any,
-		     struct cow_error *err)
+static int open_or_close(struct cow_edit *e)
 {
-	memset(e, 0, sizeof(*e));
-	e->loop = loop;
-	e->file = file;
-	e->err = err;
-	e->any = any;
 	int ret = open_edit(e);
 	if (ret)
 		cow_edit_close(e);
@@ -165,13 +159,15 @@ static int open_kind(struct cow_edit *e, struct cow_loop *loop, struct cow_file 
 int cow_edit_open(struct cow_edit *e, struct cow_loop *loop, struct cow_file *file,
 		  struct cow_error *err)
 {
-	return open_kind(e, loop, file, false, err);
+	*e = (struct cow_edit){ .loop = loop, .file = file, .err = err };
+	return open_or_close(e);
 }
 
 int cow_edit_open_any(struct cow_edit *e, struct cow_loop *loop, struct cow_file *file,
 		      struct cow_error *err)
 {
-	return open_kind(e, loop, file, true, err);
+	*e = (struct cow_edit){ .loop = loop, .file = file, .err = err, .any = true };
+	return open_or_close(e);
 }
 
 /* What was appended in vain is cut off, as far as the host lets us. */

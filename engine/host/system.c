@@ -113,31 +113,28 @@ static int cannot_open(const char *path, int ret, struct cow_error *err)
 			     ret == -EROFS ? ": it can only be read (attach --read-only)" : "");
 }
 
+static int change_flags(int fd, int set, int clear)
+{
+	int now = fcntl(fd, F_GETFL);
+	return now < 0 || fcntl(fd, F_SETFL, (now | set) & ~clear) < 0 ? -errno : 0;
+}
+
 /* O_NONBLOCK is for the open; it must not stay, io_uring heeds it. */
 static int clear_nonblock(int fd)
 {
-	int now = fcntl(fd, F_GETFL);
-	return now < 0 || fcntl(fd, F_SETFL, now & ~O_NONBLOCK) < 0 ? -errno : 0;
-}
-
-static int set_direct(int fd, bool on)
-{
-	int now = fcntl(fd, F_GETFL);
-	if (now < 0 || fcntl(fd, F_SETFL, on ? now | O_DIRECT : now & ~O_DIRECT) < 0)
-		return -errno;
-	return 0;
+	return change_flags(fd, 0, O_NONBLOCK);
 }
 
 /* Switches to direct I/O if that can serve sectors; *direct says what it came to. */
 static int choose_direct(int fd, const struct stat *st, const char *path, bool *direct)
 {
-	*direct = set_direct(fd, true) == 0;
+	*direct = change_flags(fd, O_DIRECT, 0) == 0;
 	if (!*direct || direct_accepts_sectors(fd, st))
 		return 0;
 	cow_log(COW_LOG_INFO, "%s: direct I/O is coarser than 512 bytes here: using the page cache",
 		path);
 	*direct = false;
-	return set_direct(fd, false);
+	return change_flags(fd, 0, O_DIRECT);
 }
 
 static int file_size(int fd, const struct stat *st, uint64_t *bytes)

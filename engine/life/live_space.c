@@ -109,10 +109,15 @@ static int refill_frozen(struct cow_live_space *space)
 	return ret ? ret : held;
 }
 
-static int reserve_more(struct cow_live_space *space, uint32_t want, bool from_end)
+enum where {
+	ANYWHERE,
+	FROM_END, /* behind all that is in use */
+};
+
+static int reserve_more(struct cow_live_space *space, uint32_t want, enum where where)
 {
 	space->reserve.goal_clusters = want;
-	space->reserve.from_end = from_end;
+	space->reserve.from_end = where == FROM_END;
 	space->nr_refills++;
 	if (space->brake)
 		cow_live_brake_off(space->brake);
@@ -138,7 +143,7 @@ int cow_live_space_take(struct cow_live_space *space, uint64_t *off)
 		for (; space->at < space->nr; space->at++)
 			if (take_here(&space->runs[space->at], 1, bits, off))
 				return 0;
-		int ret = reserve_more(space, AHEAD_CLUSTERS, false);
+		int ret = reserve_more(space, AHEAD_CLUSTERS, ANYWHERE);
 		if (ret)
 			return ret;
 	}
@@ -158,7 +163,8 @@ int cow_live_space_take_run(struct cow_live_space *space, uint32_t nr, uint64_t 
 	if (find_run(space, space->at, nr, off))
 		return 0;
 	for (unsigned i = 0; i < 3; i++) {
-		int ret = reserve_more(space, i ? 2 * nr : nr, i > 0);
+		int ret = i ? reserve_more(space, 2 * nr, FROM_END)
+			    : reserve_more(space, nr, ANYWHERE);
 		if (ret)
 			return ret;
 		if (find_run(space, space->at, nr, off))
@@ -173,7 +179,7 @@ int cow_live_space_prepare(struct cow_live_space *space)
 	cow_assert(!space->frozen);
 	for (unsigned i = space->at; i < space->nr; i++)
 		left += space->runs[i].nr - space->runs[i].used;
-	return left < SPARE_CLUSTERS ? reserve_more(space, AHEAD_CLUSTERS, false) : 0;
+	return left < SPARE_CLUSTERS ? reserve_more(space, AHEAD_CLUSTERS, ANYWHERE) : 0;
 }
 
 /* ---- giving back ---- */

@@ -66,35 +66,50 @@ static int check_size(const struct cow_snapshot *s, const struct cow_header *h,
 	return 0;
 }
 
-static int choose(struct cow_file *file, const struct cow_snapshot *list, const char *text,
-		  struct cow_header *h, bool lock, struct cow_error *err)
+/* list[*idx] is the one that text names, and can be read as the image's disk. */
+static int choose(const struct cow_file *file, const struct cow_header *h,
+		  const struct cow_snapshot *list, const char *text, uint32_t *idx,
+		  struct cow_error *err)
 {
 	const struct cow_snapshot_key key = { .text = text };
-	uint32_t idx;
-	int ret = cow_snapshot_find(list, h->nr_snapshots, &key, &idx, err);
+	int ret = cow_snapshot_find(list, h->nr_snapshots, &key, idx, err);
 	if (!ret)
-		ret = cow_snapshot_verify_l1(&list[idx], h, file->size_bytes, err);
-	if (!ret)
-		ret = check_size(&list[idx], h, err);
-	if (!ret && lock)
-		ret = lock_shared(file, &list[idx], err);
-	if (ret || lock)
-		return ret;
-	h->size_bytes = list[idx].disk_bytes;
-	h->l1_off = list[idx].l1_off;
-	h->l1_entries = list[idx].l1_entries;
-	return 0;
+		ret = cow_snapshot_verify_l1(&list[*idx], h, file->size_bytes, err);
+	return ret ? ret : check_size(&list[*idx], h, err);
 }
 
-static int load_and_choose(struct cow_loop *loop, struct cow_file *file, const char *text,
-			   struct cow_header *h, bool lock, struct cow_error *err)
+static int lock_chosen(struct cow_loop *loop, struct cow_file *file, const char *text,
+		       const struct cow_header *h, struct cow_error *err)
 {
 	struct cow_snapshot *list;
 	uint64_t used_bytes;
+	uint32_t idx;
 	int ret = cow_load_snapshots(loop, file, h, &list, &used_bytes, err);
 	if (ret)
 		return ret;
-	ret = choose(file, list, text, h, lock, err);
+	ret = choose(file, h, list, text, &idx, err);
+	if (!ret)
+		ret = lock_shared(file, &list[idx], err);
+	cow_snapshots_free(list, h->nr_snapshots);
+	return ret;
+}
+
+/* The header's disk becomes the snapshot's. */
+static int show_chosen(struct cow_loop *loop, struct cow_file *file, const char *text,
+		       struct cow_header *h, struct cow_error *err)
+{
+	struct cow_snapshot *list;
+	uint64_t used_bytes;
+	uint32_t idx;
+	int ret = cow_load_snapshots(loop, file, h, &list, &used_bytes, err);
+	if (ret)
+		return ret;
+	ret = choose(file, h, list, text, &idx, err);
+	if (!ret) {
+		h->size_bytes = list[idx].disk_bytes;
+		h->l1_off = list[idx].l1_off;
+		h->l1_entries = list[idx].l1_entries;
+	}
 	cow_snapshots_free(list, h->nr_snapshots);
 	return ret;
 }
@@ -105,13 +120,13 @@ int cow_snapshot_select(struct cow_loop *loop, struct cow_file *file, const char
 {
 	struct cow_header now;
 	uint8_t *cluster;
-	int ret = load_and_choose(loop, file, text, h, true, err);
+	int ret = lock_chosen(loop, file, text, h, err);
 	if (!ret)
 		ret = cow_load_header(loop, file, &now, &cluster, err);
 	if (ret)
 		return ret;
 	free(cluster);
-	ret = load_and_choose(loop, file, text, &now, false, err);
+	ret = show_chosen(loop, file, text, &now, err);
 	if (ret)
 		return ret;
 	h->size_bytes = now.size_bytes;

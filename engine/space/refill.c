@@ -204,11 +204,13 @@ static bool add_fresh(struct cow_reserve *r, uint64_t cluster)
 	return true;
 }
 
-/*
- * Free clusters of the slice from r->scan on: taken if `take`, else only looked for. Moves r->scan
- * to where it stopped.
- */
-static bool scan_slice(struct cow_reserve *r, struct cow_slot *slot, uint64_t end, bool take)
+enum scan {
+	SCAN_LOOK, /* whether there is a free cluster */
+	SCAN_TAKE, /* as many as there is room for */
+};
+
+/* The slice from r->scan on; r->scan is then where that stopped. True: a free cluster is there. */
+static bool scan_slice(struct cow_reserve *r, struct cow_slot *slot, uint64_t end, enum scan scan)
 {
 	const struct cow_geometry *g = r->alloc->g;
 	uint64_t first = r->scan - r->scan % g->refs_per_slice, until;
@@ -222,7 +224,7 @@ static bool scan_slice(struct cow_reserve *r, struct cow_slot *slot, uint64_t en
 			r->scan = cow_min(until, end);
 			continue;
 		}
-		if (!take)
+		if (scan == SCAN_LOOK)
 			return true;
 		if (!fresh_room(r) || !add_fresh(r, r->scan))
 			return true;
@@ -254,13 +256,13 @@ static uint64_t slice_end(const struct cow_reserve *r)
 static enum cow_next scan_one_slice(struct cow_reserve *r, struct cow_slot *slot)
 {
 	uint64_t end = slice_end(r);
-	if (!scan_slice(r, slot, end, false)) {
+	if (!scan_slice(r, slot, end, SCAN_LOOK)) {
 		cow_cache_put(slot);
 		return COW_AGAIN;
 	}
 	if (!cow_cache_may_dirty(slot, &r->task))
 		return COW_WAIT;
-	scan_slice(r, slot, end, true);
+	scan_slice(r, slot, end, SCAN_TAKE);
 	cow_cache_put_dirty(slot);
 	return COW_AGAIN;
 }

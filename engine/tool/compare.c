@@ -63,14 +63,20 @@ static void differ(struct cow_walker *w, enum cow_compare_verdict verdict, uint6
 	cow_walk_cut(w, off);
 }
 
-static int failed(struct cow_walker *w, int which, uint64_t off, bool map, int ret)
+/* What cannot be had of a disk. */
+enum want {
+	WANT_MAP,
+	WANT_CONTENT,
+};
+
+static int failed(struct cow_walker *w, int which, uint64_t off, enum want want, int ret)
 {
 	struct job *job = w->walk->ctx;
 	cow_mutex_lock(&job->lock);
 	if (job->result.failed < 0) {
 		job->result.failed = which;
 		job->result.failed_off = off;
-		job->result.failed_map = map;
+		job->result.failed_map = want == WANT_MAP;
 	}
 	cow_mutex_unlock(&job->lock);
 	return ret;
@@ -106,7 +112,7 @@ static int compare_content(struct cow_walker *w, uint64_t off, uint64_t bytes,
 			continue;
 		int ret = cow_lane_read(&x->lanes[i], off, bytes, x->bufs[i]);
 		if (ret)
-			return failed(w, i, off, false, ret);
+			return failed(w, i, off, WANT_CONTENT, ret);
 		bufs[i] = x->bufs[i];
 	}
 	if (!bufs[0] && !bufs[1])
@@ -129,7 +135,7 @@ static int look(struct cow_walker *w, int i, uint64_t off, uint64_t bytes, struc
 	if (off >= job->bytes[i])
 		return 0;
 	int ret = cow_lane_extent(&x->lanes[i], off, cow_min(bytes, job->bytes[i] - off), e);
-	return ret ? failed(w, i, off, true, ret) : 0;
+	return ret ? failed(w, i, off, WANT_MAP, ret) : 0;
 }
 
 static bool same_status(const struct cow_extent *a, const struct cow_extent *b)

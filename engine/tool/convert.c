@@ -27,6 +27,11 @@ enum grain {
 	GRAIN_LOST, /* cannot be read: what stands for it is written */
 };
 
+enum side {
+	SIDE_SOURCE,
+	SIDE_TARGET,
+};
+
 struct job {
 	struct cow_convert *c;
 	uint32_t unit, grain;
@@ -72,13 +77,13 @@ static void leave(struct cow_walker *w)
 	free(x);
 }
 
-static int failed(struct cow_walker *w, bool source, uint64_t off, int ret)
+static int failed(struct cow_walker *w, enum side side, uint64_t off, int ret)
 {
 	struct job *job = w->walk->ctx;
 	cow_mutex_lock(&job->lock);
 	if (!job->failed) {
 		job->failed = true;
-		job->failed_source = source;
+		job->failed_source = side == SIDE_SOURCE;
 		job->failed_off = off;
 	}
 	cow_mutex_unlock(&job->lock);
@@ -119,7 +124,7 @@ static int put_zeros(struct cow_walker *w, uint64_t off, uint64_t bytes)
 	if (c->target_is_zero)
 		bytes = cow_min(bytes, shown - off);
 	int ret = cow_lane_zero(&x->target, off, bytes);
-	return ret ? failed(w, false, off, ret) : 0;
+	return ret ? failed(w, SIDE_TARGET, off, ret) : 0;
 }
 
 /* The run goes on behind the piece: what of it nobody has begun with is done at once. */
@@ -209,7 +214,7 @@ static int look(struct cow_walker *w, uint64_t start, uint64_t bytes)
 		else if (!ret)
 			kind = grain_of(job->c, off, &e);
 		if (ret)
-			return failed(w, true, off, ret);
+			return failed(w, SIDE_SOURCE, off, ret);
 		uint64_t here = cow_min(e.bytes, end - off);
 		if (kind == GRAIN_KEEP && off + here > job->c->reach)
 			here = e.bytes = job->c->reach - off;
@@ -283,7 +288,7 @@ static int read_data(struct cow_walker *w, uint64_t start, uint64_t bytes, unsig
 			continue;
 		int ret = read_run(job, x, start + at, len, x->buf + at);
 		if (ret)
-			return failed(w, true, start + at, ret);
+			return failed(w, SIDE_SOURCE, start + at, ret);
 		find_zeros(x, job, i, n, bytes);
 	}
 	return 0;
@@ -307,7 +312,7 @@ static int write_data(struct cow_walker *w, uint64_t start, uint64_t bytes, unsi
 			return ret;
 		ret = cow_lane_write(&x->target, start + at, len, x->buf + at);
 		if (ret)
-			failed(w, false, start + at, ret);
+			failed(w, SIDE_TARGET, start + at, ret);
 	}
 	return ret;
 }
