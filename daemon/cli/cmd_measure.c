@@ -121,8 +121,6 @@ static int measure_bitmaps(struct arguments *a, struct cow_error *err)
 	a->has_bitmaps = info.header.version >= 3;
 	for (uint32_t i = 0; info.bitmaps && i < info.ext.nr_bitmaps; i++) {
 		const struct cow_bitmap *b = &info.bitmaps[i];
-		if (b->flags & COW_BITMAP_IN_USE)
-			continue;
 		a->bitmap_bytes += one_bitmap(b, info.header.size_bytes, cluster);
 		names += cow_bitmap_entry_bytes(b);
 	}
