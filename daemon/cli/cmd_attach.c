@@ -307,16 +307,10 @@ static const struct argp argp = {
  * ---- news from the daemon: one line through a pipe, '+' and the device or '-' and the error ----
  */
 
-/*
- * Whether it went well or not, the images are not opened again: from here on no passphrase is
- * needed.
- */
-
 static bool announce_to_parent(void *ctx, const char *device, const char *error)
 {
 	struct attach *attach = ctx;
 	int fd = attach->news;
-	cow_secrets_free(&attach->secrets);
 	bool heard = dprintf(fd, "%c%s\n", error ? '-' : '+', error ? error : device) > 0;
 	close(fd);
 	return heard;
@@ -324,7 +318,6 @@ static bool announce_to_parent(void *ctx, const char *device, const char *error)
 
 static bool announce_here(void *ctx, const char *device, const char *error)
 {
-	cow_secrets_free(&((struct attach *)ctx)->secrets);
 	if (error) {
 		cow_cmd_fail("%s", error);
 		return true;
@@ -358,16 +351,23 @@ static int hear_from_child(int fd, pid_t child, bool quiet)
 	return 0;
 }
 
-static void forked(void *ctx)
+/* Its parent is to hear the end of the file when the last one is gone that could say something. */
+static void leave(void *ctx)
 {
 	struct attach *attach = ctx;
 	if (!attach->server.foreground)
 		close(attach->news);
 }
 
+static void forget_secrets(void *ctx)
+{
+	cow_secrets_free(&((struct attach *)ctx)->secrets);
+}
+
 static int run_server(struct attach *attach)
 {
-	attach->server.forked = forked;
+	attach->server.leave = leave;
+	attach->server.forget = forget_secrets;
 	return attach->recovery ? cow_supervise_run(&attach->server)
 				: cow_server_run(&attach->server);
 }
@@ -429,11 +429,6 @@ static bool attached_already(const char *image, const struct cow_device_config *
 		cow_record_fini(&record);
 	}
 	return found;
-}
-
-static void forget_secrets(void *ctx)
-{
-	cow_secrets_free(&((struct attach *)ctx)->secrets);
 }
 
 static void set_defaults(struct attach *attach)

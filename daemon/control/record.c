@@ -78,11 +78,13 @@ int cow_record_supervise(uint32_t id)
 	cow_record_path(id, "life", path, sizeof(path));
 	unlink(path);
 	int fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
-	if (fd >= 0 && flock(fd, LOCK_EX | LOCK_NB)) {
-		close(fd);
-		return -1;
-	}
-	return fd;
+	if (fd < 0)
+		return -errno;
+	if (!flock(fd, LOCK_EX | LOCK_NB))
+		return fd;
+	int ret = -errno;
+	close(fd);
+	return ret;
 }
 
 void cow_record_supervise_end(uint32_t id, int fd)

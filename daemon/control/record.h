@@ -54,7 +54,7 @@ COW_MUST_CHECK int cow_record_lock(enum cow_record_lock lock);
 COW_MUST_CHECK int cow_record_lock_size(uint32_t id);
 
 /*
- * Held as long as the supervisor of this device lives, which replaces a daemon that dies. An fd, or -1.
+ * Held as long as the supervisor of this device lives, which replaces a daemon that dies. An fd, or -errno.
  */
 COW_MUST_CHECK int cow_record_supervise(uint32_t id);
 void cow_record_supervise_end(uint32_t id, int fd);

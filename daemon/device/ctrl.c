@@ -6,11 +6,14 @@
  */
 #include "daemon/device/ctrl.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
+
+#include "engine/base/number.h"
 
 static int run_command(struct cow_ctrl *ctrl, uint32_t op, const struct ub_ctrl_cmd *cmd)
 {
@@ -161,6 +164,25 @@ int cow_ctrl_get_info(struct cow_ctrl *ctrl, uint32_t id, struct ub_dev_info *in
 {
 	memset(info, 0, sizeof(*info));
 	return run_with_buffer(ctrl, UB_CMD_GET_DEV_INFO, id, info, sizeof(*info));
+}
+
+int cow_ctrl_find(struct cow_ctrl *ctrl, uint64_t cookie, uint32_t *id)
+{
+	DIR *d = opendir("/sys/class/ublk-char");
+	struct dirent *e;
+	int ret = d ? -ENODEV : -errno;
+	while (ret && d && (e = readdir(d))) {
+		uint64_t number;
+		if (strncmp(e->d_name, "ublkc", 5) ||
+		    !cow_number_parse(e->d_name + 5, UB_ANY_ID - 1, &number) ||
+		    !is_there(ctrl, (uint32_t)number, cookie))
+			continue;
+		*id = (uint32_t)number;
+		ret = 0;
+	}
+	if (d)
+		closedir(d);
+	return ret;
 }
 
 int cow_ctrl_queue_cpus(struct cow_ctrl *ctrl, uint32_t id, unsigned queue, cpu_set_t *cpus)

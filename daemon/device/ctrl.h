@@ -46,6 +46,9 @@ COW_MUST_CHECK int cow_ctrl_queue_cpus(struct cow_ctrl *ctrl, uint32_t id, unsig
 COW_MUST_CHECK int cow_ctrl_set_size(struct cow_ctrl *ctrl, uint32_t id, uint64_t bytes);
 /* Every tag of every queue must be fetched, or this waits for ever. */
 COW_MUST_CHECK int cow_ctrl_start(struct cow_ctrl *ctrl, uint32_t id, pid_t daemon);
+/* Which device has this cookie (ublksrv_flags). 0; -ENODEV: none; or -errno. */
+COW_MUST_CHECK int cow_ctrl_find(struct cow_ctrl *ctrl, uint64_t cookie, uint32_t *id);
+
 /*
  * A device with UB_F_USER_RECOVERY whose daemon died: the caller is to open /dev/ublkcN, fetch every
  * tag of every queue, and end it. -EBUSY: the kernel has not noticed yet.

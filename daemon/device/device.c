@@ -154,14 +154,21 @@ static void take_info(struct cow_device *dev, const struct ub_dev_info *info)
 	snprintf(dev->path, sizeof(dev->path), "/dev/%s", dev->disk);
 }
 
+uint64_t cow_device_new_cookie(void)
+{
+	uint32_t random;
+	if (getrandom(&random, sizeof(random), 0) != sizeof(random))
+		return 0;
+	return (uint64_t)COW_DEVICE_COOKIE_MARK << 32 | random;
+}
+
 static int add_device(struct cow_device *dev, const struct cow_device_config *config,
 		      struct cow_error *err)
 {
 	dev->buffer_bytes = cow_params_buffer_bytes(possible_queues(config), config->depth);
-	uint32_t random;
-	if (getrandom(&random, sizeof(random), 0) != sizeof(random))
+	dev->cookie = config->cookie ? config->cookie : cow_device_new_cookie();
+	if (!dev->cookie)
 		return cow_error_set(err, -EIO, "getrandom: %s", strerror(errno));
-	dev->cookie = (uint64_t)COW_DEVICE_COOKIE_MARK << 32 | random;
 	struct ub_dev_info info = {
 		.nr_hw_queues = (uint16_t)possible_queues(config),
 		.queue_depth = (uint16_t)config->depth,

@@ -54,6 +54,9 @@ struct cow_device_left {
 	uint64_t cookie;
 };
 
+/* Marked and random; 0: there is no randomness (errno). */
+uint64_t cow_device_new_cookie(void);
+
 struct cow_device_config {
 	const char *image_path; /* absolute; links on the way are followed when it is opened */
 	struct cow_open_options open;
@@ -63,6 +66,7 @@ struct cow_device_config {
 	uint32_t block_bytes; /* logical block: 512 or 4096 */
 	bool temporary;	      /* write to an overlay that is thrown away */
 	bool recovery;	      /* the kernel keeps device and requests when the daemon dies */
+	uint64_t cookie;      /* of a new device; 0: it chooses one */
 	const struct cow_device_left *left; /* not a new device: this one */
 	struct cow_affinity affinity;
 	const struct cow_transfer_ops *transfer;

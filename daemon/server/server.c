@@ -11,6 +11,7 @@
 
 #include <errno.h>
 #include <signal.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/signalfd.h>
 #include <time.h>
@@ -276,17 +277,66 @@ static int serve(struct server *server, bool stopped)
 	return ret;
 }
 
+static void own_lock(void *ctx, struct cow_file *file)
+{
+	cow_system_own_lock(file);
+}
+
+/* From here on the device outlives us. */
+static int report(struct server *server)
+{
+	const struct cow_server_config *config = server->config;
+	int ret = cow_handover_send(config->supervisor_fd, &server->device);
+	close(config->supervisor_fd);
+	/* It is ours to end in an orderly way from here on. */
+	cow_image_each_file(server->device.image, own_lock, NULL);
+	for (size_t i = 0; i < config->device.open.nr_kept; i++)
+		close(config->device.open.kept[i].fd);
+	return ret;
+}
+
+static bool go_on(struct server *server)
+{
+	const struct cow_server_config *config = server->config;
+	cow_log(COW_LOG_WARNING, "%s: goes on %llu ms after its daemon died", server->device.path,
+		(unsigned long long)(cow_control_now_ms() - config->died_ms));
+	int ret = report(server);
+	if (ret)
+		cow_log(COW_LOG_WARNING, "%s: will not outlive its daemon: %s", server->device.path,
+			strerror(-ret));
+	return true;
+}
+
+/*
+ * Nobody hears of the device before the supervisor has all that it needs to keep it: who is killed
+ * before that has promised nothing, and it goes.
+ */
+static bool report_first(struct server *server)
+{
+	const struct cow_server_config *config = server->config;
+	char text[128];
+	if (!config->foreground)
+		cow_report_leave_terminal(server->device.id, COW_REPORT_LOG_BEGINS);
+	int ret = report(server);
+	if (!ret) {
+		config->leave(config->ctx);
+		return true;
+	}
+	snprintf(text, sizeof(text), "cannot tell its supervisor of the device: %s",
+		 strerror(-ret));
+	config->announce(config->ctx, NULL, text);
+	return cow_device_force_stop(&server->device, NULL);
+}
+
 /* False: nobody listens any more, the device is stopped. */
 static bool announce(struct server *server)
 {
 	const struct cow_server_config *config = server->config;
+	if (config->is_successor)
+		return go_on(server);
+	if (config->supervisor_fd)
+		return report_first(server);
 	cow_report_systemd("READY=1");
-	if (config->is_successor) {
-		cow_log(COW_LOG_WARNING, "%s: goes on %llu ms after its daemon died",
-			server->device.path,
-			(unsigned long long)(cow_control_now_ms() - config->died_ms));
-		return true;
-	}
 	if (!config->announce(config->ctx, server->device.path, NULL))
 		return cow_device_force_stop(&server->device, NULL);
 	if (!config->foreground)
@@ -304,39 +354,18 @@ static int cannot_go(const struct cow_server_config *config, const struct cow_er
 	return err->code == -ENOTRECOVERABLE || err->code == -ENODEV ? 1 : COW_SERVER_TRY_AGAIN;
 }
 
-static void own_lock(void *ctx, struct cow_file *file)
-{
-	cow_system_own_lock(file);
-}
-
-/* From here on the device outlives us. */
-static void report(struct server *server)
-{
-	const struct cow_server_config *config = server->config;
-	if (!config->supervisor_fd)
-		return;
-	int ret = cow_handover_send(config->supervisor_fd, &server->device);
-	if (ret)
-		cow_log(COW_LOG_WARNING, "%s: will not outlive its daemon: %s", server->device.path,
-			strerror(-ret));
-	close(config->supervisor_fd);
-	/* It is ours to end in an orderly way from here on. */
-	cow_image_each_file(server->device.image, own_lock, NULL);
-	for (size_t i = 0; i < config->device.open.nr_kept; i++)
-		close(config->device.open.kept[i].fd);
-}
-
 int cow_server_run(const struct cow_server_config *config)
 {
 	struct server server = { .config = config, .listen_fd = -1 };
 	struct cow_error err = { 0 };
-	if (go(&server, &err))
+	int ret = go(&server, &err);
+	config->forget(config->ctx);
+	if (ret)
 		return cannot_go(config, &err);
 	bool unheard = !announce(&server);
-	report(&server);
 	if (!unheard)
 		cow_device_confine(&server.device, COW_RUN_DIR);
-	int ret = serve(&server, unheard);
+	ret = serve(&server, unheard);
 	close(server.listen_fd);
 	close(server.signal_fd);
 	cow_jobs_fini(&server.jobs);

@@ -12,11 +12,12 @@ struct cow_server_config {
 	bool foreground;
 	/*
 	 * Called once: when the device is ready (error NULL), or when it could not be made (one
-	 * line). False: nobody listens any more, give up.
+	 * line). False: nobody listens any more, give up. With a supervisor that is who says that
+	 * it is ready.
 	 */
 	bool (*announce)(void *ctx, const char *device, const char *error);
-	/* May be NULL. In a supervisor, once: a daemon is there that will announce. */
-	void (*forked)(void *ctx);
+	void (*leave)(void *ctx);  /* instead: this process will announce nothing */
+	void (*forget)(void *ctx); /* this process needs no passphrase any more */
 	void *ctx;
 	/* supervise.h, which sets them; all 0: nobody supervises */
 	int supervisor_fd;

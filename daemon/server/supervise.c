@@ -42,6 +42,11 @@
 #define IO_WORD_AFTER_MS 5000
 #define CLOSE_DEPTH 32u
 #define MAX_FILES (2u * COW_MAX_BACKING_DEPTH)
+/* Who looks for leftovers is quick. */
+#define LOCK_WAIT_MS 30000u
+/* For the kernel to take a device away that is nobody's yet. */
+#define REMOVE_LIMIT_MS 20000u
+#define POLL_MS 10u
 
 /* ---- the kernel ---- */
 
@@ -78,8 +83,9 @@ struct supervisor {
 	int lock; /* says that we are there; or -1 */
 	struct cow_kept_file files[MAX_FILES];
 	size_t nr_files;
+	bool incomplete;	     /* not all that it had could be taken */
 	struct cow_device_left left; /* once it is live */
-	bool live;
+	bool live;		     /* the daemon has said so */
 	pid_t child;
 	int rings;  /* hangs up when nothing of the child's I/O is left in the kernel */
 	int socket; /* to the child; -1: it has told all */
@@ -97,6 +103,7 @@ static int open_signals(struct supervisor *s)
 	sigaddset(&set, SIGUSR1);
 	sigaddset(&set, SIGCHLD);
 	sigprocmask(SIG_BLOCK, &set, NULL);
+	signal(SIGPIPE, SIG_IGN);
 	s->signal_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
 	return s->signal_fd < 0 ? -errno : 0;
 }
@@ -133,9 +140,6 @@ static int fork_child(struct supervisor *s, const int fds[2], const int rings[2]
 	close(rings[1]);
 	s->socket = fds[0];
 	s->rings = rings[0];
-	if (s->config.forked)
-		s->config.forked(s->config.ctx);
-	s->config.forked = NULL;
 	return 0;
 }
 
@@ -163,27 +167,70 @@ static void end_news(struct supervisor *s)
 	s->socket = -1;
 }
 
+/* Who looks between two daemons would take the device for dead. */
+static void lock_life(struct supervisor *s)
+{
+	s->lock = cow_record_supervise(s->left.id);
+	if (s->lock < 0)
+		cow_log(COW_LOG_WARNING,
+			COW_RUN_DIR
+			"/ublkb%u.life: %s: should its daemon die, `cowblk list` will call the "
+			"device dead until another one serves it",
+			s->left.id, strerror(-s->lock));
+}
+
+/* The caller has gone: then so does the device. */
+static void announce(struct supervisor *s)
+{
+	char path[24];
+	snprintf(path, sizeof(path), "/dev/ublkb%u", s->left.id);
+	cow_report_systemd("READY=1");
+	if (!s->config.announce(s->config.ctx, path, NULL))
+		kill(s->child, SIGTERM);
+	else if (!s->config.foreground)
+		cow_report_leave_terminal(s->left.id, COW_REPORT_LOG_GOES_ON);
+}
+
 /* From here on it is ours to keep the device, and the caller's to have its terminal back. */
 static void go_live(struct supervisor *s, const struct cow_news *news)
 {
-	bool first = !s->live;
 	s->live = true;
 	s->left = (struct cow_device_left){ news->id, news->cookie };
-	end_news(s);
-	if (!first)
-		return;
 	s->config.device.left = &s->left;
 	s->config.device.open.kept = s->files;
 	s->config.device.open.nr_kept = s->nr_files;
 	s->config.device.open.nr_backing_roots = 0;
 	s->config.device.open.nr_data_roots = 0;
 	s->config.is_successor = true;
-	s->lock = cow_record_supervise(s->left.id);
-	cow_report_systemd("READY=1");
-	if (!s->config.foreground)
-		cow_report_leave_terminal(s->left.id, COW_REPORT_LOG_GOES_ON);
+	lock_life(s);
+	announce(s);
 	/* What writes back may need us to go on. */
 	cow_harden_memory();
+}
+
+static void hear_live(struct supervisor *s, const struct cow_news *news)
+{
+	end_news(s);
+	if (s->live)
+		return;
+	if (!s->incomplete) {
+		go_live(s, news);
+		return;
+	}
+	s->config.announce(s->config.ctx, NULL, "cannot keep the image's files for recovery");
+	kill(s->child, SIGTERM);
+}
+
+static void keep_file(struct supervisor *s, int fd, const char *name)
+{
+	char *path = fd >= 0 && s->nr_files < MAX_FILES ? strdup(name) : NULL;
+	if (path) {
+		s->files[s->nr_files++] = (struct cow_kept_file){ fd, path };
+		return;
+	}
+	s->incomplete = true;
+	if (fd >= 0)
+		close(fd);
 }
 
 static void hear(struct supervisor *s)
@@ -194,15 +241,14 @@ static void hear(struct supervisor *s)
 		end_news(s);
 		return;
 	}
-	if (news.kind == COW_NEWS_LIVE && fd < 0) {
-		go_live(s, &news);
+	if (news.kind == COW_NEWS_LIVE) {
+		hear_live(s, &news);
 		return;
 	}
-	char *path = fd >= 0 && !s->live && s->nr_files < MAX_FILES ? strdup(news.path) : NULL;
-	if (path)
-		s->files[s->nr_files++] = (struct cow_kept_file){ fd, path };
+	if (!s->live)
+		keep_file(s, fd, news.path);
 	else if (fd >= 0)
-		close(fd);
+		close(fd); /* we have it */
 }
 
 /* A terminal's signals come to the daemon as well. */
@@ -256,6 +302,12 @@ static uint64_t now_ms(void)
 	return cow_control_now_ms();
 }
 
+static void sleep_ms(unsigned ms)
+{
+	nanosleep(&(struct timespec){ .tv_sec = ms / 1000, .tv_nsec = (long)(ms % 1000) * 1000000 },
+		  NULL);
+}
+
 /* False: too many, too fast. */
 static bool may_go_on(struct supervisor *s)
 {
@@ -270,8 +322,7 @@ static bool may_go_on(struct supervisor *s)
 static void pause_after_failure(const struct supervisor *s)
 {
 	unsigned ms = FIRST_PAUSE_MS << (s->nr_failures < 9 ? s->nr_failures : 9);
-	nanosleep(&(struct timespec){ .tv_sec = ms / 1000, .tv_nsec = (long)(ms % 1000) * 1000000 },
-		  NULL);
+	sleep_ms(ms);
 }
 
 enum left { LEFT, GONE, NOT_KNOWN };
@@ -306,6 +357,69 @@ static void fail_device(const struct supervisor *s)
 	if (!cow_ctrl_get_info(&ctrl, s->left.id, &info) && info.ublksrv_flags == s->left.cookie)
 		COW_IGNORE(cow_ctrl_stop(&ctrl, s->left.id));
 	cow_ctrl_close(&ctrl);
+}
+
+static int lock_attaches(void)
+{
+	int fd = cow_record_lock(COW_RECORD_LOCK_ONE);
+	for (unsigned ms = 0; fd == -EWOULDBLOCK && ms < LOCK_WAIT_MS; ms += POLL_MS) {
+		sleep_ms(POLL_MS);
+		fd = cow_record_lock(COW_RECORD_LOCK_ONE);
+	}
+	return fd;
+}
+
+/* The daemon's keeper may be about to start it: until it is gone. 0: it is. */
+static int take_away(struct cow_ctrl *ctrl, uint64_t cookie)
+{
+	uint32_t id;
+	int ret = 0;
+	for (unsigned ms = 0; ms < REMOVE_LIMIT_MS; ms += POLL_MS) {
+		if (cow_ctrl_find(ctrl, cookie, &id))
+			return 0;
+		cow_record_clear(id);
+		ret = cow_ctrl_stop(ctrl, id);
+		if (!ret)
+			ret = cow_ctrl_delete(ctrl, id, POLL_MS);
+		sleep_ms(POLL_MS);
+	}
+	return ret ? ret : -ETIMEDOUT;
+}
+
+/*
+ * A daemon that was killed while it attached may have left a device, started or not, and some of what
+ * stands for it in COW_RUN_DIR. Nobody was told of it: it goes, before anybody hears that there is
+ * none. With the lock of an attach: as long as it is there the id is ours.
+ */
+static int remove_unborn(const struct supervisor *s)
+{
+	struct cow_ctrl ctrl;
+	struct cow_error err = { 0 };
+	if (cow_ctrl_open(&ctrl, &err))
+		return err.code;
+	int lock = lock_attaches();
+	int ret = take_away(&ctrl, s->config.device.cookie);
+	if (lock >= 0)
+		close(lock);
+	cow_ctrl_close(&ctrl);
+	return ret;
+}
+
+/* One that ended by itself has said why. */
+static int end_unborn(const struct supervisor *s, int status)
+{
+	char text[160] = "";
+	int ret = remove_unborn(s);
+	if (WIFSIGNALED(status))
+		snprintf(text, sizeof(text), "its daemon was killed while it attached (signal %d)",
+			 WTERMSIG(status));
+	if (ret)
+		snprintf(text + strlen(text), sizeof(text) - strlen(text),
+			 "%swhat is left of the device cannot be removed: %s: see `cowblk list`",
+			 text[0] ? ": " : "", strerror(-ret));
+	if (text[0])
+		s->config.announce(s->config.ctx, NULL, text);
+	return WIFEXITED(status) && WEXITSTATUS(status) ? WEXITSTATUS(status) : 1;
 }
 
 /* ---- what comes next ---- */
@@ -383,7 +497,7 @@ static bool is_next(struct supervisor *s, int status)
 {
 	bool killed = WIFSIGNALED(status);
 	bool failed = !killed && WEXITSTATUS(status) == COW_SERVER_TRY_AGAIN;
-	if (!s->live || !(killed || failed))
+	if (!killed && !failed)
 		return false;
 	enum left left = look(s);
 	if (left == GONE) {
@@ -402,6 +516,8 @@ static int run_children(struct supervisor *s)
 			status = wait_child(s);
 		else
 			cow_log(COW_LOG_ERR, "cannot start a daemon: %s", strerror(-ret));
+		if (!s->live)
+			return end_unborn(s, status);
 		if (!is_next(s, status))
 			return WIFEXITED(status) ? WEXITSTATUS(status) : 1;
 		s->config.died_ms = now_ms();
@@ -414,7 +530,8 @@ int cow_supervise_run(const struct cow_server_config *config)
 	s = (struct supervisor){ .config = *config, .lock = -1, .socket = -1 };
 	prctl(PR_SET_NAME, "cowblk-super");
 	s.memory = memfd_create("cowblk", MFD_CLOEXEC);
-	int ret = s.memory < 0 ? -errno : open_signals(&s);
+	s.config.device.cookie = cow_device_new_cookie();
+	int ret = s.memory < 0 || !s.config.device.cookie ? -errno : open_signals(&s);
 	if (ret) {
 		char text[128];
 		snprintf(text, sizeof(text), "cannot keep memory for recovery: %s", strerror(-ret));

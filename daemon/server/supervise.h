@@ -9,8 +9,9 @@
  * chain by descriptor, with the locks, so that nobody comes in between and names may lead elsewhere
  * by then; passphrases, in locked memory of this process, which is root's and dumps no core.
  *
- * A daemon that ends by itself, whatever its status, is not replaced; nor is one that was killed
- * before its device was live. One that is killed again and again is given up: the device goes, its
+ * Who attached hears of the device from the supervisor, once that has all it needs to keep it. A daemon
+ * that is killed before has promised nothing: its device goes, found by the cookie that the supervisor
+ * chose, whatever had become of it. A daemon that ends by itself, whatever its status, is not replaced. One that is killed again and again is given up: the device goes, its
  * requests fail.
  */
 #ifndef COW_SUPERVISE_H

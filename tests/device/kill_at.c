@@ -1,12 +1,16 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * kill_at [-s] N FROM TO COMMAND...: runs the command, and kills it with SIGKILL before its Nth system
+ * kill_at [-s|-g] N FROM TO COMMAND...: runs the command, and kills it with SIGKILL before its Nth system
  * call after a file named FROM has appeared (anew, if there is one at the beginning): the places
  * where a daemon can die, one by one, without a word in the daemon. Of its system calls those count
  * that something outside can see: files, sockets, io_uring, ioctl, threads.
  *
  * Exit status 0: killed; prints what it was about to do. 3: a file named TO appeared first; the
  * command is killed all the same. Others: the command's own.
+ *
+ * -g: it is the command's grandchild that is watched and killed (a supervised daemon; the command itself
+ * and the child between go on). Waits for the command to end, and prints its exit status as well. 3: the
+ * command ended before the point came; the grandchild is killed all the same.
  *
  * -s: there it is stopped with SIGSTOP, while it has one thread; prints its process id, and waits for
  * it to end: its own exit status.
@@ -37,6 +41,8 @@ static const struct {
 	{ SYS_rename, "rename" },
 	{ SYS_unlink, "unlink" },
 	{ SYS_socket, "socket" },
+	{ SYS_sendto, "sendto" },
+	{ SYS_sendmsg, "sendmsg" },
 	{ SYS_bind, "bind" },
 	{ SYS_listen, "listen" },
 	{ SYS_clone, "clone" },
@@ -75,16 +81,67 @@ static void end(pid_t child)
 		;
 }
 
+#define OPTIONS (PTRACE_O_TRACESYSGOOD | PTRACE_O_TRACECLONE | PTRACE_O_EXITKILL)
+
+/* A process that has just forked is left alone: its child is watched instead, which is returned. */
+static pid_t follow_fork(pid_t from, bool last)
+{
+	unsigned long child = 0;
+	int status;
+	ptrace(PTRACE_GETEVENTMSG, from, NULL, &child);
+	ptrace(PTRACE_DETACH, from, NULL, NULL);
+	if (waitpid((pid_t)child, &status, __WALL) != (pid_t)child || !WIFSTOPPED(status))
+		return -1;
+	ptrace(PTRACE_SETOPTIONS, (pid_t)child, NULL, OPTIONS | (last ? 0 : PTRACE_O_TRACEFORK));
+	return (pid_t)child;
+}
+
+/* Runs to its next fork, or ends: -1. */
+static pid_t run_to_fork(pid_t pid, bool last)
+{
+	int status;
+	for (int sig = 0;;) {
+		ptrace(PTRACE_CONT, pid, NULL, (void *)(long)sig);
+		if (waitpid(pid, &status, __WALL) != pid || !WIFSTOPPED(status))
+			return -1;
+		if (status >> 8 == (SIGTRAP | PTRACE_EVENT_FORK << 8))
+			return follow_fork(pid, last);
+		sig = WSTOPSIG(status) == SIGTRAP ? 0 : WSTOPSIG(status);
+	}
+}
+
+/* The command's grandchild, stopped where it begins. */
+static pid_t find_grandchild(pid_t command)
+{
+	ptrace(PTRACE_SETOPTIONS, command, NULL, OPTIONS | PTRACE_O_TRACEFORK);
+	pid_t child = run_to_fork(command, false);
+	return child > 0 ? run_to_fork(child, true) : -1;
+}
+
 struct search {
 	const char *from, *to;
 	ino_t old; /* of what is called FROM at the beginning; 0: nothing */
 	long left; /* system calls until the kill */
 	bool counting, stops;
+	pid_t command; /* with -g; else 0 */
 };
 
 static int exit_status(int status)
 {
 	return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}
+
+/* What the command says of a daemon that was killed under it. */
+static int wait_command(const struct search *s, const char *name)
+{
+	int status, its = -1;
+	pid_t pid;
+	/* The parent of what was watched hears of its end only when we have. */
+	while ((pid = waitpid(-1, &status, __WALL)) > 0)
+		if (pid == s->command)
+			its = exit_status(status);
+	printf("%s %d\n", name, its);
+	return its < 0 ? 2 : 0;
 }
 
 static int stop_and_wait(pid_t child)
@@ -125,16 +182,29 @@ static int look(struct search *s, pid_t child, pid_t tid)
 		return -1;
 	if (s->stops && !late)
 		return stop_and_wait(child);
+	if (s->command) {
+		kill(child, SIGKILL);
+		return wait_command(s, name);
+	}
 	end(child);
 	puts(late ? "too late" : name);
 	return late ? STATUS_TOO_LATE : 0;
 }
 
+/* The command has ended before the point came. */
+static int grandchild_survives(pid_t grandchild, int status)
+{
+	kill(grandchild, SIGKILL);
+	printf("too late %d\n", exit_status(status));
+	return STATUS_TOO_LATE;
+}
+
 int main(int argc, char **argv)
 {
 	bool stops = argc > 1 && !strcmp(argv[1], "-s");
-	argc -= stops;
-	argv += stops;
+	bool grandchild = argc > 1 && !strcmp(argv[1], "-g");
+	argc -= stops || grandchild;
+	argv += stops || grandchild;
 	if (argc < 5)
 		return 2;
 	struct search s = { .stops = stops, .left = atol(argv[1]), .from = argv[2], .to = argv[3] };
@@ -143,10 +213,15 @@ int main(int argc, char **argv)
 	int status, verdict;
 	if (waitpid(child, &status, 0) != child || !WIFSTOPPED(status))
 		return 2;
-	ptrace(PTRACE_SETOPTIONS, child, NULL,
-	       PTRACE_O_TRACESYSGOOD | PTRACE_O_TRACECLONE | PTRACE_O_EXITKILL);
+	ptrace(PTRACE_SETOPTIONS, child, NULL, OPTIONS);
+	if (grandchild) {
+		s.command = child;
+		child = find_grandchild(child);
+	}
 	ptrace(PTRACE_SYSCALL, child, NULL, NULL);
 	while ((tid = waitpid(-1, &status, __WALL)) > 0) {
+		if (tid == s.command)
+			return grandchild_survives(child, status);
 		if (tid == child && (WIFEXITED(status) || WIFSIGNALED(status)))
 			return exit_status(status);
 		if (!WIFSTOPPED(status))
