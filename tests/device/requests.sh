@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # What a request is at: of a host that has gone away, and of a queue whose thread is stuck.
 # needs: dmsetup dm-mod
+# The commands are those of docs/HACKING.md (requests.prepare).
 . "$(dirname "$0")/lib.sh"
 disk=${COW_DISKS:-}
 disk=${disk%% *}
@@ -33,6 +34,23 @@ number=${dev#/dev/ublkb}
 pid=$(sed -n 's/.*"pid":\([0-9]*\).*/\1/p' "/run/cowblk/ublkb$number.json")
 dd if=/dev/urandom of="$dev" bs=1M count=4 oflag=direct conv=fsync status=none
 
+# page PATTERN: runs the commands of the page that match, on this device. Each says something, but a signal.
+mkdir bin
+ln -s "$cowblk" bin/cowblk
+PATH=$PWD/bin:$PATH
+page()
+{
+	local line count=0
+	while IFS= read -r line; do
+		count=$((count + 1))
+		[ "${line%% *}" != gdb ] || command -v gdb >/dev/null || { say "no gdb on this kernel"; continue; }
+		line=${line/PID/$pid} line=${line/DEVICE/$dev} line=${line/IMAGE/$image} line=${line/ublkb0/ublkb$number}
+		timeout 100 bash -c "$line" >"page.$count" 2>&1 </dev/null || fail "$line: status $?: $(tail -n 3 "page.$count")"
+		[ -s "page.$count" ] || case $line in kill*) ;; *) fail "$line: says nothing" ;; esac
+	done < <(grep -E "$1" "$COW_PREPARED/commands")
+	[ "$count" -ge 2 ] || fail "only $count commands of the page are '$1'"
+}
+
 list
 [ ! -s list ] || fail "requests of an idle device: $(cat list)"
 "$cowblk" list "$dev" 2>said && fail "list takes a device without --requests"
@@ -55,8 +73,10 @@ sleep 1.2
 after=$(age)
 [ "$((after - before))" -ge 1000 ] || fail "a request was $before ms old, and 1.2 s later $after ms"
 
-# The same in the log.
-kill -USR1 "$pid"
+# All that the page has for a device that hangs. The signal: the same in the log.
+mountpoint -q /sys/kernel/debug || mount -t debugfs debugfs /sys/kernel/debug
+page '^(cowblk list|kill|gdb|cat) '
+! command -v gdb >/dev/null || grep -q '#0 ' page.* || fail "gdb shows no thread: $(tail -n 5 page.*)"
 log=/run/cowblk/ublkb$number.log
 wait_for grep -q "queue [01] tag [0-9]*: write of 4096 bytes at 65536, [0-9]* ms old: write: drain, waits for 1 host I/O" "$log" ||
 	fail "SIGUSR1: the log has: $(cat "$log")"
@@ -83,6 +103,9 @@ wait_for row "^$dev +$queue .* 65536 +4096 .* write: drain " || fail "the queue 
 dmsetup resume host
 for writer in "${writers[@]}"; do wait "$writer" || fail "a write failed on a host that came back"; done
 wait_for eval 'list && [ ! -s list ]' || fail "requests that have ended: $(cat list)"
-detach "$dev"
+
+# And for a daemon that is dead.
+kill -9 "$pid"
+page '^cowblk (detach|check) '
 check_clean "$image"
 say "requests of a host that stood still, and of a queue that did"

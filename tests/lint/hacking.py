@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """hacking.py SOURCE BUILD plain | fuzz: runs every command that stands in a box of docs/HACKING.md; those of the fuzzers in a build that
-has them, the others in a plain one. In a folder of its own, with a copy of the tree, and the build by links.
+has them, the others in a plain one. In a folder of its own, with a copy of the tree, and the build by links. A command that stands
+in a sentence, where nobody runs it, is an error. With `device` the commands are printed that tests/device/requests.sh runs on one.
 
 Not run to the end is what is a test by itself, or builds everything: then what the command names must be there (ninja says what it
 would do, ctest which tests it would run). A command of a kind that is not known here is an error. Ends with 1 if any command fails, or
@@ -18,12 +19,16 @@ ELSEWHERE = {
     "tests/install build test": (".ci/run", '"$source/tests/install" build test'),
     "tests/run": (".ci/run", 'run "$clone/tests/run"'),
     "tests/kernel/boot -- uname -a": ("tests/device/status", '"$boot" -- '),
+    "cpack --config build/dev/CPackConfig.cmake -G DEB -B build/package": ("tests/package/deb", 'cpack --config "$build/CPackConfig.cmake" -G DEB -B '),
+    "cmake --install build/dev": ("tests/package/uninstall", 'cmake --install "$build" '),
 }
-PROGRAMS = ("valgrind", "callgrind_annotate")  # Debian's, as they stand
+PROGRAMS = ("valgrind", "callgrind_annotate", "journalctl", "grep")  # Debian's, as they stand
+ON_A_DEVICE = ("cowblk", "kill", "gdb", "cat")
 # Mistakes that must be noticed.
 BROKEN = (("-L interop", "-L interops"), ("-R lint_manpage", "-R lint_manpages"), ("run unit_map", "run unit_mop"), ("run fio 2", "run fio 9"),
           ("tests/run ", "tests/runs "), ("list --help", "list --halp"), ("boot -w", "boot -y"), ("--seed 4711 --print", "--seeds 4711 --print"),
           ("run --dry-run", "run --dry-runs"), ("device_overlay", "device_underlay"),
+          ("dev uninstall", "dev uninstalls"), ('"copy: publish"', '"copy: publishes"'),
           ("--write flush", "--write flash"))
 
 
@@ -34,6 +39,14 @@ def commands(text):
             command = re.sub(r"\s\s*#.*", "", line).strip()
             if command:
                 yield command
+
+
+def in_sentences(text):
+    """The commands outside the boxes: a program's name and more, in `...`."""
+    for words in re.findall(r"`([^`]+)`", re.sub(r"^```\n.*?^```$", "", text, flags=re.M | re.S)):
+        program = next((word for word in words.split() if "=" not in word), "")
+        if " " in words and (program == "cowblk" or "/" in program or shutil.which(program)):
+            yield words
 
 
 def link_all(source, to, but=()):
@@ -108,6 +121,8 @@ class Runner:
             return None if text in self.read(name) else f"{name} does not run it any more"
         if program == "cmake":
             return self.configure(command)
+        if program == "ninja":
+            return self.shell(re.sub(r"(-C \S+)", r"\1 -t query", command), self.tree)[0]
         if program == "ctest":
             return self.ctest(command)
         if program == "tests/run":
@@ -123,7 +138,7 @@ class Runner:
 
 
 def of_kind(command, kind):
-    return ("fuzz" in command) == (kind == "fuzz")
+    return kind == ("device" if command.split()[0] in ON_A_DEVICE else "fuzz" if "fuzz" in command else "plain")
 
 
 def self_check(runner, all_commands):
@@ -135,14 +150,28 @@ def self_check(runner, all_commands):
             yield f"{command.replace(right, wrong)}: the mistake is not noticed"
 
 
+def check_places(runner, text):
+    """Where the commands stand that are not run here."""
+    yield from (f"`{words}` stands in a sentence, where nobody runs it: put it into a box" for words in in_sentences(text))
+    if list(in_sentences("`cat x` `X=1 tests/run y` `a b`\n```\ncat y\n```\n`cat`")) != ["cat x", "X=1 tests/run y"]:
+        yield "commands in sentences are not found"
+    if wrong := runner.has_test("device_requests"):
+        yield f"nobody runs the commands for a device: {wrong}"
+
+
 def main():
     source, build, kind = os.path.abspath(sys.argv[1]), os.path.abspath(sys.argv[2]), sys.argv[3]
+    if kind == "device":
+        with open(os.path.join(source, "docs/HACKING.md"), encoding="utf-8") as file:
+            print("\n".join(command for command in commands(file.read()) if of_kind(command, kind)))
+        return
     work = tempfile.mkdtemp()
     try:
         runner = Runner(source, build, work)
         found = [command for command in commands(runner.read("docs/HACKING.md")) if of_kind(command, kind)]
         said = [f"{command}: {wrong}" for command in found for wrong in [runner.run(command)] if wrong]
         if kind == "plain":
+            said += check_places(runner, runner.read("docs/HACKING.md"))
             said += self_check(runner, found)
         if len(found) < (3 if kind == "fuzz" else 20):
             said.append(f"only {len(found)} commands were found")
