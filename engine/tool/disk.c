@@ -44,8 +44,10 @@ static int open_qcow2(struct cow_disk *disk, struct cow_host *host, struct cow_l
 	int ret = cow_image_open(host, loop, spec->path, &spec->open, &disk->image, err);
 	if (ret)
 		return ret;
-	disk->preallocated = looks_preallocated(disk->image->core.file,
-						cow_image_geometry(disk->image)->cluster_bytes);
+	for (struct cow_image *level = disk->image; level; level = level->backing)
+		if (!level->raw)
+			disk->preallocated[level->depth] = looks_preallocated(
+				level->core.file, cow_image_geometry(level)->cluster_bytes);
 	return 0;
 }
 

@@ -8,8 +8,9 @@
 /* A raw file may end inside a sector: what is behind reads as zeros, where the file could go on. */
 static int tell_tail(struct cow_disk_map *m, uint64_t off, struct cow_extent *e)
 {
-	uint64_t end = off + e->bytes, file_end = m->disk->file ? m->disk->file->size_bytes : end;
-	if (!e->data || file_end >= end || file_end <= off)
+	uint64_t end = off + e->bytes;
+	uint64_t file_end = e->raw && e->data ? e->file->size_bytes : end;
+	if (file_end >= end || file_end <= off)
 		return m->tell(m->ctx, off, e);
 	struct cow_extent part = *e;
 	part.bytes = file_end - off;

@@ -11,8 +11,11 @@ struct cow_disk {
 	struct cow_image *image;
 	struct cow_file *file;
 	char *path;
-	/* qcow2: its file is much smaller than what it holds: clusters may be holes of the host's */
-	bool preallocated;
+	/*
+	 * qcow2, of each level: its file is much smaller than what it holds: clusters may be holes
+	 * of the host's
+	 */
+	bool preallocated[COW_MAX_BACKING_DEPTH];
 };
 
 #endif

@@ -48,6 +48,7 @@ static void look_file(struct cow_file *file, uint64_t off, uint64_t bytes, struc
 				  .data = true,
 				  .allocated = true,
 				  .plain = true,
+				  .raw = true,
 				  .mapped = true,
 				  .file = file,
 				  .host_off = off };
@@ -113,12 +114,13 @@ static void from_source(struct cow_lane *lane, uint64_t off, const struct cow_so
 	e->plain = s->kind == COW_SOURCE_DATA && !level->key;
 	e->packed = s->kind == COW_SOURCE_COMPRESSED;
 	e->depth = s->last->depth;
+	e->raw = s->last->raw;
 	e->mapped = s->has_host && !s->last->key;
 	if (e->plain || e->mapped) {
 		e->file = s->last->core.data;
 		e->host_off = s->host_off;
 	}
-	if (s->kind != COW_SOURCE_DATA || (!level->raw && !lane->disk->preallocated))
+	if (s->kind != COW_SOURCE_DATA || (!level->raw && !lane->disk->preallocated[level->depth]))
 		return;
 	struct cow_extent below;
 	look_file(level->core.data, s->host_off, s->bytes, &below);

@@ -21,6 +21,7 @@ struct cow_extent {
 	bool plain;	/* stored as it is, not compressed or encrypted */
 	bool packed;	/* stored compressed: a cluster can be read as a whole or not at all */
 	unsigned depth; /* which image of the chain says so, 0 is the top */
+	bool raw;	/* that one is a raw file, which may end inside a sector */
 	bool mapped;	/* it has a place in a file, as it is: */
 	/* data and plain, or mapped: where */
 	struct cow_file *file;

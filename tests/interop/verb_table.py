@@ -338,7 +338,7 @@ def convert(w, tally):
         return
     want = padded(w.content[name])
     if snap:
-        want = w.read(name, snapshot=snap)
+        want = w.read_snapshot(name, snap)
     got = w.read(out)
     if padded(got) != padded(want):
         raise Failure(f"{out} shows something else {difference(got, want)}")
