@@ -356,6 +356,19 @@ static int check_apart(const struct arguments *a, const struct cow_disk *source,
 		    : 0;
 }
 
+/* The target's own file is another one: its data file may be none. */
+static int check_data_apart(const struct arguments *a, const struct cow_disk *target,
+			    struct cow_error *err)
+{
+	for (unsigned i = 0; i < a->nr_sources; i++)
+		if (cow_disk_writes_to(target, a->sources[i]))
+			return cow_error_set(err, -EINVAL,
+					     "%s: its data file is in the chain of the image that "
+					     "is read",
+					     a->out);
+	return 0;
+}
+
 static int to_file(struct arguments *a, struct cow_convert *c, struct cow_error *err)
 {
 	struct cow_loop *loop = a->tool.loop;
@@ -372,6 +385,11 @@ static int to_file(struct arguments *a, struct cow_convert *c, struct cow_error 
 		ret = cow_target_open(loop, &a->target, &target, err);
 	if (ret)
 		return ret;
+	ret = check_data_apart(a, target.disk, err);
+	if (ret) {
+		cow_target_give_up(&target, loop);
+		return ret;
+	}
 	c->target = target.disk;
 	c->target_is_zero = target.reads_zero || a->target_is_zero;
 	c->nr_threads = target.tight ? 1 : c->nr_threads;

@@ -192,3 +192,11 @@ bool cow_disk_uses(const struct cow_disk *disk, uint64_t dev, uint64_t ino)
 		found = is_file(image->core.file, dev, ino) || is_file(image->core.data, dev, ino);
 	return found;
 }
+
+bool cow_disk_writes_to(const struct cow_disk *disk, const struct cow_disk *other)
+{
+	const struct cow_file *file = disk->image ? disk->image->core.file : disk->file;
+	const struct cow_file *data = disk->image ? disk->image->core.data : file;
+	return cow_disk_uses(other, file->dev, file->ino) ||
+	       cow_disk_uses(other, data->dev, data->ino);
+}

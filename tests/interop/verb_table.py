@@ -145,10 +145,12 @@ def rebase(w, tally):
     key = ["--key-file", "key"] if w.locked(name) or base and w.locked(base) else []
     words = ["-b", base, "-F", w.images[base].fmt] if base else ["-b", ""]
     if how > 0.9 and image.data != "raw":
-        done = s.both("rebase -u", ["rebase", "-q", "-u", *words, name], ["rebase", "-q", "-u", "-f", "qcow2", *words, name])
+        done = s.both("rebase -u", ["rebase", "-q", "-u", *words, name],
+                      None if image.encrypted else ["rebase", "-q", "-u", "-f", "qcow2", *words, name])
         if done:
             image.parent = base
-            same_info(w, name, s)
+            if s.twin:
+                same_info(w, name, s)
             s.settle(image.files(), loose=[name, *w.above(name)])
         return
     if how > 0.85 and w.above(name):
