@@ -370,14 +370,18 @@ static int lock_attaches(void)
 }
 
 /* The daemon's keeper may be about to start it: until it is gone. 0: it is. */
-static int take_away(struct cow_ctrl *ctrl, uint64_t cookie)
+static int take_away(struct cow_ctrl *ctrl, const struct supervisor *s)
 {
+	uint64_t cookie = s->config.device.cookie;
 	uint32_t id;
 	int ret = 0;
 	for (unsigned ms = 0; ms < REMOVE_LIMIT_MS; ms += POLL_MS) {
 		if (cow_ctrl_find(ctrl, cookie, &id))
 			return 0;
-		cow_record_clear(id);
+		if (s->live)
+			cow_record_remove(id, cookie);
+		else
+			cow_record_clear(id);
 		ret = cow_ctrl_stop(ctrl, id);
 		if (!ret)
 			ret = cow_ctrl_delete(ctrl, id, POLL_MS);
@@ -387,29 +391,32 @@ static int take_away(struct cow_ctrl *ctrl, uint64_t cookie)
 }
 
 /*
- * A daemon that was killed while it attached may have left a device, started or not, and some of what
- * stands for it in COW_RUN_DIR. Nobody was told of it: it goes, before anybody hears that there is
- * none. With the lock of an attach: as long as it is there the id is ours.
+ * And what stands for it in COW_RUN_DIR, with the lock of an attach: as long as it is there the id is
+ * ours.
  */
-static int remove_unborn(const struct supervisor *s)
+static int remove_device(const struct supervisor *s)
 {
 	struct cow_ctrl ctrl;
 	struct cow_error err = { 0 };
 	if (cow_ctrl_open(&ctrl, &err))
 		return err.code;
 	int lock = lock_attaches();
-	int ret = take_away(&ctrl, s->config.device.cookie);
+	int ret = take_away(&ctrl, s);
 	if (lock >= 0)
 		close(lock);
 	cow_ctrl_close(&ctrl);
 	return ret;
 }
 
-/* One that ended by itself has said why. */
+/*
+ * A daemon that was killed while it attached may have left a device, started or not, and some of its
+ * record. Nobody was told of it: it goes, before anybody hears that there is none. One that ended by
+ * itself has said why.
+ */
 static int end_unborn(const struct supervisor *s, int status)
 {
 	char text[160] = "";
-	int ret = remove_unborn(s);
+	int ret = remove_device(s);
 	if (WIFSIGNALED(status))
 		snprintf(text, sizeof(text), "its daemon was killed while it attached (signal %d)",
 			 WTERMSIG(status));
@@ -459,7 +466,8 @@ static bool replace_killed(struct supervisor *s, int signo)
 
 /*
  * The device had been stopped already when its daemon was killed: nobody serves the image any more, but
- * what was in memory belongs into it. In a child: it reads what a hostile image may have made.
+ * what was in memory belongs into it; then nothing is left to be said of it, or to be taken away. In
+ * a child: it reads what a hostile image may have made.
  */
 static void close_image(const struct supervisor *s)
 {
@@ -481,15 +489,15 @@ static void close_image(const struct supervisor *s)
 
 static void finish_close(const struct supervisor *s)
 {
-	int status;
+	int status = -1;
 	cow_log(COW_LOG_WARNING,
 		"/dev/ublkb%u: its daemon was killed while it closed %s: closing it", s->left.id,
 		s->config.image_path);
 	pid_t child = fork();
 	if (!child)
 		close_image(s);
-	if (child > 0)
-		waitpid(child, &status, 0);
+	if (child > 0 && waitpid(child, &status, 0) == child && !status)
+		COW_IGNORE(remove_device(s));
 }
 
 /* After a child has ended: is there to be another? */

@@ -1,0 +1,95 @@
+#!/usr/bin/env bash
+# A device outlives its daemon whatever the host does meanwhile: I/O that the dead daemon had begun ends first; a successor that fails gives no
+# lock away and tries again for long; and a daemon that is killed while it closes its image leaves nothing unwritten.
+# needs: dmsetup
+. "$(dirname "$0")/lib.sh"
+[ "${COW_KERNEL_IS:-}" != vm ] || skip "recovery needs Linux 7.1"
+
+dev=/dev/ublkb7
+# The host: a disk that can be held.
+bytes=$((64 << 20))
+host=/dev/mapper/held
+map held "0 $((bytes / 512)) linear ${COW_DISKS%% *} 0"
+hold() { dmsetup suspend --nolockfs --noflush held; }
+let_go() { dmsetup resume held; }
+image() { "$cowblk" create disk.qcow2 32M; dd if=disk.qcow2 of=$host bs=1M conv=notrunc status=none; blockdev --flushbufs $host; }
+
+field() { "$cowblk" list --json | tr -d ' ",' | awk -F: -v dev="$dev" -v key="$1" '$1 == "device" { d = $2 } $1 == key && d == dev { print $2 }'; }
+supervisor_of() { awk '{ print $4 }' "/proc/$pid/stat"; }
+log() { cat "/run/cowblk/${dev#/dev/}.log"; }
+attach_held()
+{
+	attach dev "$host" --recovery --id 7 --queues 1
+	pid=$(field pid)
+	super=$(supervisor_of)
+}
+is_gone() { [ ! -d "/proc/$1" ]; }
+goes_on() { log | grep -q 'goes on'; }
+has_begun() { pgrep -P "$super" >/dev/null; }
+
+# Direct I/O goes on when its process is gone: nobody touches the image before it has ended.
+image
+attach_held
+dd if=/dev/urandom of=data bs=64K count=4 status=none
+dd if=data of="$dev" bs=64K oflag=direct status=none
+dd if=/dev/urandom of=data bs=64K count=4 status=none
+hold
+dd if=data of="$dev" bs=256K oflag=direct status=none &
+writer=$!
+in_flight() { [ "$(awk '{ print $1 + $2 }' /sys/block/"${dev#/dev/}"/inflight)" != 0 ] && [ "$(dmsetup info -c --noheadings -o suspended held)" = Suspended ]; }
+wait_for in_flight || fail "no write in flight"
+sleep 0.2
+kill -9 "$pid"
+wait_for is_gone "$pid" || fail "a killed daemon stays as long as its host holds its writes"
+for _ in 1 2 3 4 5 6 7 8; do
+	! has_begun || fail "another daemon begins while the host still has writes of the dead one"
+	sleep 0.1
+done
+let_go
+wait $writer || fail "a write that met the death of its daemon failed"
+wait_for goes_on || fail "nobody goes on when the host has ended the writes: $(log)"
+cmp -n 262144 "$dev" data || fail "not what was written"
+"$cowblk" detach "$dev" || fail "detach"
+say "a successor waits for the writes of the dead"
+
+# A successor that cannot begin keeps the lock, and the next one tries, longer than five times.
+attach_held
+char=/dev/ublkc7
+mv $char $char.away
+mkdir $char
+kill -9 "$pid"
+tries() { log | grep -c "$char: Is a directory" || true; }
+tried() { [ "$(tries)" -ge "$1" ]; }
+wait_for tried 1 || fail "no successor fails: $(log)"
+locked() { must_fail "lock" qemu-img check -f qcow2 $host; }
+locked
+wait_for tried 7 || fail "given up after $(tries) tries: $(log)"
+locked
+rmdir $char
+mv $char.away $char
+nr=$(tries)
+wait_for goes_on || fail "nobody goes on when it would be possible again: $(log)"
+cmp -n 262144 "$dev" data || fail "not what was written before successors failed"
+"$cowblk" detach "$dev" || fail "detach"
+say "$nr successors failed, one did not"
+
+# Killed in the close, its device stopped already.
+attach_held
+dd if=/dev/urandom of=data bs=64K count=64 status=none
+dd if=data of="$dev" bs=64K seek=100 oflag=direct status=none
+hold
+"$cowblk" detach --force "$dev" 2>said &
+detach=$!
+stopped() { [ ! -b "$dev" ]; }
+wait_for stopped || fail "detach --force does not stop it: $(cat said)"
+kill -0 "$pid" || fail "it has closed a host that is held"
+kill -9 "$pid"
+wait_for is_gone "$pid" || fail "a daemon that was killed in its close stays"
+let_go
+wait_for is_gone "$super" || fail "the supervisor stays"
+wait $detach || true # its daemon was killed, and says so
+check_clean $host
+qemu-img convert -f qcow2 -O raw $host out
+cmp -i $((100 * 65536)):0 -n $((64 * 65536)) out data || fail "what had been written is not in the image"
+[ -z "$(ls -d $char "/run/cowblk/${dev#/dev/}.json" 2>/dev/null)" ] || fail "what is closed is left: $("$cowblk" list)"
+say "a close that was cut short is finished"
