@@ -53,21 +53,9 @@ static error_t parse_repair(struct arguments *a, const char *arg, struct argp_st
 static error_t parse_option(int key, char *arg, struct argp_state *state)
 {
 	struct arguments *a = state->input;
-	switch (key) {
-	case 'r':
+	if (key == 'r')
 		return parse_repair(a, arg, state);
-	case ARGP_KEY_ARG:
-		if (state->arg_num)
-			return ARGP_ERR_UNKNOWN;
-		a->image = arg;
-		return 0;
-	case ARGP_KEY_END:
-		if (!a->image)
-			argp_error(state, "IMAGE is missing");
-		return 0;
-	default:
-		return ARGP_ERR_UNKNOWN;
-	}
+	return cow_args_one_image(key, arg, state, &a->image);
 }
 
 /* ---- output ---- */

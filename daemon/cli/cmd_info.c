@@ -30,19 +30,7 @@ struct arguments {
 static error_t parse_option(int key, char *arg, struct argp_state *state)
 {
 	struct arguments *a = state->input;
-	switch (key) {
-	case ARGP_KEY_ARG:
-		if (state->arg_num)
-			return ARGP_ERR_UNKNOWN;
-		a->image = arg;
-		return 0;
-	case ARGP_KEY_END:
-		if (!a->image)
-			argp_error(state, "IMAGE is missing");
-		return 0;
-	default:
-		return ARGP_ERR_UNKNOWN;
-	}
+	return cow_args_one_image(key, arg, state, &a->image);
 }
 
 /* ---- JSON ---- */

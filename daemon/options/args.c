@@ -362,3 +362,16 @@ void cow_args_parse(const struct argp *argp, unsigned take, int argc, char **arg
 		exit(usage_status);
 	leave_argp();
 }
+
+error_t cow_args_one_image(int key, char *arg, const struct argp_state *state, const char **image)
+{
+	if (key == ARGP_KEY_ARG && !state->arg_num) {
+		*image = arg;
+		return 0;
+	}
+	if (key != ARGP_KEY_END)
+		return ARGP_ERR_UNKNOWN;
+	if (!*image)
+		argp_error(state, "IMAGE is missing");
+	return 0;
+}

@@ -10,6 +10,8 @@
 #include <stdbool.h>
 #include <stddef.h>
 
+#include "engine/base/result.h"
+
 /* The status of a command line that is wrong; but see COW_ARGS_OWN_STATUS_2. */
 #define COW_EXIT_USAGE 2
 
@@ -42,6 +44,10 @@ struct cow_args {
  */
 void cow_args_parse(const struct argp *argp, unsigned take, int argc, char **argv,
 		    struct cow_args *args, void *input);
+
+/* For a subcommand that takes one IMAGE: the end of its parser, for the keys that are none of its own. */
+COW_MUST_CHECK error_t cow_args_one_image(int key, char *arg, const struct argp_state *state,
+					  const char **image);
 
 /* From now on cow_args_parse() says what could come next, for a shell, and ends the process: 0. */
 void cow_args_complete(void);

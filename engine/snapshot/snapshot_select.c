@@ -78,39 +78,17 @@ static int choose(const struct cow_file *file, const struct cow_header *h,
 	return ret ? ret : check_size(&list[*idx], h, err);
 }
 
-static int lock_chosen(struct cow_loop *loop, struct cow_file *file, const char *text,
-		       const struct cow_header *h, struct cow_error *err)
+static int load_chosen(struct cow_loop *loop, struct cow_file *file, const char *text,
+		       const struct cow_header *h, struct cow_snapshot **list, uint32_t *idx,
+		       struct cow_error *err)
 {
-	struct cow_snapshot *list;
 	uint64_t used_bytes;
-	uint32_t idx;
-	int ret = cow_load_snapshots(loop, file, h, &list, &used_bytes, err);
+	int ret = cow_load_snapshots(loop, file, h, list, &used_bytes, err);
 	if (ret)
 		return ret;
-	ret = choose(file, h, list, text, &idx, err);
-	if (!ret)
-		ret = lock_shared(file, &list[idx], err);
-	cow_snapshots_free(list, h->nr_snapshots);
-	return ret;
-}
-
-/* The header's disk becomes the snapshot's. */
-static int show_chosen(struct cow_loop *loop, struct cow_file *file, const char *text,
-		       struct cow_header *h, struct cow_error *err)
-{
-	struct cow_snapshot *list;
-	uint64_t used_bytes;
-	uint32_t idx;
-	int ret = cow_load_snapshots(loop, file, h, &list, &used_bytes, err);
+	ret = choose(file, h, *list, text, idx, err);
 	if (ret)
-		return ret;
-	ret = choose(file, h, list, text, &idx, err);
-	if (!ret) {
-		h->size_bytes = list[idx].disk_bytes;
-		h->l1_off = list[idx].l1_off;
-		h->l1_entries = list[idx].l1_entries;
-	}
-	cow_snapshots_free(list, h->nr_snapshots);
+		cow_snapshots_free(*list, h->nr_snapshots);
 	return ret;
 }
 
@@ -118,19 +96,26 @@ static int show_chosen(struct cow_loop *loop, struct cow_file *file, const char 
 int cow_snapshot_select(struct cow_loop *loop, struct cow_file *file, const char *text,
 			struct cow_header *h, struct cow_error *err)
 {
+	struct cow_snapshot *list;
 	struct cow_header now;
 	uint8_t *cluster;
-	int ret = lock_chosen(loop, file, text, h, err);
+	uint32_t idx;
+	int ret = load_chosen(loop, file, text, h, &list, &idx, err);
+	if (ret)
+		return ret;
+	ret = lock_shared(file, &list[idx], err);
+	cow_snapshots_free(list, h->nr_snapshots);
 	if (!ret)
 		ret = cow_load_header(loop, file, &now, &cluster, err);
 	if (ret)
 		return ret;
 	free(cluster);
-	ret = show_chosen(loop, file, text, &now, err);
+	ret = load_chosen(loop, file, text, &now, &list, &idx, err);
 	if (ret)
 		return ret;
-	h->size_bytes = now.size_bytes;
-	h->l1_off = now.l1_off;
-	h->l1_entries = now.l1_entries;
+	h->size_bytes = list[idx].disk_bytes;
+	h->l1_off = list[idx].l1_off;
+	h->l1_entries = list[idx].l1_entries;
+	cow_snapshots_free(list, now.nr_snapshots);
 	return 0;
 }

@@ -17,10 +17,8 @@ import os
 import random
 import shutil
 import subprocess
-import sys
-import tempfile
 
-from images import COMPRESSED, COPIED, OFFSET_MASK, Image, make_all
+from images import COMPRESSED, COPIED, OFFSET_MASK, Image, make_all, run_with_qemu, scratch
 
 COWBLK = os.environ["COWBLK"]
 BASES = ("plain", "small", "wide", "old", "snap", "over", "comp", "subs", "maps", "outside")
@@ -149,10 +147,9 @@ def main():
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--count", type=int, default=150)
     arguments = parser.parse_args()
-    folder = tempfile.mkdtemp(prefix="cowblk-hostile.", dir=os.environ.get("COW_TEST_DIR"))
     tally = {key: 0 for key in ("agree", "stricter", "agree that it is bad", "repaired", "beyond repair")}
     failures = 0
-    try:
+    with scratch() as folder:
         bases = make_all(folder)
         path = os.path.join(folder, "broken")
         for seed in range(arguments.seed, arguments.seed + arguments.count):
@@ -169,14 +166,9 @@ def main():
             if wrong:
                 failures += 1
                 print(f"seed {seed} ({base}: {', '.join(b.__name__ for b in breakers)}): {wrong}")
-    finally:
-        shutil.rmtree(folder)
     print(", ".join(f"{key}: {value}" for key, value in tally.items()) + f", failures: {failures}")
     return 1 if failures else 0
 
 
 if __name__ == "__main__":
-    if not shutil.which("qemu-img") or not shutil.which("qemu-io"):
-        print("qemu-img or qemu-io is missing: skipped")
-        sys.exit(77)
-    sys.exit(main())
+    run_with_qemu(main)

@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: MIT
 """Sound images made by QEMU's tools, and a view of one that knows where its structures are and overwrites single fields."""
 import os
+import shutil
 import struct
 import subprocess
+import sys
+import tempfile
 
 OFFSET_MASK = 0x00FFFFFFFFFFFE00
 COPIED = 1 << 63
@@ -22,6 +25,19 @@ EXTENSIONS = {
     "backing_format": 0xE2792ACA, "feature_names": 0x6803F857, "bitmaps": 0x23852875, "crypto": 0x0537BE77,
     "data_file": 0x44415441,
 }
+
+
+def scratch():
+    """A folder for one test's images, as a context."""
+    return tempfile.TemporaryDirectory(prefix="cowblk-hostile.", dir=os.environ.get("COW_TEST_DIR"))
+
+
+def run_with_qemu(main):
+    """Ends with the status of main(), or with 77 where QEMU's tools are not."""
+    if not shutil.which("qemu-img") or not shutil.which("qemu-io"):
+        print("qemu-img or qemu-io is missing: skipped")
+        sys.exit(77)
+    sys.exit(main())
 
 
 class Image:

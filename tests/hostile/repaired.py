@@ -5,10 +5,8 @@ rows named here, as broken as they were said to be. What is lost is told: snapsh
 """
 import os
 import shutil
-import sys
-import tempfile
 
-from images import Image, make_all
+from images import Image, make_all, run_with_qemu, scratch
 import rows
 from table import COWBLK, digest, run
 
@@ -97,9 +95,8 @@ def look(name, base, path):
 
 
 def main():
-    folder = tempfile.mkdtemp(prefix="cowblk-hostile.", dir=os.environ.get("COW_TEST_DIR"))
     failures = 0
-    try:
+    with scratch() as folder:
         bases = make_all(folder)
         path = os.path.join(folder, "broken")
         for name, base, source, *_ in rows.TABLE:
@@ -111,14 +108,9 @@ def main():
             if wrong:
                 failures += 1
                 print(f"{name}: {wrong}")
-    finally:
-        shutil.rmtree(folder)
     print(f"{len(rows.TABLE)} broken images, {len(BEYOND_REPAIR)} of them beyond repair, {failures} failures")
     return 1 if failures else 0
 
 
 if __name__ == "__main__":
-    if not shutil.which("qemu-img") or not shutil.which("qemu-io"):
-        print("qemu-img or qemu-io is missing: skipped")
-        sys.exit(77)
-    sys.exit(main())
+    run_with_qemu(main)

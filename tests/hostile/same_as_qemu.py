@@ -5,10 +5,8 @@ import json
 import os
 import shutil
 import subprocess
-import sys
-import tempfile
 
-from images import create, make_all, qemu_io, run as must
+from images import create, make_all, qemu_io, run as must, run_with_qemu, scratch
 
 COWBLK = os.environ["COWBLK"]
 # QEMU counts the data file's space too; we do not open what an image refers to.
@@ -54,9 +52,8 @@ def compare(what, name, path):
 
 
 def main():
-    folder = tempfile.mkdtemp(prefix="cowblk-hostile.", dir=os.environ.get("COW_TEST_DIR"))
     failures = compared = 0
-    try:
+    with scratch() as folder:
         images = make_all(folder)
         images.update(make_more(folder))
         for name, path in images.items():
@@ -66,14 +63,9 @@ def main():
                 continue
             failures += compare("check", name, path)
             compared += 1
-    finally:
-        shutil.rmtree(folder)
     print(f"{compared} compared, {failures} differences")
     return 1 if failures else 0
 
 
 if __name__ == "__main__":
-    if not shutil.which("qemu-img") or not shutil.which("qemu-io"):
-        print("qemu-img or qemu-io is missing: skipped")
-        sys.exit(77)
-    sys.exit(main())
+    run_with_qemu(main)

@@ -7,9 +7,8 @@ import resource
 import shutil
 import subprocess
 import sys
-import tempfile
 
-from images import Image, create
+from images import Image, create, scratch
 
 COWBLK = os.environ["COWBLK"]
 SECONDS, MEMORY_BYTES = 20, 1 << 30
@@ -41,10 +40,9 @@ def make(path):
 
 
 def main():
-    folder = tempfile.mkdtemp(prefix="cowblk-hostile.", dir=os.environ.get("COW_TEST_DIR"))
-    path = os.path.join(folder, "sparse")
     failures = 0
-    try:
+    with scratch() as folder:
+        path = os.path.join(folder, "sparse")
         os.chdir(folder)
         make(path)
         status, text = check(path)
@@ -60,8 +58,6 @@ def main():
             if status != 1 or "more than can be checked" not in text:
                 failures += 1
                 print(f"15 TiB: status {status}: {text[-300:]}")
-    finally:
-        shutil.rmtree(folder)
     print(f"{failures} failures")
     return 1 if failures else 0
 

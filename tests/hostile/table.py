@@ -9,9 +9,8 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 
-from images import Image, make_all
+from images import Image, make_all, run_with_qemu, scratch
 import rows
 
 COWBLK, COW_IO = os.environ["COWBLK"], os.environ["COW_IO"]
@@ -71,9 +70,8 @@ def print_rows(bases, path):
 
 
 def main():
-    folder = tempfile.mkdtemp(prefix="cowblk-hostile.", dir=os.environ.get("COW_TEST_DIR"))
     failures = 0
-    try:
+    with scratch() as folder:
         bases = make_all(folder)
         path = os.path.join(folder, "broken")
         if sys.argv[1:] == ["--print"]:
@@ -90,14 +88,9 @@ def main():
             if said != wanted:
                 failures += 1
                 print(f"{name}:\n  wanted {wanted}\n  got    {said}")
-    finally:
-        shutil.rmtree(folder)
     print(f"{len(rows.TABLE)} broken images, {failures} failures")
     return 1 if failures else 0
 
 
 if __name__ == "__main__":
-    if not shutil.which("qemu-img") or not shutil.which("qemu-io"):
-        print("qemu-img or qemu-io is missing: skipped")
-        sys.exit(77)
-    sys.exit(main())
+    run_with_qemu(main)

@@ -28,6 +28,7 @@
 #include "engine/request/kind.h"
 #include "engine/snapshot/snapshot.h"
 #include "tests/memory/memory_host.h"
+#include "tests/unit/disk_fixture.h"
 
 #define CLUSTER 65536u
 #define SIZE_BYTES (16u << 20)
@@ -96,22 +97,9 @@ static inline void take_snapshot(struct fixture *f)
 	open_image(f);
 }
 
-static inline void expect_sound(struct fixture *f, bool leaks)
-{
-	const struct cow_check_options options = { .repair = COW_REPAIR_NONE };
-	struct cow_check_result result;
-	struct cow_error err = { 0 };
-	struct cow_file *file = open_file(f);
-	if (cow_check_file(&f->m->loop, file, &options, &result, &err))
-		fail_msg("check: %s", err.text);
-	f->m->host.ops->close(file);
-	assert_int_equal(result.corruptions, 0);
-	assert_true(leaks || !result.leaks);
-}
-
 static inline void expect_clean(struct fixture *f)
 {
-	expect_sound(f, false);
+	disk_expect_clean(f->m);
 }
 
 static inline int request_setup(void **state)
@@ -262,6 +250,24 @@ static inline void expect_file(const struct fixture *f, uint64_t host, uint64_t 
 {
 	for (uint64_t i = 0; i < length; i++)
 		assert_int_equal(f->m->bytes[host + i], value);
+}
+
+/*
+ * A write into the second cluster, which has its host cluster, is overtaken by zeros over all of it; whoever
+ * writes there next fills the cluster anew, but not before the first write is done.
+ */
+static inline void overtake_write(struct fixture *f)
+{
+	f->m->hold_bytes = 1024;
+	start(f, 0, COW_OP_WRITE, 0, CLUSTER + 8192, 1024, 5);
+	start(f, 1, COW_OP_WRITE_ZEROES, COW_OP_NOUNMAP, CLUSTER, CLUSTER, 0);
+	expect_result(f, 1, 0);
+	expect_bytes(f, CLUSTER + 8192, 1024, 0);
+	start(f, 2, COW_OP_WRITE, 0, CLUSTER + 8192 + 1024, 512, 6);
+	expect_at(f, 2, "copy: quiet", "requests of an old epoch");
+	memory_let_go(f->m, 1024);
+	expect_result(f, 0, 0);
+	expect_result(f, 2, 0);
 }
 
 #endif

@@ -15,12 +15,12 @@
 #include <cmocka.h>
 
 #include "engine/base/buf.h"
-#include "engine/check/check.h"
 #include "engine/create/create.h"
 #include "engine/life/image.h"
 #include "engine/request/queue.h"
 #include "engine/request/kind.h"
 #include "tests/memory/memory_host.h"
+#include "tests/unit/disk_fixture.h"
 
 struct fixture {
 	struct memory_host *m;
@@ -94,26 +94,6 @@ static void do_op(struct fixture *f, enum cow_op_kind kind, uint64_t offset, uin
 	assert_int_equal(try_op(f, kind, offset, length), 0);
 }
 
-static void print_finding(void *ctx, const char *text)
-{
-	print_message("%s\n", text);
-}
-
-static void expect_clean(struct fixture *f)
-{
-	struct cow_check_options options = { .repair = COW_REPAIR_NONE, .finding = print_finding };
-	struct cow_check_result result;
-	struct cow_error err = { 0 };
-	struct cow_file *file;
-	assert_int_equal(f->m->host.ops->open(&f->m->host, "/disk", 0, &file, &err), 0);
-	int ret = cow_check_file(&f->m->loop, file, &options, &result, &err);
-	f->m->host.ops->close(file);
-	if (ret)
-		fail_msg("check: %s", err.text);
-	assert_int_equal(result.corruptions, 0);
-	assert_int_equal(result.leaks, 0);
-}
-
 /* ---- tests ---- */
 
 static void test_every_shape_is_clean(void **state)
@@ -131,7 +111,7 @@ static void test_every_shape_is_clean(void **state)
 			do_op(f, COW_OP_DISCARD, 1u << 20, 2u << 20);
 			do_op(f, COW_OP_WRITE_ZEROES, 5u << 20, 1000 * 512);
 			close_image(f);
-			expect_clean(f);
+			disk_expect_clean(f->m);
 		}
 	}
 }
@@ -145,7 +125,7 @@ static void test_file_is_trimmed(void **state)
 	do_op(f, COW_OP_WRITE, 0, 512);
 	close_image(f);
 	assert_true(memory_size(f->m) <= 16 * 65536);
-	expect_clean(f);
+	disk_expect_clean(f->m);
 }
 
 static void test_freed_clusters_are_used_again(void **state)
@@ -162,7 +142,7 @@ static void test_freed_clusters_are_used_again(void **state)
 			COW_IGNORE(cow_loop_poll(&f->m->loop));
 	}
 	close_image(f);
-	expect_clean(f);
+	disk_expect_clean(f->m);
 	/* 120 MiB went through; at most a few rounds may have been on their way at once. */
 	if (memory_size(f->m) > 24u << 20)
 		fail_msg("the file grew to %llu bytes", (unsigned long long)memory_size(f->m));
@@ -187,7 +167,7 @@ static void test_free_is_found_after_open(void **state)
 	for (unsigned mib = 24; mib < 38; mib++)
 		do_op(f, COW_OP_WRITE, (uint64_t)mib << 20, 1u << 20);
 	close_image(f);
-	expect_clean(f);
+	disk_expect_clean(f->m);
 	if (memory_size(f->m) > before + (1u << 20))
 		fail_msg("the file grew by %llu bytes beside 16 MiB of free clusters",
 			 (unsigned long long)(memory_size(f->m) - before));
@@ -211,7 +191,7 @@ static void test_free_is_found_on_a_device(void **state)
 	for (unsigned i = 0; i < 31; i++)
 		do_op(f, COW_OP_WRITE, (40u << 20) + i * 65536u, 65536);
 	close_image(f);
-	expect_clean(f);
+	disk_expect_clean(f->m);
 }
 
 static void test_refcount_table_grows(void **state)
@@ -223,14 +203,14 @@ static void test_refcount_table_grows(void **state)
 	for (unsigned mib = 0; mib < 12; mib++)
 		do_op(f, COW_OP_WRITE, (uint64_t)mib << 20, 1u << 20);
 	close_image(f);
-	expect_clean(f);
+	disk_expect_clean(f->m);
 	open_image(f);
 	memset(f->buf, 0, 1u << 20);
 	do_op(f, COW_OP_READ, 11u << 20, 1u << 20);
 	assert_int_equal(f->buf[0], 5);
 	assert_int_equal(f->buf[(1u << 20) - 1], 5);
 	close_image(f);
-	expect_clean(f);
+	disk_expect_clean(f->m);
 }
 
 /*
@@ -260,7 +240,7 @@ static void full_host(struct fixture *f)
 		do_op(f, COW_OP_WRITE, 1u << 20, 1u << 20);
 	}
 	close_image(f);
-	expect_clean(f);
+	disk_expect_clean(f->m);
 }
 
 static void test_full_host(void **state)
@@ -343,7 +323,7 @@ static void test_freed_while_unwinding(void **state)
 	run_all(f);
 	assert_int_equal(second, 0);
 	close_image(f);
-	expect_clean(f);
+	disk_expect_clean(f->m);
 }
 
 int main(void)

@@ -133,16 +133,37 @@ static unsigned assert_honest(struct fixture *f, const struct session *s)
 	return 1;
 }
 
-static void sessions(void **state)
+/* Each loss of power in a session, so often. How many bitmaps were believed after one. */
+static unsigned crash_session(struct fixture *f, struct session *s,
+			      void (*session)(struct fixture *f, struct session *s), unsigned times)
 {
-	struct fixture *f = *state;
-	struct session s = { { NULL } };
 	unsigned believed = 0;
+	bool again = true;
+	for (unsigned i = 0; again; i++) {
+		restore(f);
+		memory_power_off_after(f->m, i / times);
+		session(f, s);
+		again = f->m->powered_off;
+		memory_power_on(f->m);
+		believed += assert_honest(f, s);
+	}
+	return believed;
+}
+
+static void create_with_bitmaps(struct fixture *f)
+{
 	create(f);
 	write_closed(f, 0, 64 << 10, 1);
 	must(f, COW_BITMAP_ADD, "a");
 	must(f, COW_BITMAP_ADD, "off");
 	must(f, COW_BITMAP_DISABLE, "off");
+}
+
+static void sessions(void **state)
+{
+	struct fixture *f = *state;
+	struct session s = { { NULL } };
+	create_with_bitmaps(f);
 	s.cleared[0] = content(f);
 	write_closed(f, 48 << 10, 512, 2);
 	s.cleared[1] = cow_buf_alloc(DISK_BYTES);
@@ -151,23 +172,15 @@ static void sessions(void **state)
 	assert_memory_equal(dump(f, "a"), ".#......##......##..............", 32);
 	assert_memory_equal(dump(f, "a") + 50, "#", 1);
 	assert_int_equal(assert_sound(f), 0);
-	bool again = true;
-	for (unsigned i = 0; again; i++) {
-		restore(f);
-		memory_power_off_after(f->m, i / 5);
-		run_session(f, &s);
-		again = f->m->powered_off;
-		memory_power_on(f->m);
-		believed += assert_honest(f, &s);
-	}
-	assert_true(believed > 20); /* before the start, around the live command, at the end */
+	assert_true(crash_session(f, &s, run_session, 5) >
+		    20); /* before the start, around the live command, at the end */
 	free(s.cleared[0]);
 	free(s.cleared[1]);
 }
 
 /* ---- a full host ---- */
 
-static void run_full_session(struct fixture *f)
+static void run_full_session(struct fixture *f, struct session *s)
 {
 	struct cow_image *image = open_image(f, true);
 	if (!image)
@@ -184,26 +197,13 @@ static void full_host(void **state)
 {
 	struct fixture *f = *state;
 	struct session s = { { NULL } };
-	unsigned believed = 0;
-	create(f);
-	write_closed(f, 0, 64 << 10, 1);
-	must(f, COW_BITMAP_ADD, "a");
-	must(f, COW_BITMAP_ADD, "off");
-	must(f, COW_BITMAP_DISABLE, "off");
+	create_with_bitmaps(f);
 	s.cleared[0] = s.cleared[1] = content(f);
 	keep(f);
-	run_full_session(f);
+	run_full_session(f, &s);
 	assert_memory_equal(dump(f, "a"), "################################", 32);
-	bool again = true;
-	for (unsigned i = 0; again; i++) {
-		restore(f);
-		memory_power_off_after(f->m, i / 20);
-		run_full_session(f);
-		again = f->m->powered_off;
-		memory_power_on(f->m);
-		believed += assert_honest(f, &s);
-	}
-	assert_true(believed > 20); /* before the start, and at the end */
+	assert_true(crash_session(f, &s, run_full_session, 20) >
+		    20); /* before the start, and at the end */
 	free(s.cleared[0]);
 }
 

@@ -12,7 +12,6 @@
 #include <cmocka.h>
 
 #include "engine/base/buf.h"
-#include "engine/check/check.h"
 #include "engine/create/create.h"
 #include "engine/life/freeze.h"
 #include "engine/life/image.h"
@@ -20,6 +19,7 @@
 #include "engine/request/queue.h"
 #include "engine/request/kind.h"
 #include "tests/memory/memory_host.h"
+#include "tests/unit/disk_fixture.h"
 
 #define CLUSTER 65536u
 
@@ -83,19 +83,6 @@ static int lose_queue(void *ctx, struct cow_loop *loop, struct cow_file *file,
 	return 0;
 }
 
-static void expect_clean(struct fixture *f)
-{
-	struct cow_check_options options = { .repair = COW_REPAIR_NONE };
-	struct cow_check_result result;
-	struct cow_error err = { 0 };
-	struct cow_file *file;
-	assert_int_equal(f->m->host.ops->open(&f->m->host, "/disk", 0, &file, &err), 0);
-	assert_int_equal(cow_check_file(&f->m->loop, file, &options, &result, &err), 0);
-	f->m->host.ops->close(file);
-	assert_int_equal(result.corruptions, 0);
-	assert_int_equal(result.leaks, 0);
-}
-
 static void test_queue_leaves_during_change(void **state)
 {
 	struct fixture *f = *state;
@@ -110,7 +97,7 @@ static void test_queue_leaves_during_change(void **state)
 	cow_queue_free(f->queues[1]);
 	if (cow_image_close(f->image, &f->m->loop, &err))
 		fail_msg("close: %s", err.text);
-	expect_clean(f);
+	disk_expect_clean(f->m);
 }
 
 /* ---- requests ---- */
@@ -166,7 +153,7 @@ static void close_all(struct fixture *f)
 		cow_queue_free(f->queues[i]);
 	if (cow_image_close(f->image, &f->m->loop, &err))
 		fail_msg("close: %s", err.text);
-	expect_clean(f);
+	disk_expect_clean(f->m);
 }
 
 static void change_meanwhile(struct fixture *f, int result)

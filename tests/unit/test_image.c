@@ -22,6 +22,7 @@
 #include "engine/request/queue.h"
 #include "engine/snapshot/snapshot.h"
 #include "tests/memory/memory_host.h"
+#include "tests/unit/disk_fixture.h"
 
 #define CLUSTER 512u
 #define SPAN (CLUSTER / 8 * CLUSTER) /* guest bytes that one slice maps */
@@ -56,12 +57,11 @@ static int setup(void **state)
 	struct cow_create_options options = { .size_bytes = (uint64_t)NR_SPANS * SPAN,
 					      .has_size = true,
 					      .cluster_bytes = CLUSTER };
-	struct cow_error err = { 0 };
 	struct fixture *f = calloc(1, sizeof(*f));
 	f->m = memory_host_new();
 	cow_loop_enter(&f->m->loop);
 	f->buf = cow_buf_alloc(NR_SPANS * CLUSTER);
-	assert_int_equal(cow_create(&f->m->host, &f->m->loop, "/disk", &options, &err), 0);
+	disk_create(f->m, &options);
 	*state = f;
 	return 0;
 }

@@ -23,6 +23,7 @@
 #include "engine/request/queue.h"
 #include "engine/request/kind.h"
 #include "tests/memory/memory_host.h"
+#include "tests/unit/disk_fixture.h"
 
 #define CLUSTER 65536u
 #define NR_CLUSTERS 64u
@@ -191,12 +192,11 @@ static int setup(void **state)
 {
 	struct cow_create_options options = { .size_bytes = (uint64_t)NR_CLUSTERS * CLUSTER,
 					      .has_size = true };
-	struct cow_error err = { 0 };
 	struct fixture *f = calloc(1, sizeof(*f));
 	f->m = memory_host_new();
 	cow_loop_enter(&f->m->loop);
 	f->buf = cow_buf_alloc((size_t)NR_CLUSTERS * CLUSTER);
-	assert_int_equal(cow_create(&f->m->host, &f->m->loop, "/disk", &options, &err), 0);
+	disk_create(f->m, &options);
 	write_all(f);
 	*state = f;
 	return 0;

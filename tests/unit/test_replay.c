@@ -114,7 +114,7 @@ static void test_leaks_are_given_back(void **state)
 	struct fixture *f = *state;
 	write_bytes(f, 0, 512, 1);
 	die(f);
-	expect_sound(f, true);
+	disk_expect_sound(f->m);
 	open_image(f);
 }
 

@@ -15,13 +15,13 @@
 #include <cmocka.h>
 
 #include "engine/base/buf.h"
-#include "engine/check/check.h"
 #include "engine/core/limits.h"
 #include "engine/create/create.h"
 #include "engine/life/image.h"
 #include "engine/request/queue.h"
 #include "engine/request/kind.h"
 #include "tests/memory/memory_host.h"
+#include "tests/unit/disk_fixture.h"
 
 #define CLUSTER 4096u
 #define DISK (32u << 20)
@@ -83,21 +83,6 @@ static void close_image(struct fixture *f)
 		cow_queue_free(f->queues[i]);
 	if (cow_image_close(f->image, &f->m->loop, &err))
 		fail_msg("close: %s", err.text);
-}
-
-static void expect_clean(struct fixture *f)
-{
-	struct cow_check_options options = { .repair = COW_REPAIR_NONE };
-	struct cow_check_result result;
-	struct cow_error err = { 0 };
-	struct cow_file *file;
-	assert_int_equal(f->m->host.ops->open(&f->m->host, "/disk", 0, &file, &err), 0);
-	int ret = cow_check_file(&f->m->loop, file, &options, &result, &err);
-	f->m->host.ops->close(file);
-	if (ret)
-		fail_msg("check: %s", err.text);
-	assert_int_equal(result.corruptions, 0);
-	assert_int_equal(result.leaks, 0);
 }
 
 /* ---- many requests at once ---- */
@@ -187,7 +172,7 @@ static void test_small_ring(void **state)
 	scatter(f);
 	discard_beside_writes(f, 2);
 	close_image(f);
-	expect_clean(f);
+	disk_expect_clean(f->m);
 }
 
 static void test_everything_small(void **state)
@@ -211,7 +196,7 @@ static void test_everything_small(void **state)
 	scatter(f);
 	discard_beside_writes(f, 1);
 	close_image(f);
-	expect_clean(f);
+	disk_expect_clean(f->m);
 }
 
 /* ---- a full host, met wherever it can be ---- */
@@ -262,7 +247,7 @@ static void test_full_host_anywhere(void **state)
 		submit(f, 0, COW_OP_WRITE, 9u << 20, 1u << 20);
 		expect_no_error(f);
 		close_image(f);
-		expect_clean(f);
+		disk_expect_clean(f->m);
 	}
 	assert_true(nr_hit > 0);
 }
@@ -287,7 +272,7 @@ static void test_host_says_again(void **state)
 	assert_true(f->m->fail_more > 900);
 	f->m->fail_error = 0;
 	close_image(f);
-	expect_clean(f);
+	disk_expect_clean(f->m);
 }
 
 int main(void)

@@ -16,7 +16,6 @@
 #include <cmocka.h>
 
 #include "engine/base/buf.h"
-#include "engine/check/check.h"
 #include "engine/create/create.h"
 #include "engine/core/load.h"
 #include "engine/life/image.h"
@@ -25,6 +24,7 @@
 #include "engine/snapshot/snapshot.h"
 #include "engine/snapshot/snapshot_list.h"
 #include "tests/memory/memory_host.h"
+#include "tests/unit/disk_fixture.h"
 
 #define DISK_BYTES (1u << 20)
 #define CHUNK 65536u
@@ -117,29 +117,9 @@ static void assert_holds(struct fixture *f, const char *snapshot, const uint8_t 
 	free(buf);
 }
 
-static void print_finding(void *ctx, const char *text)
-{
-	print_message("  %s\n", text);
-}
-
-static void assert_clean(struct fixture *f)
-{
-	struct cow_check_options options = { .finding = print_finding };
-	struct cow_check_result result;
-	struct cow_error err = { 0 };
-	struct cow_file *file;
-	assert_int_equal(f->m->host.ops->open(&f->m->host, "/disk", 0, &file, &err), 0);
-	int ret = cow_check_file(&f->m->loop, file, &options, &result, &err);
-	f->m->host.ops->close(file);
-	if (ret)
-		fail_msg("check: %s", err.text);
-	assert_int_equal(result.corruptions, 0);
-	assert_int_equal(result.leaks, 0);
-}
-
 static void assert_all(struct fixture *f)
 {
-	assert_clean(f);
+	disk_expect_clean(f->m);
 	assert_holds(f, NULL, f->disk);
 	for (unsigned i = 0; i < MAX_SNAPSHOTS; i++)
 		if (f->held[i])

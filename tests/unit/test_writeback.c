@@ -16,13 +16,13 @@
 
 #include "engine/base/be.h"
 #include "engine/base/buf.h"
-#include "engine/check/check.h"
 #include "engine/create/create.h"
 #include "engine/format/format.h"
 #include "engine/life/image.h"
 #include "engine/request/queue.h"
 #include "engine/request/kind.h"
 #include "tests/memory/memory_host.h"
+#include "tests/unit/disk_fixture.h"
 
 #define CLUSTER 65536u
 #define DISK (8u << 20)
@@ -90,22 +90,6 @@ static void do_op(struct fixture *f, enum cow_op_kind kind, uint64_t offset, uin
 	bool has_buf = kind == COW_OP_WRITE || kind == COW_OP_READ;
 	assert_int_equal(cow_queue_do(f->queue, kind, 0, offset, length, has_buf ? f->buf : NULL),
 			 0);
-}
-
-static void expect_clean(struct fixture *f)
-{
-	struct cow_check_options options = { .repair = COW_REPAIR_NONE };
-	struct cow_check_result result;
-	struct cow_error err = { 0 };
-	struct cow_file *file;
-	assert_int_equal(f->m->host.ops->open(&f->m->host, "/disk", 0, &file, &err), 0);
-	int ret = cow_check_file(&f->m->loop, file, &options, &result, &err);
-	f->m->host.ops->close(file);
-	if (ret)
-		fail_msg("check: %s", err.text);
-	assert_int_equal(result.corruptions, 0);
-	assert_int_equal(result.check_errors, 0);
-	assert_int_equal(result.leaks, 0);
 }
 
 /* ---- which structure does a host write belong to, in the image as it stands now ---- */
@@ -194,7 +178,7 @@ static void test_nothing_before_flush(void **state)
 		if (f->m->trace[i].kind == COW_IO_WRITE)
 			assert_int_equal(place_of(f, f->m->trace[i].offset), DATA);
 	assert_int_equal(close_image(f), 0);
-	expect_clean(f);
+	disk_expect_clean(f->m);
 }
 
 static void test_allocating_write(void **state)
@@ -212,7 +196,7 @@ static void test_allocating_write(void **state)
 	do_op(f, COW_OP_FLUSH, 0, 0);
 	expect_barrier(f, from, REFBLOCK, L2);
 	assert_int_equal(close_image(f), 0);
-	expect_clean(f);
+	disk_expect_clean(f->m);
 }
 
 /* The unlink is durable before the refcount falls, that before the hole is punched. */
@@ -238,7 +222,7 @@ static void test_discard(void **state)
 	}
 	assert_true(refs && punch > refs);
 	assert_true(syncs_before_punch > 0);
-	expect_clean(f);
+	disk_expect_clean(f->m);
 }
 
 /* ---- how much ---- */
@@ -256,7 +240,7 @@ static void test_few_barriers(void **state)
 	if (syncs > 5)
 		fail_msg("256 random writes and a FLUSH took %u barriers", syncs);
 	assert_int_equal(close_image(f), 0);
-	expect_clean(f);
+	disk_expect_clean(f->m);
 }
 
 static unsigned nr_done;
@@ -322,7 +306,7 @@ static void test_full_host_is_no_damage(void **state)
 	do_op(f, COW_OP_READ, 0, CLUSTER);
 	assert_int_equal(f->buf[0], 7);
 	assert_int_equal(close_image(f), 0);
-	expect_clean(f);
+	disk_expect_clean(f->m);
 }
 
 /* After a failed fdatasync nothing can be trusted any more: no more writing, but reads go on. */

@@ -87,16 +87,7 @@ static void test_clusters_are_kept(void **state)
  */
 static void overtaken(struct fixture *f)
 {
-	f->m->hold_bytes = 1024;
-	start(f, 0, COW_OP_WRITE, 0, CLUSTER + 8192, 1024, 5);
-	start(f, 1, COW_OP_WRITE_ZEROES, COW_OP_NOUNMAP, CLUSTER, CLUSTER, 0);
-	expect_result(f, 1, 0);
-	expect_bytes(f, CLUSTER + 8192, 1024, 0);
-	start(f, 2, COW_OP_WRITE, 0, CLUSTER + 8192 + 1024, 512, 6);
-	expect_at(f, 2, "copy: quiet", "requests of an old epoch");
-	memory_let_go(f->m, 1024);
-	expect_result(f, 0, 0);
-	expect_result(f, 2, 0);
+	overtake_write(f);
 	expect_bytes(f, CLUSTER + 8192, 1024, 0);
 	expect_bytes(f, CLUSTER + 8192 + 1024, 512, 6);
 	f->m->hold_bytes = 0;
