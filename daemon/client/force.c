@@ -208,7 +208,10 @@ int cow_force_detach(const struct cow_record *record)
 	if (cow_ctrl_open(&ctrl, &err))
 		return cow_cmd_fail("%s", err.text);
 	int pidfd = open_daemon(&ctrl, record), status;
-	if (pidfd < 0) {
+	if (pidfd < 0 && cow_record_is_supervised(record->id)) {
+		say(record, "is dead, and no other has begun: stopping the device");
+		status = cow_force_stop(record);
+	} else if (pidfd < 0) {
 		status = cow_cmd_fail("/dev/ublkb%u: process %d is not its daemon any more, or may "
 				      "not be seen from here: left alone",
 				      record->id, (int)record->pid);

@@ -217,7 +217,7 @@ static int take_over(struct cow_device *dev, const struct cow_device_left *left,
 {
 	struct ub_dev_info info;
 	int ret = cow_ctrl_get_info(&dev->ctrl, left->id, &info);
-	if (!ret && info.ublksrv_flags != left->cookie)
+	if (!ret && (info.ublksrv_flags != left->cookie || info.state == UB_S_DEV_DEAD))
 		ret = -ENODEV;
 	if (ret)
 		return cow_error_set(err, ret, "/dev/ublkb%u: is gone", left->id);

@@ -351,7 +351,7 @@ static int cannot_go(const struct cow_server_config *config, const struct cow_er
 		return 1;
 	}
 	cow_log(COW_LOG_ERR, "%s", err->text);
-	return err->code == -ENOTRECOVERABLE || err->code == -ENODEV ? 1 : COW_SERVER_TRY_AGAIN;
+	return err->code == -ENOTRECOVERABLE ? 1 : COW_SERVER_TRY_AGAIN;
 }
 
 int cow_server_run(const struct cow_server_config *config)

@@ -465,7 +465,7 @@ static bool replace_killed(struct supervisor *s, int signo)
 }
 
 /*
- * The device had been stopped already when its daemon was killed: nobody serves the image any more, but
+ * The device had been stopped already when its daemon was killed, or was between two daemons: nobody serves the image any more, but
  * what was in memory belongs into it; then nothing is left to be said of it, or to be taken away. In
  * a child: it reads what a hostile image may have made.
  */
@@ -490,9 +490,8 @@ static void close_image(const struct supervisor *s)
 static void finish_close(const struct supervisor *s)
 {
 	int status = -1;
-	cow_log(COW_LOG_WARNING,
-		"/dev/ublkb%u: its daemon was killed while it closed %s: closing it", s->left.id,
-		s->config.image_path);
+	cow_log(COW_LOG_WARNING, "/dev/ublkb%u: was stopped, and no daemon closes %s: closing it",
+		s->left.id, s->config.image_path);
 	pid_t child = fork();
 	if (!child)
 		close_image(s);
@@ -509,8 +508,7 @@ static bool is_next(struct supervisor *s, int status)
 		return false;
 	enum left left = look(s);
 	if (left == GONE) {
-		if (killed)
-			finish_close(s);
+		finish_close(s);
 		return false;
 	}
 	return failed || left == NOT_KNOWN ? try_again(s) : replace_killed(s, WTERMSIG(status));

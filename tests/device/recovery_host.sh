@@ -70,8 +70,33 @@ mv $char.away $char
 nr=$(tries)
 wait_for goes_on || fail "nobody goes on when it would be possible again: $(log)"
 cmp -n 262144 "$dev" data || fail "not what was written before successors failed"
+goes_on_twice() { [ "$(log | grep -c 'goes on')" = 2 ]; }
+pid=$(field pid)
+mv /dev/ublk-control /dev/ublk-control.away
+kill -9 "$pid"
+wait_for eval 'log | grep -q "no ublk driver"' || fail "no successor fails without its control device: $(log)"
+mv /dev/ublk-control.away /dev/ublk-control
+wait_for goes_on_twice || fail "nobody goes on when the control device is there again: $(log)"
 "$cowblk" detach "$dev" || fail "detach"
 say "$nr successors failed, one did not"
+
+# By force in between: what is in the memory of the dead gets into the image all the same.
+attach_held
+dd if=/dev/urandom of=data bs=64K count=16 status=none
+dd if=data of="$dev" bs=64K seek=50 oflag=direct status=none
+mv $char $char.away
+mkdir $char
+kill -9 "$pid"
+wait_for tried 1 || fail "no successor fails: $(log)"
+timeout 60 "$cowblk" detach --force "$dev" 2>said || fail "detach --force between two daemons: status $?: $(cat said)"
+wait_for is_gone "$super" || fail "detach --force leaves a supervisor between two daemons"
+rmdir $char
+rm -f $char.away
+there() { qemu-img convert -f qcow2 -O raw $host out && cmp -i $(($1 * 65536)):0 -n "$(stat -c %s data)" out data; }
+check_clean $host
+there 50 || fail "what had been written is not in the image that was detached by force"
+[ -z "$(find /run/cowblk -mindepth 1 ! -name lock)" ] || fail "in /run/cowblk are left: $(ls /run/cowblk)"
+say "a device between two daemons is detached by force"
 
 # Killed in the close, its device stopped already.
 attach_held
@@ -89,7 +114,6 @@ let_go
 wait_for is_gone "$super" || fail "the supervisor stays"
 wait $detach || true # its daemon was killed, and says so
 check_clean $host
-qemu-img convert -f qcow2 -O raw $host out
-cmp -i $((100 * 65536)):0 -n $((64 * 65536)) out data || fail "what had been written is not in the image"
+there 100 || fail "what had been written is not in the image"
 [ -z "$(ls -d $char "/run/cowblk/${dev#/dev/}.json" 2>/dev/null)" ] || fail "what is closed is left: $("$cowblk" list)"
 say "a close that was cut short is finished"
