@@ -25,6 +25,7 @@ struct change {
 	struct cow_header header;
 	uint8_t *cluster; /* the first one, as it is on disk */
 	uint64_t off;	  /* of the extension; if there is none: of END */
+	uint64_t end;	  /* of END, if there is one and the extension */
 	bool found, last; /* last: END follows */
 };
 
@@ -44,6 +45,7 @@ static bool find(struct change *c)
 			 bytes = cow_load32_be(c->cluster + off + 4);
 		if (type == QCOW2_EXT_END) {
 			c->off = c->found ? c->off : off;
+			c->end = off;
 			c->last = c->found && off == c->off + HEAD_BYTES + DATA_BYTES;
 			return true;
 		}
@@ -191,14 +193,25 @@ static int append(struct change *c, const struct cow_bitmap_place *place)
 	return ret ? ret : mark_valid(c);
 }
 
+/* What follows moves up, if that is one sector's change: half of it would be no header. */
+static int close_gap(struct change *c)
+{
+	static const uint64_t gap = HEAD_BYTES + DATA_BYTES;
+	uint8_t moved[512] = { 0 };
+	if (c->end < c->off + gap || c->off / 512 != (c->end + HEAD_BYTES - 1) / 512)
+		return 0;
+	memcpy(moved, c->cluster + c->off + gap, c->end - c->off - gap);
+	return put(c, c->off, moved, c->end + HEAD_BYTES - c->off);
+}
+
 static int take_away(struct change *c)
 {
 	static const uint8_t end[HEAD_BYTES];
 	if (!c->found)
 		return 0;
 	int ret = mark_invalid(c);
-	if (!ret && c->last)
-		ret = put(c, c->off, end, sizeof(end));
+	if (!ret)
+		ret = c->last ? put(c, c->off, end, sizeof(end)) : close_gap(c);
 	/* Refused: it stays, invalid. */
 	return cow_full_is(ret) && !(c->header.autoclear & QCOW2_AUTOCLEAR_BITMAPS) ? 0 : ret;
 }
