@@ -118,6 +118,7 @@ static int open_base(struct commit *m, struct cow_error *err)
 	ret = cow_disk_open(m->host, m->loop, &spec, &m->target, err);
 	if (ret)
 		return ret;
+	cow_disk_keep_quiet(m->target);
 	cow_disk_identity(m->target, &dev, &ino);
 	return check_same(m, dev, ino, err);
 }

@@ -258,6 +258,7 @@ static int take_over_all(struct rebase *m, struct cow_file **file, struct cow_er
 	int ret = cow_disk_open(m->host, m->loop, &spec, &m->image, err);
 	if (ret)
 		return ret;
+	cow_disk_keep_quiet(m->image);
 	cow_level_expect_backing(m->image);
 	m->cluster = cow_disk_cluster_bytes(m->image);
 	m->unit = (uint32_t)cow_max(UNIT_BYTES, m->cluster);

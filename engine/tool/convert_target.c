@@ -203,15 +203,6 @@ static int open_disk(struct cow_target *t, struct cow_loop *loop, struct cow_err
 	return ret;
 }
 
-/* A refused write is ours to tell of, under the name that the user knows. */
-static void keep_quiet(struct cow_disk *disk)
-{
-	struct cow_file *file = disk->image ? disk->image->core.file : disk->file;
-	atomic_store(&file->complained, true);
-	if (disk->image)
-		atomic_store(&disk->image->core.data->complained, true);
-}
-
 static int make(struct cow_target *t, struct cow_loop *loop, struct cow_error *err)
 {
 	const struct cow_target_spec *spec = t->spec;
@@ -224,6 +215,17 @@ static int make(struct cow_target *t, struct cow_loop *loop, struct cow_error *e
 	}
 	t->reads_zero = !t->device || spec->disk.format == COW_DISK_QCOW2;
 	return t->device ? make_on_device(t, loop, err) : make_temporary(t, loop, err);
+}
+
+/* By the name that the user knows. */
+static void tell_of_target(const struct cow_target *t, struct cow_error *err)
+{
+	size_t n = t->temporary ? strlen(t->temporary) : 0;
+	struct cow_error told = { 0 };
+	if (!n || strncmp(err->text, t->temporary, n))
+		return;
+	cow_error_set(&told, err->code, "%s%s", t->spec->disk.path, err->text + n);
+	*err = told;
 }
 
 int cow_target_open(struct cow_loop *loop, const struct cow_target_spec *spec, struct cow_target *t,
@@ -245,9 +247,10 @@ int cow_target_open(struct cow_loop *loop, const struct cow_target_spec *spec, s
 	if (!ret && spec->bitmaps)
 		ret = check_bitmaps(t, loop, err);
 	if (!ret) {
-		keep_quiet(t->disk);
+		cow_disk_keep_quiet(t->disk);
 		return 0;
 	}
+	tell_of_target(t, err);
 	if (!made) {
 		free(t->temporary);
 		t->temporary = NULL;

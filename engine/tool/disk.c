@@ -200,3 +200,11 @@ bool cow_disk_writes_to(const struct cow_disk *disk, const struct cow_disk *othe
 	return cow_disk_uses(other, file->dev, file->ino) ||
 	       cow_disk_uses(other, data->dev, data->ino);
 }
+
+void cow_disk_keep_quiet(struct cow_disk *disk)
+{
+	struct cow_file *file = disk->image ? disk->image->core.file : disk->file;
+	atomic_store(&file->complained, true);
+	if (disk->image)
+		atomic_store(&disk->image->core.data->complained, true);
+}

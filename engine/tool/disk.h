@@ -52,6 +52,8 @@ COW_MUST_CHECK int cow_disk_find_level(const struct cow_disk *disk, uint64_t dev
 				       uint64_t *reach);
 /* Is it a file of the disk's: its own, or one of its chain's, data files too? */
 bool cow_disk_uses(const struct cow_disk *disk, uint64_t dev, uint64_t ino);
+/* A refused write is told of by who uses the disk, under the name that the user knows: not by the log. */
+void cow_disk_keep_quiet(struct cow_disk *disk);
 /* Does what is written to the disk go into a file that the other is read from? */
 bool cow_disk_writes_to(const struct cow_disk *disk, const struct cow_disk *other);
 /* The file of the disk's backing file, and its disk's size. False: there is none. */

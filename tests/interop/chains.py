@@ -56,7 +56,7 @@ class World:
 
     def __init__(self, folder, rng):
         self.dir, self.rng = folder, rng
-        self.images, self.content, self.snapshots = {}, {}, {}
+        self.images, self.content, self.snapshots, self.dirty = {}, {}, {}, {}
         self.log = []
         os.makedirs(folder)
         with open(os.path.join(folder, KEY), "w", encoding="ascii") as file:
@@ -277,6 +277,18 @@ class World:
         self.content[name] = self.read(name)
         self.snapshots[name] = {one: hashlib.sha1(self.read_snapshot(name, one)).digest() for one in self.list_snapshots(name)}
         self.images[name].size = len(self.content[name])
+        self.dirty[name] = self.dirty_parts(name)
+
+    def dirty_parts(self, name):
+        """Of each bitmap that records: the parts of the disk that it has seen change."""
+        found = {}
+        if not self.images[name].bitmaps:
+            return found
+        for one in json.loads(self.must([COWBLK, "bitmap", "list", "--json", name])):
+            if one["state"] == "enabled":
+                dump = self.must([COWBLK, "bitmap", "dump", name, one["name"]])
+                found[one["name"]] = [tuple(map(int, line.split())) for line in dump.splitlines()]
+        return found
 
     def info(self, name, folder=None):
         out = run(["qemu-img", "info", "-U", "-f", self.images[name].fmt, "--output=json", name], folder or self.dir)[1]
