@@ -1,25 +1,21 @@
 /* SPDX-License-Identifier: MIT */
+/* See memory.h. The files are those of tests/memory; here are the loop, and what comes of guest data. */
 #include "bench/memory.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "engine/base/assert.h"
+#include "tests/memory/handle.h"
 
-#define MAX_FILES 4
-#define FILE_ROOM_BYTES                                                                            \
-	(4ull << 30) /* address space, not memory; more is too much under valgrind */
-
-struct memory_file {
-	struct cow_file base; /* first */
-	char *data;
-};
+/* Address space, not memory; more is too much under valgrind. */
+#define FILE_ROOM_BYTES (4ull << 30)
+#define LOAD_BYTES 65536u
 
 struct memory_loop {
 	struct cow_loop base; /* first */
@@ -28,8 +24,8 @@ struct memory_loop {
 				  on the clock */
 };
 
-static struct memory_file files[MAX_FILES];
-static unsigned nr_files;
+static struct memory_disk disk;
+static struct cow_host_ops host_ops;
 static const char *ignored_start, *ignored_end;
 static uint64_t nr_ios;
 
@@ -48,124 +44,96 @@ uint64_t bench_memory_ios(void)
 
 /* ---- files ---- */
 
-static struct memory_file *find(const char *path)
+static int load(const char *path)
 {
-	for (unsigned i = 0; i < nr_files; i++)
-		if (!strcmp(files[i].base.path, path))
-			return &files[i];
-	return NULL;
-}
-
-static int load(struct memory_file *file, const char *path)
-{
+	static char buf[LOAD_BYTES];
 	struct stat st;
 	int fd = open(path, O_RDONLY | O_CLOEXEC);
 	if (fd < 0)
 		return -errno;
-	int ret = fstat(fd, &st) ? -errno : 0;
-	for (uint64_t off = 0; !ret && off < (uint64_t)st.st_size;) {
-		ssize_t n = pread(fd, file->data + off, (size_t)st.st_size - off, (off_t)off);
-		if (n <= 0)
+	int ret = fstat(fd, &st) ? -errno : st.st_size > (off_t)FILE_ROOM_BYTES ? -EFBIG : 0;
+	struct memory_file *file = ret ? NULL : memory_disk_create(&disk, path);
+	for (off_t off = 0; !ret && off < st.st_size;) {
+		ssize_t n = pread(fd, buf, sizeof(buf), off);
+		if (n <= 0) {
 			ret = n ? -errno : -EIO;
-		else
-			off += (uint64_t)n;
+			break;
+		}
+		memory_content_write(&file->now, (uint64_t)off, buf, (uint64_t)n);
+		off += n;
 	}
 	close(fd);
-	file->base.size_bytes = (uint64_t)st.st_size;
 	return ret;
 }
 
-static int add(struct cow_host *host, const char *path, bool create, struct memory_file **out)
+static int open_or_load(struct cow_host *host, const char *path, unsigned flags,
+			struct cow_file **out, struct cow_error *err)
 {
-	if (nr_files == MAX_FILES)
-		return -ENFILE;
-	struct memory_file *file = &files[nr_files];
-	file->data = mmap(NULL, FILE_ROOM_BYTES, PROT_READ | PROT_WRITE,
-			  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	if (file->data == MAP_FAILED)
-		return -ENOMEM;
-	file->base = (struct cow_file){ .host = host,
-					.path = strdup(path),
-					.ino = nr_files + 1,
-					.direct = true,
-					.can_punch = true };
-	int ret = create ? 0 : load(file, path);
-	if (ret || !file->base.path)
-		return ret ? ret : -ENOMEM;
-	nr_files++;
-	*out = file;
-	return 0;
-}
-
-static int memory_open(struct cow_host *host, const char *path, unsigned flags,
-		       struct cow_file **out, struct cow_error *err)
-{
-	struct memory_file *file = find(path);
-	int ret = file ? 0 : add(host, path, flags & COW_OPEN_CREATE, &file);
+	int ret = memory_disk_find(&disk, path) || flags & COW_OPEN_CREATE ? 0 : load(path);
 	if (ret)
 		return cow_error_set(err, ret, "%s: cannot be read into memory: %s", path,
 				     strerror(-ret));
-	file->base.writable = flags & (COW_OPEN_WRITE | COW_OPEN_CREATE);
-	*out = &file->base;
-	return 0;
+	return memory_host_ops.open(host, path, flags, out, err);
 }
 
-static void memory_close(struct cow_file *file)
-{
-}
-
-static int memory_realpath(struct cow_host *host, const char *path, char **out)
+/* A name is the real host's. */
+static int same_path(struct cow_host *host, const char *path, char **out)
 {
 	*out = strdup(path);
 	return *out ? 0 : -ENOMEM;
 }
 
-static const struct cow_host_ops host_ops = {
-	.open = memory_open,
-	.close = memory_close,
-	.realpath = memory_realpath,
-};
-
 struct cow_host *bench_memory_host(void)
 {
-	static struct cow_host host = { .ops = &host_ops };
-	return &host;
+	if (!disk.host.ops) {
+		memory_disk_init(&disk, FILE_ROOM_BYTES);
+		host_ops = *disk.host.ops;
+		host_ops.open = open_or_load;
+		host_ops.realpath = same_path;
+		host_ops.length = NULL; /* nobody cuts them: not to be asked for each read */
+		disk.host.ops = &host_ops;
+		disk.direct = true;
+	}
+	return &disk.host;
 }
 
 /* ---- the loop ---- */
 
-static void copy(struct memory_file *file, const struct cow_io *io)
+/* All of it: nothing is ever cut short. Guest data leaves the length of the file, no more. */
+static int64_t transfer(const struct cow_io *io)
 {
-	char *at = file->data + io->offset + io->progress_bytes;
+	struct memory_content *c = &memory_file_of(io->file)->now;
+	uint64_t off = io->offset, end = io->offset + io->length;
+	if (end > FILE_ROOM_BYTES)
+		return -EFBIG;
 	for (unsigned i = 0; i < io->nr_vec; i++) {
 		char *base = io->vec[i].iov_base;
 		size_t len = io->vec[i].iov_len;
-		if (base >= ignored_start && base < ignored_end)
-			continue;
-		if (io->kind == COW_IO_READ)
-			memcpy(base, at, len);
-		else
-			memcpy(at, base, len);
-		at += len;
+		bool ignored = base >= ignored_start && base < ignored_end;
+		if (!ignored && io->kind == COW_IO_READ)
+			memory_content_read(c, off, base, len);
+		else if (!ignored)
+			memory_content_write(c, off, base, len);
+		off += len;
 	}
+	if (io->kind == COW_IO_WRITE && end > c->size_bytes)
+		c->size_bytes = end;
+	return (int64_t)io->length;
 }
 
 static void execute(struct cow_io *io)
 {
-	struct memory_file *file = (struct memory_file *)io->file;
 	int64_t result = 0;
 	switch (io->kind) {
 	case COW_IO_READ:
 	case COW_IO_WRITE:
-		cow_assert(io->offset + io->length <= FILE_ROOM_BYTES);
-		copy(file, io);
-		result = (int64_t)io->length;
+		result = transfer(io);
 		break;
 	case COW_IO_PUNCH:
-		madvise(file->data + io->offset, io->length, MADV_DONTNEED);
+	case COW_IO_RESIZE:
+		result = memory_perform(io, 0, NULL);
 		break;
 	case COW_IO_SYNC:
-	case COW_IO_RESIZE:
 	case COW_IO_TIMER:
 		break;
 	}

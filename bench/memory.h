@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A host of memory and a loop over it: what the engine costs without a kernel. Guest data is not
- * copied (I/O whose memory lies in the range given to bench_memory_ignore()), metadata is.
- * Single-threaded. Not a simulator: nothing is lost or reordered.
+ * What the engine costs without a kernel: the host in memory of the tests, and a loop over it that does no
+ * more than it must, since callgrind counts it with the engine. Guest data is not copied (I/O whose memory
+ * lies in the range given to bench_memory_ignore()), metadata is. Single-threaded.
  */
 #ifndef BENCH_MEMORY_H
 #define BENCH_MEMORY_H
