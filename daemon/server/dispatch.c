@@ -420,6 +420,9 @@ enum { POLL_SIGNALS, POLL_JOB, POLL_LISTEN, POLL_QUEUES, POLL_ANSWERS, POLL_KEEP
 
 static int timeout_ms(const struct cow_dispatch *d)
 {
+	/* Stopped before there was a loop: nothing wakes it for the close. */
+	if (d->state == STOPPED && !d->busy)
+		return 0;
 	uint64_t due = d->state == CLOSED ? d->tell_ms : UINT64_MAX;
 	for (unsigned i = 0; i < MAX_CLIENTS; i++) {
 		uint64_t own = cow_client_due_ms(&d->clients[i]);

@@ -111,6 +111,7 @@ static int open_signals(struct supervisor *s)
 /* Its signals stay blocked until it listens to them. */
 static void become_daemon(struct supervisor *s, int socket)
 {
+	prctl(PR_SET_NAME, "cowblk");
 	close(s->signal_fd);
 	if (s->lock >= 0)
 		close(s->lock);

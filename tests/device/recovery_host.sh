@@ -98,6 +98,21 @@ there 50 || fail "what had been written is not in the image that was detached by
 [ -z "$(find /run/cowblk -mindepth 1 ! -name lock)" ] || fail "in /run/cowblk are left: $(ls /run/cowblk)"
 say "a device between two daemons is detached by force"
 
+# Who was to say that the device is there is dead before it is: then nobody knows of it, and it goes.
+no_process() { ! pgrep '^cowblk' >/dev/null; }
+hold
+"$cowblk" attach --recovery --id 7 $host >/dev/null 2>said &
+attach=$!
+begun() { super=$(pgrep -x cowblk-super) && has_begun; }
+wait_for begun || fail "no daemon begins: $(cat said)"
+kill -9 "$super"
+let_go
+! wait $attach || fail "an attach says that the device is there whose supervisor had been killed"
+wait_for no_process || fail "nobody hears of the device, which stays: $("$cowblk" list)"
+[ -z "$(find /run/cowblk -mindepth 1 ! -name lock)" ] || fail "in /run/cowblk are left: $(ls /run/cowblk)"
+check_clean $host
+say "nobody hears of it: it goes"
+
 # Killed in the close, its device stopped already.
 attach_held
 dd if=/dev/urandom of=data bs=64K count=64 status=none
