@@ -26,6 +26,11 @@ static int in_use(int fd, const char *path, const struct flock *theirs, struct c
 				     "%s: image is in use by a process that cannot be seen from "
 				     "here: stop that first",
 				     path);
+	if (holder.pid == getpid())
+		return cow_error_set(err, -EBUSY,
+				     "%s: image is in use by this command itself: it cannot be "
+				     "written and be read, or written twice",
+				     path);
 	return cow_error_set(err, -EBUSY, "%s: image is in use by %ld %s: stop that first", path,
 			     holder.pid, holder.name);
 }

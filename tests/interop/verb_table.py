@@ -3,6 +3,8 @@ import hashlib
 import json
 import os
 import re
+import subprocess
+import time
 
 from chains import COWBLK, Failure, Image, padded, run
 
@@ -11,7 +13,7 @@ OURS_REFUSES = [
     ("commit", "dirty bitmaps|would show behind|internal snapshots|external data file|has a data file"),
     ("rebase", "internal snapshots"),
     ("resize", "external data file|dirty bitmaps|would show|version 2 cannot say|multiple of 512"),
-    ("amend", "."),
+    ("amend", "dirty bitmaps|zero clusters|snapshot"),
 ]
 # What QEMU alone refuses.
 QEMU_REFUSES = []
@@ -143,6 +145,32 @@ def same_info(w, name, s):
                                                            if ours.get(k) != theirs.get(k)))
 
 
+def killed(w, tally, name, args):
+    """The same in a copy, killed somewhere: the image shows what it did, and has leaks at worst; then it can be done again."""
+    if w.rng.random() > 0.3:
+        return
+    copy = w.dir + ".killed"
+    w.copy_to(copy)
+    child = subprocess.Popen([COWBLK, *args], cwd=copy, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    time.sleep(w.rng.choice([0.002, 0.005, 0.01, 0.02, 0.04]))
+    child.kill()
+    done = child.wait() == 0
+    for _ in range(200):  # the kernel may take a moment to let the ring's files go, and their locks
+        status, out, err = w.qemu("check", name, cwd=copy)
+        if "lock" not in err:
+            break
+        time.sleep(0.02)
+    if status not in (0, 3):
+        raise Failure(f"{' '.join(args)}: killed: check: status {status}: {(out + err)[:600]}")
+    if not done and w.read(name, copy) != w.content[name]:
+        raise Failure(f"{' '.join(args)}: killed: {name} shows something else")
+    tally["killed", f"{args[0]}: {'too late' if done else 'check ' + str(status)}"] += 1
+    if not done:
+        status, out, err = run([COWBLK, *args], copy)
+        if status not in (0, 1) or w.read(name, copy) != w.content[name]:
+            raise Failure(f"{' '.join(args)}: killed, again: status {status}: {err}")
+
+
 # ---- verbs that change an image ----
 
 
@@ -175,6 +203,8 @@ def rebase(w, tally):
             raise Failure("an image on itself")
         return
     theirs = None if key else ["rebase", "-q", "-f", "qcow2", *words, name]
+    if not key:
+        killed(w, tally, name, ["rebase", "-q", *flags, *words, name])
     if s.both("rebase", ["rebase", "-q", *key, *flags, *words, name], theirs):
         image.parent = base
         s.settle(image.files())
@@ -193,6 +223,8 @@ def commit(w, tally):
     args = w.theirs(name)
     theirs = None if w.locked(name) else ["commit", "-q", *args[:-1], *flags, *keep, name]
     show, old = w.content[name], w.content[base]
+    if theirs:
+        killed(w, tally, name, ["commit", "-q", *root, *flags, *keep, name])
     if not s.both("commit", ["commit", "-q", *w.key(name), *root, *flags, *keep, name], theirs):
         return
     written = w.images[base].files() | (set() if flags or keep else image.files())
@@ -292,12 +324,13 @@ def bitmap(w, tally):
 def repair(w, tally):
     """After a crash of QEMU's, perhaps."""
     image = w.some()
-    name = image.name
+    name, how = image.name, w.rng.choice(["leaks", "all"])
     if w.leaf(name) and w.rng.random() < 0.7:
+        how = "all"  # with lazy refcounts more than leaks may be left
         w.log.append(f"    crash of {name}")
         w.scribble(image, crash=True)
         w.content[name] = w.read(name)
-    s, how = Step(w, tally), w.rng.choice(["leaks", "all"])
+    s = Step(w, tally)
     args = w.theirs(name)
     if s.both("check -r", ["check", "-q", "-r", how, name], ["check", "-q", "-r", how, *args]):
         s.settle(image.files())
