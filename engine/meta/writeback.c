@@ -304,6 +304,7 @@ static void complete(struct cow_writeback *wb, int error)
 static enum cow_next writeback_last_sync_done(struct cow_task *task)
 {
 	struct cow_writeback *wb = of(task);
+	stand_on_pass(wb);
 	if (task->pending)
 		return cow_task_wait_io(task);
 	if (cow_core_is_failed(wb->meta->core)) {
@@ -318,6 +319,7 @@ static enum cow_next writeback_unwind(struct cow_task *task)
 {
 	struct cow_writeback *wb = of(task);
 	struct cow_meta *meta = wb->meta;
+	stand_on_pass(wb);
 	if (task->pending)
 		return cow_task_wait_io(task);
 	if (sync_broke(wb) && !cow_core_is_failed(meta->core))

@@ -60,6 +60,18 @@ def check_parameters(name, text):
             yield f"{name}: {function}() takes {count} parameters, more than {MOST_PARAMETERS}: make them a struct"
 
 
+def check_exceptions(texts):
+    """Each is still needed."""
+    text = "\n".join(texts)
+    for table, check_one in ((TAKE_BOOL, check_bools), (TAKE_MANY, check_parameters)):
+        kept, needed = dict(table), set()
+        table.clear()
+        for fault in check_one("", text):
+            needed.add(re.search(r"(cow_\w+)\(\)", fault)[1])
+        table.update(kept)
+        yield from (f"tests/lint/names.py: {name}() needs no exception any more: drop it" for name in sorted(set(table) - needed))
+
+
 def declarations(text):
     """Names of the functions and objects that a header declares."""
     text = prototypes(text)
@@ -178,6 +190,7 @@ def main():
         for name, text in sorted(known.items()):
             said += check_bools(name, text)
             said += check_parameters(name, text)
+        said += check_exceptions(known.values())
         if len(seen) < 50:
             said.append(f"only {len(seen)} steps were found: the check does not see the sources")
         if count < 500:
