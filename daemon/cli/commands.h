@@ -13,6 +13,7 @@ COW_MUST_CHECK int cow_cmd_attach(int argc, char **argv);
 COW_MUST_CHECK int cow_cmd_bitmap(int argc, char **argv);
 COW_MUST_CHECK int cow_cmd_check(int argc, char **argv);
 COW_MUST_CHECK int cow_cmd_commit(int argc, char **argv);
+COW_MUST_CHECK int cow_cmd_compact(int argc, char **argv);
 COW_MUST_CHECK int cow_cmd_compare(int argc, char **argv);
 COW_MUST_CHECK int cow_cmd_convert(int argc, char **argv);
 COW_MUST_CHECK int cow_cmd_create(int argc, char **argv);

@@ -41,6 +41,8 @@ static const struct command commands[] = {
 	{ "amend", cow_cmd_amend, "cowblk amend",
 	  "change an image's version, or its lazy refcounts" },
 	{ "resize", cow_cmd_resize, "cowblk resize", "give an image's disk another size" },
+	{ "compact", cow_cmd_compact, "cowblk compact",
+	  "give an image's free space back, in place" },
 	{ "snapshot", cow_cmd_snapshot, "cowblk snapshot",
 	  "create, apply, delete or list an image's internal snapshots" },
 	{ "bitmap", cow_cmd_bitmap, "cowblk bitmap",
@@ -53,11 +55,11 @@ static const struct command commands[] = {
 static const struct {
 	const char *theirs, *ours;
 } others[] = {
-	{ "connect", "attach" },    { "mount", "attach" },  { "open", "attach" },
-	{ "disconnect", "detach" }, { "umount", "detach" }, { "close", "detach" },
-	{ "ls", "list" },	    { "status", "list" },   { "show", "info" },
-	{ "repair", "check" },	    { "fsck", "check" },    { "copy", "convert" },
-	{ "grow", "resize" },
+	{ "connect", "attach" },    { "mount", "attach" },     { "open", "attach" },
+	{ "disconnect", "detach" }, { "umount", "detach" },    { "close", "detach" },
+	{ "ls", "list" },	    { "status", "list" },      { "show", "info" },
+	{ "repair", "check" },	    { "fsck", "check" },       { "copy", "convert" },
+	{ "grow", "resize" },	    { "sparsify", "compact" },
 };
 
 static const char *command_name(const void *ctx, size_t i)

@@ -57,7 +57,9 @@ struct cow_edit {
 
 	uint64_t snapshots_bytes; /* of the table as it stands */
 	bool l1_changed, committed;
-	uint8_t *table; /* scratch: an L2 table */
+	bool placed;	   /* refcount blocks and table have their places */
+	bool drops_blocks; /* a block that counts nothing has no place, nor room in the table */
+	uint8_t *table;	   /* scratch: an L2 table */
 };
 
 /*

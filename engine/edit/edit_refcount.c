@@ -173,40 +173,48 @@ static int is_free(struct cow_edit *e, uint64_t cluster, bool *yes)
 	return ret;
 }
 
-static int find_free(struct cow_edit *e, uint64_t nr, uint64_t *first)
+/* *first UINT64_MAX: none that ends before `end`. */
+static int find_free(struct cow_edit *e, uint64_t nr, uint64_t end, uint64_t *first)
 {
 	uint64_t run = 0, cluster = e->scan;
-	for (; run < nr; cluster++) {
+	*first = UINT64_MAX;
+	for (; run < nr && cluster < end; cluster++) {
 		bool yes;
-		if (cluster >= e->max_clusters)
-			return cow_error_set(e->err, -ENOSPC,
-					     "no room for new tables: the device is full");
 		int ret = is_free(e, cluster, &yes);
 		if (ret)
 			return ret;
 		run = yes ? run + 1 : 0;
 	}
-	*first = cluster - nr;
+	if (run == nr)
+		*first = cluster - nr;
 	return 0;
 }
 
-int cow_edit_alloc(struct cow_edit *e, uint64_t nr, uint64_t *off)
+/* Free in the image as it stands, and in the image as it will be. */
+static int take(struct cow_edit *e, uint64_t cluster)
+{
+	struct cow_edit_block *b = NULL;
+	int ret = need_block(e, cluster, &b);
+	if (ret)
+		return ret;
+	uint64_t idx = cluster % e->g.refs_per_block;
+	cow_assert(!(b->used[idx / 8] & (1u << (idx & 7))));
+	cow_assert(!cow_refcount_get(b->counts, e->g.refcount_order, idx));
+	cow_refcount_set(b->counts, e->g.refcount_order, idx, 1);
+	b->dirty = true;
+	return 0;
+}
+
+int cow_edit_alloc_below(struct cow_edit *e, uint64_t nr, uint64_t end, uint64_t *off)
 {
 	uint64_t first = 0;
 	cow_assert(!e->committed);
-	int ret = find_free(e, nr, &first);
-	for (uint64_t i = 0; i < nr && !ret; i++) {
-		struct cow_edit_block *b = NULL;
-		ret = need_block(e, first + i, &b);
-		if (ret)
-			return ret;
-		/* free in the image as it stands, and in the image as it will be */
-		uint64_t idx = (first + i) % e->g.refs_per_block;
-		cow_assert(!(b->used[idx / 8] & (1u << (idx & 7))));
-		cow_assert(!cow_refcount_get(b->counts, e->g.refcount_order, idx));
-		cow_refcount_set(b->counts, e->g.refcount_order, idx, 1);
-		b->dirty = true;
-	}
+	int ret = find_free(e, nr, end, &first);
+	*off = 0;
+	if (ret || first == UINT64_MAX)
+		return ret;
+	for (uint64_t i = 0; i < nr && !ret; i++)
+		ret = take(e, first + i);
 	if (ret)
 		return ret;
 	if (nr == 1)
@@ -215,7 +223,122 @@ int cow_edit_alloc(struct cow_edit *e, uint64_t nr, uint64_t *off)
 	return 0;
 }
 
+int cow_edit_alloc(struct cow_edit *e, uint64_t nr, uint64_t *off)
+{
+	int ret = cow_edit_alloc_below(e, nr, e->max_clusters, off);
+	if (!ret && !*off)
+		ret = cow_error_set(e->err, -ENOSPC, "no room for new tables: the device is full");
+	return ret;
+}
+
+int cow_edit_alloc_at(struct cow_edit *e, uint64_t cluster, bool *taken)
+{
+	*taken = false;
+	int ret = cluster < e->max_clusters ? is_free(e, cluster, taken) : 0;
+	return ret || !*taken ? ret : take(e, cluster);
+}
+
+int cow_edit_give_back(struct cow_edit *e, uint64_t off, uint64_t bytes)
+{
+	int ret = cow_edit_count(e, off, bytes, -1);
+	e->scan = cow_min(e->scan, off >> e->g.cluster_bits);
+	return ret;
+}
+
+/* ---- the whole ---- */
+
+int cow_edit_usage(struct cow_edit *e, uint64_t *used, uint64_t *end)
+{
+	*used = *end = 0;
+	for (uint64_t i = 0; i < e->nr_blocks; i++) {
+		struct cow_edit_block *b;
+		int ret = find_block(e, i * e->g.refs_per_block, &b);
+		if (ret)
+			return ret;
+		for (uint64_t at = 0; b && at < e->g.refs_per_block; at++) {
+			if (!cow_refcount_get(b->counts, e->g.refcount_order, at))
+				continue;
+			*used += 1;
+			*end = i * e->g.refs_per_block + at + 1;
+		}
+	}
+	return 0;
+}
+
+static void forget(struct cow_edit *e, struct cow_edit_block *b, uint64_t idx)
+{
+	if (!cow_refcount_get(b->counts, e->g.refcount_order, idx))
+		return;
+	cow_refcount_set(b->counts, e->g.refcount_order, idx, 0);
+	b->dirty = true;
+}
+
+int cow_edit_forget(struct cow_edit *e, uint64_t from)
+{
+	cow_assert(!e->placed);
+	for (uint64_t i = from / e->g.refs_per_block; i < e->nr_blocks; i++) {
+		struct cow_edit_block *b;
+		uint64_t first = i * e->g.refs_per_block;
+		int ret = find_block(e, first, &b);
+		if (ret)
+			return ret;
+		for (uint64_t at = 0; b && at < e->g.refs_per_block; at++)
+			if (first + at >= from)
+				forget(e, b, at);
+	}
+	return 0;
+}
+
+int cow_edit_move_blocks(struct cow_edit *e, uint64_t from)
+{
+	int ret = 0;
+	for (uint64_t i = 0; i < e->nr_blocks && !ret; i++) {
+		struct cow_edit_block *b = &e->blocks[i];
+		if (!b->old_off || b->old_off < from)
+			continue;
+		ret = load_block(e, b);
+		b->dirty = true;
+	}
+	return ret;
+}
+
+/* It counts nothing, or itself alone. */
+static bool is_empty(const struct cow_edit *e, const struct cow_edit_block *b)
+{
+	uint64_t first = (uint64_t)(b - e->blocks) * e->g.refs_per_block;
+	if (!b->counts)
+		return !b->old_off;
+	for (uint64_t i = 0; i < e->g.refs_per_block; i++)
+		if (cow_refcount_get(b->counts, e->g.refcount_order, i) &&
+		    first + i != b->off >> e->g.cluster_bits)
+			return false;
+	return true;
+}
+
+int cow_edit_drop_blocks(struct cow_edit *e)
+{
+	cow_assert(!e->placed);
+	e->drops_blocks = true;
+	for (uint64_t i = 0; i < e->nr_blocks; i++) {
+		struct cow_edit_block *b = &e->blocks[i];
+		if (!b->counts || !is_empty(e, b))
+			continue;
+		int ret = b->off ? cow_edit_count(e, b->off, e->g.cluster_bytes, -1) : 0;
+		if (ret)
+			return ret;
+		b->off = 0; /* until something is counted here after all */
+		b->dirty = true;
+	}
+	return 0;
+}
+
 /* ---- writing ---- */
+
+/* It stays without a place: nothing was counted there. */
+static bool is_dropped(const struct cow_edit *e, const struct cow_edit_block *b)
+{
+	return e->drops_blocks && !b->off && is_empty(e, b);
+}
 
 /*
  * A new place for one block that has changed. That changes others' counts, perhaps: until none is
@@ -223,11 +346,12 @@ int cow_edit_alloc(struct cow_edit *e, uint64_t nr, uint64_t *off)
  */
 static int place_block(struct cow_edit *e, struct cow_edit_block *b, bool *placed)
 {
-	if (!b->dirty || b->off != b->old_off)
+	bool lost = b->old_off && !b->off; /* dropped, and needed again */
+	if (!b->dirty || (b->off != b->old_off && !lost) || is_dropped(e, b))
 		return 0;
 	cow_assert(b->counts);
 	int ret = cow_edit_alloc(e, 1, &b->off);
-	if (!ret && b->old_off)
+	if (!ret && b->old_off && !lost)
 		ret = cow_edit_count(e, b->old_off, e->g.cluster_bytes, -1);
 	*placed = true;
 	return ret;
@@ -247,8 +371,11 @@ static int place_blocks(struct cow_edit *e)
 
 static uint64_t table_clusters(const struct cow_edit *e)
 {
-	uint64_t need = (e->nr_blocks * 8 + e->g.cluster_bytes - 1) >> e->g.cluster_bits;
-	return cow_max(need, e->header.reftable_clusters);
+	uint64_t nr = e->nr_blocks;
+	while (e->drops_blocks && nr && !e->blocks[nr - 1].off)
+		nr--;
+	uint64_t need = (nr * 8 + e->g.cluster_bytes - 1) >> e->g.cluster_bits;
+	return e->drops_blocks ? need : cow_max(need, e->header.reftable_clusters);
 }
 
 /* The table counts itself: a cluster more when placing it took blocks that it had no room for. */
@@ -276,9 +403,10 @@ static int write_blocks(struct cow_edit *e)
 	int ret = 0;
 	for (uint64_t i = 0; i < e->nr_blocks && !ret; i++) {
 		const struct cow_edit_block *b = &e->blocks[i];
-		if (!b->dirty)
+		if (!b->dirty || is_dropped(e, b))
 			continue;
-		cow_assert(b->counts && b->off != b->old_off); /* the old one stays as it is */
+		cow_assert(b->off && b->counts &&
+			   b->off != b->old_off); /* the old one stays as it is */
 		ret = cow_loop_write(e->loop, e->file, b->off, b->counts, e->g.cluster_bytes);
 	}
 	return ret;
@@ -287,22 +415,32 @@ static int write_blocks(struct cow_edit *e)
 static int write_table(struct cow_edit *e)
 {
 	uint64_t bytes = (uint64_t)e->header.reftable_clusters << e->g.cluster_bits;
-	cow_assert(e->nr_blocks * 8 <= bytes);
+	cow_assert(e->drops_blocks || e->nr_blocks * 8 <= bytes);
 	uint8_t *raw = cow_buf_alloc(bytes);
 	if (!raw)
 		return -ENOMEM;
-	for (uint64_t i = 0; i < e->nr_blocks; i++)
-		cow_store64_be(raw + i * 8, e->blocks[i].off);
+	for (uint64_t i = 0; i < e->nr_blocks; i++) {
+		cow_assert(i * 8 < bytes || !e->blocks[i].off);
+		if (i * 8 < bytes)
+			cow_store64_be(raw + i * 8, e->blocks[i].off);
+	}
 	int ret = cow_loop_write(e->loop, e->file, e->header.reftable_off, raw, bytes);
 	free(raw);
 	return ret;
 }
 
-int cow_edit_write_refcounts(struct cow_edit *e)
+int cow_edit_place_refcounts(struct cow_edit *e)
 {
 	int ret = place_blocks(e);
 	if (!ret)
 		ret = place_table(e);
+	e->placed = true;
+	return ret;
+}
+
+int cow_edit_write_refcounts(struct cow_edit *e)
+{
+	int ret = e->placed ? 0 : cow_edit_place_refcounts(e);
 	if (ret)
 		return ret;
 	ret = write_blocks(e);

@@ -131,7 +131,8 @@ static bool has(unsigned kind, unsigned op)
 	if (op == OP_TOOL + SIM_TOOL_RESIZE)
 		return !c->data_file && !c->bitmap && !c->block_device;
 	if (op >= OP_TOOL)
-		return c->backing || op == OP_TOOL + SIM_TOOL_AMEND;
+		return c->backing || op == OP_TOOL + SIM_TOOL_AMEND ||
+		       op == OP_TOOL + SIM_TOOL_COMPACT;
 	if (op == OP_SNAPSHOT)
 		return !c->data_file;
 	if (op == OP_BITMAP_ADD)

@@ -11,6 +11,7 @@
 #include "engine/base/be.h"
 #include "engine/base/buf.h"
 #include "engine/check/check.h"
+#include "engine/edit/compact.h"
 #include "engine/edit/resize.h"
 #include "engine/format/geometry.h"
 #include "engine/format/format.h"
@@ -116,6 +117,8 @@ static bool is_done(struct sim_run *run)
 		return is_amended(&h, &t->amend);
 	case SIM_TOOL_RESIZE:
 		return h.size_bytes == t->size_bytes;
+	case SIM_TOOL_COMPACT:
+		return memory_disk_find(&run->world.disk, TOP)->now.size_bytes <= t->length;
 	default:
 		sim_tool_backing(run, name);
 		return !strcmp(name, t->base);
@@ -195,6 +198,16 @@ static bool choose_size(struct sim_run *run, const struct sim_action *a)
 	return c.what == SIM_SNAPSHOT_RESIZE;
 }
 
+/* All at once, or in steps of a few clusters. */
+static bool choose_compact(struct sim_run *run, const struct sim_action *a)
+{
+	static const uint64_t clusters[] = { 1024, 1, 4, 16 };
+	struct sim_tool *t = &run->tool;
+	t->step_bytes = clusters[a->queue % 4] << run->script->config.cluster_bits;
+	t->length = memory_disk_find(&run->world.disk, TOP)->now.size_bytes;
+	return true;
+}
+
 bool sim_tool_choose(struct sim_run *run, const struct sim_action *a)
 {
 	struct sim_tool *t = &run->tool;
@@ -211,6 +224,8 @@ bool sim_tool_choose(struct sim_run *run, const struct sim_action *a)
 		return choose_amend(run);
 	case SIM_TOOL_RESIZE:
 		return choose_size(run, a);
+	case SIM_TOOL_COMPACT:
+		return choose_compact(run, a);
 	default:
 		return choose_base(run, a);
 	}
@@ -222,13 +237,19 @@ static int on_file(struct sim_run *run, struct cow_error *err)
 {
 	const struct sim_tool *t = &run->tool;
 	const struct cow_resize_options resize = { .bytes = t->size_bytes, .shrink = true };
+	const struct cow_compact_options compact = { .step_bytes = t->step_bytes };
 	const struct cow_host_ops *ops = run->world.disk.host.ops;
+	struct cow_compact_result result;
 	struct cow_file *file;
 	int ret = ops->open(&run->world.disk.host, TOP, COW_OPEN_WRITE, &file, err);
 	if (ret)
 		return ret;
-	ret = t->what == SIM_TOOL_AMEND ? cow_amend(&run->control->base, file, &t->amend, err)
-					: cow_resize(&run->control->base, file, &resize, err);
+	if (t->what == SIM_TOOL_AMEND)
+		ret = cow_amend(&run->control->base, file, &t->amend, err);
+	else if (t->what == SIM_TOOL_RESIZE)
+		ret = cow_resize(&run->control->base, file, &resize, err);
+	else
+		ret = cow_compact(&run->control->base, file, &compact, &result, err);
 	ops->close(file);
 	return ret;
 }
@@ -250,7 +271,7 @@ static int execute(struct sim_run *run, struct cow_error *err)
 						   .base = *t->base ? t->base : NULL,
 						   .format = t->format };
 	sim_image_keys(run, &spec.open);
-	if (t->what == SIM_TOOL_AMEND || t->what == SIM_TOOL_RESIZE)
+	if (t->what >= SIM_TOOL_AMEND)
 		return on_file(run, err);
 	if (t->what == SIM_TOOL_COMMIT)
 		return cow_backing_commit(&run->world.disk.host, &run->control->base, &commit, err);

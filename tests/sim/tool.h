@@ -25,6 +25,7 @@ enum sim_tool_what {
 	SIM_TOOL_FLATTEN,
 	SIM_TOOL_AMEND,
 	SIM_TOOL_RESIZE,
+	SIM_TOOL_COMPACT,
 	SIM_NR_TOOLS
 };
 
@@ -38,6 +39,8 @@ struct sim_tool {
 	bool keep;	    /* COMMIT: the image is not emptied */
 	struct cow_amend_options amend;
 	uint64_t size_bytes; /* RESIZE */
+	uint64_t step_bytes; /* COMPACT */
+	uint64_t length;     /* COMPACT: of the file before */
 	uint64_t
 		was_bytes; /* the disk's size before: a kill, then a loss of power, bring it back */
 	int refused;	   /* what it has to fail with; 0: nothing */

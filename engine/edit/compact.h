@@ -1,0 +1,55 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A closed image's space given back in place. The file is opened for writing and locked. Blocking.
+ *
+ * Step by step, each an edit (edit.h): what lies at the end of the file goes to free clusters below,
+ * all that leads to it changes with one write of the header, and the file is cut:
+ *
+ *   moved clusters, moved tables, refcounts | header | punch what became free, cut the file
+ *
+ * So a crash leaves the image of before or after a step, and no leaks. What is done by then stays
+ * done: run again, it goes on from there. At last the free clusters that are left become holes.
+ *
+ * It stays where it is: dirty bitmaps, an encryption header, data that is encrypted by its place in the
+ * file (LUKS), and behind those what they keep from being cut. An external data file is not looked at.
+ *
+ * Room on the host, besides: one step's clusters and tables. Memory: the refcounts of the image, a bit
+ * more for each cluster; 8 bytes for each cluster of a step, 24 for each L2 table, and first what a
+ * check needs (check.h).
+ */
+#ifndef COW_COMPACT_H
+#define COW_COMPACT_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "engine/base/error.h"
+#include "engine/base/result.h"
+#include "engine/loop/loop.h"
+
+struct cow_compact_options {
+	uint64_t step_bytes; /* that one step moves; 0: enough to be worth the tables */
+	/*
+	 * May be NULL. Before so many bytes are moved or looked at; total: about how many it will be.
+	 * An error ends it, with all steps before this one done.
+	 */
+	int (*before)(void *ctx, struct cow_loop *loop, uint64_t bytes, uint64_t total_bytes);
+	void *ctx;
+};
+
+struct cow_compact_result {
+	uint64_t bytes_before, bytes_after; /* up to the end of the last cluster in use */
+	uint64_t moved_bytes;		    /* clusters of data */
+	uint64_t left_bytes;		    /* free below the end: holes */
+	const char *left_for; /* what has to stay at the end; NULL: nothing that matters */
+};
+
+/*
+ * -EINVAL: corrupt; -ENOSPC: no room for a step. *result is true also after an error: of the steps
+ * before.
+ */
+COW_MUST_CHECK int cow_compact(struct cow_loop *loop, struct cow_file *file,
+			       const struct cow_compact_options *options,
+			       struct cow_compact_result *result, struct cow_error *err);
+
+#endif

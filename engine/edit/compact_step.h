@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: MIT */
+/* Compacting: one step, and what is found out before and after them. See compact.h. */
+#ifndef COW_COMPACT_STEP_H
+#define COW_COMPACT_STEP_H
+
+#include "engine/base/result.h"
+#include "engine/edit/compact.h"
+#include "engine/edit/compact_packed.h"
+#include "engine/edit/compact_tables.h"
+#include "engine/edit/edit.h"
+
+struct cow_compact_step {
+	const struct cow_compact_options *options;
+	struct cow_compact_result *result;
+	struct cow_edit e;
+	struct cow_compact_tables tables;
+	struct cow_compact_packed packed;
+	uint64_t used, end; /* clusters of the image as it stands: in use, and up to the last one */
+	uint64_t fixed;	    /* the last one that has to stay, plus 1 */
+	const char *fixed_as; /* what that is */
+	uint64_t nr_blocks;   /* refcount blocks */
+	uint64_t from;	      /* what lies from this one on moves */
+	uint64_t *to;	      /* new host offset of clusters from `from` on; 0: not met yet */
+	uint64_t total_bytes; /* the caller's: that are to be moved, about */
+	bool full;	      /* nothing below `from` is free */
+	uint64_t moved_bytes;
+	uint8_t *copy;
+};
+
+/*
+ * Opens the edit, and looks. The fields are zero but options and result. To be closed after a failure,
+ * too.
+ */
+COW_MUST_CHECK int cow_compact_step_open(struct cow_compact_step *s, struct cow_loop *loop,
+					 struct cow_file *file, struct cow_error *err);
+void cow_compact_step_close(struct cow_compact_step *s);
+/* Clusters that the file has at least, whatever moves; that one step moves at most. */
+uint64_t cow_compact_step_least(const struct cow_compact_step *s);
+uint64_t cow_compact_step_clusters(const struct cow_compact_step *s);
+/* In use behind that. */
+COW_MUST_CHECK int cow_compact_step_total(struct cow_compact_step *s, uint64_t *bytes);
+/*
+ * Moves what lies at the end, and commits that if the file becomes shorter. *gained: by so many
+ * clusters.
+ */
+COW_MUST_CHECK int cow_compact_step_run(struct cow_compact_step *s, uint64_t *gained);
+#endif
