@@ -29,6 +29,7 @@ class Step:
     def __init__(self, world, tally):
         self.w, self.tally, self.rng = world, tally, world.rng
         self.before = world.fingerprints()
+        self.only_named = False  # another backing file by its name: no write, so no bitmap knows of it
         self.copy = world.dir + ".theirs"
 
     def both(self, verb, ours, theirs=None):
@@ -70,7 +71,7 @@ class Step:
             old, snaps = expect.get(name, w.content.get(name)), w.snapshots.get(name)
             was, recording = w.content.get(name), w.dirty.get(name, {})
             w.look(name)
-            if name in changed and was is not None:
+            if name in changed and was is not None and not self.only_named:
                 recorded(w, name, was, recording)
             new = w.content[name]
             if name in loose:
@@ -192,7 +193,7 @@ def rebase(w, tally):
         done = s.both("rebase -u", ["rebase", "-q", "-u", *words, name],
                       None if image.encrypted else ["rebase", "-q", "-u", "-f", "qcow2", *words, name])
         if done:
-            image.parent = base
+            image.parent, s.only_named = base, True
             if s.twin:
                 same_info(w, name, s)
             s.settle(image.files(), loose=[name, *w.above(name)])
