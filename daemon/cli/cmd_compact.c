@@ -22,7 +22,7 @@ struct arguments {
 	uint64_t rate;
 	/* while it runs */
 	struct cow_rate limit;
-	uint64_t done_bytes;
+	uint64_t done_bytes, total_bytes;
 	/* what comes of it */
 	struct cow_compact_result result;
 	uint64_t length[2], stored[2]; /* of the file, before and after */
@@ -30,6 +30,7 @@ struct arguments {
 };
 
 static const struct argp_option options[] = {
+	{ "zeroes", 'z', NULL, 0, "Data that holds only zeros takes no space any more", 0 },
 	{ "rate-limit", 'r', "RATE", 0, "Move so many bytes a second at most", 0 },
 	{ 0 },
 };
@@ -38,6 +39,9 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
 {
 	struct arguments *a = state->input;
 	switch (key) {
+	case 'z':
+		a->compact.zeroes = true;
+		return 0;
 	case 'r':
 		a->rate = cow_disk_rate_parse("-r", arg, state);
 		return 0;
@@ -53,6 +57,9 @@ static int before(void *ctx, struct cow_loop *loop, uint64_t bytes, uint64_t tot
 	struct arguments *a = ctx;
 	if (atomic_load(a->tool.cancel))
 		return -ECANCELED;
+	if (total_bytes != a->total_bytes) /* looked for zeros, and moves now */
+		a->done_bytes = 0;
+	a->total_bytes = total_bytes;
 	a->done_bytes += bytes;
 	if (a->tool.progress.show && a->done_bytes < total_bytes)
 		a->tool.progress.show(a->tool.progress.ctx, a->done_bytes, total_bytes);
@@ -115,6 +122,7 @@ static void print_json(const struct arguments *a)
 	put(o, "image-end-before", a->result.bytes_before);
 	put(o, "image-end-after", a->result.bytes_after);
 	put(o, "moved", a->result.moved_bytes);
+	put(o, "zeroes", a->result.zeroes_bytes);
 	put(o, "left", a->result.left_bytes);
 	if (a->result.left_for)
 		cow_show_string(o, "left-for", a->result.left_for);
@@ -144,6 +152,9 @@ static int tell(const struct cow_tool *tool)
 	print_change("file length", a->length);
 	if (a->has_stored)
 		print_change("stored", a->stored);
+	cow_show_bytes(a->result.zeroes_bytes, left);
+	if (a->compact.zeroes)
+		printf("zeros given up: %s\n", left);
 	cow_show_bytes(a->result.left_bytes, left);
 	if (a->result.left_for)
 		printf("could be shorter by %s: %s has to stay where it is\n", left,

@@ -10,6 +10,7 @@
 #include "engine/check/check.h"
 #include "engine/core/load.h"
 #include "engine/edit/compact_step.h"
+#include "engine/edit/compact_zeroes.h"
 #include "engine/edit/edit_fault.h"
 #include "engine/edit/edit_refcount.h"
 #include "engine/loop/blocking.h"
@@ -47,9 +48,9 @@ static int begin(struct cow_compact_step *s, struct cow_loop *loop, struct cow_f
 		 uint64_t *total_bytes, struct cow_error *err)
 {
 	int ret = cow_compact_step_open(s, loop, file, err);
-	if (ret || s->result->bytes_before)
+	if (ret || *total_bytes)
 		return ret;
-	s->result->bytes_before = s->end << s->e.g.cluster_bits;
+	s->result->bytes_before = cow_max(s->result->bytes_before, s->end << s->e.g.cluster_bits);
 	return cow_compact_step_total(s, total_bytes);
 }
 
@@ -135,6 +136,8 @@ int cow_compact(struct cow_loop *loop, struct cow_file *file,
 	bool more = true;
 	memset(result, 0, sizeof(*result));
 	int ret = make_sound(loop, file, err);
+	if (!ret && options->zeroes)
+		ret = cow_compact_zeroes(loop, file, options, result, err);
 	while (!ret && more) {
 		struct cow_compact_step s = { .options = options, .result = result };
 		ret = step(&s, loop, file, &total_bytes, &more, err);

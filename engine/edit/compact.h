@@ -28,6 +28,8 @@
 #include "engine/loop/loop.h"
 
 struct cow_compact_options {
+	/* Data that holds only zeros is given up; not where it is encrypted or compressed. */
+	bool zeroes;
 	uint64_t step_bytes; /* that one step moves; 0: enough to be worth the tables */
 	/*
 	 * May be NULL. Before so many bytes are moved or looked at; total: about how many it will be.
@@ -40,6 +42,7 @@ struct cow_compact_options {
 struct cow_compact_result {
 	uint64_t bytes_before, bytes_after; /* up to the end of the last cluster in use */
 	uint64_t moved_bytes;		    /* clusters of data */
+	uint64_t zeroes_bytes;		    /* given up: clusters of zeros */
 	uint64_t left_bytes;		    /* free below the end: holes */
 	const char *left_for; /* what has to stay at the end; NULL: nothing that matters */
 };

@@ -22,7 +22,7 @@
 #define STEP_TABLES 4u
 #define STEP_CLUSTERS (4ull << 20) /* that it looks at: 32 MiB of memory */
 
-static int before(struct cow_compact_step *s, uint64_t bytes)
+int cow_compact_step_before(struct cow_compact_step *s, uint64_t bytes)
 {
 	const struct cow_compact_options *o = s->options;
 	int ret = o->before ? o->before(o->ctx, s->e.loop, bytes, s->total_bytes) : 0;
@@ -72,7 +72,7 @@ static int bitmaps_stay(struct cow_compact_step *s)
 	return ret;
 }
 
-static int read_table(struct cow_compact_step *s, uint64_t off)
+int cow_compact_step_read_table(struct cow_compact_step *s, uint64_t off)
 {
 	struct cow_edit *e = &s->e;
 	int ret = cow_loop_read(e->loop, e->file, off, e->table, e->g.cluster_bytes);
@@ -88,7 +88,7 @@ static int walk(struct cow_compact_step *s,
 {
 	int ret = 0;
 	for (uint64_t i = 0; i < s->tables.nr && !ret; i++) {
-		ret = read_table(s, s->tables.t[i].off);
+		ret = cow_compact_step_read_table(s, s->tables.t[i].off);
 		for (uint32_t at = 0; at < 1u << s->e.g.l2_bits && !ret; at++) {
 			struct cow_l2_entry entry = cow_entry_get(&s->e.g, s->e.table, at);
 			if (entry.raw && cow_entry_fault(&s->e.g, entry))
@@ -225,7 +225,7 @@ static int choose(struct cow_compact_step *s)
 static int copy_cluster(struct cow_compact_step *s, uint64_t host, uint64_t to)
 {
 	struct cow_edit *e = &s->e;
-	int ret = before(s, e->g.cluster_bytes);
+	int ret = cow_compact_step_before(s, e->g.cluster_bytes);
 	if (ret)
 		return ret;
 	ret = cow_loop_read(e->loop, e->file, host, s->copy, e->g.cluster_bytes);
@@ -315,14 +315,29 @@ static int drop_table(struct cow_compact_step *s, struct cow_compact_table *t)
 	return cow_edit_count(&s->e, t->off, s->e.g.cluster_bytes, -(int)t->refs);
 }
 
+static bool is_empty(const struct cow_edit *e)
+{
+	return !e->table[0] && !memcmp(e->table, e->table + 1, e->g.cluster_bytes - 1);
+}
+
+static int put_table(struct cow_compact_step *s, struct cow_compact_table *t, bool changed)
+{
+	return is_empty(&s->e) ? drop_table(s, t) : move_table(s, t, changed);
+}
+
+int cow_compact_step_change_table(struct cow_compact_step *s, struct cow_compact_table *t)
+{
+	bool changed = true;
+	return put_table(s, t, changed);
+}
+
 static int do_table(struct cow_compact_step *s, struct cow_compact_table *t)
 {
 	struct cow_edit *e = &s->e;
-	bool changed = false, empty = true;
-	int ret = read_table(s, t->off);
+	bool changed = false;
+	int ret = cow_compact_step_read_table(s, t->off);
 	for (uint32_t at = 0; at < 1u << e->g.l2_bits && !ret; at++) {
 		struct cow_l2_entry entry = cow_entry_get(&e->g, e->table, at), was = entry;
-		empty &= !entry.raw && !entry.subs;
 		if (entry.raw)
 			ret = move_entry(s, t, &entry);
 		if (entry.raw == was.raw)
@@ -332,9 +347,9 @@ static int do_table(struct cow_compact_step *s, struct cow_compact_table *t)
 	}
 	if (ret)
 		return ret;
-	if (empty)
-		return drop_table(s, t);
-	return changed || is_behind(s, t->off, e->g.cluster_bytes) ? move_table(s, t, changed) : 0;
+	if (!changed && !is_empty(e) && !is_behind(s, t->off, e->g.cluster_bytes))
+		return 0;
+	return put_table(s, t, changed);
 }
 
 /* ---- the step ---- */
@@ -343,7 +358,7 @@ static int packed_before(void *ctx, uint64_t bytes)
 {
 	struct cow_compact_step *s = ctx;
 	s->moved_bytes += bytes;
-	return before(s, bytes);
+	return cow_compact_step_before(s, bytes);
 }
 
 static int move(struct cow_compact_step *s)

@@ -34,6 +34,12 @@ struct cow_compact_step {
 COW_MUST_CHECK int cow_compact_step_open(struct cow_compact_step *s, struct cow_loop *loop,
 					 struct cow_file *file, struct cow_error *err);
 void cow_compact_step_close(struct cow_compact_step *s);
+/* Before so many bytes are moved, or looked at: calls options->before(). */
+COW_MUST_CHECK int cow_compact_step_before(struct cow_compact_step *s, uint64_t bytes);
+/* An L2 table to s->e.table; and from there, changed, to a new place, or away when it is empty. */
+COW_MUST_CHECK int cow_compact_step_read_table(struct cow_compact_step *s, uint64_t off);
+COW_MUST_CHECK int cow_compact_step_change_table(struct cow_compact_step *s,
+						 struct cow_compact_table *t);
 /* Clusters that the file has at least, whatever moves; that one step moves at most. */
 uint64_t cow_compact_step_least(const struct cow_compact_step *s);
 uint64_t cow_compact_step_clusters(const struct cow_compact_step *s);

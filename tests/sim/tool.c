@@ -204,6 +204,7 @@ static bool choose_compact(struct sim_run *run, const struct sim_action *a)
 	static const uint64_t clusters[] = { 1024, 1, 4, 16 };
 	struct sim_tool *t = &run->tool;
 	t->step_bytes = clusters[a->queue % 4] << run->script->config.cluster_bits;
+	t->zeroes = a->queue % 4 != 1;
 	t->length = memory_disk_find(&run->world.disk, TOP)->now.size_bytes;
 	return true;
 }
@@ -237,7 +238,8 @@ static int on_file(struct sim_run *run, struct cow_error *err)
 {
 	const struct sim_tool *t = &run->tool;
 	const struct cow_resize_options resize = { .bytes = t->size_bytes, .shrink = true };
-	const struct cow_compact_options compact = { .step_bytes = t->step_bytes };
+	const struct cow_compact_options compact = { .step_bytes = t->step_bytes,
+						     .zeroes = t->zeroes };
 	const struct cow_host_ops *ops = run->world.disk.host.ops;
 	struct cow_compact_result result;
 	struct cow_file *file;

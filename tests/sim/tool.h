@@ -40,6 +40,7 @@ struct sim_tool {
 	struct cow_amend_options amend;
 	uint64_t size_bytes; /* RESIZE */
 	uint64_t step_bytes; /* COMPACT */
+	bool zeroes;	     /* COMPACT */
 	uint64_t length;     /* COMPACT: of the file before */
 	uint64_t
 		was_bytes; /* the disk's size before: a kill, then a loss of power, bring it back */
