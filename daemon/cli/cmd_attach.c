@@ -89,7 +89,8 @@ static const struct argp_option options[] = {
 	{ "no-partition-scan", OPT_NO_PARTITION_SCAN, NULL, 0, "Do not look for partitions", 0 },
 	{ "affinity", OPT_AFFINITY, "other|float|queue|CPUS", 0,
 	  "CPUs of the queue threads: other (default), float, queue, or a list like 0-3", 0 },
-	{ "transfer", OPT_TRANSFER, "copy|user-copy", 0, "How data is moved (default: copy)", 0 },
+	{ "transfer", OPT_TRANSFER, "copy|user-copy|zero-copy", 0,
+	  "How data is moved (default: copy)", 0 },
 	{ "snapshot", OPT_SNAPSHOT, "SNAPSHOT", 0,
 	  "With --read-only: attach this internal snapshot (id or name), beside the live image if "
 	  "that is attached",
@@ -217,7 +218,8 @@ static error_t parse_policy(int key, char *arg, struct argp_state *state,
 	case OPT_TRANSFER:
 		config->transfer = cow_transfer_find(arg);
 		if (!config->transfer)
-			argp_error(state, "--transfer %s: not one of copy, user-copy", arg);
+			argp_error(state, "--transfer %s: not one of copy, user-copy, zero-copy",
+				   arg);
 		return 0;
 	default:
 		return ARGP_ERR_UNKNOWN;

@@ -245,6 +245,10 @@ static int set_params(struct cow_device *dev, const struct cow_device_config *co
 				     config->block_bytes);
 	cow_params_fill(&params, &dev->geometry, config->block_bytes, dev->buffer_bytes,
 			!config->open.no_discard);
+	if (config->transfer->registers) { /* else what direct I/O refuses gets there */
+		params.types |= UB_PARAM_TYPE_DMA_ALIGN;
+		params.dma.alignment = 511;
+	}
 	int ret = cow_ctrl_set_params(&dev->ctrl, dev->id, &params);
 	if (ret)
 		return cow_error_set(err, ret,

@@ -6,14 +6,21 @@
 #ifndef COW_TRANSFER_H
 #define COW_TRANSFER_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
+struct cow_guest;
 struct cow_tag;
 
 struct cow_transfer_ops {
 	const char *name;
 	uint64_t device_flags; /* UB_F_* that ADD_DEV must grant */
+	/*
+	 * The kernel registers each request's pages as buffer `tag` of the queue's ring, and host I/O
+	 * goes straight there: write_begin and read_end are for what must be looked at.
+	 */
+	bool registers;
 	/* What FETCH and COMMIT_AND_FETCH carry as the tag's address. */
 	uint64_t (*fetch_addr)(const struct cow_tag *tag);
 	/* Before a WRITE goes to the engine: its data is in tag->buf afterwards. 0 or -errno. */
@@ -22,10 +29,14 @@ struct cow_transfer_ops {
 	int (*read_end)(struct cow_tag *tag, uint32_t bytes);
 };
 
+/* The functions of a tag's cow_guest: by user copy. */
+int cow_transfer_fetch(const struct cow_guest *guest, uint64_t off, uint64_t bytes);
+int cow_transfer_store(const struct cow_guest *guest, uint64_t off, uint64_t bytes);
+
 /* The kernel copies when a request is fetched and committed. Every kernel. */
 extern const struct cow_transfer_ops cow_transfer_copy;
 
-/* "copy", "user-copy"; NULL if there is none of that name. */
+/* "copy", "user-copy", "zero-copy"; NULL if there is none of that name. */
 const struct cow_transfer_ops *cow_transfer_find(const char *name);
 
 #endif

@@ -51,6 +51,8 @@ static void send_command(struct cow_tag *tag, uint32_t op, int32_t result)
 	sqe->opcode = IORING_OP_URING_CMD;
 	sqe->fd = queue->config.char_fd;
 	sqe->cmd_op = op;
+	if (queue->config.transfer->registers)
+		sqe->addr = ub_auto_buf_reg_addr(tag->idx, UB_AUTO_BUF_REG_FALLBACK);
 	struct ub_io_cmd cmd = {
 		.q_id = (uint16_t)queue->config.idx,
 		.tag = tag->idx,
@@ -105,7 +107,7 @@ static void engine_done(void *ctx, int result)
 {
 	struct cow_tag *tag = ctx;
 	struct cow_uqueue *queue = tag->queue;
-	if (!result && tag->is_read)
+	if (!result && tag->is_read && !tag->registered)
 		result = queue->config.transfer->read_end(tag, tag->data_bytes);
 	atomic_store_explicit(&tag->begun_ns, 0, memory_order_relaxed);
 	commit(tag, result);
@@ -156,7 +158,7 @@ static bool rest_tag(struct cow_tag *tag)
 	tag->used = false;
 	if (!tag->grown || used || !holds_nothing(tag))
 		return false;
-	cow_pages_give_back((char *)tag->buf + PREFAULT_BYTES,
+	cow_pages_give_back(tag->guest.base + PREFAULT_BYTES,
 			    tag->queue->config.buffer_bytes - PREFAULT_BYTES);
 	tag->grown = false;
 	return true;
@@ -194,17 +196,26 @@ static void rest(struct cow_uqueue *queue)
 
 /* ---- requests ---- */
 
+/* The kernel may have had no room for it. */
+static bool is_registered(const struct cow_tag *tag)
+{
+	const struct cow_uqueue *queue = tag->queue;
+	return queue->config.transfer->registers &&
+	       !(queue->descs[tag->idx].op_flags & UB_IO_F_NEED_REG_BUF);
+}
+
 static void begin_request(struct cow_tag *tag)
 {
 	struct cow_uqueue *queue = tag->queue;
 	struct cow_request request;
 	tag->data_bytes = 0;
 	tag->is_read = false;
+	tag->registered = is_registered(tag);
 	int ret = cow_request_decode(&queue->descs[tag->idx], queue->config.buffer_bytes, &request);
 	if (!ret && cow_request_has_data(&request)) {
 		tag->data_bytes = (uint32_t)request.length;
 		tag->is_read = request.kind == COW_OP_READ;
-		if (!tag->is_read)
+		if (!tag->is_read && !tag->registered)
 			ret = queue->config.transfer->write_begin(tag, tag->data_bytes);
 	}
 	if (ret) {
@@ -214,8 +225,10 @@ static void begin_request(struct cow_tag *tag)
 	queue->nr_busy++;
 	note_begin(tag);
 	note_use(tag);
+	if (tag->registered && cow_request_has_data(&request))
+		cow_queue_set_guest(queue->engine, tag->idx, &tag->guest);
 	cow_queue_submit(queue->engine, tag->idx, request.kind, request.flags, request.offset,
-			 request.length, tag->buf, engine_done, tag);
+			 request.length, tag->guest.base, engine_done, tag);
 }
 
 static void note_error(struct cow_uqueue *queue, int error)
@@ -462,9 +475,15 @@ static int make_tags(struct cow_uqueue *queue)
 		tag->completion.fn = fetched;
 		tag->queue = queue;
 		tag->idx = (uint16_t)i;
-		tag->buf = queue->buffers + (size_t)i * queue->config.buffer_bytes;
-		cow_pages_take(tag->buf, queue->config.keep_memory ? queue->config.buffer_bytes
-								   : PREFAULT_BYTES);
+		tag->guest = (struct cow_guest){
+			.base = queue->buffers + (size_t)i * queue->config.buffer_bytes,
+			.index = i,
+			.fetch = cow_transfer_fetch,
+			.store = cow_transfer_store,
+		};
+		cow_pages_take(tag->guest.base, queue->config.keep_memory
+							? queue->config.buffer_bytes
+							: PREFAULT_BYTES);
 	}
 	return 0;
 }
@@ -540,7 +559,9 @@ int cow_uqueue_start(struct cow_uqueue *queue, const struct cow_uqueue_config *c
 	if (!ret)
 		ret = make_tags(queue);
 	if (!ret)
-		ret = cow_loop_uring_new(queue->config.depth * IOS_PER_TAG, &queue->loop);
+		ret = cow_loop_uring_new_guests(
+			queue->config.depth * IOS_PER_TAG,
+			config->transfer->registers ? queue->config.depth : 0, &queue->loop);
 	if (!ret)
 		ret = start_thread(queue);
 	if (ret)

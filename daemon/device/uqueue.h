@@ -20,6 +20,7 @@
 #include "engine/base/mutex.h"
 #include "engine/base/result.h"
 #include "engine/life/image.h"
+#include "engine/loop/guest.h"
 #include "engine/loop/loop.h"
 #include "engine/request/inspect.h"
 #include "uapi/ublk.h"
@@ -29,12 +30,13 @@ struct cow_uqueue;
 struct cow_tag {
 	struct cow_completion completion; /* of the fetch command */
 	struct cow_uqueue *queue;
-	void *buf;
+	struct cow_guest guest; /* base: the tag's buffer */
 	uint16_t idx;
 	/* monotonic, when the engine got the request; 0: it has none. Written by the queue's thread. */
 	_Atomic uint64_t begun_ns;
 	uint32_t data_bytes; /* READ, WRITE: what a success answers; else 0 */
 	bool is_read;
+	bool registered; /* its pages are in the ring */
 	/* the buffer's memory: see rest() */
 	bool grown;	/* more than what is always kept */
 	bool used;	/* grown, and used so since the last tick */
@@ -77,7 +79,7 @@ struct cow_uqueue {
 	struct cow_loop *loop;
 	const struct ub_io_desc *descs; /* shared with the kernel */
 	size_t descs_bytes;
-	char *buffers;
+	uint8_t *buffers;
 	struct cow_tag *tags;
 	pthread_t thread;
 

@@ -7,6 +7,7 @@
 
 #include "engine/base/assert.h"
 #include "engine/base/log.h"
+#include "engine/loop/guest.h"
 #include "engine/loop/loop.h"
 
 void cow_loop_submit(struct cow_loop *loop, struct cow_io *io)
@@ -36,10 +37,15 @@ static void advance_vec(struct cow_io *io, uint64_t bytes)
 	}
 }
 
-static void zero_vec(struct cow_io *io)
+static int zero_vec(struct cow_io *io)
 {
 	for (unsigned i = 0; i < io->nr_vec; i++)
 		memset(io->vec[i].iov_base, 0, io->vec[i].iov_len);
+	if (!io->guest || !io->nr_vec)
+		return 0;
+	return io->guest->store(io->guest,
+				(uint64_t)((uint8_t *)io->vec[0].iov_base - io->guest->base),
+				io->vec[0].iov_len);
 }
 
 /* Once per file: a guest repeats what fails. */
@@ -116,13 +122,27 @@ static bool may_be_hole(const struct cow_io *io)
 		zero_sector(last, (last->iov_len - 1) & ~(size_t)511));
 }
 
+/* Asks once for all that ended together: if the file is whole now, it was when they ended. */
+static bool is_whole(const struct cow_io *io)
+{
+	struct cow_loop *loop = io->loop;
+	if (loop->in_batch && loop->whole == io->file)
+		return !cow_file_is_cut(io->file);
+	bool whole = cow_file_is_whole(io->file);
+	loop->whole = whole ? io->file : NULL;
+	return whole;
+}
+
 /*
  * A file that was cut may be long again by a write of ours, and nobody knows any more where it was
  * cut: what was there comes as zeros. So zeros are believed of a file that is whole, and of one
- * that was cut only what is none.
+ * that was cut only what is none. The guest's pages are not looked at: there the host is always
+ * asked, and nothing is believed of a file that was cut.
  */
 static bool reads_lost(const struct cow_io *io)
 {
+	if (io->guest)
+		return !is_whole(io);
 	if (!cow_file_is_cut(io->file) && (!may_be_hole(io) || cow_file_is_whole(io->file)))
 		return false;
 	return io->offset + io->length > atomic_load(&io->file->lost_from) || has_zero_sector(io);
@@ -148,12 +168,12 @@ static void finish(struct cow_io *io, int result)
 static void finish_short_read(struct cow_io *io, uint64_t end)
 {
 	bool lost = end < io->known_bytes;
-	zero_vec(io);
+	int ret = zero_vec(io);
 	if (lost && io->file->unlocked)
 		complain(io, "it is behind the end of the file");
 	else if (lost)
 		cow_file_note_cut(io->file, end);
-	io->result = lost || cow_file_is_cut(io->file) ? -EIO : 0;
+	io->result = ret || lost || cow_file_is_cut(io->file) ? -EIO : 0;
 	if (io->result)
 		note_error(io, EIO);
 	io->done(io);

@@ -13,6 +13,7 @@
 
 #include "engine/host/file.h"
 
+struct cow_guest;
 struct cow_loop;
 
 enum cow_io_kind {
@@ -49,6 +50,8 @@ struct cow_io {
 	uint64_t length; /* bytes; READ/WRITE: sum of the vector */
 	unsigned nr_vec; /* READ/WRITE */
 	struct iovec vec[COW_IO_MAX_VEC]; /* consumed by the loop when it resumes short I/O */
+	/* READ/WRITE of one buffer: its bytes are those of the guest's pages (guest.h); else NULL */
+	const struct cow_guest *guest;
 	/* an error is the submitter's to report: the log gets no line */
 	bool quiet;
 	/* runs on the submitting loop's thread, never from inside submit */
@@ -79,6 +82,7 @@ static inline void cow_io_prep(struct cow_io *io, enum cow_io_kind kind, struct 
 	io->offset = offset;
 	io->length = length;
 	io->nr_vec = 0;
+	io->guest = NULL;
 	io->quiet = false;
 	io->done = done;
 	io->result = 0;

@@ -19,6 +19,8 @@ void cow_loop_init(struct cow_loop *loop, const struct cow_loop_ops *ops)
 	loop->ready_head = NULL;
 	loop->ready_tail = &loop->ready_head;
 	atomic_init(&loop->inbox, NULL);
+	loop->in_batch = false;
+	loop->whole = NULL;
 }
 
 void cow_loop_free(struct cow_loop *loop)

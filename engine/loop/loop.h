@@ -23,6 +23,8 @@
 #include "engine/base/result.h"
 #include "engine/loop/io.h"
 
+struct cow_file;
+
 /* ---- messages ---- */
 
 /* Embedded; owned by the loop from post/defer until fn is called. */
@@ -80,6 +82,12 @@ struct cow_loop {
 	struct cow_msg *ready_head, **ready_tail;
 	/* any thread: lock-free stack of posted messages */
 	_Atomic(struct cow_msg *) inbox;
+	/*
+	 * Set by a body that hands on completions in batches, while it hands on one: all of them had
+	 * ended before the first one was handed on. whole: found to be so since (io.c).
+	 */
+	bool in_batch;
+	const struct cow_file *whole;
 };
 
 void cow_loop_init(struct cow_loop *loop, const struct cow_loop_ops *ops);

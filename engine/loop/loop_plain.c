@@ -60,6 +60,7 @@ static int64_t execute(const struct cow_io *io)
 	off_t off = (off_t)(io->offset + io->progress_bytes);
 	int64_t ret = -1;
 
+	cow_assert(!io->guest); /* only a ring reaches its pages */
 	errno = EINVAL;
 	switch (io->kind) {
 	case COW_IO_READ:

@@ -26,6 +26,7 @@
 #include "engine/base/assert.h"
 #include "engine/base/container.h"
 #include "engine/host/system.h"
+#include "engine/loop/guest.h"
 
 /* Newer than the headers of Debian 12. */
 #define OP_FTRUNCATE 55
@@ -134,6 +135,17 @@ static void io_completed(struct cow_completion *completion, int res, unsigned fl
 	cow_io_raw_done(io, res);
 }
 
+/* The kernel takes an offset in the registered buffer for the address. */
+static void prep_guest(struct io_uring_sqe *sqe, struct cow_io *io)
+{
+	uint64_t at = (uint64_t)((uint8_t *)io->vec[0].iov_base - io->guest->base);
+	cow_assert(io->nr_vec == 1);
+	io_uring_prep_rw(io->kind == COW_IO_READ ? IORING_OP_READ_FIXED : IORING_OP_WRITE_FIXED,
+			 sqe, cow_host_fd(io->file), (void *)(uintptr_t)at,
+			 (unsigned)io->vec[0].iov_len, io->offset + io->progress_bytes);
+	sqe->buf_index = (uint16_t)io->guest->index;
+}
+
 static void prep_rw(struct io_uring_sqe *sqe, struct cow_io *io)
 {
 	int fd = cow_host_fd(io->file);
@@ -179,7 +191,10 @@ static void uring_start(struct cow_loop *loop, struct cow_io *io)
 	switch (io->kind) {
 	case COW_IO_READ:
 	case COW_IO_WRITE:
-		prep_rw(sqe, io);
+		if (io->guest)
+			prep_guest(sqe, io);
+		else
+			prep_rw(sqe, io);
 		break;
 	case COW_IO_SYNC:
 		io_uring_prep_fsync(sqe, cow_host_fd(io->file), IORING_FSYNC_DATASYNC);
@@ -232,10 +247,13 @@ static unsigned reap_batch(struct uring_loop *u)
 	for (unsigned i = 0; i < n; i++)
 		copy[i] = *cqes[i];
 	io_uring_cq_advance(&u->ring, n);
+	u->base.in_batch = true;
+	u->base.whole = NULL;
 	for (unsigned i = 0; i < n; i++) {
 		struct cow_completion *completion = io_uring_cqe_get_data(&copy[i]);
 		completion->fn(completion, copy[i].res, copy[i].flags);
 	}
+	u->base.in_batch = false;
 	return n;
 }
 
@@ -326,6 +344,13 @@ static int hold_file(struct uring_loop *u)
 	return held_fd < 0 ? 0 : register_ring(u, IORING_REGISTER_FILES, &held_fd, 1);
 }
 
+/* Empty places, for buffers that the kernel's driver puts there. */
+static int make_places(struct uring_loop *u, unsigned nr)
+{
+	struct io_uring_rsrc_register places = { .nr = nr, .flags = IORING_RSRC_REGISTER_SPARSE };
+	return nr ? register_ring(u, IORING_REGISTER_BUFFERS2, &places, sizeof(places)) : 0;
+}
+
 /*
  * System call filters do not see what a ring carries out, so the ring itself takes only what is
  * started here and by the ublk server, with no flags and no registration. Before it is enabled.
@@ -334,9 +359,9 @@ static int hold_file(struct uring_loop *u)
 static int restrict_ring(struct uring_loop *u)
 {
 	static const uint8_t ops[] = {
-		IORING_OP_NOP,	   IORING_OP_READ,	IORING_OP_WRITE, IORING_OP_READV,
-		IORING_OP_WRITEV,  IORING_OP_FSYNC,	OP_FTRUNCATE,	 IORING_OP_FALLOCATE,
-		IORING_OP_TIMEOUT, IORING_OP_URING_CMD,
+		IORING_OP_NOP,	   IORING_OP_READ,	IORING_OP_WRITE,      IORING_OP_READV,
+		IORING_OP_WRITEV,  IORING_OP_FSYNC,	OP_FTRUNCATE,	      IORING_OP_FALLOCATE,
+		IORING_OP_TIMEOUT, IORING_OP_URING_CMD, IORING_OP_READ_FIXED, IORING_OP_WRITE_FIXED,
 	};
 	struct io_uring_restriction list[sizeof(ops)] = { 0 };
 	unsigned nr = 0;
@@ -375,6 +400,11 @@ static unsigned entries_for(unsigned depth)
 
 int cow_loop_uring_new(unsigned depth, struct cow_loop **out)
 {
+	return cow_loop_uring_new_guests(depth, 0, out);
+}
+
+int cow_loop_uring_new_guests(unsigned depth, unsigned nr_guests, struct cow_loop **out)
+{
 	struct uring_loop *u = calloc(1, sizeof(*u));
 	if (!u)
 		return -ENOMEM;
@@ -393,6 +423,8 @@ int cow_loop_uring_new(unsigned depth, struct cow_loop **out)
 	ret = probe_ops(u);
 	if (!ret)
 		ret = hold_file(u);
+	if (!ret)
+		ret = make_places(u, nr_guests);
 	if (!ret)
 		ret = restrict_ring(u);
 	if (ret)

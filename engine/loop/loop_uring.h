@@ -21,6 +21,9 @@ void cow_uring_hold(int fd);
 
 /* depth: the number of I/Os expected at once (a hint, not a limit). */
 COW_MUST_CHECK int cow_loop_uring_new(unsigned depth, struct cow_loop **out);
+/* With so many places for registered buffers (guest.h), empty ones: the kernel fills them. */
+COW_MUST_CHECK int cow_loop_uring_new_guests(unsigned depth, unsigned nr_guests,
+					     struct cow_loop **out);
 
 /*
  * A free SQE with user_data set to completion; never NULL: submits what is queued when the SQ is

@@ -29,6 +29,9 @@ void cow_data_read(struct cow_op *op, struct cow_piece *piece, struct cow_image 
 		piece->crypt_off = crypt_off(image, host_off, guest_off);
 		piece->crypt_buf = buf;
 		piece->crypt_bytes = bytes;
+	} else if (op->guest && op->kind == COW_OP_READ) {
+		cow_op_submit_data(op, piece, image->core.data, host_off, buf, bytes);
+		return;
 	}
 	cow_op_submit_rw(op, piece, COW_IO_READ, image->core.data, host_off, buf, bytes);
 }

@@ -4,6 +4,8 @@
 
 #include <errno.h>
 
+#include "engine/loop/guest.h"
+
 static void give_bounce(struct cow_queue *queue, uint8_t *bounce)
 {
 	cow_assert(queue->nr_bounces < queue->all_bounces);
@@ -13,13 +15,19 @@ static void give_bounce(struct cow_queue *queue, uint8_t *bounce)
 
 /* ---- host I/O ---- */
 
+static int decrypt(struct cow_piece *piece)
+{
+	int ret = cow_crypt_decrypt(piece->crypt, piece->crypt_off, piece->crypt_buf,
+				    piece->crypt_bytes);
+	return ret ? ret : cow_op_store(piece->op, piece->crypt_buf, piece->crypt_bytes);
+}
+
 void cow_op_piece_done(struct cow_io *io)
 {
 	struct cow_piece *piece = (struct cow_piece *)io;
 	int result = io->result;
 	if (piece->crypt && !result)
-		result = cow_crypt_decrypt(piece->crypt, piece->crypt_off, piece->crypt_buf,
-					   piece->crypt_bytes);
+		result = decrypt(piece);
 	piece->crypt = NULL;
 	if (piece->bounce)
 		give_bounce(piece->op->queue, piece->bounce);
@@ -48,6 +56,32 @@ void cow_op_submit_rw(struct cow_op *op, struct cow_piece *piece, enum cow_io_ki
 {
 	cow_io_prep_rw(&piece->io, kind, file, host_off, buf, bytes, cow_op_piece_done);
 	cow_op_submit_piece(op, piece);
+}
+
+void cow_op_submit_data(struct cow_op *op, struct cow_piece *piece, struct cow_file *file,
+			uint64_t host_off, void *buf, uint64_t bytes)
+{
+	enum cow_io_kind kind = op->kind == COW_OP_READ ? COW_IO_READ : COW_IO_WRITE;
+	cow_assert(op->guest && (op->kind == COW_OP_READ || op->kind == COW_OP_WRITE));
+	cow_io_prep_rw(&piece->io, kind, file, host_off, buf, bytes, cow_op_piece_done);
+	piece->io.guest = op->guest;
+	cow_op_submit_piece(op, piece);
+}
+
+int cow_op_fetch(struct cow_op *op)
+{
+	cow_assert(op->kind == COW_OP_WRITE);
+	int ret = op->guest ? op->guest->fetch(op->guest, 0, op->end - op->off) : 0;
+	if (!ret)
+		op->guest = NULL;
+	return ret;
+}
+
+int cow_op_store(struct cow_op *op, const uint8_t *buf, uint64_t bytes)
+{
+	if (!op->guest || op->kind != COW_OP_READ)
+		return 0;
+	return op->guest->store(op->guest, (uint64_t)(buf - op->guest->base), bytes);
 }
 
 /* ---- bounce buffers ---- */

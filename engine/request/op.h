@@ -88,6 +88,8 @@ struct cow_op {
 	unsigned flags;
 	uint64_t off, end; /* guest bytes */
 	uint8_t *buf;
+	/* what is to be at buf is in there, and not at buf; NULL: it is at buf */
+	const struct cow_guest *guest;
 	cow_op_done_fn *done;
 	void *ctx;
 
@@ -173,6 +175,13 @@ static inline struct cow_piece *cow_op_piece(struct cow_op *op)
 /* One host I/O of one buffer. */
 void cow_op_submit_rw(struct cow_op *op, struct cow_piece *piece, enum cow_io_kind kind,
 		      struct cow_file *file, uint64_t host_off, void *buf, uint64_t bytes);
+/* A READ's or WRITE's; buf is in op->buf, and stands for the pages of op->guest. */
+void cow_op_submit_data(struct cow_op *op, struct cow_piece *piece, struct cow_file *file,
+			uint64_t host_off, void *buf, uint64_t bytes);
+/* WRITE: the request's bytes are at op->buf from then on. Before anybody looks there. 0 or -errno. */
+int cow_op_fetch(struct cow_op *op);
+/* READ: bytes at buf, in op->buf, are what the request is to read there. 0 or -errno. */
+int cow_op_store(struct cow_op *op, const uint8_t *buf, uint64_t bytes);
 /* For I/Os prepared by hand: done function and submission. */
 void cow_op_submit_piece(struct cow_op *op, struct cow_piece *piece);
 void cow_op_piece_done(struct cow_io *io);
@@ -180,6 +189,7 @@ void cow_op_piece_done(struct cow_io *io);
 /* The bytes to be written at guest offset off: the request's, or zeros (at most a cluster). */
 static inline uint8_t *cow_op_data(struct cow_op *op, uint64_t off)
 {
+	cow_assert(!op->guest || op->kind != COW_OP_WRITE);
 	return op->kind == COW_OP_WRITE ? op->buf + (off - op->off) : op->queue->image->core.zeros;
 }
 

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "engine/loop/guest.h"
 #include "engine/base/math.h"
 #include "engine/base/pages.h"
 #include "engine/request/op.h"
@@ -222,6 +223,12 @@ void cow_queue_submit(struct cow_queue *queue, unsigned idx, enum cow_op_kind ki
 {
 	cow_assert(idx < queue->nr_ops);
 	start(&queue->ops[idx], kind, flags, offset, length, buf, done, ctx);
+}
+
+void cow_queue_set_guest(struct cow_queue *queue, unsigned idx, const struct cow_guest *guest)
+{
+	cow_assert(idx < queue->nr_ops && !queue->ops[idx].active);
+	queue->ops[idx].guest = guest;
 }
 
 struct wait_op {

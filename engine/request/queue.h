@@ -8,6 +8,7 @@
 #include "engine/base/result.h"
 #include "engine/request/kind.h"
 
+struct cow_guest;
 struct cow_image;
 struct cow_loop;
 struct cow_queue;
@@ -41,6 +42,12 @@ void cow_queue_free(struct cow_queue *queue);
  */
 void cow_queue_submit(struct cow_queue *queue, unsigned idx, enum cow_op_kind kind, unsigned flags,
 		      uint64_t offset, uint64_t length, void *buf, cow_op_done_fn *done, void *ctx);
+
+/*
+ * Just before a READ or WRITE is submitted as idx, with guest->base for its buf: its bytes are in the
+ * guest's pages. *guest is the caller's until done; base is used where somebody has to look at them.
+ */
+void cow_queue_set_guest(struct cow_queue *queue, unsigned idx, const struct cow_guest *guest);
 
 /* Blocking form for tools and tests: uses its own op slot, any length. */
 COW_MUST_CHECK int cow_queue_do(struct cow_queue *queue, enum cow_op_kind kind, unsigned flags,

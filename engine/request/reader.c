@@ -17,10 +17,19 @@ static void advance(struct cow_reader *r, uint64_t bytes)
 
 /* ---- compressed clusters ---- */
 
-static void copy_out(struct cow_reader *r, const uint8_t *cluster)
+/* The source's bytes are at r->buf. */
+static void store(struct cow_op *op, const struct cow_reader *r)
+{
+	int ret = op->guest ? cow_op_store(op, r->buf, r->source.bytes) : 0;
+	if (ret)
+		cow_task_fail(&op->task, ret);
+}
+
+static void copy_out(struct cow_op *op, struct cow_reader *r, const uint8_t *cluster)
 {
 	cow_assert(r->source.bytes <= r->end - r->pos);
 	memcpy(r->buf, cluster + r->source.in_cluster, r->source.bytes);
+	store(op, r);
 	advance(r, r->source.bytes);
 }
 
@@ -52,7 +61,7 @@ static enum cow_next start_inflate(struct cow_op *op, struct cow_reader *r, stru
 	switch (cow_inflated_ask(cache, r->source.image, r->source.entry,
 				 queue->nr_packed ? &r->inflating : NULL, &op->task, &slot)) {
 	case COW_INFLATED_HIT:
-		copy_out(r, slot->data);
+		copy_out(op, r, slot->data);
 		cow_inflated_put(cache, slot);
 		return COW_AGAIN;
 	case COW_INFLATED_MINE:
@@ -83,7 +92,7 @@ static enum cow_next finish_inflate(struct cow_op *op, struct cow_reader *r)
 		cow_task_fail(&op->task, ret);
 		return COW_AGAIN;
 	}
-	copy_out(r, queue->unpacked);
+	copy_out(op, r, queue->unpacked);
 	cow_inflated_done(cow_op_image(op)->inflated, &r->inflating, &queue->unpacked);
 	put_packed(queue, r);
 	return COW_AGAIN;
@@ -110,6 +119,7 @@ static enum cow_next read_run(struct cow_op *op, struct cow_reader *r)
 	switch (s->kind) {
 	case COW_SOURCE_ZERO:
 		memset(r->buf, 0, s->bytes);
+		store(op, r);
 		break;
 	case COW_SOURCE_DATA:
 		cow_data_read(op, piece, s->image, s->host_off, r->pos, r->buf, s->bytes);

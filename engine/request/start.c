@@ -78,6 +78,7 @@ static void end(struct cow_task *task)
 		cow_core_note_cut(&cow_op_image(op)->core, task->loop);
 	let_go(op);
 	op->active = false;
+	op->guest = NULL;
 	cow_gate_leave(&op->queue->running);
 	op->done(op->ctx, task->error);
 }
@@ -101,8 +102,10 @@ static bool all_zeros(const uint8_t *buf, uint64_t bytes)
 static void detect_zeroes(struct cow_op *op)
 {
 	enum cow_detect_zeroes mode = cow_op_image(op)->detect_zeroes;
-	if (op->kind != COW_OP_WRITE || mode == COW_DETECT_ZEROES_OFF ||
-	    !all_zeros(op->buf, op->end - op->off))
+	if (op->kind != COW_OP_WRITE || mode == COW_DETECT_ZEROES_OFF)
+		return;
+	/* It is fetched again, or fails, if this fails. */
+	if (cow_op_fetch(op) || !all_zeros(op->buf, op->end - op->off))
 		return;
 	op->kind = COW_OP_WRITE_ZEROES;
 	if (mode == COW_DETECT_ZEROES_ON)
@@ -181,11 +184,13 @@ void cow_start_request(struct cow_op *op, uint64_t length)
 	op->end = op->off + length;
 	if (!valid(op, length)) {
 		op->active = false;
+		op->guest = NULL;
 		op->done(op->ctx, -EINVAL);
 		return;
 	}
 	if (op->kind != COW_OP_FLUSH && !length) {
 		op->active = false;
+		op->guest = NULL;
 		op->done(op->ctx, 0);
 		return;
 	}

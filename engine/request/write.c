@@ -15,11 +15,22 @@
 #include "engine/request/mapping.h"
 #include "engine/request/kind.h"
 
+/* The request's bytes are looked at, or go elsewhere than to one place of the host. */
+static bool fetch(struct cow_op *op)
+{
+	int ret = op->guest ? cow_op_fetch(op) : 0;
+	if (ret)
+		cow_task_fail(&op->task, ret);
+	return !ret;
+}
+
 static enum cow_next write_begin(struct cow_task *task)
 {
 	struct cow_op *op = cow_op_of(task);
 	enum cow_next next = cow_op_begin_write(op);
 	op->at_limit = &cow_write_step_drain;
+	if (next == COW_AGAIN && !task->error && cow_data_is_encrypted(cow_op_image(op)))
+		COW_IGNORE(fetch(op));
 	if (next == COW_AGAIN && !task->error)
 		task->step = &cow_write_step_map;
 	return next;
@@ -27,8 +38,12 @@ static enum cow_next write_begin(struct cow_task *task)
 
 static enum cow_next submit_data(struct cow_op *op, uint64_t host, uint64_t bytes)
 {
-	cow_data_write_on(op, cow_op_piece(op), host, op->cursor, cow_op_data(op, op->cursor),
-			  bytes);
+	struct cow_piece *piece = cow_op_piece(op);
+	if (op->guest)
+		cow_op_submit_data(op, piece, cow_op_image(op)->core.data, host,
+				   op->buf + (op->cursor - op->off), bytes);
+	else
+		cow_data_write_on(op, piece, host, op->cursor, cow_op_data(op, op->cursor), bytes);
 	op->cursor += bytes;
 	return COW_AGAIN;
 }
@@ -122,7 +137,7 @@ static enum cow_next write_run(struct cow_op *op, struct cow_slot *slot, uint64_
 	if (run.first.kind != COW_BAD && !(run.first.has_host && run.first.copied) &&
 	    cow_pack_wanted(op)) {
 		cow_cache_put(slot);
-		return cow_task_goto(&op->task, &cow_pack_step);
+		return fetch(op) ? cow_task_goto(&op->task, &cow_pack_step) : COW_AGAIN;
 	}
 	bool hole = hole_possible(op, &run), zero = false;
 	bool at_hand = hole && cow_reserve_peek(&op->queue->reserve, &zero);
@@ -139,7 +154,7 @@ static enum cow_next write_run(struct cow_op *op, struct cow_slot *slot, uint64_
 	op->copy.start = cow_round_down(op->cursor, g->cluster_bytes);
 	op->copy.end = op->copy.start + ((uint64_t)run_clusters(op, &run) << g->cluster_bits);
 	op->copy.frees = cow_entry_is_replaced(&run.first);
-	return cow_task_goto(&op->task, &cow_copy_step);
+	return fetch(op) ? cow_task_goto(&op->task, &cow_copy_step) : COW_AGAIN;
 }
 
 static enum cow_next write_map(struct cow_task *task)

@@ -151,6 +151,36 @@ const struct cow_host_ops memory_host_ops = {
 
 /* ---- I/O ---- */
 
+static uint8_t *pages_of(const struct cow_guest *guest)
+{
+	return ((const struct memory_guest *)guest)->pages;
+}
+
+uint8_t *memory_place(const struct cow_io *io, unsigned i)
+{
+	uint8_t *base = io->vec[i].iov_base;
+	return io->guest ? pages_of(io->guest) + (base - io->guest->base) : base;
+}
+
+static int fetch(const struct cow_guest *guest, uint64_t off, uint64_t bytes)
+{
+	memcpy(guest->base + off, pages_of(guest) + off, bytes);
+	return 0;
+}
+
+static int store(const struct cow_guest *guest, uint64_t off, uint64_t bytes)
+{
+	memcpy(pages_of(guest) + off, guest->base + off, bytes);
+	return 0;
+}
+
+void memory_guest_init(struct memory_guest *guest, uint8_t *pages, uint8_t *base, uint64_t bytes)
+{
+	memset(base, 0x5a, bytes);
+	guest->guest = (struct cow_guest){ .base = base, .fetch = fetch, .store = store };
+	guest->pages = pages;
+}
+
 uint8_t *memory_gather(const struct cow_io *io, uint64_t bytes)
 {
 	uint8_t *data = malloc(bytes ? bytes : 1);
@@ -158,7 +188,7 @@ uint8_t *memory_gather(const struct cow_io *io, uint64_t bytes)
 	cow_assert(data && bytes <= memory_rest_bytes(io));
 	for (unsigned i = 0; i < io->nr_vec && at < bytes; i++) {
 		uint64_t n = cow_min(io->vec[i].iov_len, bytes - at);
-		memcpy(data + at, io->vec[i].iov_base, n);
+		memcpy(data + at, memory_place(io, i), n);
 		at += n;
 	}
 	cow_assert(at == bytes);
@@ -173,7 +203,7 @@ static int64_t do_read(const struct cow_io *io, uint64_t bytes)
 	uint64_t end = off + bytes;
 	for (unsigned i = 0; i < io->nr_vec && off < end; i++) {
 		uint64_t n = cow_min(io->vec[i].iov_len, end - off);
-		memory_content_read(c, off, io->vec[i].iov_base, n);
+		memory_content_read(c, off, memory_place(io, i), n);
 		off += n;
 	}
 	return (int64_t)bytes;

@@ -6,6 +6,7 @@
 #ifndef COW_TEST_HANDLE_H
 #define COW_TEST_HANDLE_H
 
+#include "engine/loop/guest.h"
 #include "engine/loop/io.h"
 #include "tests/memory/disk.h"
 
@@ -29,6 +30,17 @@ static inline uint64_t memory_rest_bytes(const struct cow_io *io)
 {
 	return io->length - io->progress_bytes;
 }
+
+/* A request's pages (guest.h), which only these hosts and fetch and store reach. */
+struct memory_guest {
+	struct cow_guest guest; /* first */
+	uint8_t *pages;
+};
+
+/* Both of so many bytes, the caller's; what is at base is nothing to be believed. */
+void memory_guest_init(struct memory_guest *guest, uint8_t *pages, uint8_t *base, uint64_t bytes);
+/* Where the bytes of the I/O's i-th buffer are. */
+uint8_t *memory_place(const struct cow_io *io, unsigned i);
 
 /* What is still to be written, its first bytes, as one piece (free). */
 uint8_t *memory_gather(const struct cow_io *io, uint64_t bytes);

@@ -80,6 +80,7 @@ static void make_config(struct sim_config *c, struct sim_random *r, const struct
 	c->noise = sim_chance(r, 50);
 	c->permille = plan->faults && sim_chance(r, 10) ? 1 + sim_below(r, 30) : 0;
 	c->outlive = sim_mix(c->seed) % 4 == 0;
+	c->guest = sim_mix(c->seed + 1) % 3 == 0;
 }
 
 /* The base below: a chain of three, made of what the top image may be made of. */

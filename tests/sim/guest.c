@@ -81,6 +81,8 @@ static void op_done(void *ctx, int result)
 	op->busy = false;
 	free(op->buf);
 	op->buf = NULL;
+	free(op->base);
+	op->base = NULL;
 }
 
 bool sim_guest_has_room(const struct sim_run *run, const struct sim_action *action)
@@ -129,6 +131,13 @@ static void begin(struct sim_run *run, struct sim_op *op, const struct sim_actio
 		id = ++run->next_id;
 		sim_fill(op->buf, id, sector, nr);
 	}
+	if (op->buf && run->script->config.guest) {
+		op->base = cow_buf_alloc(a->length);
+		cow_assert(op->base);
+		if (a->kind == SIM_READ) /* what does not get there must not look right */
+			memset(op->buf, 0xc3, a->length);
+		memory_guest_init(&op->guest, op->buf, op->base, a->length);
+	}
 	if (is_writing(a))
 		op->start = sim_model_write_begin(&run->model, id, sector, nr);
 	else
@@ -145,9 +154,12 @@ void sim_guest_submit(struct sim_run *run, const struct sim_action *a)
 	run->stats.ops++;
 	run->world.hold_steps = a->flags & SIM_LATE ? 400 : 0;
 	cow_loop_enter(&run->queue_loops[queue]->base);
-	cow_queue_submit(sim_image_queue(run, queue), idx, (enum cow_op_kind)a->kind,
-			 a->flags & (COW_OP_FUA | COW_OP_NOUNMAP), a->offset, a->length, op->buf,
-			 op_done, op);
+	struct cow_queue *engine = sim_image_queue(run, queue);
+	if (op->base)
+		cow_queue_set_guest(engine, idx, &op->guest.guest);
+	cow_queue_submit(engine, idx, (enum cow_op_kind)a->kind,
+			 a->flags & (COW_OP_FUA | COW_OP_NOUNMAP), a->offset, a->length,
+			 op->base ? op->base : op->buf, op_done, op);
 	cow_loop_enter(NULL);
 	run->world.hold_steps = 0;
 }

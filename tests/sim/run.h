@@ -28,6 +28,8 @@ struct sim_op {
 	uint64_t start;	  /* model clock */
 	uint64_t first_step;
 	uint8_t *buf;
+	uint8_t *base; /* with config.guest: what buf is to its I/O */
+	struct memory_guest guest;
 };
 
 struct sim_stats {

@@ -94,6 +94,7 @@ static const struct {
 	FIELD(permille),
 	FIELD(sweep),
 	FIELD(outlive),
+	FIELD(guest),
 	LIMIT(ring),
 	LIMIT(ring_own),
 	LIMIT(release_batch),

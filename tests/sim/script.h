@@ -61,6 +61,7 @@ struct sim_config {
 	/* from this action on, counted from 1, power is lost at every host operation; 0: no such thing */
 	uint64_t sweep;
 	uint64_t outlive; /* a killed process leaves its memory to the next one */
+	uint64_t guest;	  /* the bytes of requests are in pages of the guest's (guest.h) */
 	struct cow_limits limits;
 };
 

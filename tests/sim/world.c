@@ -34,7 +34,7 @@ static struct sim_loop *sim_of(struct cow_loop *loop)
 static void spoil(struct cow_io *io)
 {
 	for (unsigned i = 0; i < io->nr_vec; i++)
-		memset(io->vec[i].iov_base, 0xa5, io->vec[i].iov_len);
+		memset(memory_place(io, i), 0xa5, io->vec[i].iov_len);
 }
 
 static void loop_start(struct cow_loop *base, struct cow_io *io)

@@ -16,7 +16,7 @@ uint64_t sim_checksum(const struct cow_io *io)
 {
 	uint64_t sum = 0;
 	for (unsigned i = 0; i < io->nr_vec; i++) {
-		const uint8_t *p = io->vec[i].iov_base;
+		const uint8_t *p = memory_place(io, i);
 		size_t n = io->vec[i].iov_len;
 		for (; n >= 8; n -= 8, p += 8) {
 			uint64_t word;

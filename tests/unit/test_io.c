@@ -12,6 +12,7 @@
 
 #include <cmocka.h>
 
+#include "engine/loop/guest.h"
 #include "engine/loop/io.h"
 #include "engine/loop/loop.h"
 
@@ -161,12 +162,60 @@ static void test_paused(void **state)
 	assert_int_equal(io.result, 0);
 }
 
+struct pages {
+	struct cow_guest guest;
+	uint64_t off, bytes; /* of the last store */
+	int error;
+};
+
+static int note_store(const struct cow_guest *guest, uint64_t off, uint64_t bytes)
+{
+	struct pages *p = (struct pages *)(uintptr_t)guest;
+	p->off = off;
+	p->bytes = bytes;
+	return p->error;
+}
+
+static int read_to_guest(struct pages *p, struct cow_file *file, uint64_t bytes, int64_t first)
+{
+	struct script s = { 0 };
+	struct cow_io io;
+	cow_loop_init(&s.base, &script_ops);
+	cow_io_prep_rw(&io, COW_IO_READ, file, 0, p->guest.base + 512, bytes, short_done);
+	io.guest = &p->guest;
+	cow_loop_submit(&s.base, &io);
+	cow_io_raw_done(&io, first);
+	if (io.done)
+		cow_io_raw_done(&io, 0);
+	assert_null(io.done);
+	return io.result;
+}
+
+/* Zeros behind the end go to the pages; of a file that was cut nothing is believed unseen. */
+static void test_guest(void **state)
+{
+	uint8_t base[4096];
+	struct pages p = { .guest = { .base = base, .store = note_store } };
+	struct cow_file file = { .size_bytes = 1024, .unlocked = true };
+	memset(base, 1, sizeof(base));
+	assert_int_equal(read_to_guest(&p, &file, 2048, 1024), 0);
+	assert_int_equal(p.off, 512 + 1024);
+	assert_int_equal(p.bytes, 1024);
+	assert_int_equal(base[511 + 1024], 1);
+	assert_int_equal(base[512 + 1024], 0);
+	p.error = -EFAULT;
+	assert_int_equal(read_to_guest(&p, &file, 2048, 1024), -EIO);
+	struct cow_file cut = { .size_bytes = 4096, .lost_from = 4096 };
+	assert_int_equal(read_to_guest(&p, &cut, 2048, 2048), -EIO);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_short),
 		cmocka_unit_test(test_paused),
 		cmocka_unit_test(test_cut),
+		cmocka_unit_test(test_guest),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
