@@ -10,6 +10,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "engine/base/result.h"
+
 struct cow_guest;
 struct cow_tag;
 
@@ -30,8 +32,8 @@ struct cow_transfer_ops {
 };
 
 /* The functions of a tag's cow_guest: by user copy. */
-int cow_transfer_fetch(const struct cow_guest *guest, uint64_t off, uint64_t bytes);
-int cow_transfer_store(const struct cow_guest *guest, uint64_t off, uint64_t bytes);
+COW_MUST_CHECK int cow_transfer_fetch(const struct cow_guest *guest, uint64_t off, uint64_t bytes);
+COW_MUST_CHECK int cow_transfer_store(const struct cow_guest *guest, uint64_t off, uint64_t bytes);
 
 /* The kernel copies when a request is fetched and committed. Every kernel. */
 extern const struct cow_transfer_ops cow_transfer_copy;

@@ -179,9 +179,9 @@ void cow_op_submit_rw(struct cow_op *op, struct cow_piece *piece, enum cow_io_ki
 void cow_op_submit_data(struct cow_op *op, struct cow_piece *piece, struct cow_file *file,
 			uint64_t host_off, void *buf, uint64_t bytes);
 /* WRITE: the request's bytes are at op->buf from then on. Before anybody looks there. 0 or -errno. */
-int cow_op_fetch(struct cow_op *op);
+COW_MUST_CHECK int cow_op_fetch(struct cow_op *op);
 /* READ: bytes at buf, in op->buf, are what the request is to read there. 0 or -errno. */
-int cow_op_store(struct cow_op *op, const uint8_t *buf, uint64_t bytes);
+COW_MUST_CHECK int cow_op_store(struct cow_op *op, const uint8_t *buf, uint64_t bytes);
 /* For I/Os prepared by hand: done function and submission. */
 void cow_op_submit_piece(struct cow_op *op, struct cow_piece *piece);
 void cow_op_piece_done(struct cow_io *io);
