@@ -27,7 +27,8 @@ void cow_queue_take_memory(struct cow_queue *queue)
  */
 static int alloc_buffers(struct cow_queue *queue)
 {
-	uint32_t cluster = cow_source_cluster_bytes(queue->image);
+	/* Not the chain's as it is now: buffers change places, and a chain may have become shorter. */
+	uint32_t cluster = queue->image->inflated->cluster_bytes;
 	/*
 	 * A compressed cluster's length field reaches to twice the cluster; it starts anywhere in a
 	 * sector.
@@ -76,6 +77,7 @@ static void free_buffers(struct cow_queue *queue)
 {
 	cow_pages_free(queue->bounce_memory, queue->all_bounces * (size_t)COW_BOUNCE_BYTES);
 	cow_pages_free(queue->packed_memory, queue->all_packed * queue->packed_bytes);
+	cow_assert(queue->unpacked_bytes == queue->image->inflated->cluster_bytes);
 	cow_pages_free(queue->unpacked, queue->unpacked_bytes);
 	free(queue->ops);
 	cow_inflate_free(queue->inflate);

@@ -178,7 +178,8 @@ static int open_all(struct commit *m, struct cow_error *err)
 	if (ret)
 		return ret;
 	/* What the base holds changes under our hands: nobody may look there through the image. */
-	m->reach = cow_disk_reach(m->source, m->depth - 1);
+	/* Where the base ended, it shows whatever lies in its last cluster, once it is longer. */
+	m->reach = cow_disk_reach(m->source, m->depth);
 	cow_level_cut(m->source, m->depth);
 	return open_base(m, err);
 }
