@@ -264,6 +264,15 @@ def amend(w, tally):
         image.version = 2 if option == "compat=0.10" else 3 if option == "compat=1.1" else image.version
 
 
+def compact(w, tally):
+    image, s = w.some(), Step(w, tally)
+    args = ["compact", "-q", *w.rng.choice([[], [], ["--zeroes"]]), image.name]
+    if not image.encrypted:
+        killed(w, tally, image.name, args)
+    if s.both("compact", args):
+        s.settle(image.files())
+
+
 def snapshot(w, tally):
     image, s = w.some(), Step(w, tally)
     name, ids = image.name, w.list_snapshots(image.name)
@@ -481,8 +490,8 @@ def measure(w, tally):
         raise Failure(f"ours {ours}, QEMU's {theirs}")
 
 
-VERBS = [rebase] * 5 + [commit] * 5 + [resize, resize, amend, amend, snapshot, snapshot, bitmap, bitmap, repair, scribble, scribble] + \
-    [convert] * 4 + [fill, fill, compare, measure]
+VERBS = [rebase] * 5 + [commit] * 5 + [resize, resize, amend, amend, compact, compact, snapshot, snapshot, bitmap, bitmap] + \
+    [repair, scribble, scribble] + [convert] * 4 + [fill, fill, compare, measure]
 
 
 def step(w, tally):
