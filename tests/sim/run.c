@@ -151,9 +151,9 @@ static void tool_again(struct sim_run *run)
 static void arm_in_replay(struct sim_run *run)
 {
 	struct sim_world *world = &run->world;
-	if (world->power_off_at || world->powered_off || !sim_chance(&run->random, 30))
+	if (world->power_off_at || world->powered_off || !sim_chance(&run->random, 60))
 		return;
-	world->power_off_sync = 1 + sim_below(&run->random, 6);
+	world->power_off_sync = 1 + sim_below(&run->random, 5);
 	world->crash_kind = sim_chance(&run->random, 25) ? MEMORY_CRASH_KILL : MEMORY_CRASH_POWER;
 }
 
@@ -210,7 +210,7 @@ static void recover(struct sim_run *run)
 		if (run->tool.pending)
 			sim_tool_check(run);
 		sim_image_check(run, false);
-		if (replays)
+		if (replays && !soon)
 			arm_in_replay(run);
 		if (!run->world.powered_off && sim_image_open(run) == 0) {
 			replayed(run);
