@@ -393,6 +393,7 @@ static enum cow_next zero_map(struct cow_task *task)
 	struct cow_op *op = cow_op_of(task);
 	struct cow_image *image = cow_op_image(op);
 	const struct cow_geometry *g = &image->core.g;
+	cow_assert(!op->claim.held);
 	op->map = &step_map;
 	if (op->cursor >= op->end)
 		return cow_task_goto(task, &step_drained);

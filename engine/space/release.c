@@ -87,6 +87,7 @@ static enum cow_next release_begin(struct cow_task *task)
 static enum cow_next release_delay(struct cow_task *task)
 {
 	struct cow_quarantine *q = of(task);
+	cow_assert(q->running);
 	if (task->pending)
 		return cow_task_wait_io(task);
 	if (must_leave(q))
@@ -363,6 +364,7 @@ static enum cow_next release_more(struct cow_task *task)
 static enum cow_next release_unwind(struct cow_task *task)
 {
 	struct cow_quarantine *q = of(task);
+	cow_assert(q->running && task->error);
 	if (task->pending)
 		return cow_task_wait_io(task);
 	if (!cow_core_is_failed(q->core) && task->error == -ENOSPC && atomic_load(&q->closing)) {
