@@ -178,7 +178,6 @@ static enum cow_next write_map(struct cow_task *task)
 static enum cow_next write_drain(struct cow_task *task)
 {
 	struct cow_op *op = cow_op_of(task);
-	cow_assert(!op->claim.held);
 	if (task->pending)
 		return cow_task_wait_io(task);
 	if (op->flags & COW_OP_FUA)
