@@ -291,12 +291,18 @@ static int move_entry(struct cow_compact_step *s, const struct cow_compact_table
 	return ret;
 }
 
-/* The table in e->table, which has changed or lies behind, goes to a new place. */
-static int move_table(struct cow_compact_step *s, struct cow_compact_table *t, bool changed)
+enum why {
+	CHANGED, /* it needs a new place, wherever that is */
+	BEHIND,	 /* it may stay where it is, if there is no room below */
+};
+
+/* The table in e->table goes to a new place. */
+static int move_table(struct cow_compact_step *s, struct cow_compact_table *t, enum why why)
 {
 	struct cow_edit *e = &s->e;
 	uint64_t off;
-	int ret = changed ? cow_edit_alloc(e, 1, &off) : cow_edit_alloc_below(e, 1, s->from, &off);
+	int ret = why == CHANGED ? cow_edit_alloc(e, 1, &off)
+				 : cow_edit_alloc_below(e, 1, s->from, &off);
 	if (ret || !off)
 		return ret;
 	ret = cow_edit_count(e, off, e->g.cluster_bytes, (int)t->refs - 1);
@@ -320,15 +326,14 @@ static bool is_empty(const struct cow_edit *e)
 	return !e->table[0] && !memcmp(e->table, e->table + 1, e->g.cluster_bytes - 1);
 }
 
-static int put_table(struct cow_compact_step *s, struct cow_compact_table *t, bool changed)
+static int put_table(struct cow_compact_step *s, struct cow_compact_table *t, enum why why)
 {
-	return is_empty(&s->e) ? drop_table(s, t) : move_table(s, t, changed);
+	return is_empty(&s->e) ? drop_table(s, t) : move_table(s, t, why);
 }
 
 int cow_compact_step_change_table(struct cow_compact_step *s, struct cow_compact_table *t)
 {
-	bool changed = true;
-	return put_table(s, t, changed);
+	return put_table(s, t, CHANGED);
 }
 
 static int do_table(struct cow_compact_step *s, struct cow_compact_table *t)
@@ -349,7 +354,7 @@ static int do_table(struct cow_compact_step *s, struct cow_compact_table *t)
 		return ret;
 	if (!changed && !is_empty(e) && !is_behind(s, t->off, e->g.cluster_bytes))
 		return 0;
-	return put_table(s, t, changed);
+	return put_table(s, t, changed ? CHANGED : BEHIND);
 }
 
 /* ---- the step ---- */

@@ -211,6 +211,8 @@ int cow_edit_alloc_below(struct cow_edit *e, uint64_t nr, uint64_t end, uint64_t
 	cow_assert(!e->committed);
 	int ret = find_free(e, nr, end, &first);
 	*off = 0;
+	if (!ret && first == UINT64_MAX && nr == 1)
+		e->scan = cow_max(e->scan, end); /* who asks again does not look again */
 	if (ret || first == UINT64_MAX)
 		return ret;
 	for (uint64_t i = 0; i < nr && !ret; i++)
