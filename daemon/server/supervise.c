@@ -538,7 +538,7 @@ int cow_supervise_run(const struct cow_server_config *config)
 	prctl(PR_SET_NAME, "cowblk-super");
 	s.memory = memfd_create("cowblk", MFD_CLOEXEC);
 	s.config.device.cookie = cow_device_new_cookie();
-	int ret = s.memory < 0 || !s.config.device.cookie ? -errno : open_signals(&s);
+	int ret = s.memory < 0 ? -errno : s.config.device.cookie ? open_signals(&s) : -EIO;
 	if (ret) {
 		char text[128];
 		snprintf(text, sizeof(text), "cannot keep memory for recovery: %s", strerror(-ret));
