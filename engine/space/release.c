@@ -44,14 +44,17 @@ static bool must_leave(struct cow_quarantine *q)
 	return false;
 }
 
-/*
- * What each step with a batch stands on: it is the first entries of the ring, and nothing else is
- * under way, so that nobody changes `running`.
- */
+/* What each step of the task stands on: it runs, and nobody else changes that. */
 COW_NO_ANALYSIS
-static void stand_on_batch(const struct cow_quarantine *q)
+static void stand_on_running(const struct cow_quarantine *q)
 {
 	cow_assert(q->running);
+}
+
+/* What each step with a batch stands on: it is the first entries of the ring. */
+static void stand_on_batch(const struct cow_quarantine *q)
+{
+	stand_on_running(q);
 	cow_assert(q->nr_batch && q->batch_ring == q->nr_batch);
 	cow_assert(q->nr_batch <= q->limits->release_batch);
 }
@@ -87,7 +90,7 @@ static enum cow_next release_begin(struct cow_task *task)
 static enum cow_next release_delay(struct cow_task *task)
 {
 	struct cow_quarantine *q = of(task);
-	cow_assert(q->running);
+	stand_on_running(q);
 	if (task->pending)
 		return cow_task_wait_io(task);
 	if (must_leave(q))
@@ -364,7 +367,8 @@ static enum cow_next release_more(struct cow_task *task)
 static enum cow_next release_unwind(struct cow_task *task)
 {
 	struct cow_quarantine *q = of(task);
-	cow_assert(q->running && task->error);
+	stand_on_running(q);
+	cow_assert(task->error);
 	if (task->pending)
 		return cow_task_wait_io(task);
 	if (!cow_core_is_failed(q->core) && task->error == -ENOSPC && atomic_load(&q->closing)) {

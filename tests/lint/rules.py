@@ -153,7 +153,7 @@ LOCK = re.compile(r"\bstruct cow_mutex_(\w+) \w+;")
 # Where the analysis is off, and why.
 NO_ANALYSIS = {
     "cow_cache_get": "a slot goes out with the lock held", "cow_cache_put": "and comes back", "cow_cache_put_dirty": "and comes back", "slots_now": "the only thread that changes them asks",
-    "stand_on_pass": "while a pass runs nobody changes who runs", "stand_on_batch": "the same of a release",
+    "stand_on_pass": "while a pass runs nobody changes who runs", "stand_on_running": "the same of a release",
     "write_slots": "what a dead daemon left is nobody else's", "cow_core_snapshots_off": "changes under a freeze only",
 }
 
