@@ -241,6 +241,11 @@ static int look(struct resolving *r, struct cow_error *err)
 		r->path->missing = true;
 		return 0;
 	}
+	if (fd == -ENOENT && r->last_is_link)
+		return cow_error_set(err, fd,
+				     "%s: a symbolic link leads to %s, which is not there: give "
+				     "that name itself",
+				     r->name, full);
 	if (fd < 0)
 		return fd;
 	int ret = fstat(fd, &st) ? -errno : 0;

@@ -34,8 +34,14 @@
 static int find_path(struct cow_target *t, struct cow_error *err)
 {
 	const char *path = t->spec->disk.path;
+	struct stat st;
 	int ret = t->host->ops->realpath(t->host, path, &t->path);
 	t->existed = !ret;
+	if (ret == -ENOENT && !lstat(path, &st))
+		return cow_error_set(err, ret,
+				     "%s: a symbolic link leads to what is not there: give that "
+				     "name itself",
+				     path);
 	if (ret == -ENOENT) {
 		t->path = strdup(path);
 		ret = t->path ? 0 : -ENOMEM;
