@@ -6,6 +6,8 @@
 #include <inttypes.h>
 #include <string.h>
 
+#include "engine/base/full.h"
+#include "engine/base/log.h"
 #include "engine/base/math.h"
 #include "engine/check/check.h"
 #include "engine/core/load.h"
@@ -68,6 +70,39 @@ static int step(struct cow_compact_step *s, struct cow_loop *loop, struct cow_fi
 	return ret;
 }
 
+/* The host had no room for such a step, and has it back: a smaller one needs less. */
+static bool can_be_smaller(const struct cow_compact_step *s, int ret,
+			   struct cow_compact_options *options)
+{
+	uint64_t clusters = s->e.g.cluster_bits ? cow_compact_step_clusters(s) : 0;
+	if (!cow_full_is(ret) || clusters <= 1)
+		return false;
+	options->step_bytes = cow_max(clusters / 4, 1) << s->e.g.cluster_bits;
+	return true;
+}
+
+static int steps(struct cow_loop *loop, struct cow_file *file,
+		 const struct cow_compact_options *wanted, struct cow_compact_result *result,
+		 struct cow_error *err)
+{
+	struct cow_compact_options options = *wanted;
+	uint64_t total_bytes = 0;
+	bool more = true;
+	int ret = 0;
+	while (!ret && more) {
+		struct cow_compact_step s = { .options = &options, .result = result };
+		ret = step(&s, loop, file, &total_bytes, &more, err);
+		bool again = ret && can_be_smaller(&s, ret, &options);
+		cow_compact_step_close(&s);
+		if (!again)
+			continue;
+		*err = (struct cow_error){ 0 };
+		ret = 0;
+		more = true;
+	}
+	return ret;
+}
+
 /* ---- what is left ---- */
 
 static int punch(struct cow_compact_step *s, uint64_t first, uint64_t end)
@@ -91,7 +126,16 @@ static int punch_all(struct cow_compact_step *s)
 			ret = punch(s, first, c);
 		first = c + 1;
 	}
-	return ret ? cow_error_set(s->e.err, ret, "cannot make holes: %s", strerror(-ret)) : 0;
+	return ret;
+}
+
+/* Room stays in use, nothing is lost: what was to be done is done, and the next time tries again. */
+static void make_holes(struct cow_compact_step *s)
+{
+	int ret = s->e.file->can_punch ? punch_all(s) : 0;
+	if (ret)
+		cow_log(COW_LOG_WARNING, "%s: cannot give freed space back to the host: %s",
+			s->e.file->path, strerror(-ret));
 }
 
 /* What a crash has left behind the last cluster, or who wrote it. */
@@ -120,8 +164,8 @@ static int finish(struct cow_loop *loop, struct cow_file *file,
 	result->left_for = s.fixed > s.used ? s.fixed_as : NULL;
 	ret = cut_end(&s);
 	s.e.opened_bytes = file->size_bytes;
-	if (!ret && file->can_punch)
-		ret = punch_all(&s);
+	if (!ret)
+		make_holes(&s);
 	if (!ret)
 		ret = cow_edit_cannot_write(&s.e, cow_loop_sync(loop, file));
 	cow_compact_step_close(&s);
@@ -132,16 +176,11 @@ int cow_compact(struct cow_loop *loop, struct cow_file *file,
 		const struct cow_compact_options *options, struct cow_compact_result *result,
 		struct cow_error *err)
 {
-	uint64_t total_bytes = 0;
-	bool more = true;
 	memset(result, 0, sizeof(*result));
 	int ret = make_sound(loop, file, err);
 	if (!ret && options->zeroes)
 		ret = cow_compact_zeroes(loop, file, options, result, err);
-	while (!ret && more) {
-		struct cow_compact_step s = { .options = options, .result = result };
-		ret = step(&s, loop, file, &total_bytes, &more, err);
-		cow_compact_step_close(&s);
-	}
+	if (!ret)
+		ret = steps(loop, file, options, result, err);
 	return ret ? ret : finish(loop, file, options, result, err);
 }

@@ -170,17 +170,23 @@ int cow_edit_open_any(struct cow_edit *e, struct cow_loop *loop, struct cow_file
 	return open_or_close(e);
 }
 
-/* What was appended in vain is cut off, as far as the host lets us. */
-static void cut_file(struct cow_edit *e)
+/*
+ * What was written in vain takes no room: below the file's old end it becomes holes, behind it is cut
+ * off, as far as the host lets us.
+ */
+static void take_back(struct cow_edit *e)
 {
-	if (e->committed || !e->opened_bytes || e->file->block_device || !e->scan)
+	if (e->committed || !e->opened_bytes || !e->scan)
 		return;
-	COW_IGNORE(cow_loop_resize(e->loop, e->file, e->opened_bytes));
+	if (e->file->can_punch)
+		COW_IGNORE(cow_edit_punch_taken(e));
+	if (!e->file->block_device)
+		COW_IGNORE(cow_loop_resize(e->loop, e->file, e->opened_bytes));
 }
 
 void cow_edit_close(struct cow_edit *e)
 {
-	cut_file(e);
+	take_back(e);
 	cow_edit_free_refcounts(e);
 	cow_snapshots_free(e->snapshots, e->header.nr_snapshots);
 	free(e->l1);

@@ -12,7 +12,7 @@
  * The price is the room for both versions of the tables that change.
  *
  * States: open (memory only, and writes to free clusters) -> committed. cow_edit_close() in any
- * state; before the commit it cuts off what was appended to the file.
+ * state; before the commit it gives back what was written: holes, and the file as long as it was.
  *
  * Memory: the refcount blocks that are looked at, and the L1 tables; L2 tables pass through one at
  * a time.

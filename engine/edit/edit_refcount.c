@@ -453,10 +453,24 @@ int cow_edit_write_refcounts(struct cow_edit *e)
 
 /* ---- afterwards ---- */
 
+static bool was_used(const struct cow_edit_block *b, uint64_t idx)
+{
+	return b->used && (b->used[idx / 8] & (1u << (idx & 7)));
+}
+
+static bool is_used(const struct cow_edit *e, const struct cow_edit_block *b, uint64_t idx)
+{
+	return b->counts && cow_refcount_get(b->counts, e->g.refcount_order, idx);
+}
+
 static bool became_free(const struct cow_edit *e, const struct cow_edit_block *b, uint64_t idx)
 {
-	return b->used && (b->used[idx / 8] & (1u << (idx & 7))) &&
-	       !cow_refcount_get(b->counts, e->g.refcount_order, idx);
+	return was_used(b, idx) && !is_used(e, b, idx);
+}
+
+static bool was_taken(const struct cow_edit *e, const struct cow_edit_block *b, uint64_t idx)
+{
+	return !was_used(b, idx) && is_used(e, b, idx);
 }
 
 static int punch(struct cow_edit *e, uint64_t cluster, uint64_t nr)
@@ -466,15 +480,17 @@ static int punch(struct cow_edit *e, uint64_t cluster, uint64_t nr)
 		  : 0;
 }
 
-int cow_edit_punch_freed(struct cow_edit *e)
+/* Runs of clusters below `end`, in blocks that changed. */
+static int punch_where(struct cow_edit *e, uint64_t end,
+		       bool (*where)(const struct cow_edit *e, const struct cow_edit_block *b,
+				     uint64_t idx))
 {
 	uint64_t first = 0, nr = 0;
 	int ret = 0;
-	cow_assert(e->committed);
-	for (uint64_t b = 0; b < e->nr_blocks && !ret; b++) {
+	for (uint64_t b = 0; e->blocks && b < e->nr_blocks && !ret; b++) {
 		for (uint64_t i = 0; i < e->g.refs_per_block && e->blocks[b].dirty && !ret; i++) {
 			uint64_t cluster = b * e->g.refs_per_block + i;
-			if (!became_free(e, &e->blocks[b], i))
+			if (cluster >= end || !where(e, &e->blocks[b], i))
 				continue;
 			if (first + nr != cluster) {
 				ret = punch(e, first, nr);
@@ -485,4 +501,16 @@ int cow_edit_punch_freed(struct cow_edit *e)
 		}
 	}
 	return ret ? ret : punch(e, first, nr);
+}
+
+int cow_edit_punch_freed(struct cow_edit *e)
+{
+	cow_assert(e->committed);
+	return punch_where(e, UINT64_MAX, became_free);
+}
+
+int cow_edit_punch_taken(struct cow_edit *e)
+{
+	cow_assert(!e->committed);
+	return punch_where(e, e->opened_bytes >> e->g.cluster_bits, was_taken);
 }

@@ -37,5 +37,7 @@ COW_MUST_CHECK int cow_edit_place_refcounts(struct cow_edit *e);
 COW_MUST_CHECK int cow_edit_write_refcounts(struct cow_edit *e);
 /* After the commit: punch what the old image used and the new one does not. */
 COW_MUST_CHECK int cow_edit_punch_freed(struct cow_edit *e);
+/* Without a commit: punch what was taken, for nobody leads there. */
+COW_MUST_CHECK int cow_edit_punch_taken(struct cow_edit *e);
 
 #endif

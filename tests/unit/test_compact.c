@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Compacting: what moves counts at its new place as often as it is used. Power cuts are the simulator's. */
+#include "engine/base/math.h"
 #include "engine/edit/compact.h"
 #include "tests/unit/request_fixture.h"
 
@@ -14,17 +15,24 @@ static void open_with(struct fixture *f, bool compress)
 	open_image(f);
 }
 
+static int run_compact(struct fixture *f, const struct cow_compact_options *options,
+		       struct cow_error *err)
+{
+	struct cow_compact_result result;
+	struct cow_file *file = open_file(f);
+	int ret = cow_compact(&f->m->loop, file, options, &result, err);
+	f->m->host.ops->close(file);
+	return ret;
+}
+
 static void compact(struct fixture *f)
 {
 	const struct cow_compact_options options = { 0 };
-	struct cow_compact_result result;
 	struct cow_error err = { 0 };
 	uint64_t before = memory_size(f->m);
 	close_image(f);
-	struct cow_file *file = open_file(f);
-	if (cow_compact(&f->m->loop, file, &options, &result, &err))
+	if (run_compact(f, &options, &err))
 		fail_msg("compact: %s", err.text);
-	f->m->host.ops->close(file);
 	assert_true(memory_size(f->m) < before);
 	expect_clean(f);
 	open_image(f);
@@ -81,12 +89,96 @@ static void test_packed_and_shared(void **state)
 	expect_content(f);
 }
 
+/* ---- a host with little room ---- */
+
+#define NR_PLAIN 96u
+#define NR_GONE 64u
+
+/* More to move than there is room for beside. */
+static void prepare_plain(struct fixture *f)
+{
+	for (unsigned i = 0; i < NR_PLAIN; i += 16)
+		write_bytes(f, (uint64_t)i * CLUSTER, 16 * CLUSTER, 1 + (int)i);
+	settle(f);
+	start(f, 0, COW_OP_DISCARD, 0, 0, NR_GONE * CLUSTER, 0);
+	expect_result(f, 0, 0);
+	settle(f);
+}
+
+static void expect_plain(struct fixture *f)
+{
+	for (unsigned i = 0; i < NR_PLAIN; i += 16)
+		expect_bytes(f, (uint64_t)i * CLUSTER, 16 * CLUSTER, i < NR_GONE ? 0 : 1 + (int)i);
+}
+
+/* In smaller steps, each for the room that there is. */
+static void test_little_room(void **state)
+{
+	struct fixture *f = *state;
+	prepare_plain(f);
+	close_image(f);
+	f->m->limit = f->m->file->now.used_bytes + 8 * CLUSTER;
+	open_image(f);
+	compact(f);
+	assert_true(memory_size(f->m) <= (NR_PLAIN - NR_GONE + 16) * CLUSTER);
+	expect_plain(f);
+}
+
+static int stop_later(void *ctx, struct cow_loop *loop, uint64_t bytes, uint64_t total_bytes)
+{
+	uint64_t *left = ctx;
+	(void)loop;
+	(void)total_bytes;
+	*left -= cow_min(*left, bytes);
+	return *left ? 0 : -ECANCELED;
+}
+
+/* What a step has written when it is given up takes no room. */
+static void test_given_up(void **state)
+{
+	struct fixture *f = *state;
+	uint64_t left = 16 * CLUSTER;
+	const struct cow_compact_options options = { .before = stop_later, .ctx = &left };
+	struct cow_error err = { 0 };
+	prepare_plain(f);
+	close_image(f);
+	uint64_t size = memory_size(f->m), used = f->m->file->now.used_bytes;
+	assert_int_equal(run_compact(f, &options, &err), -ECANCELED);
+	assert_int_equal(memory_size(f->m), size);
+	assert_int_equal(f->m->file->now.used_bytes, used);
+	expect_clean(f);
+	open_image(f);
+	expect_plain(f);
+}
+
+static int64_t refuse_holes(void *ctx, const struct cow_io *io)
+{
+	(void)ctx;
+	return io->kind == COW_IO_PUNCH ? -ENOSPC : 0;
+}
+
+/* Without holes it is as short. */
+static void test_no_holes(void **state)
+{
+	struct fixture *f = *state;
+	prepare_plain(f);
+	close_image(f);
+	f->m->fault = refuse_holes;
+	open_image(f);
+	compact(f);
+	f->m->fault = NULL;
+	expect_plain(f);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(test_packed, request_setup, request_teardown),
 		cmocka_unit_test_setup_teardown(test_packed_and_shared, request_setup,
 						request_teardown),
+		cmocka_unit_test_setup_teardown(test_little_room, request_setup, request_teardown),
+		cmocka_unit_test_setup_teardown(test_given_up, request_setup, request_teardown),
+		cmocka_unit_test_setup_teardown(test_no_holes, request_setup, request_teardown),
 	};
 	return cmocka_run_group_tests_name("compact", tests, NULL, NULL);
 }
