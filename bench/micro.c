@@ -1,15 +1,18 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * micro CASE [COUNT [DEPTH [IMAGE]]]
+ * micro [--outlive] CASE [COUNT [DEPTH [IMAGE]]]
  *
  * What the engine itself costs for a request: COUNT requests of CASE at random offsets (sequential
  * where the case says so) over a host of memory, guest data not copied. Prints nanoseconds and host
  * I/Os for a request; bench/instructions counts its instructions. Without IMAGE a new one of 1 GiB,
- * written full where the case needs it.
+ * written full where the case needs it. --outlive: the metadata lies in memory that outlives the process,
+ * as that of a device which is recovered.
  */
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "bench/batch.h"
 #include "bench/memory.h"
@@ -56,6 +59,7 @@ struct micro {
 	struct cow_queue *queue;
 	char *memory;
 	unsigned depth;
+	bool outlives;
 };
 
 static uint64_t next_random(uint64_t *state)
@@ -139,6 +143,10 @@ static int open_image(struct micro *m, const char *path, struct cow_error *err)
 {
 	struct cow_create_options create = { .size_bytes = IMAGE_BYTES, .has_size = true };
 	struct cow_open_options open = { .writable = true };
+	if (m->outlives)
+		open.outlive_fd = memfd_create("micro", MFD_CLOEXEC);
+	if (open.outlive_fd < 0)
+		return cow_error_set(err, -errno, "memfd_create: %s", strerror(errno));
 	int ret = path ? 0 : cow_create(bench_memory_host(), m->loop, "micro.qcow2", &create, err);
 	return ret ? ret
 		   : cow_image_open(bench_memory_host(), m->loop, path ? path : "micro.qcow2",
@@ -155,7 +163,7 @@ static const struct micro_case *find_case(const char *name)
 
 static int usage(void)
 {
-	fprintf(stderr, "usage: micro CASE [COUNT [DEPTH [IMAGE]]], CASE one of:");
+	fprintf(stderr, "usage: micro [--outlive] CASE [COUNT [DEPTH [IMAGE]]], CASE one of:");
 	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)
 		fprintf(stderr, " %s", cases[i].name);
 	fprintf(stderr, "\n");
@@ -164,7 +172,10 @@ static int usage(void)
 
 int main(int argc, char **argv)
 {
-	struct micro m = { .which = argc > 1 ? find_case(argv[1]) : NULL };
+	struct micro m = { .outlives = argc > 1 && !strcmp(argv[1], "--outlive") };
+	argc -= m.outlives;
+	argv += m.outlives;
+	m.which = argc > 1 ? find_case(argv[1]) : NULL;
 	size_t nr = argc > 2 ? strtoul(argv[2], NULL, 10) : 10000;
 	m.depth = argc > 3 ? (unsigned)strtoul(argv[3], NULL, 10) : 32;
 	if (!m.which || argc > 5 || !nr || !m.depth || m.depth > BENCH_MAX_DEPTH)
