@@ -56,6 +56,7 @@ static void *thread_main(void *arg)
 	uint64_t count;
 	bool small = true;
 	cow_sandbox_enter_thread(memory->sandbox);
+	sem_post(&memory->confined);
 	while (!atomic_load(&memory->quit)) {
 		/* urgent: the list of swap areas has changed */
 		struct pollfd p[] = { { .fd = memory->fd, .events = POLLIN },
@@ -78,10 +79,18 @@ int cow_memory_start(struct cow_memory *memory, const struct cow_sandbox *sandbo
 {
 	memory->sandbox = sandbox;
 	atomic_store(&memory->quit, false);
+	if (sem_init(&memory->confined, 0, 0))
+		return -errno;
 	int ret = -pthread_create(&memory->thread, NULL, thread_main, memory);
-	if (!ret)
-		pthread_setname_np(memory->thread, "cowblk-memory");
-	return ret;
+	if (ret) {
+		sem_destroy(&memory->confined);
+		return ret;
+	}
+	pthread_setname_np(memory->thread, "cowblk-memory");
+	/* Behind the filter of cow_sandbox_enter() it could give nothing up any more. */
+	while (sem_wait(&memory->confined))
+		;
+	return 0;
 }
 
 void cow_memory_stop(struct cow_memory *memory)
@@ -89,4 +98,5 @@ void cow_memory_stop(struct cow_memory *memory)
 	atomic_store(&memory->quit, true);
 	cow_memory_want(memory);
 	pthread_join(memory->thread, NULL);
+	sem_destroy(&memory->confined);
 }

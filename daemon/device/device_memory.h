@@ -11,6 +11,7 @@
 #define COW_DEVICE_MEMORY_H
 
 #include <pthread.h>
+#include <semaphore.h>
 #include <stdatomic.h>
 
 #include "daemon/device/sandbox.h"
@@ -29,6 +30,7 @@ struct cow_memory {
 	unsigned nr_queues;
 	const struct cow_sandbox *sandbox;
 	atomic_bool quit;
+	sem_t confined; /* the thread has given up what it does not need */
 	pthread_t thread;
 };
 
