@@ -18,6 +18,7 @@
 #include "daemon/options/args.h"
 #include "daemon/cli/commands.h"
 #include "daemon/options/cmd.h"
+#include "daemon/client/clash.h"
 #include "daemon/client/leftover.h"
 #include "daemon/control/control.h"
 #include "daemon/control/record.h"
@@ -26,6 +27,7 @@
 #include "daemon/options/passphrase.h"
 #include "daemon/device/harden.h"
 #include "daemon/server/server.h"
+#include "daemon/device/kernel.h"
 #include "daemon/server/supervise.h"
 #include "daemon/control/target.h"
 #include "engine/base/number.h"
@@ -61,6 +63,7 @@ enum {
 	OPT_DATA_FORMAT,
 	OPT_KEEP_MEMORY,
 	OPT_RECOVERY,
+	OPT_NO_RECOVERY,
 };
 
 static const struct argp_option options[] = {
@@ -79,8 +82,10 @@ static const struct argp_option options[] = {
 	  "Take all memory that the device can ever need now, and keep it: for swap", 0 },
 	{ "recovery", OPT_RECOVERY, NULL, 0,
 	  "The device outlives its daemon: one that is killed is replaced, and nothing that was "
-	  "acknowledged is lost (Linux 7.1)",
+	  "acknowledged is lost (the default where it is possible: Linux 7.1)",
 	  0 },
+	{ "no-recovery", OPT_NO_RECOVERY, NULL, 0,
+	  "The device goes with its daemon, and so does what was not flushed", 0 },
 	{ "detect-zeroes", OPT_DETECT_ZEROES, "off|on|unmap", 0,
 	  "Store written zeros as zero clusters (on) or free the space (unmap) (default: off)", 0 },
 	{ "block-size", OPT_BLOCK_SIZE, "512|4096", 0,
@@ -119,7 +124,8 @@ struct attach {
 	struct cow_secrets secrets;
 	struct cow_args args;
 	int news; /* the parent's pipe */
-	bool recovery;
+	enum { RECOVERY_OFF, RECOVERY_WHERE_POSSIBLE, RECOVERY_WANTED } recovery;
+	bool supervised; /* what came of it */
 };
 
 static uint64_t parse_number(struct argp_state *state, const char *option, const char *text,
@@ -256,7 +262,10 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
 		config->open.keep_memory = true;
 		return 0;
 	case OPT_RECOVERY:
-		attach->recovery = true;
+		attach->recovery = RECOVERY_WANTED;
+		return 0;
+	case OPT_NO_RECOVERY:
+		attach->recovery = RECOVERY_OFF;
 		return 0;
 	case OPT_BUFFERED:
 		config->open.buffered = true;
@@ -329,7 +338,25 @@ static bool announce_here(void *ctx, const char *device, const char *error)
 	return !fflush(stdout);
 }
 
-static int hear_from_child(int fd, pid_t child, bool quiet)
+/*
+ * Its supervisor may have been killed when the device was there, before it could say so. A daemon that
+ * answers has told it all, and goes on without.
+ */
+static int nobody_said(const struct attach *attach, int status)
+{
+	uint32_t id;
+	bool killed = WIFSIGNALED(status);
+	if (!cow_target_cookie(attach->server.device.cookie, &id) || !cow_control_answers(id))
+		return cow_cmd_fail("the daemon died while attaching (%s %d): see the system's log",
+				    killed ? "signal" : "status",
+				    killed ? WTERMSIG(status) : WEXITSTATUS(status));
+	fprintf(stderr,
+		"cowblk: /dev/ublkb%u: its supervisor was killed: it will not outlive its daemon\n",
+		id);
+	return attach->args.quiet || (printf("/dev/ublkb%u\n", id) > 0 && !fflush(stdout)) ? 0 : 1;
+}
+
+static int hear_from_child(int fd, pid_t child, const struct attach *attach)
 {
 	char line[1024];
 	FILE *f = fdopen(fd, "r");
@@ -339,14 +366,12 @@ static int hear_from_child(int fd, pid_t child, bool quiet)
 	if (!heard) {
 		int status = 0;
 		waitpid(child, &status, 0);
-		return cow_cmd_fail("the daemon died while attaching (%s %d): see the system's log",
-				    WIFSIGNALED(status) ? "signal" : "status",
-				    WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status));
+		return nobody_said(attach, status);
 	}
 	line[strcspn(line, "\n")] = '\0';
 	if (line[0] != '+')
 		return cow_cmd_fail("%s", line + 1);
-	if (!quiet && (puts(line + 1) < 0 || fflush(stdout)))
+	if (!attach->args.quiet && (puts(line + 1) < 0 || fflush(stdout)))
 		_exit(cow_cmd_fail("%s is attached, but standard output cannot be written: `cowblk "
 				   "detach` takes it away",
 				   line + 1));
@@ -370,8 +395,8 @@ static int run_server(struct attach *attach)
 {
 	attach->server.leave = leave;
 	attach->server.forget = forget_secrets;
-	return attach->recovery ? cow_supervise_run(&attach->server)
-				: cow_server_run(&attach->server);
+	return attach->supervised ? cow_supervise_run(&attach->server)
+				  : cow_server_run(&attach->server);
 }
 
 static int run_in_background(struct attach *attach)
@@ -380,6 +405,9 @@ static int run_in_background(struct attach *attach)
 	int fds[2];
 	if (pipe2(fds, O_CLOEXEC))
 		return cow_cmd_fail("pipe: %s", strerror(errno));
+	server->device.cookie = cow_device_new_cookie();
+	if (!server->device.cookie)
+		return cow_cmd_fail("getrandom: %s", strerror(errno));
 	fflush(NULL);
 	pid_t child = fork();
 	if (child < 0)
@@ -387,7 +415,7 @@ static int run_in_background(struct attach *attach)
 	if (child) {
 		cow_secrets_free(&attach->secrets);
 		close(fds[1]);
-		return hear_from_child(fds[0], child, attach->args.quiet);
+		return hear_from_child(fds[0], child, attach);
 	}
 	close(fds[0]);
 	setsid();
@@ -395,42 +423,6 @@ static int run_in_background(struct attach *attach)
 	server->ctx = attach;
 	attach->news = fds[1];
 	_exit(run_server(attach));
-}
-
-static bool daemon_answers(uint32_t id)
-{
-	int fd = cow_control_connect(id);
-	if (fd >= 0)
-		close(fd);
-	return fd >= 0;
-}
-
-/* One writer has the live disk alone; snapshots do not change. */
-static bool clashes(const struct cow_record *theirs, const struct cow_device_config *ours)
-{
-	bool we_write = ours->open.writable && !ours->temporary;
-	return !theirs->snapshot && !ours->open.snapshot &&
-	       (we_write || cow_record_writes_image(theirs));
-}
-
-/* Only to say it better than the image lock can: which device has the image. */
-static bool attached_already(const char *image, const struct cow_device_config *ours)
-{
-	static uint32_t ids[COW_MAX_DEVICES];
-	int nr = cow_target_image(image, ids, COW_MAX_DEVICES);
-	bool found = false;
-	for (int i = 0; i < nr && !found; i++) {
-		struct cow_record record;
-		if (cow_record_read(ids[i], &record))
-			continue;
-		found = clashes(&record, ours) && daemon_answers(record.id);
-		if (found)
-			cow_cmd_fail("%s: is attached as /dev/ublkb%u (process %d): use that, or "
-				     "`cowblk detach` it first",
-				     image, record.id, record.pid);
-		cow_record_fini(&record);
-	}
-	return found;
 }
 
 static void set_defaults(struct attach *attach)
@@ -513,16 +505,27 @@ static int refuse_combinations(const struct attach *attach)
 		return cow_cmd_fail("%s: --temporary makes the live disk writable: leave out --%s",
 				    attach->image,
 				    device->open.snapshot ? "snapshot" : "read-only");
-	if (attach->recovery && device->temporary)
+	if (attach->recovery == RECOVERY_WANTED && device->temporary)
 		return cow_cmd_fail("%s: --recovery: not with --temporary", attach->image);
-	if (attach->recovery && !cow_supervise_is_possible())
-		return cow_cmd_fail("%s: --recovery: the recovery of this kernel's ublk is not to "
-				    "be trusted: Linux 7.1 or newer",
-				    attach->image);
 	if (device->open.snapshot && device->open.writable)
 		return cow_cmd_fail(
 			"%s: a snapshot can only be attached read-only: add --read-only",
 			attach->image);
+	return 0;
+}
+
+/* Non-zero: it is to outlive its daemon, and cannot. */
+static int choose_recovery(struct attach *attach)
+{
+	static struct cow_error err;
+	if (attach->recovery == RECOVERY_OFF || attach->server.device.temporary)
+		return 0;
+	int ret = cow_kernel_find_recovery(&err);
+	attach->supervised = !ret;
+	if (ret && attach->recovery == RECOVERY_WANTED)
+		return cow_cmd_fail("%s: --recovery: %s", attach->image, err.text);
+	if (ret)
+		attach->server.no_recovery = err.text;
 	return 0;
 }
 
@@ -548,14 +551,14 @@ int cow_cmd_attach(int argc, char **argv)
 	cow_args_parse(&argp, COW_ARGS_QUIET | COW_ARGS_FORMAT, argc, argv, &attach.args, &attach);
 	if (nothing_to_write(&attach))
 		return COW_EXIT_USAGE;
-	if (refuse_combinations(&attach))
+	if (refuse_combinations(&attach) || choose_recovery(&attach))
 		return 1;
 	if (cow_path_resolve(attach.image, &real, &err))
 		return cow_cmd_fail("%s%s", err.text,
 				    err.code == -EACCES && geteuid() ? ": run as root" : "");
 	if (real.missing)
 		return cow_cmd_fail("%s: %s", attach.image, strerror(ENOENT));
-	if (attached_already(real.full, &attach.server.device) ||
+	if (cow_clash_find(real.full, &attach.server.device) ||
 	    cow_leftover_make_way(real.full, attach.server.device.id) ||
 	    make_absolute(&attach, &real))
 		return 1;

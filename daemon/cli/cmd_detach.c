@@ -27,6 +27,8 @@
 #define FORCE_LIMIT_MS 300000u
 #define LOOKER_WAIT_MS 1000
 #define POLL_MS 50
+/* For a supervisor to end after its daemon. */
+#define SUPERVISOR_LIMIT_MS 10000u
 /* For what is mounted to be written back by force. */
 #define SYNC_LIMIT_MS 30000
 
@@ -189,14 +191,34 @@ static int force_out(const struct cow_record *record)
 	return error == -ETIMEDOUT ? cow_force_detach(record) : cow_ask_fail(record->id, error);
 }
 
-static int no_record(uint32_t id, int error)
+static int no_record(uint32_t id, int error, bool force)
 {
 	if (error != -ENOENT)
 		return cow_cmd_fail("/dev/ublkb%u: cannot read its record: %s", id,
 				    strerror(-error));
 	if (cow_leftover_remove(id))
 		return 0;
+	if (force && cow_leftover_waits(id))
+		return cow_leftover_force(id);
+	if (cow_leftover_waits(id))
+		return cow_cmd_fail("/dev/ublkb%u: its daemon has died, and requests wait for "
+				    "another, which may be about to begin in a container: if not, "
+				    "`cowblk detach --force /dev/ublkb%u`",
+				    id, id);
 	return cow_cmd_fail("/dev/ublkb%u: not attached by cowblk: see `cowblk list`", id);
+}
+
+static int detach_living(const struct cow_record *record, bool force)
+{
+	uint32_t id = record->id;
+	int supervisor = cow_record_watch_supervisor(id), status;
+	if (force)
+		status = force_out(record);
+	else
+		status = check_unused(id) ? 1 : ask((struct cow_target){ id, record->cookie });
+	/* It has the image's files open until then, which keeps their file system busy. */
+	cow_record_wait_supervisor(supervisor, status ? 0 : SUPERVISOR_LIMIT_MS);
+	return status;
 }
 
 static int detach_id(uint32_t id, bool force)
@@ -204,14 +226,12 @@ static int detach_id(uint32_t id, bool force)
 	struct cow_record record;
 	int ret = cow_record_read(id, &record), status;
 	if (ret)
-		return no_record(id, ret);
-	if (cow_control_is_dead(id))
+		return no_record(id, ret, force);
+	if (!cow_control_is_dead(id))
+		status = detach_living(&record, force);
+	else
 		status = force && cow_force_is_alive(&record) ? cow_force_detach(&record)
 							      : cow_leftover_clear(&record);
-	else if (force)
-		status = force_out(&record);
-	else
-		status = check_unused(id) ? 1 : ask((struct cow_target){ id, record.cookie });
 	cow_record_fini(&record);
 	return status;
 }

@@ -156,6 +156,22 @@ static bool has_record(uint32_t id, uint64_t cookie)
 	return same;
 }
 
+static bool is_gone(pid_t pid)
+{
+	return pid <= 0 || (kill(pid, 0) && errno == ESRCH);
+}
+
+/*
+ * The kernel waits for another daemon. In a container with another /run there may be one about to begin; a
+ * device of ours whose daemon and supervisor were both killed before it had a record looks the same.
+ */
+static bool waits_for_daemon(struct cow_ctrl *ctrl, uint32_t id, struct ub_dev_info *info)
+{
+	return !cow_ctrl_get_info(ctrl, id, info) && info->state == UB_S_DEV_QUIESCED &&
+	       cow_device_is_cookie(info->ublksrv_flags) && is_gone(info->ublksrv_pid) &&
+	       !has_record(id, info->ublksrv_flags);
+}
+
 static bool is_held(uint32_t id)
 {
 	char path[32];
@@ -182,14 +198,27 @@ static bool is_leftover(struct cow_ctrl *ctrl, uint32_t id, unsigned settle_ms)
 		if (info.state == UB_S_DEV_DEAD && ms >= settle_ms)
 			return !settle_ms || !is_held(id);
 		/* Alive: of a container with another /run. Or the kernel has not noticed yet. */
-		bool gone = info.ublksrv_pid <= 0 || (kill(info.ublksrv_pid, 0) && errno == ESRCH);
-		if (info.state != UB_S_DEV_DEAD && (!gone || ms >= STOP_WAIT_MS))
+		if (info.state == UB_S_DEV_QUIESCED ||
+		    (info.state == UB_S_DEV_LIVE &&
+		     (!is_gone(info.ublksrv_pid) || ms >= STOP_WAIT_MS)))
 			return false;
 		sleep_poll();
 	}
 }
 
-static int find_settled(struct cow_ctrl *ctrl, uint32_t *ids, int max, unsigned settle_ms)
+static bool is_to_be_listed(struct cow_ctrl *ctrl, uint32_t id)
+{
+	struct ub_dev_info info;
+	return is_leftover(ctrl, id, 0) || waits_for_daemon(ctrl, id, &info);
+}
+
+static bool is_to_be_removed(struct cow_ctrl *ctrl, uint32_t id)
+{
+	return is_leftover(ctrl, id, SETTLE_MS);
+}
+
+static int find_those(struct cow_ctrl *ctrl, uint32_t *ids, int max,
+		      bool (*is_wanted)(struct cow_ctrl *ctrl, uint32_t id))
 {
 	DIR *d = opendir("/sys/class/ublk-char");
 	struct dirent *e;
@@ -200,7 +229,7 @@ static int find_settled(struct cow_ctrl *ctrl, uint32_t *ids, int max, unsigned 
 	while (nr < max && (e = readdir(d)))
 		if (!strncmp(e->d_name, "ublkc", 5) &&
 		    cow_number_parse(e->d_name + 5, COW_MAX_DEVICE_ID, &id) &&
-		    is_leftover(ctrl, (uint32_t)id, settle_ms))
+		    is_wanted(ctrl, (uint32_t)id))
 			ids[nr++] = (uint32_t)id;
 	closedir(d);
 	return nr;
@@ -208,7 +237,7 @@ static int find_settled(struct cow_ctrl *ctrl, uint32_t *ids, int max, unsigned 
 
 static int find(struct cow_ctrl *ctrl, uint32_t *ids, int max)
 {
-	return find_settled(ctrl, ids, max, 0);
+	return find_those(ctrl, ids, max, is_to_be_listed);
 }
 
 /* Calls use() with a control device while no attach is under way; -errno if that cannot be had. */
@@ -251,7 +280,7 @@ static void remove_one(struct cow_ctrl *ctrl, uint32_t id)
 
 static int remove_it(struct cow_ctrl *ctrl, uint32_t *id, int max)
 {
-	if (!is_leftover(ctrl, *id, SETTLE_MS))
+	if (!is_to_be_removed(ctrl, *id))
 		return 0;
 	remove_one(ctrl, *id);
 	return 1;
@@ -262,9 +291,44 @@ bool cow_leftover_remove(uint32_t id)
 	return with_lock(LOCK_WAIT_MS, remove_it, &id, 1) > 0;
 }
 
+static int find_waiting(struct cow_ctrl *ctrl, uint32_t *id, int max)
+{
+	struct ub_dev_info info;
+	return waits_for_daemon(ctrl, *id, &info);
+}
+
+bool cow_leftover_waits(uint32_t id)
+{
+	return with_lock(LOCK_WAIT_MS, find_waiting, &id, 1) > 0;
+}
+
+static int force_it(struct cow_ctrl *ctrl, uint32_t *id, int max)
+{
+	struct ub_dev_info info;
+	if (!waits_for_daemon(ctrl, *id, &info))
+		return -ENODEV;
+	struct cow_record record = { .id = *id, .cookie = info.ublksrv_flags };
+	int ret = take_away_in_time(&record);
+	if (!ret)
+		cow_record_clear(*id);
+	return ret;
+}
+
+int cow_leftover_force(uint32_t id)
+{
+	int ret = with_lock(LOCK_WAIT_MS, force_it, &id, 1);
+	if (ret)
+		return cow_cmd_fail("/dev/ublkb%u: cannot be taken away: %s", id, strerror(-ret));
+	fprintf(stderr,
+		"cowblk: /dev/ublkb%u: its daemon had died, and nobody replaced it: what was not "
+		"flushed is lost\n",
+		id);
+	return 0;
+}
+
 static int remove_all(struct cow_ctrl *ctrl, uint32_t *ids, int max)
 {
-	int nr = find_settled(ctrl, ids, max, SETTLE_MS);
+	int nr = find_those(ctrl, ids, max, is_to_be_removed);
 	for (int i = 0; i < nr; i++)
 		remove_one(ctrl, ids[i]);
 	return nr;

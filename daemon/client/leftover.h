@@ -28,6 +28,13 @@ COW_MUST_CHECK int cow_leftover_find(uint32_t *ids, int max);
 bool cow_leftover_remove(uint32_t id);
 
 /*
+ * A device of ours for which the kernel waits for another daemon, and that nothing here knows of. It is
+ * listed, but taken away only by who is sure that none comes. Exit status.
+ */
+bool cow_leftover_waits(uint32_t id);
+COW_MUST_CHECK int cow_leftover_force(uint32_t id);
+
+/*
  * Before an attach: removes all without a record, and what dead daemons left of the image (absolute) and under
  * the id (UINT32_MAX: any). An exit status: 1 where the id stays taken, after telling by whom.
  */

@@ -60,6 +60,14 @@ int cow_control_connect(uint32_t id)
 	return ret;
 }
 
+bool cow_control_answers(uint32_t id)
+{
+	int fd = cow_control_connect(id);
+	if (fd >= 0)
+		close(fd);
+	return fd >= 0;
+}
+
 bool cow_control_is_dead(uint32_t id)
 {
 	int fd = cow_control_connect(id);

@@ -35,6 +35,8 @@ COW_MUST_CHECK int cow_control_listen(uint32_t id);
  */
 COW_MUST_CHECK int cow_control_connect(uint32_t id);
 
+/* Does somebody listen? */
+bool cow_control_answers(uint32_t id);
 /* Is there a daemon no more? One that is stuck is not dead. */
 bool cow_control_is_dead(uint32_t id);
 

@@ -10,6 +10,7 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "engine/base/number.h"
@@ -97,15 +98,33 @@ void cow_record_supervise_end(uint32_t id, int fd)
 	close(fd);
 }
 
-bool cow_record_is_supervised(uint32_t id)
+int cow_record_watch_supervisor(uint32_t id)
 {
 	char path[64];
 	cow_record_path(id, "life", path, sizeof(path));
-	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+	return open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+}
+
+static bool is_held(int fd)
+{
+	return flock(fd, LOCK_SH | LOCK_NB) && errno == EWOULDBLOCK;
+}
+
+void cow_record_wait_supervisor(int fd, unsigned limit_ms)
+{
 	if (fd < 0)
-		return false;
-	bool held = flock(fd, LOCK_SH | LOCK_NB) && errno == EWOULDBLOCK;
+		return;
+	for (unsigned ms = 0; ms < limit_ms && is_held(fd); ms++)
+		nanosleep(&(struct timespec){ .tv_nsec = 1000000 }, NULL);
 	close(fd);
+}
+
+bool cow_record_is_supervised(uint32_t id)
+{
+	int fd = cow_record_watch_supervisor(id);
+	bool held = fd >= 0 && is_held(fd);
+	if (fd >= 0)
+		close(fd);
 	return held;
 }
 

@@ -58,6 +58,11 @@ COW_MUST_CHECK int cow_record_lock_size(uint32_t id);
  */
 COW_MUST_CHECK int cow_record_supervise(uint32_t id);
 void cow_record_supervise_end(uint32_t id, int fd);
+/*
+ * For who waits for its end as well: an fd before it, closed by the wait; or -1, where there is none.
+ */
+COW_MUST_CHECK int cow_record_watch_supervisor(uint32_t id);
+void cow_record_wait_supervisor(int fd, unsigned limit_ms);
 /* Somebody holds it. False also for who may not look. */
 bool cow_record_is_supervised(uint32_t id);
 

@@ -158,6 +158,16 @@ int cow_target_left(const char *image, uint32_t *ids, int max)
 	return found;
 }
 
+static bool has_cookie(const struct cow_record *record, const void *cookie)
+{
+	return record->cookie == *(const uint64_t *)cookie;
+}
+
+bool cow_target_cookie(uint64_t cookie, uint32_t *id)
+{
+	return find_devices(has_cookie, &cookie, id, 1) > 0;
+}
+
 static uint64_t cookie_of(uint32_t id)
 {
 	struct cow_record record;

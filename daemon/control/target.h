@@ -27,6 +27,8 @@ COW_MUST_CHECK int cow_target_image(const char *image, uint32_t *ids, int max);
 bool cow_target_alike(const char *image, uint32_t *id);
 /* Those of dead daemons whose image was at that path: it may be gone. */
 COW_MUST_CHECK int cow_target_left(const char *image, uint32_t *ids, int max);
+/* The device that has a record with this cookie. */
+bool cow_target_cookie(uint64_t cookie, uint32_t *id);
 /* Is the image no longer where it was when it was attached, and perhaps another there? */
 bool cow_target_has_moved(const struct cow_record *record);
 /* A device, and which of those that have had its number: 0: whichever has it. */

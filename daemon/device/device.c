@@ -182,13 +182,19 @@ static int add_device(struct cow_device *dev, const struct cow_device_config *co
 	if (ret)
 		return add_error(ret, config->id, err);
 	take_info(dev, &info);
+	if (config->recovery && !(dev->flags & UB_F_USER_RECOVERY_REISSUE)) {
+		COW_IGNORE(cow_ctrl_delete(&dev->ctrl, dev->id, DELETE_WAIT_MS));
+		return cow_error_set(err, -EOPNOTSUPP,
+				     "ublk: this kernel gives the device no recovery: attach with "
+				     "--no-recovery");
+	}
 	if (config->transfer->device_flags & ~dev->flags) {
 		COW_IGNORE(cow_ctrl_delete(&dev->ctrl, dev->id, DELETE_WAIT_MS));
 		return cow_error_set(err, -EOPNOTSUPP,
 				     "--transfer %s: this kernel cannot do that: use copy",
 				     config->transfer->name);
 	}
-	ret = cow_keeper_serve(&dev->keeper, dev->id, dev->cookie);
+	ret = cow_keeper_serve(&dev->keeper, dev->id, dev->cookie, config->supervisor);
 	if (ret) {
 		COW_IGNORE(cow_ctrl_delete(&dev->ctrl, dev->id, DELETE_WAIT_MS));
 		return cow_error_set(err, ret, "the daemon's keeper: %s", strerror(-ret));
@@ -212,9 +218,10 @@ static int start_recovery(struct cow_device *dev, struct cow_error *err)
 		   : 0;
 }
 
-static int take_over(struct cow_device *dev, const struct cow_device_left *left,
+static int take_over(struct cow_device *dev, const struct cow_device_config *config,
 		     struct cow_error *err)
 {
+	const struct cow_device_left *left = config->left;
 	struct ub_dev_info info;
 	int ret = cow_ctrl_get_info(&dev->ctrl, left->id, &info);
 	if (!ret && (info.ublksrv_flags != left->cookie || info.state == UB_S_DEV_DEAD))
@@ -225,7 +232,7 @@ static int take_over(struct cow_device *dev, const struct cow_device_left *left,
 	ret = start_recovery(dev, err);
 	if (ret)
 		return ret;
-	ret = cow_keeper_serve(&dev->keeper, dev->id, dev->cookie);
+	ret = cow_keeper_serve(&dev->keeper, dev->id, dev->cookie, config->supervisor);
 	if (ret)
 		return cow_error_set(err, ret, "the daemon's keeper: %s", strerror(-ret));
 	enter_state(dev, COW_DEVICE_ADDED);
@@ -459,7 +466,7 @@ int cow_device_open(struct cow_device *dev, const struct cow_device_config *conf
 	cow_trial_run(&dev->sandbox, dev->image);
 	cow_harden_drop_privileges();
 	if (config->left)
-		ret = take_over(dev, config->left, err);
+		ret = take_over(dev, config, err);
 	else
 		ret = add_device(dev, config, err);
 	if (ret)

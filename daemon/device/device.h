@@ -66,6 +66,7 @@ struct cow_device_config {
 	uint32_t block_bytes; /* logical block: 512 or 4096 */
 	bool temporary;	      /* write to an overlay that is thrown away */
 	bool recovery;	      /* the kernel keeps device and requests when the daemon dies */
+	pid_t supervisor;     /* with recovery: who starts another daemon then */
 	uint64_t cookie;      /* of a new device; 0: it chooses one */
 	const struct cow_device_left *left; /* not a new device: this one */
 	struct cow_affinity affinity;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * See keeper.h. In this order: in the keeper; beats: a request may take as long as the host does;
- * in the daemon.
+ * See keeper.h. In this order: in the keeper; the watch: a daemon has died that is to be replaced; beats: a
+ * request may take as long as the host does; in the daemon.
  */
 #include "daemon/device/keeper.h"
 
@@ -15,9 +15,11 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/pidfd.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "daemon/device/ctrl.h"
@@ -47,12 +49,17 @@ enum request_kind {
 #define BEAT_MS 1000
 #define SILENCE_LIMIT_MS 10000
 #define IO_TIMEOUT_MS 2000
+/* Who waits for the end of a supervisor, or for a successor. */
+#define WATCH_MS 1000
+/* For the kernel to notice that a daemon has died. */
+#define NOTICE_MS 50
 
 struct request {
 	enum request_kind kind;
 	uint32_t id;		       /* SERVE */
 	uint64_t cookie;	       /* SERVE */
-	pid_t daemon;		       /* START */
+	pid_t daemon;		       /* START, SERVE */
+	pid_t supervisor;	       /* SERVE; 0: none */
 	unsigned wait_ms;	       /* DELETE */
 	enum cow_partitions_wish wish; /* ARRANGE_PARTITIONS */
 };
@@ -72,6 +79,11 @@ struct duty {
 	uint32_t id;
 	uint64_t cookie;
 	int claim; /* the block device, open with O_EXCL; or -1 */
+	/* if it is to outlive its daemon */
+	bool watches;
+	pid_t daemon;
+	int supervisor;	      /* pidfd; -1: it had gone already */
+	struct cow_ctrl last; /* for the watch */
 };
 
 /* The id may be another's by now, after somebody has deleted our device. */
@@ -186,6 +198,16 @@ static int serve(struct duty *duty, const struct request *request)
 	int ret = cow_ctrl_open(&duty->ctrl, &err);
 	if (ret)
 		return ret;
+	if (request->supervisor) {
+		ret = cow_ctrl_open(&duty->last, &err);
+		if (ret) {
+			cow_ctrl_close(&duty->ctrl);
+			return ret;
+		}
+		duty->supervisor = pidfd_open(request->supervisor, 0);
+		duty->daemon = request->daemon;
+		duty->watches = true;
+	}
 	duty->serves = true;
 	duty->id = request->id;
 	duty->cookie = request->cookie;
@@ -272,6 +294,40 @@ static void harden(void)
 	cow_harden_memory();
 }
 
+/* ---- the watch: a daemon has died that is to be replaced ---- */
+
+static bool is_supervised(const struct duty *duty, int wait_ms)
+{
+	struct pollfd p = { .fd = duty->supervisor, .events = POLLIN };
+	return duty->supervisor >= 0 && poll(&p, 1, wait_ms) <= 0;
+}
+
+/* Of a daemon that lives, or has just died, or was not replaced yet: the kernel forgets it first. */
+static bool is_still_its(struct duty *duty, struct ub_dev_info *info)
+{
+	return !cow_ctrl_get_info(&duty->last, duty->id, info) &&
+	       info->ublksrv_flags == duty->cookie && info->state != UB_S_DEV_DEAD &&
+	       (info->ublksrv_pid <= 0 || info->ublksrv_pid == duty->daemon);
+}
+
+/*
+ * Until the device is another daemon's. If who was to start that is dead as well nobody ever will: then
+ * it is stopped, and requests fail that would wait for ever.
+ */
+static void watch(struct duty *duty)
+{
+	struct ub_dev_info info;
+	while (duty->serves && is_still_its(duty, &info)) {
+		if (is_supervised(duty, WATCH_MS))
+			continue;
+		if (info.state == UB_S_DEV_QUIESCED) {
+			COW_IGNORE(cow_ctrl_stop(&duty->last, duty->id));
+			return;
+		}
+		nanosleep(&(struct timespec){ .tv_nsec = NOTICE_MS * 1000000l }, NULL);
+	}
+}
+
 /* ---- beats: a request may take as long as the host does ---- */
 
 static struct {
@@ -281,15 +337,19 @@ static struct {
 } beats = { .lock = COW_MUTEX_INITIALIZER(COW_RANK_DAEMON), .changed = PTHREAD_COND_INITIALIZER };
 
 /* Nobody waits for the result: a request may never end, as a START_DEV whose queues are gone. */
-static void pause_or_end(void)
+static void pause_or_end(struct duty *duty)
 {
 	struct pollfd p = { .fd = STDERR_FILENO + 1 };
-	if (poll(&p, 1, BEAT_MS) > 0)
-		_exit(0);
+	if (poll(&p, 1, BEAT_MS) <= 0)
+		return;
+	if (duty->watches)
+		watch(duty);
+	_exit(0);
 }
 
 static void *beat(void *arg)
 {
+	struct duty *duty = arg;
 	const struct answer answer = { .beat = true };
 	for (;;) {
 		cow_mutex_lock(&beats.lock);
@@ -297,7 +357,7 @@ static void *beat(void *arg)
 			cow_mutex_wait(&beats.lock, &beats.changed);
 		send(STDERR_FILENO + 1, &answer, sizeof(answer), MSG_NOSIGNAL | MSG_DONTWAIT);
 		cow_mutex_unlock(&beats.lock);
-		pause_or_end();
+		pause_or_end(duty);
 	}
 	return NULL;
 }
@@ -357,9 +417,13 @@ static void keep(int socket, const struct cow_keeper_hooks *hooks)
 	int ret = cow_harden_keep_capabilities(caps);
 	if (ret)
 		cow_log(COW_LOG_WARNING, "keeper: capabilities: %s", strerror(-ret));
-	if (pthread_create(&thread, NULL, beat, NULL))
+	if (pthread_create(&thread, NULL, beat, &duty))
 		return;
 	serve_requests(&duty);
+	if (!duty.watches)
+		return;
+	begin_beats(); /* the last one: there the watch is */
+	pthread_join(thread, NULL);
 }
 
 /* ---- in the daemon ---- */
@@ -433,9 +497,13 @@ static int ask_kind(struct cow_keeper *keeper, enum request_kind kind)
 	return ask_plain(keeper, &(struct request){ .kind = kind });
 }
 
-int cow_keeper_serve(struct cow_keeper *keeper, uint32_t id, uint64_t cookie)
+int cow_keeper_serve(struct cow_keeper *keeper, uint32_t id, uint64_t cookie, pid_t supervisor)
 {
-	return ask_plain(keeper, &(struct request){ .kind = SERVE, .id = id, .cookie = cookie });
+	return ask_plain(keeper, &(struct request){ .kind = SERVE,
+						    .id = id,
+						    .cookie = cookie,
+						    .daemon = getpid(),
+						    .supervisor = supervisor });
 }
 
 int cow_keeper_start_device(struct cow_keeper *keeper)

@@ -9,7 +9,9 @@
  * closed. It knows no path and no id from its requests, so a daemon that an image has taken over can
  * only stop its own device.
  *
- * It ends with the daemon, whatever ends that and whatever it is at; signals are for the daemon. Calls are from one thread
+ * It ends with the daemon, whatever ends that and whatever it is at; that of a device that outlives its daemon
+ * when there is another one, or, should that never come because its supervisor is dead as well, when it has
+ * stopped the device: requests fail then, instead of waiting for ever. Signals are for the daemon. Calls are from one thread
  * at a time and return -EPIPE when the keeper has died, or says nothing for 10 s (stopped): it is
  * not asked again then. The device can still be stopped from outside (`cowblk detach --force`).
  */
@@ -19,6 +21,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 #include "daemon/device/partitions.h"
 #include "engine/base/error.h"
@@ -41,8 +44,12 @@ COW_MUST_CHECK int cow_keeper_start(struct cow_keeper *keeper, const struct cow_
 				    struct cow_error *err);
 void cow_keeper_end(struct cow_keeper *keeper);
 
-/* Once. cookie: ublksrv_flags of the device, else -ESTALE with each request. */
-COW_MUST_CHECK int cow_keeper_serve(struct cow_keeper *keeper, uint32_t id, uint64_t cookie);
+/*
+ * Once. cookie: ublksrv_flags of the device, else -ESTALE with each request. supervisor: who replaces the
+ * daemon; 0: nobody.
+ */
+COW_MUST_CHECK int cow_keeper_serve(struct cow_keeper *keeper, uint32_t id, uint64_t cookie,
+				    pid_t supervisor);
 
 /* As cow_ctrl_start(), for the caller. */
 COW_MUST_CHECK int cow_keeper_start_device(struct cow_keeper *keeper);

@@ -130,6 +130,9 @@ static struct json_object *status_reply(const struct cow_dispatch *d)
 	json_object_object_add(reply, "transfer", json_object_new_string(d->config.transfer));
 	json_object_object_add(reply, "given-up",
 			       json_object_new_string(d->config.device->sandbox.text));
+	json_object_object_add(
+		reply, "recovery",
+		json_object_new_boolean(d->config.device->flags & UB_F_USER_RECOVERY));
 	json_object_object_add(reply, "keeper", json_object_new_boolean(!d->keeper_lost));
 	if (at)
 		json_object_object_add(reply, "doing", json_object_new_string(at));

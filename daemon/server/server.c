@@ -84,14 +84,15 @@ static void fill_record(struct server *server)
 static int publish(struct server *server, struct cow_error *err)
 {
 	int ret = cow_record_make_dir();
+	bool first = !server->config->is_successor;
 	if (!ret) {
-		if (!server->config->is_successor)
+		if (first)
 			cow_record_clear(server->device.id);
 		ret = server->listen_fd = cow_control_listen(server->device.id);
 		if (ret >= 0)
 			ret = cow_record_write(&server->record);
 	}
-	if (ret < 0 && !server->config->is_successor)
+	if (ret < 0 && first)
 		cow_record_clear(server->device.id);
 	return ret < 0 ? cow_error_set(err, ret, COW_RUN_DIR ": %s", strerror(-ret)) : 0;
 }
@@ -214,6 +215,23 @@ static void stop_by_force(struct server *server)
 		cow_device_abandon(&server->device);
 }
 
+/*
+ * Its device is in use: it serves it whatever becomes of the record. That of the daemon before says all
+ * but the process, and keeps lookers for leftovers away, whose lock is not waited for.
+ */
+static int open_and_publish_again(struct server *server, struct cow_error *err)
+{
+	int ret = cow_device_open(&server->device, &server->config->device, err);
+	if (ret)
+		return ret;
+	fill_record(server);
+	if (publish(server, err))
+		cow_log(COW_LOG_ERR, "%s: serves on, but `cowblk list` may not know of it: %s",
+			server->device.path, err->text);
+	*err = (struct cow_error){ 0 };
+	return 0;
+}
+
 static int open_and_publish(struct server *server, struct cow_error *err)
 {
 	int lock = lock_record(err);
@@ -240,7 +258,8 @@ static int go(struct server *server, struct cow_error *err)
 	ret = open_signals(server, err);
 	if (ret)
 		goto fini_jobs;
-	ret = open_and_publish(server, err);
+	ret = server->config->is_successor ? open_and_publish_again(server, err)
+					   : open_and_publish(server, err);
 	if (!ret)
 		return 0;
 	close(server->signal_fd);
@@ -286,6 +305,9 @@ static void own_lock(void *ctx, struct cow_file *file)
 static int report(struct server *server)
 {
 	const struct cow_server_config *config = server->config;
+	char text[64];
+	snprintf(text, sizeof(text), "STATUS=%s: live", server->device.path);
+	cow_report_systemd(text);
 	int ret = cow_handover_send(config->supervisor_fd, &server->device);
 	close(config->supervisor_fd);
 	/* It is ours to end in an orderly way from here on. */
@@ -341,6 +363,9 @@ static bool announce(struct server *server)
 		return cow_device_force_stop(&server->device, NULL);
 	if (!config->foreground)
 		cow_report_leave_terminal(server->device.id, COW_REPORT_LOG_BEGINS);
+	if (config->no_recovery)
+		cow_log(COW_LOG_INFO, "%s: does not outlive its daemon: %s", server->device.path,
+			config->no_recovery);
 	return true;
 }
 
@@ -366,7 +391,8 @@ int cow_server_run(const struct cow_server_config *config)
 	if (!unheard)
 		cow_device_confine(&server.device, COW_RUN_DIR);
 	ret = serve(&server, unheard);
-	close(server.listen_fd);
+	if (server.listen_fd >= 0)
+		close(server.listen_fd);
 	close(server.signal_fd);
 	cow_jobs_fini(&server.jobs);
 	return ret ? 1 : 0;

@@ -19,6 +19,8 @@ struct cow_server_config {
 	void (*leave)(void *ctx);  /* instead: this process will announce nothing */
 	void (*forget)(void *ctx); /* this process needs no passphrase any more */
 	void *ctx;
+	const char
+		*no_recovery; /* for the log: why it does not outlive its daemon; NULL: nothing */
 	/* supervise.h, which sets them; all 0: nobody supervises */
 	int supervisor_fd;
 	bool is_successor; /* of one that died at died_ms: nothing is announced */

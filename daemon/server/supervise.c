@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* See supervise.h. In this order: the kernel; the children; the limit; the end; what comes next. */
+/* See supervise.h. In this order: the children; the limit; the end; what comes next. */
 #include "daemon/server/supervise.h"
 
 #include <errno.h>
@@ -13,7 +13,6 @@
 #include <sys/prctl.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
-#include <sys/utsname.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -22,16 +21,13 @@
 #include "daemon/control/record.h"
 #include "daemon/device/ctrl.h"
 #include "daemon/device/harden.h"
+#include "daemon/device/sandbox.h"
 #include "daemon/server/handover.h"
 #include "daemon/server/report.h"
 #include "engine/base/log.h"
-#include "engine/base/number.h"
 #include "engine/host/system.h"
 #include "engine/loop/loop_uring.h"
 
-/* Before 7.1 the kernel loses requests, or hangs, when a device with recovery is torn down. */
-#define KERNEL_MAJOR 7
-#define KERNEL_MINOR 1
 /* As many deaths within so long are one too many. */
 #define MOST_DEATHS 5u
 #define DEATHS_MS 60000u
@@ -47,32 +43,6 @@
 /* For the kernel to take a device away that is nobody's yet. */
 #define REMOVE_LIMIT_MS 20000u
 #define POLL_MS 10u
-
-/* ---- the kernel ---- */
-
-/* The number that text begins with; *text: behind it and a dot. */
-static uint64_t take_number(const char **text)
-{
-	char digits[8] = "";
-	uint64_t v = 0;
-	size_t n = strspn(*text, "0123456789");
-	if (n < sizeof(digits))
-		memcpy(digits, *text, n);
-	if (!cow_number_parse(digits, UINT32_MAX, &v))
-		return 0;
-	*text += n + ((*text)[n] == '.');
-	return v;
-}
-
-bool cow_supervise_is_possible(void)
-{
-	struct utsname u;
-	if (uname(&u))
-		return false;
-	const char *text = u.release;
-	uint64_t major = take_number(&text), minor = take_number(&text);
-	return major > KERNEL_MAJOR || (major == KERNEL_MAJOR && minor >= KERNEL_MINOR);
-}
 
 /* ---- the children ---- */
 
@@ -162,10 +132,40 @@ static int start_child(struct supervisor *s)
 	return ret;
 }
 
+/* Before anybody hears that it is over: who unmounts their file system then is not to be in its way. */
+static void close_files(struct supervisor *s)
+{
+	for (size_t i = 0; i < s->nr_files; i++)
+		close(s->files[i].fd);
+	s->nr_files = 0;
+}
+
 static void end_news(struct supervisor *s)
 {
 	close(s->socket);
 	s->socket = -1;
+}
+
+/*
+ * The daemon has another user by now, and not even root may send that a signal without CAP_KILL, which a
+ * unit or a container may not give: then as that user, in a process of its own.
+ */
+static void send_signal(struct supervisor *s, int signo)
+{
+	struct cow_sandbox sandbox;
+	if (!kill(s->child, signo) || errno != EPERM)
+		return;
+	pid_t pid = fork();
+	if (!pid) {
+		cow_sandbox_prepare(&sandbox);
+		_exit(cow_sandbox_become_user(&sandbox) || kill(s->child, signo));
+	}
+	int status = -1;
+	if (pid < 0 || waitpid(pid, &status, 0) != pid || status)
+		cow_log(COW_LOG_ERR,
+			"%s: signal %d does not reach its daemon (process %d): not permitted: it "
+			"needs CAP_KILL",
+			s->config.image_path, signo, (int)s->child);
 }
 
 /* Who looks between two daemons would take the device for dead. */
@@ -187,7 +187,7 @@ static void announce(struct supervisor *s)
 	snprintf(path, sizeof(path), "/dev/ublkb%u", s->left.id);
 	cow_report_systemd("READY=1");
 	if (!s->config.announce(s->config.ctx, path, NULL))
-		kill(s->child, SIGTERM);
+		send_signal(s, SIGTERM);
 	else if (!s->config.foreground)
 		cow_report_leave_terminal(s->left.id, COW_REPORT_LOG_GOES_ON);
 }
@@ -219,7 +219,7 @@ static void hear_live(struct supervisor *s, const struct cow_news *news)
 		return;
 	}
 	s->config.announce(s->config.ctx, NULL, "cannot keep the image's files for recovery");
-	kill(s->child, SIGTERM);
+	send_signal(s, SIGTERM);
 }
 
 static void keep_file(struct supervisor *s, int fd, const char *name)
@@ -258,7 +258,7 @@ static void pass_on(struct supervisor *s)
 	struct signalfd_siginfo info;
 	while (read(s->signal_fd, &info, sizeof(info)) == sizeof(info))
 		if (info.ssi_signo != SIGCHLD && info.ssi_code != SI_KERNEL)
-			kill(s->child, (int)info.ssi_signo);
+			send_signal(s, (int)info.ssi_signo);
 }
 
 /*
@@ -537,7 +537,8 @@ int cow_supervise_run(const struct cow_server_config *config)
 	s = (struct supervisor){ .config = *config, .lock = -1, .socket = -1 };
 	prctl(PR_SET_NAME, "cowblk-super");
 	s.memory = memfd_create("cowblk", MFD_CLOEXEC);
-	s.config.device.cookie = cow_device_new_cookie();
+	if (!s.config.device.cookie)
+		s.config.device.cookie = cow_device_new_cookie();
 	int ret = s.memory < 0 ? -errno : s.config.device.cookie ? open_signals(&s) : -EIO;
 	if (ret) {
 		char text[128];
@@ -547,8 +548,10 @@ int cow_supervise_run(const struct cow_server_config *config)
 	}
 	s.config.device.open.outlive_fd = s.memory;
 	s.config.device.recovery = true;
+	s.config.device.supervisor = getpid();
 	int status = run_children(&s);
 	fail_device(&s);
+	close_files(&s);
 	if (s.lock >= 0)
 		cow_record_supervise_end(s.left.id, s.lock);
 	return status;

@@ -17,8 +17,6 @@
 #ifndef COW_SUPERVISE_H
 #define COW_SUPERVISE_H
 
-#include <stdbool.h>
-
 #include "daemon/server/server.h"
 #include "engine/base/result.h"
 
@@ -27,8 +25,5 @@
  * before the last one has ended; announces as the first daemon does.
  */
 COW_MUST_CHECK int cow_supervise_run(const struct cow_server_config *config);
-
-/* Is the recovery of this kernel's ublk to be trusted? */
-bool cow_supervise_is_possible(void);
 
 #endif

@@ -101,12 +101,66 @@ wait_for test ! -d "/proc/$super" || fail "the supervisor outlives its device"
 check_clean disk.qcow2
 
 # Both die: nobody is to wait for ever, and the next attach of the image works.
+fails() { timeout -s KILL 20 dd if="$dev" of=/dev/null bs=4k count=1 iflag=direct 2>said && fail "$1: a device that nobody serves can be read" || grep -q 'Input/output error\|No such' said || fail "$1: requests wait for ever: $(cat said)"; }
+is_dead() { [ "$(field "$dev" state)" = dead ]; }
 attach dev disk.qcow2 --recovery
 kill -9 "$(supervisor_of "$dev")" "$(field "$dev" pid)"
-wait_for eval "[ \"\$(field $dev state)\" = dead ]" || fail "list does not call it dead: $(field "$dev" state)"
+wait_for is_dead || fail "list does not call it dead: $(field "$dev" state)"
+fails "both killed"
 timeout 60 "$cowblk" detach "$dev" >/dev/null 2>&1 || true
 wait_for test ! -b "$dev" || fail "the device of a dead supervisor cannot be removed"
 check_sound disk.qcow2
+
+# One after the other, long after the device came.
+attach dev disk.qcow2 --recovery
+sleep 1.2
+kill -9 "$(supervisor_of "$dev")"
+dd if="$dev" of=/dev/null bs=64k count=1 iflag=direct status=none || fail "a daemon without its supervisor does not serve"
+kill -9 "$(field "$dev" pid)"
+fails "supervisor, then daemon"
+"$cowblk" detach "$dev" 2>/dev/null || fail "detach after the supervisor, then the daemon died"
+# The second one while the first is to be replaced.
+attach dev disk.qcow2 --recovery
+super=$(supervisor_of "$dev")
+kill -STOP "$super"
+kill -9 "$(field "$dev" pid)"
+sleep 1.2
+kill -9 "$super"
+fails "the supervisor, between two daemons"
+"$cowblk" detach "$dev" 2>/dev/null || fail "detach after the supervisor died between two daemons"
+check_sound disk.qcow2
+
+# All that there is, before there was a record: it is listed, and goes by force.
+keeper_of() { sed -n 's/^Pid:[[:space:]]*//p' "$(grep -l "^PPid:[[:space:]]*$(field "$1" pid)\$" /proc/[0-9]*/status | head -n 1)"; }
+attach dev disk.qcow2 --recovery
+kill -9 "$(keeper_of "$dev")" "$(supervisor_of "$dev")" "$(field "$dev" pid)"
+rm -f /run/cowblk/ublkb*
+"$cowblk" list | grep -q "^$dev .*dead" || fail "list does not know of a device without a record that waits for a daemon: $("$cowblk" list)"
+attach second other.qcow2
+detach "$second"
+must_fail "waits? for another.*--force" "$cowblk" detach "$dev"
+"$cowblk" detach --force "$dev" 2>said || fail "detach --force of it: $(cat said)"
+wait_for test ! -b "$dev" || fail "detach --force leaves it"
+check_sound disk.qcow2
+say "both killed, in every order: requests fail, and the device can be removed"
+
+# A supervisor that has no CAP_KILL, as in the unit, over a daemon with a user of its own.
+[ -e /etc/passwd ] || : >/etc/passwd
+cp /etc/passwd passwd
+grep -q '^cowblk:' passwd || echo 'cowblk:x:987:986::/:/usr/sbin/nologin' >>passwd
+mount --bind passwd /etc/passwd
+few=$(sed -n 's/^CapabilityBoundingSet=//p' "$(dirname "$0")/../../systemd/cowblk@.service.in" | tr 'A-Z ' 'a-z,' | tr '\n' ',' | sed 's/cap_/+/g; s/,$//')
+setpriv --bounding-set="-all,$few" "$cowblk" attach --foreground --recovery disk.qcow2 >out 2>said &
+super=$!
+wait_for grep -q ublkb out || fail "attach with the unit's capabilities: $(cat said)"
+dev=$(cat out)
+kill_daemon "$dev" 2>/dev/null
+! grep -q 'keeps privileges' said || fail "a successor keeps privileges: $(cat said)"
+kill -TERM $super
+wait_for test ! -d /proc/$super || fail "SIGTERM does not get from a supervisor without CAP_KILL to its daemon: $(cat said)"
+wait $super || fail "status $? after SIGTERM: $(cat said)"
+umount /etc/passwd
+check_clean disk.qcow2
 
 # By force: it goes, and is not replaced.
 attach dev disk.qcow2 --recovery

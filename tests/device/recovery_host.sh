@@ -113,6 +113,47 @@ wait_for no_process || fail "nobody hears of the device, which stays: $("$cowblk
 check_clean $host
 say "nobody hears of it: it goes"
 
+# Who was to say so is dead, but the device is there and all that is to be known of it: the attach tells.
+hold
+"$cowblk" attach --recovery --id 7 $host >out 2>said &
+attach=$!
+wait_for begun || fail "no daemon begins: $(cat said)"
+kill -STOP "$super"
+let_go
+wait_for test -e "/run/cowblk/${dev#/dev/}.json" || fail "no record: $(cat said)"
+sleep 0.3
+kill -9 "$super"
+wait $attach || fail "an attach fails that has made a device: $(cat said)"
+grep -qx "$dev" out || fail "an attach does not name its device: $(cat out)"
+grep -q 'will not outlive' said || fail "an attach does not say that its supervisor is dead: $(cat said)"
+"$cowblk" detach "$dev" || fail "detach of a device without its supervisor"
+check_clean $host
+say "a supervisor that could not say so any more"
+
+# No room for a record: what has one and is in use goes on.
+attach_held
+mount -o remount,size=1M /run
+dd if=/dev/zero of=/run/fill bs=4k 2>/dev/null || true
+kill -9 "$pid"
+replaced() { [ "$(field state)" = live ] && [ "$(field pid)" != "$pid" ]; }
+wait_for replaced || fail "no successor where /run is full: $("$cowblk" list)"
+timeout -s KILL 20 dd if="$dev" of=/dev/null bs=64k count=1 iflag=direct status=none || fail "a successor does not serve where /run is full"
+rm /run/fill
+mount -o remount,size=50% /run
+"$cowblk" detach "$dev" || fail "detach"
+check_clean $host
+
+# Detached is: nothing of ours holds the image any more.
+mkdir place
+for _ in 1 2 3 4 5; do
+	mount -t tmpfs none place
+	"$cowblk" create place/disk.qcow2 16M
+	attach there place/disk.qcow2 --recovery
+	detach "$there"
+	umount place || fail "the image's file system is busy after a detach: $(pgrep -a '^cowblk')"
+done
+say "a full /run; a file system that is unmounted after a detach"
+
 # Killed in the close, its device stopped already.
 attach_held
 dd if=/dev/urandom of=data bs=64K count=64 status=none
