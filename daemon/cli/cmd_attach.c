@@ -124,7 +124,7 @@ struct attach {
 	struct cow_secrets secrets;
 	struct cow_args args;
 	int news; /* the parent's pipe */
-	enum { RECOVERY_OFF, RECOVERY_WHERE_POSSIBLE, RECOVERY_WANTED } recovery;
+	enum { RECOVERY_WHERE_POSSIBLE, RECOVERY_WANTED, RECOVERY_OFF } recovery;
 	bool supervised; /* what came of it */
 };
 

@@ -96,7 +96,7 @@ cmp now old || fail "something was written that the bitmap has not seen"
 say "commands under load: nothing written was missed"
 
 # A daemon that dies: nobody believes what was recording.
-attach dev disk.qcow2
+attach dev disk.qcow2 --no-recovery
 "$cowblk" bitmap disable "$dev" b1
 dd if=/dev/zero of="$dev" bs=64k count=4 oflag=direct status=none
 kill -9 "$("$cowblk" list --json | tr -d ' ",' | awk -F: '$1 == "pid" { print $2 }')"

@@ -71,7 +71,8 @@ mount_on "$a" m
 echo kept >m/kept
 kill -TERM "$pid"
 wait_for test ! -d "/proc/$pid" || fail "SIGTERM did not end it"
-[ "$(ls /run/cowblk)" = lock ] || fail "left behind after SIGTERM: $(ls /run/cowblk)"
+nothing_left() { [ "$(ls /run/cowblk)" = lock ]; }
+wait_for nothing_left || fail "left behind after SIGTERM: $(ls /run/cowblk)"
 umount m
 check_clean a.qcow2
 attach a a.qcow2 --temporary
@@ -93,6 +94,7 @@ wait_for grep -q STOPPING=1 notified || fail "systemd does not hear STOPPING=1"
 kill "$notify"
 
 # ---- the keeper: goes with the daemon; without it the device can still be taken away
+recovery=(--no-recovery)
 attach a a.qcow2
 pid=$(pid_of "$a")
 keeper=$(keeper_of "$pid")
@@ -148,6 +150,7 @@ wait_for ended "$keeper" || fail "a keeper that was given up stays"
 check_clean a.qcow2
 
 # ---- nothing of the caller's
+recovery=()
 exec 9>lock
 flock 9
 

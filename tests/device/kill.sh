@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # kill -9 of the daemon under load: the image has no errors and every file that was fsynced before is there, whole.
 . "$(dirname "$0")/lib.sh"
+recovery=(--no-recovery)
 rounds=4
 ! short || rounds=1
 

@@ -2,6 +2,7 @@
 # Killed at any point of an attach: the next attach gets the id, list and detach know what is left, nothing stays for ever.
 # needs: unshare
 . "$(dirname "$0")/lib.sh"
+recovery=(--no-recovery)
 kill_at=$COW_TOOLS/kill_at
 record=/run/cowblk/ublkb7.json
 "$cowblk" create disk.qcow2 16M
@@ -31,7 +32,7 @@ points=()
 killed_at()
 {
 	local status=0
-	point=$(timeout -s KILL 30 "$kill_at" "$1" "${2:-/sys/class/ublk-char/ublkc7}" $record "$cowblk" attach --foreground --queues 1 --depth $depth --id 7 disk.qcow2 2>said) || status=$?
+	point=$(timeout -s KILL 30 "$kill_at" "$1" "${2:-/sys/class/ublk-char/ublkc7}" $record "$cowblk" attach --no-recovery --foreground --queues 1 --depth $depth --id 7 disk.qcow2 2>said) || status=$?
 	[ $status != 3 ] || return 1
 	[ $status = 0 ] || fail "point $1: attach --id 7 after the kill before ${points[-1]:-nothing}: status $status: $(cat said)"
 	points+=("$point")
@@ -77,7 +78,7 @@ attach dev disk.qcow2 --id 7
 detach "$dev"
 # An attach under way in a container with another /run is no leftover: stopped when it has opened its device, which is not started yet.
 timeout 120 unshare -m bash -c 'mount -t tmpfs none /run && exec "$@"' - \
-	"$kill_at" -s 3 /sys/class/ublk-char/ublkc9 none "$cowblk" attach --foreground --id 9 other.qcow2 >stopped 2>said &
+	"$kill_at" -s 3 /sys/class/ublk-char/ublkc9 none "$cowblk" attach --no-recovery --foreground --id 9 other.qcow2 >stopped 2>said &
 other=$!
 wait_for test -s stopped || fail "an attach in another /run: $(cat said)"
 pid=$(head -n 1 stopped)

@@ -2,6 +2,7 @@
 # killed [ROUNDS [SEED]]: daemons are killed with file systems in use, while something freezes them, and every command that comes next,
 # in any order, ends in time with a word; so does whoever used the device.
 . "$(dirname "$0")/lib.sh"
+recovery=(--no-recovery)
 rounds=${1:-3} seed=${2:-$RANDOM}
 ! short || rounds=1
 RANDOM=$seed

@@ -4,6 +4,8 @@
 set -eu
 set -o pipefail
 cowblk=${COW_PROGRAM:?}
+# Of every attach() of a case: recovery=(--no-recovery) where nobody shall replace a daemon that is killed.
+recovery=()
 devices=()
 mounts=()
 maps=()
@@ -33,7 +35,7 @@ attach()
 {
 	local name=$1 image=$2 path
 	shift 2
-	path=$("$cowblk" attach "$@" "$image" 2>attach.log) || fail "attach $image: $(cat attach.log)"
+	path=$("$cowblk" attach ${recovery[@]+"${recovery[@]}"} "$@" "$image" 2>attach.log) || fail "attach $image: $(cat attach.log)"
 	[ -b "$path" ] || fail "attach printed '$path', which is no block device"
 	devices+=("$path")
 	printf -v "$name" %s "$path"

@@ -70,7 +70,7 @@ check_clean disk.qcow2
 [ "$(qemu-img snapshot -l link.qcow2 | grep -cE ' (before|mine|linked|again) ')" = 4 ] || fail "not its four snapshots: $(qemu-img snapshot -l link.qcow2)"
 
 # A dead daemon's device still answers to the path, whatever became of the image.
-attach dev link.qcow2
+attach dev link.qcow2 --no-recovery
 kill -9 "$(sed -n 's/.*"pid":\([0-9]*\).*/\1/p' "/run/cowblk/$(basename "$dev").json")"
 dead() { ! "$cowblk" list | grep -E "^$dev .* live "; }
 wait_for dead || fail "the daemon lives"

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Nobody waits for ever, or without a word: a daemon that is stopped, clients that say nothing, a byte a second or nothing more.
 . "$(dirname "$0")/lib.sh"
+recovery=(--no-recovery)
 clients=$COW_TOOLS/clients
 helpers=()
 end_helpers() { [ ${#helpers[@]} = 0 ] || kill "${helpers[@]}" 2>/dev/null || true; }
