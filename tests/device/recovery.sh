@@ -7,6 +7,14 @@ rounds=${ROUNDS:-2}
 if [ "${COW_KERNEL_IS:-}" = vm ]; then
 	"$cowblk" create disk.qcow2 64M
 	must_fail "recovery.*Linux 7.1" "$cowblk" attach --recovery disk.qcow2
+	attach dev disk.qcow2
+	[ ! -s attach.log ] || fail "attach without recovery is not silent: $(cat attach.log)"
+	[ "$(grep -c 'does not outlive its daemon.*Linux 7.1' "/run/cowblk/${dev#/dev/}.log")" = 1 ] || fail "the log does not say that there is no recovery: $(cat "/run/cowblk/${dev#/dev/}.log")"
+	"$cowblk" list --json | grep -q '"recovery": *false' || fail "list --json does not say so: $("$cowblk" list --json)"
+	kill -9 "$(sed -n 's/.*"pid":\([0-9]*\).*/\1/p' "/run/cowblk/${dev#/dev/}.json")"
+	! timeout -s KILL 30 dd if="$dev" of=/dev/null bs=4k count=1 iflag=direct 2>said || fail "a dead daemon's device can be read"
+	"$cowblk" detach "$dev" 2>/dev/null || fail "detach of a dead daemon"
+	check_sound disk.qcow2
 	exit 0
 fi
 
@@ -24,6 +32,19 @@ kill_daemon()
 	replaced() { [ -n "$(field "$dev" pid)" ] && [ "$(field "$dev" pid)" != "$pid" ] && [ "$(field "$dev" state)" = live ]; }
 	wait_for replaced || fail "$dev: nobody replaces a daemon that was killed: $(log_of "$dev")"
 }
+
+# Unasked, and not where it is not wanted.
+"$cowblk" create default.qcow2 16M
+attach dev default.qcow2
+[ "$(field "$dev" recovery)" = true ] || fail "no recovery by default: $("$cowblk" list --json)"
+kill_daemon "$dev"
+detach "$dev"
+attach dev default.qcow2 --no-recovery
+[ "$(field "$dev" recovery)" = false ] || fail "recovery with --no-recovery"
+detach "$dev"
+attach dev default.qcow2 --temporary
+[ "$(field "$dev" recovery)" = false ] || fail "recovery with --temporary"
+detach "$dev"
 
 verify_under_kills()
 {
