@@ -14,7 +14,9 @@
 #include "daemon/options/tool_cmd.h"
 #include "engine/edit/compact.h"
 #include "engine/host/system.h"
+#include "engine/tool/each.h"
 #include "engine/tool/rate.h"
+#include "engine/tool/walk.h"
 
 struct arguments {
 	struct cow_tool tool; /* first */
@@ -31,6 +33,9 @@ struct arguments {
 
 static const struct argp_option options[] = {
 	{ "zeroes", 'z', NULL, 0, "Data that holds only zeros takes no space any more", 0 },
+	{ "compress", 'c', NULL, 0,
+	  "Compress data where that makes it shorter, as the image was created for (zlib or zstd)",
+	  0 },
 	{ "rate-limit", 'r', "RATE", 0, "Move so many bytes a second at most", 0 },
 	{ 0 },
 };
@@ -41,6 +46,9 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
 	switch (key) {
 	case 'z':
 		a->compact.zeroes = true;
+		return 0;
+	case 'c':
+		a->compact.compress = true;
 		return 0;
 	case 'r':
 		a->rate = cow_disk_rate_parse("-r", arg, state);
@@ -66,6 +74,13 @@ static int before(void *ctx, struct cow_loop *loop, uint64_t bytes, uint64_t tot
 	return cow_rate_wait(&a->limit, bytes, loop);
 }
 
+static void on_all_cpus(void *ctx, unsigned nr, void (*one)(void *arg, unsigned i, unsigned worker),
+			void *arg)
+{
+	const struct arguments *a = ctx;
+	cow_each(nr, a->compact.nr_workers, one, arg);
+}
+
 static void note_size(struct arguments *a, struct cow_file *file, unsigned i)
 {
 	const struct cow_host_ops *ops = file->host->ops;
@@ -89,6 +104,8 @@ static int compact(struct cow_tool *tool, struct cow_error *err)
 		return ret;
 	cow_rate_init(&a->limit, a->rate, tool->cancel);
 	a->compact.before = before;
+	a->compact.each = on_all_cpus;
+	a->compact.nr_workers = cow_walk_threads();
 	a->compact.ctx = a;
 	note_size(a, file, 0);
 	ret = cow_compact(tool->loop, file, &a->compact, &a->result, err);
@@ -122,6 +139,7 @@ static void print_json(const struct arguments *a)
 	put(o, "image-end-before", a->result.bytes_before);
 	put(o, "image-end-after", a->result.bytes_after);
 	put(o, "moved", a->result.moved_bytes);
+	put(o, "compressed", a->result.compressed_bytes);
 	put(o, "zeroes", a->result.zeroes_bytes);
 	put(o, "left", a->result.left_bytes);
 	if (a->result.left_for)
@@ -155,6 +173,9 @@ static int tell(const struct cow_tool *tool)
 	cow_show_bytes(a->result.zeroes_bytes, left);
 	if (a->compact.zeroes)
 		printf("zeros given up: %s\n", left);
+	cow_show_bytes(a->result.compressed_bytes, left);
+	if (a->compact.compress)
+		printf("compressed: %s\n", left);
 	cow_show_bytes(a->result.left_bytes, left);
 	if (a->result.left_for)
 		printf("could be shorter by %s: %s has to stay where it is\n", left,

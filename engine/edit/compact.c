@@ -6,11 +6,11 @@
 #include <inttypes.h>
 #include <string.h>
 
-#include "engine/base/full.h"
 #include "engine/base/log.h"
 #include "engine/base/math.h"
 #include "engine/check/check.h"
 #include "engine/core/load.h"
+#include "engine/edit/compact_deflate.h"
 #include "engine/edit/compact_step.h"
 #include "engine/edit/compact_zeroes.h"
 #include "engine/edit/edit_fault.h"
@@ -23,7 +23,8 @@
 /* ---- is it sound ---- */
 
 /* An edit repairs what is dirty; leaks would stay in the way. */
-static int make_sound(struct cow_loop *loop, struct cow_file *file, struct cow_error *err)
+static int make_sound(struct cow_loop *loop, struct cow_file *file,
+		      const struct cow_compact_options *wanted, struct cow_error *err)
 {
 	const struct cow_check_options options = { .repair = COW_REPAIR_LEAKS };
 	struct cow_check_result found = { 0 };
@@ -31,7 +32,11 @@ static int make_sound(struct cow_loop *loop, struct cow_file *file, struct cow_e
 	int ret = cow_edit_open_any(&e, loop, file, err);
 	if (ret)
 		return ret;
+	if (wanted->compress)
+		ret = cow_compact_deflate_verify(&e);
 	cow_edit_close(&e);
+	if (ret)
+		return ret;
 	ret = cow_check_file(loop, file, &options, &found, err);
 	if (!ret && found.check_errors)
 		ret = cow_error_set(err, -EIO, "%" PRIu64 " parts of it could not be checked",
@@ -70,17 +75,6 @@ static int step(struct cow_compact_step *s, struct cow_loop *loop, struct cow_fi
 	return ret;
 }
 
-/* The host had no room for such a step, and has it back: a smaller one needs less. */
-static bool can_be_smaller(const struct cow_compact_step *s, int ret,
-			   struct cow_compact_options *options)
-{
-	uint64_t clusters = s->e.g.cluster_bits ? cow_compact_step_clusters(s) : 0;
-	if (!cow_full_is(ret) || clusters <= 1)
-		return false;
-	options->step_bytes = cow_max(clusters / 4, 1) << s->e.g.cluster_bits;
-	return true;
-}
-
 static int steps(struct cow_loop *loop, struct cow_file *file,
 		 const struct cow_compact_options *wanted, struct cow_compact_result *result,
 		 struct cow_error *err)
@@ -92,13 +86,11 @@ static int steps(struct cow_loop *loop, struct cow_file *file,
 	while (!ret && more) {
 		struct cow_compact_step s = { .options = &options, .result = result };
 		ret = step(&s, loop, file, &total_bytes, &more, err);
-		bool again = ret && can_be_smaller(&s, ret, &options);
+		if (ret && cow_compact_step_smaller(&s, ret, &options)) {
+			more = true;
+			ret = 0;
+		}
 		cow_compact_step_close(&s);
-		if (!again)
-			continue;
-		*err = (struct cow_error){ 0 };
-		ret = 0;
-		more = true;
 	}
 	return ret;
 }
@@ -177,9 +169,11 @@ int cow_compact(struct cow_loop *loop, struct cow_file *file,
 		struct cow_error *err)
 {
 	memset(result, 0, sizeof(*result));
-	int ret = make_sound(loop, file, err);
-	if (!ret && options->zeroes)
+	int ret = make_sound(loop, file, options, err);
+	if (!ret && (options->zeroes || options->compress))
 		ret = cow_compact_zeroes(loop, file, options, result, err);
+	if (!ret && options->compress)
+		ret = cow_compact_deflate(loop, file, options, result, err);
 	if (!ret)
 		ret = steps(loop, file, options, result, err);
 	return ret ? ret : finish(loop, file, options, result, err);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* See compact_packed.h. In this order: the list; a place for each; all of them. */
+/* See compact_packed.h. In this order: the list; a place for each; all of them; new ones. */
 #include "engine/edit/compact_packed.h"
 
 #include <inttypes.h>
@@ -237,21 +237,60 @@ static int move_one(struct cow_compact_packed *k, struct cow_edit *e, uint64_t i
 	return put(k, e, p, at);
 }
 
+static int need_buf(struct cow_compact_packed *k, struct cow_edit *e)
+{
+	if (!k->buf)
+		k->buf = cow_buf_alloc((uint64_t)RUN_CLUSTERS << e->g.cluster_bits);
+	return k->buf ? 0 : cow_error_no_memory(e->err);
+}
+
 int cow_compact_packed_move(struct cow_compact_packed *k, struct cow_edit *e, uint64_t below,
 			    int (*before)(void *ctx, uint64_t bytes), void *ctx)
 {
 	uint64_t last_at = 0;
 	int ret = 0;
 	merge(k);
-	if (!k->nr)
-		return 0;
-	k->buf = cow_buf_alloc((uint64_t)RUN_CLUSTERS << e->g.cluster_bits);
-	if (!k->buf)
-		return cow_error_no_memory(e->err);
+	if (k->nr)
+		ret = need_buf(k, e);
 	for (uint64_t i = 0; i < k->nr && !k->full && !ret; i++) {
 		ret = before(ctx, k->p[i].bytes);
 		if (!ret)
 			ret = move_one(k, e, i, below, &last_at);
 	}
+	return ret ? ret : flush(k, e, k->bytes);
+}
+
+/* ---- new ones ---- */
+
+int cow_compact_packed_put(struct cow_compact_packed *k, struct cow_edit *e, const uint8_t *data,
+			   uint32_t bytes, uint32_t refs, uint64_t *word)
+{
+	const struct cow_compact_payload p = { .bytes = bytes, .refs = refs };
+	const uint64_t below = e->max_clusters < UINT64_MAX >> e->g.cluster_bits
+				       ? e->max_clusters << e->g.cluster_bits
+				       : INT64_MAX;
+	uint64_t at = k->fill;
+	bool ok;
+	*word = 0;
+	int ret = k->full ? 0 : need_buf(k, e);
+	if (ret || k->full)
+		return ret;
+	ret = fit(k, e, &p, below, &at, &ok);
+	if (!ret && !ok)
+		ret = give_back_untouched(k, e);
+	if (!ret && !ok)
+		ret = begin(k, e, &p, below, &at);
+	if (ret || k->full)
+		return ret;
+	cow_assert(at + bytes <= k->bytes);
+	memcpy(k->buf + at, data, bytes);
+	k->fill = at + bytes;
+	*word = cow_compressed_encode(k->off + at, bytes, e->g.cluster_bits);
+	return count(k, e, at, at + bytes, refs);
+}
+
+int cow_compact_packed_end(struct cow_compact_packed *k, struct cow_edit *e)
+{
+	int ret = give_back_untouched(k, e);
 	return ret ? ret : flush(k, e, k->bytes);
 }

@@ -39,6 +39,14 @@ COW_MUST_CHECK int cow_compact_packed_add(struct cow_compact_packed *k, struct c
 COW_MUST_CHECK int cow_compact_packed_move(struct cow_compact_packed *k, struct cow_edit *e,
 					   uint64_t below, int (*before)(void *ctx, uint64_t bytes),
 					   void *ctx);
+/*
+ * A new one, of data[bytes], that so many paths will lead to: behind the one before it. *word: of its
+ * entries; 0: there is no room. cow_compact_packed_end(): all are written.
+ */
+COW_MUST_CHECK int cow_compact_packed_put(struct cow_compact_packed *k, struct cow_edit *e,
+					  const uint8_t *data, uint32_t bytes, uint32_t refs,
+					  uint64_t *word);
+COW_MUST_CHECK int cow_compact_packed_end(struct cow_compact_packed *k, struct cow_edit *e);
 /* The word as it will be; the same: it stays. */
 uint64_t cow_compact_packed_word(const struct cow_compact_packed *k, uint64_t word,
 				 uint32_t cluster_bits);

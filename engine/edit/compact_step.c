@@ -10,6 +10,7 @@
 #include "engine/base/assert.h"
 #include "engine/base/be.h"
 #include "engine/base/buf.h"
+#include "engine/base/full.h"
 #include "engine/base/math.h"
 #include "engine/core/load.h"
 #include "engine/edit/edit_fault.h"
@@ -20,7 +21,6 @@
 /* A step is worth it if it moves so much, and so many times the tables that it may rewrite. */
 #define STEP_BYTES (256ull << 20)
 #define STEP_TABLES 4u
-#define STEP_CLUSTERS (4ull << 20) /* that it looks at: 32 MiB of memory */
 
 int cow_compact_step_before(struct cow_compact_step *s, uint64_t bytes)
 {
@@ -174,6 +174,17 @@ static uint64_t beside(const struct cow_compact_step *s, uint64_t nr)
 	       (l1_bytes >> e->g.cluster_bits);
 }
 
+bool cow_compact_step_smaller(const struct cow_compact_step *s, int ret,
+			      struct cow_compact_options *options)
+{
+	uint64_t clusters = s->e.g.cluster_bits ? cow_compact_step_clusters(s) : 0;
+	if (!cow_full_is(ret) || clusters <= 1)
+		return false;
+	options->step_bytes = cow_max(clusters / 4, 1) << s->e.g.cluster_bits;
+	*s->e.err = (struct cow_error){ 0 };
+	return true;
+}
+
 enum room { WITH_ROOM, WITHOUT };
 
 /*
@@ -186,7 +197,8 @@ static int choose_from(struct cow_compact_step *s, enum room want)
 		 nr = 0;
 	int ret = 0;
 	s->from = s->end;
-	for (uint64_t c = s->end; c > least && nr < most && s->end - c < STEP_CLUSTERS; c--) {
+	for (uint64_t c = s->end; c > least && nr < most && s->end - c < COW_COMPACT_STEP_MOST;
+	     c--) {
 		ret = cow_edit_refcount(&s->e, c - 1, &count);
 		nr += count != 0;
 		uint64_t room = c - 1 - (s->used - nr);
@@ -222,7 +234,7 @@ static int choose(struct cow_compact_step *s)
 
 /* ---- data ---- */
 
-static int copy_cluster(struct cow_compact_step *s, uint64_t host, uint64_t to)
+int cow_compact_step_copy(struct cow_compact_step *s, uint64_t host, uint64_t to)
 {
 	struct cow_edit *e = &s->e;
 	int ret = cow_compact_step_before(s, e->g.cluster_bytes);
@@ -248,7 +260,7 @@ static int move_data(struct cow_compact_step *s, uint64_t host, uint32_t refs, u
 		ret = cow_edit_alloc_below(e, 1, s->from, &off);
 		s->full = !off;
 		if (!ret && off)
-			ret = copy_cluster(s, host, off);
+			ret = cow_compact_step_copy(s, host, off);
 	}
 	if (first)
 		*slot = off ? off : host;

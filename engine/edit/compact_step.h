@@ -9,6 +9,8 @@
 #include "engine/edit/compact_tables.h"
 #include "engine/edit/edit.h"
 
+#define COW_COMPACT_STEP_MOST (4ull << 20) /* clusters that it looks at: 32 MiB of memory */
+
 struct cow_compact_step {
 	const struct cow_compact_options *options;
 	struct cow_compact_result *result;
@@ -43,6 +45,14 @@ COW_MUST_CHECK int cow_compact_step_change_table(struct cow_compact_step *s,
 /* Clusters that the file has at least, whatever moves; that one step moves at most. */
 uint64_t cow_compact_step_least(const struct cow_compact_step *s);
 uint64_t cow_compact_step_clusters(const struct cow_compact_step *s);
+/*
+ * The host had no room for such a step, and has it back: a smaller one needs less. False: there is none,
+ * or that was not the error.
+ */
+bool cow_compact_step_smaller(const struct cow_compact_step *s, int ret,
+			      struct cow_compact_options *options);
+/* A cluster of data from one place to another. */
+COW_MUST_CHECK int cow_compact_step_copy(struct cow_compact_step *s, uint64_t host, uint64_t to);
 /* In use behind that. */
 COW_MUST_CHECK int cow_compact_step_total(struct cow_compact_step *s, uint64_t *bytes);
 /*

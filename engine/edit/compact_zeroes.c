@@ -13,7 +13,7 @@
 
 /* ---- an entry ---- */
 
-static bool holds_zeros(const uint8_t *buf, uint64_t bytes)
+bool cow_compact_zeroes_are(const uint8_t *buf, uint64_t bytes)
 {
 	return !buf[0] && !memcmp(buf, buf + 1, bytes - 1);
 }
@@ -23,16 +23,16 @@ static bool is_zero(const struct cow_compact_step *s, struct cow_l2_entry entry)
 {
 	const struct cow_geometry *g = &s->e.g;
 	if (!g->extended_l2)
-		return holds_zeros(s->copy, g->cluster_bytes);
+		return cow_compact_zeroes_are(s->copy, g->cluster_bytes);
 	for (unsigned sub = 0; sub < 32; sub++)
 		if ((entry.subs >> sub & 1) &&
-		    !holds_zeros(s->copy + sub * g->sub_bytes, g->sub_bytes))
+		    !cow_compact_zeroes_are(s->copy + sub * g->sub_bytes, g->sub_bytes))
 			return false;
 	return true;
 }
 
 /* What reads the same, without a cluster. */
-static struct cow_l2_entry without(const struct cow_edit *e, struct cow_l2_entry entry)
+struct cow_l2_entry cow_compact_zeroes_instead(const struct cow_edit *e, struct cow_l2_entry entry)
 {
 	bool over = e->header.backing_name_off != 0;
 	if (!over)
@@ -48,7 +48,7 @@ static int look_at(struct cow_compact_step *s, const struct cow_compact_table *t
 	struct cow_edit *e = &s->e;
 	uint64_t host = entry->raw & QCOW2_OFFSET_MASK;
 	bool zero = !e->g.extended_l2 && (entry->raw & QCOW2_ZERO);
-	if ((entry->raw & QCOW2_COMPRESSED) || !host)
+	if ((entry->raw & QCOW2_COMPRESSED) || !host || !(zero || s->options->zeroes))
 		return 0;
 	int ret = cow_compact_step_before(s, e->g.cluster_bytes);
 	if (!ret && !zero) {
@@ -60,7 +60,7 @@ static int look_at(struct cow_compact_step *s, const struct cow_compact_table *t
 	}
 	if (ret || !zero)
 		return ret;
-	*entry = without(e, *entry);
+	*entry = cow_compact_zeroes_instead(e, *entry);
 	s->moved_bytes += e->g.cluster_bytes; /* once for each that leads there */
 	return cow_edit_count(e, host, e->g.cluster_bytes, -(int)t->refs);
 }
@@ -85,8 +85,9 @@ static int look_through(struct cow_compact_step *s, struct cow_compact_table *t)
 
 /* ---- all of them ---- */
 
-static bool may_have(const struct cow_edit *e)
+bool cow_compact_zeroes_may(const struct cow_compact_step *s)
 {
+	const struct cow_edit *e = &s->e;
 	bool over = e->header.backing_name_off != 0;
 	return !e->g.data_file && !e->header.crypt_method && (e->g.version >= 3 || !over);
 }
@@ -115,7 +116,7 @@ int cow_compact_zeroes(struct cow_loop *loop, struct cow_file *file,
 	uint64_t used = s.used, end;
 	if (!ret)
 		result->bytes_before = s.end << s.e.g.cluster_bits;
-	if (!ret && may_have(&s.e))
+	if (!ret && cow_compact_zeroes_may(&s))
 		ret = give_up(&s);
 	if (!ret && s.e.committed)
 		ret = cow_edit_usage(&s.e, &s.used, &end);

@@ -82,6 +82,7 @@ enum {
 	/* on the closed image: enum sim_tool_what, and variants */
 	OP_TOOL = NR_OPEN_OPS,
 	OP_COMMIT_INTO = OP_TOOL + SIM_NR_TOOLS,
+	OP_COMPRESS,
 	NR_OPS
 };
 
@@ -115,6 +116,10 @@ static struct sim_action action_of(unsigned op, uint64_t cluster)
 		return (struct sim_action){ .kind = SIM_TOOL,
 					    .length = SIM_TOOL_COMMIT,
 					    .queue = 2 };
+	case OP_COMPRESS:
+		return (struct sim_action){ .kind = SIM_TOOL,
+					    .length = SIM_TOOL_COMPACT,
+					    .queue = 5 };
 	default:
 		if (op >= OP_TOOL)
 			return (struct sim_action){ .kind = SIM_TOOL, .length = op - OP_TOOL };
@@ -128,6 +133,8 @@ static bool has(unsigned kind, unsigned op)
 	const struct sim_config *c = &kinds[kind].config;
 	if (op == OP_COMMIT_INTO)
 		return c->deep_bytes;
+	if (op == OP_COMPRESS)
+		return (c->cluster_bits >= 12 || kinds[kind].snapshot) && !c->data_file;
 	if (op == OP_TOOL + SIM_TOOL_RESIZE)
 		return !c->data_file && !c->bitmap && !c->block_device;
 	if (op >= OP_TOOL)

@@ -542,7 +542,7 @@ static void add_tools(struct sim_config *c)
 static void tool_action(struct sim_random *r, const struct sim_plan *plan,
 			struct sim_script *script)
 {
-	struct sim_action a = { .kind = SIM_TOOL, .queue = (unsigned)sim_below(r, 4) };
+	struct sim_action a = { .kind = SIM_TOOL, .queue = (unsigned)sim_below(r, 8) };
 	bool chain = script->config.backing || script->config.other;
 	a.length = chain ? sim_below(r, SIM_NR_TOOLS)
 			 : SIM_TOOL_AMEND + sim_below(r, SIM_NR_TOOLS - SIM_TOOL_AMEND);

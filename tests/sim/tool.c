@@ -198,13 +198,17 @@ static bool choose_size(struct sim_run *run, const struct sim_action *a)
 	return c.what == SIM_SNAPSHOT_RESIZE;
 }
 
-/* All at once, or in steps of a few clusters. */
+/* All at once, or in steps of a few clusters; compressing or not. */
 static bool choose_compact(struct sim_run *run, const struct sim_action *a)
 {
 	static const uint64_t clusters[] = { 1024, 1, 4, 16 };
+	const struct sim_config *c = &run->script->config;
 	struct sim_tool *t = &run->tool;
 	t->step_bytes = clusters[a->queue % 4] << run->script->config.cluster_bits;
 	t->zeroes = a->queue % 4 != 1;
+	t->compress = a->queue >= 4;
+	if (t->compress && (c->encrypt || c->data_file || c->refcount_bits == 1))
+		t->refused = -ENOTSUP;
 	t->length = memory_disk_find(&run->world.disk, TOP)->now.size_bytes;
 	return true;
 }
@@ -239,7 +243,8 @@ static int on_file(struct sim_run *run, struct cow_error *err)
 	const struct sim_tool *t = &run->tool;
 	const struct cow_resize_options resize = { .bytes = t->size_bytes, .shrink = true };
 	const struct cow_compact_options compact = { .step_bytes = t->step_bytes,
-						     .zeroes = t->zeroes };
+						     .zeroes = t->zeroes,
+						     .compress = t->compress };
 	const struct cow_host_ops *ops = run->world.disk.host.ops;
 	struct cow_compact_result result;
 	struct cow_file *file;

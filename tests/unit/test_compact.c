@@ -170,6 +170,80 @@ static void test_no_holes(void **state)
 	expect_plain(f);
 }
 
+/* ---- compressing ---- */
+
+#define NR_TEXT 24u
+
+static void fill_noise(uint8_t *buf, uint64_t bytes, uint32_t seed)
+{
+	for (uint64_t i = 0; i < bytes; i++) {
+		seed = seed * 1103515245u + 12345;
+		buf[i] = (uint8_t)(seed >> 16);
+	}
+}
+
+/* A cluster of noise, which does not become shorter, one of zeros, the others all of one byte. */
+static void prepare_text(struct fixture *f)
+{
+	for (unsigned i = 0; i < NR_TEXT; i++)
+		write_bytes(f, (uint64_t)i * CLUSTER, CLUSTER, i == 5 ? 0 : 1 + (int)i);
+	fill_noise(f->bufs[0], CLUSTER, 1);
+	assert_int_equal(cow_queue_do(f->queue, COW_OP_WRITE, 0, 3 * CLUSTER, CLUSTER, f->bufs[0]),
+			 0);
+	settle(f);
+}
+
+static void expect_text(struct fixture *f)
+{
+	for (unsigned i = 0; i < NR_TEXT; i++)
+		if (i != 3)
+			expect_bytes(f, (uint64_t)i * CLUSTER, CLUSTER, i == 5 ? 0 : 1 + (int)i);
+	fill_noise(f->bufs[1], CLUSTER, 1);
+	assert_int_equal(cow_queue_do(f->queue, COW_OP_READ, 0, 3 * CLUSTER, CLUSTER, f->read), 0);
+	assert_memory_equal(f->read, f->bufs[1], CLUSTER);
+}
+
+static void deflate(struct fixture *f)
+{
+	const struct cow_compact_options options = { .compress = true };
+	struct cow_error err = { 0 };
+	close_image(f);
+	if (run_compact(f, &options, &err))
+		fail_msg("compact: %s", err.text);
+	expect_clean(f);
+	open_image(f);
+}
+
+/* The header, the tables, noise, and one cluster for all the rest. */
+static void test_deflate(void **state)
+{
+	struct fixture *f = *state;
+	prepare_text(f);
+	deflate(f);
+	for (unsigned i = 0; i < NR_TEXT; i++) {
+		uint64_t entry = entry_of(f, (uint64_t)i * CLUSTER);
+		assert_int_equal(!(entry & QCOW2_COMPRESSED), i == 3 || i == 5);
+	}
+	assert_true(memory_size(f->m) <= 10 * CLUSTER);
+	expect_text(f);
+}
+
+static void test_deflate_shared(void **state)
+{
+	struct fixture *f = *state;
+	prepare_text(f);
+	take_snapshot(f);
+	write_bytes(f, 0, CLUSTER, 99); /* so there are two tables that lead to the rest */
+	settle(f);
+	deflate(f);
+	uint64_t entry = entry_of(f, CLUSTER);
+	assert_true(entry & QCOW2_COMPRESSED);
+	/* two paths to each but the first, which has two versions; noise and zeros are not there */
+	assert_int_equal(refcount_at(f, cow_compressed_decode(entry, 16).off), 2 * (NR_TEXT - 2));
+	expect_bytes(f, 0, CLUSTER, 99);
+	expect_bytes(f, CLUSTER, CLUSTER, 2);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -179,6 +253,9 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_little_room, request_setup, request_teardown),
 		cmocka_unit_test_setup_teardown(test_given_up, request_setup, request_teardown),
 		cmocka_unit_test_setup_teardown(test_no_holes, request_setup, request_teardown),
+		cmocka_unit_test_setup_teardown(test_deflate, request_setup, request_teardown),
+		cmocka_unit_test_setup_teardown(test_deflate_shared, request_setup,
+						request_teardown),
 	};
 	return cmocka_run_group_tests_name("compact", tests, NULL, NULL);
 }
