@@ -77,13 +77,11 @@ static int check_downgrade(struct amend *a)
 		return needs_version_3(a, "extended L2 entries");
 	if (a->old.incompatible & QCOW2_INCOMPAT_DATA_FILE)
 		return needs_version_3(a, "an external data file");
-	if (a->old.incompatible)
-		return needs_version_3(a, "a compression type other than zlib");
 	if (a->old.refcount_order != 4)
 		return needs_version_3(a, "refcount bits other than 16");
 	if (a->ext.has_bitmaps)
 		return needs_version_3(a, "dirty bitmaps");
-	return cow_amend_refuse_zero_clusters(a->loop, a->file, &a->old, a->err);
+	return cow_amend_refuse_clusters(a->loop, a->file, &a->old, a->err);
 }
 
 /* ---- snapshots of version 2 need not say how large their disk was ---- */
@@ -248,6 +246,10 @@ static int change_version(struct amend *a)
 		return 0;
 	int ret = version == 3 ? complete_snapshots(a) : check_downgrade(a);
 	a->header.version = version;
+	if (version == 2) { /* nothing of it is in use, or it would have been refused */
+		a->header.incompatible = 0;
+		a->header.compression_type = QCOW2_COMPRESSION_ZLIB;
+	}
 	a->header.header_bytes =
 		version == 3 ? sizeof(struct qcow2_header_be) : QCOW2_V2_HEADER_LENGTH;
 	return ret;

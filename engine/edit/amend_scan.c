@@ -25,21 +25,30 @@ static int cannot_read(struct scan *s, const char *what, uint64_t off, int ret)
 			     strerror(-ret));
 }
 
+static const char *what_needs_version_3(const struct scan *s, uint64_t entry)
+{
+	if (entry & QCOW2_COMPRESSED)
+		return s->header->compression_type == QCOW2_COMPRESSION_ZLIB
+			       ? NULL
+			       : "clusters that zstd has compressed";
+	return entry & QCOW2_ZERO ? "zero clusters" : NULL;
+}
+
 static int scan_l2(struct scan *s, uint64_t off)
 {
 	int ret = cow_loop_read(s->loop, s->file, off, s->table, cow_cluster_bytes(s->header));
 	if (ret)
 		return cannot_read(s, "L2 table", off, ret);
-	for (uint32_t i = 0; i < cow_l2_entries(s->header); i++) {
-		uint64_t entry = cow_load64_be(s->table + i * 8);
-		if (!(entry & QCOW2_COMPRESSED) && (entry & QCOW2_ZERO))
-			return cow_error_set(s->err, -ENOTSUP,
-					     "compat=0.10: not possible: the image has zero "
-					     "clusters (L2 entry at "
-					     "offset %" PRIu64 ")",
-					     off + i * 8);
-	}
-	return 0;
+	const char *what = NULL;
+	uint32_t i;
+	for (i = 0; i < cow_l2_entries(s->header); i++)
+		if ((what = what_needs_version_3(s, cow_load64_be(s->table + i * 8))))
+			break;
+	return what ? cow_error_set(s->err, -ENOTSUP,
+				    "compat=0.10: not possible: the image has %s (L2 entry at "
+				    "offset %" PRIu64 ")",
+				    what, off + (uint64_t)i * 8)
+		    : 0;
 }
 
 static int scan_l1(struct scan *s, uint64_t off, uint32_t nr)
@@ -76,8 +85,8 @@ static int scan_snapshots(struct scan *s)
 	return ret;
 }
 
-int cow_amend_refuse_zero_clusters(struct cow_loop *loop, struct cow_file *file,
-				   const struct cow_header *h, struct cow_error *err)
+int cow_amend_refuse_clusters(struct cow_loop *loop, struct cow_file *file,
+			      const struct cow_header *h, struct cow_error *err)
 {
 	struct scan s = { .loop = loop, .file = file, .header = h, .err = err };
 	s.table = cow_buf_alloc(cow_cluster_bytes(h));

@@ -8,9 +8,8 @@
 #include "engine/format/format.h"
 #include "engine/loop/loop.h"
 
-/* -ENOTSUP if a cluster of the disk or of a snapshot has the zero flag. */
-COW_MUST_CHECK int cow_amend_refuse_zero_clusters(struct cow_loop *loop, struct cow_file *file,
-						  const struct cow_header *h,
-						  struct cow_error *err);
+/* -ENOTSUP if a cluster of the disk or of a snapshot has the zero flag, or is compressed by zstd. */
+COW_MUST_CHECK int cow_amend_refuse_clusters(struct cow_loop *loop, struct cow_file *file,
+					     const struct cow_header *h, struct cow_error *err);
 
 #endif
