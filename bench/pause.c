@@ -6,7 +6,7 @@
  * for a snapshot of the running image. Makes an image of that size in DIRECTORY, all of it mapped
  * but for one cluster (metadata only: the host file is sparse). Opens it and writes to that cluster;
  * then has one thread write 4 KiB at random places, and meanwhile makes and deletes a snapshot, and
- * makes the disk larger.
+ * makes the disk larger and smaller.
  * Prints, as JSON, for the attach how long opening and the first writes took; for the snapshots the
  * pause as the engine has measured it, the longest that a write took, seconds in all, and memory: as
  * the engine counts what it takes for the change, and the growth of the process.
@@ -35,6 +35,7 @@
 
 struct writer {
 	struct cow_image *image;
+	uint64_t bytes; /* it writes before there */
 	atomic_bool stop;
 	atomic_uint_least64_t longest_ns, nr;
 	int ret;
@@ -55,7 +56,7 @@ static uint64_t next_random(uint64_t *state)
 
 static int write_on(struct writer *w, struct cow_queue *queue, void *buf)
 {
-	uint64_t blocks = cow_image_geometry(w->image)->size_bytes / WRITE_BYTES, state = 1;
+	uint64_t blocks = w->bytes / WRITE_BYTES, state = 1;
 	int ret = 0;
 	while (!atomic_load(&w->stop) && !ret) {
 		uint64_t off = next_random(&state) % blocks * WRITE_BYTES, start = now_ns();
@@ -134,27 +135,31 @@ static int measure(struct writer *w, struct cow_loop *loop, enum cow_live_what w
 	return 0;
 }
 
-/* By so much that the L1 table moves. */
-static int measure_growth(struct writer *w, struct cow_loop *loop)
+static int measure_resize(struct writer *w, struct cow_loop *loop, const char *name,
+			  const struct cow_resize_options *options)
 {
-	const struct cow_resize_options options = { .bytes = 1ull << 40, .sign = 1 };
 	struct cow_error err = { 0 };
 	uint64_t size_bytes, pause_ns, begun = now_ns();
 	atomic_store(&w->longest_ns, 0);
-	int ret = cow_image_resize(w->image, loop, &options, &size_bytes, &pause_ns, &err);
+	int ret = cow_image_resize(w->image, loop, options, &size_bytes, &pause_ns, &err);
 	if (ret) {
 		fprintf(stderr, "pause: %s\n", err.text);
 		return ret;
 	}
-	printf("\"grow\": {\"pause_ms\": %.1f, \"longest_write_ms\": %.1f, \"seconds\": %.2f}, ",
-	       (double)pause_ns / 1e6, (double)atomic_load(&w->longest_ns) / 1e6,
+	printf("\"%s\": {\"pause_ms\": %.1f, \"longest_write_ms\": %.1f, \"seconds\": %.2f}, ",
+	       name, (double)pause_ns / 1e6, (double)atomic_load(&w->longest_ns) / 1e6,
 	       (double)(now_ns() - begun) / 1e9);
 	return 0;
 }
 
 static int measure_all(struct cow_image *image, struct cow_loop *loop)
 {
-	struct writer w = { .image = image };
+	/* By so much that the L1 table moves; by what nothing is mapped in; by what is mapped. */
+	uint64_t bytes = cow_image_geometry(image)->size_bytes;
+	const struct cow_resize_options grow = { .bytes = 1ull << 40, .sign = 1 },
+					shrink = { .bytes = bytes, .shrink = true },
+					halve = { .bytes = bytes / 2, .shrink = true };
+	struct writer w = { .image = image, .bytes = bytes / 2 };
 	pthread_t thread;
 	int ret = -pthread_create(&thread, NULL, writer_main, &w);
 	if (ret)
@@ -165,7 +170,11 @@ static int measure_all(struct cow_image *image, struct cow_loop *loop)
 	if (!ret)
 		ret = measure(&w, loop, COW_LIVE_DELETE);
 	if (!ret)
-		ret = measure_growth(&w, loop);
+		ret = measure_resize(&w, loop, "grow", &grow);
+	if (!ret)
+		ret = measure_resize(&w, loop, "shrink", &shrink);
+	if (!ret)
+		ret = measure_resize(&w, loop, "shrink_mapped", &halve);
 	atomic_store(&w.stop, true);
 	pthread_join(thread, NULL);
 	printf("\"writes\": %" PRIu64 "}\n", (uint64_t)atomic_load(&w.nr));

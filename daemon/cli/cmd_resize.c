@@ -94,7 +94,8 @@ int cow_cmd_resize(int argc, char **argv)
 		       "(k, M, G, T: powers of 1024), or that much more "
 		       "or less.\v"
 		       "Make a file system smaller before its disk, and larger after it. An "
-		       "attached one can become larger, mounted too (Linux 6.16). A crash "
+		       "attached one can become larger, mounted too, and smaller where nothing "
+		       "lies (Linux 6.16). A crash "
 		       "leaves the image as it was or as it shall be.",
 	};
 	struct arguments a = { 0 };

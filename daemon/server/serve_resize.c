@@ -12,14 +12,15 @@ void cow_serve_resize(struct cow_image *image, struct cow_loop *loop, uint32_t b
 {
 	struct cow_error err = { 0 };
 	uint64_t size_bytes, pause_ns;
-	struct json_object *sign;
+	struct json_object *sign, *shrink;
 	struct cow_resize_options options = {
 		.bytes = cow_control_number(job->request, "bytes"),
-		.shrink = true, /* what we cannot is refused by name */
 		.block_bytes = block_bytes,
 	};
 	if (json_object_object_get_ex(job->request, "sign", &sign))
 		options.sign = json_object_get_int(sign);
+	if (json_object_object_get_ex(job->request, "shrink", &shrink))
+		options.shrink = json_object_get_boolean(shrink);
 	int ret = cow_image_resize(image, loop, &options, &size_bytes, &pause_ns, &err);
 	double ms = (double)pause_ns / 1e6;
 	job->reply = ret ? cow_control_error(err.text) : cow_control_ok();

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A larger disk for an attached image. The kernel's device follows by the client, who may tell the
+ * Another size for the disk of an attached image. The kernel's device follows by the client, who may tell the
  * kernel so: see daemon/client/ask_resize.h.
  *
- *   {"cmd":"resize","bytes":N,"sign":-1|0|1}     {"ok":true,"size":N,"pause_ms":...}; the same with "ok":false
+ *   {"cmd":"resize","bytes":N,"sign":-1|0|1,"shrink":BOOL}     {"ok":true,"size":N,"pause_ms":...}; the same with "ok":false
  */
 #ifndef COW_SERVE_RESIZE_H
 #define COW_SERVE_RESIZE_H

@@ -226,9 +226,10 @@ static int shrink(struct cow_edit *e, uint64_t size)
 	uint64_t tables = clusters >> e->g.l2_bits,
 		 at = (clusters & ((1ull << e->g.l2_bits) - 1)) * e->g.entry_bytes;
 	uint32_t nr = e->header.l1_entries;
-	int ret = 0;
-	if (at && e->l1[tables])
-		ret = cut_table(e, &e->l1[tables], (uint32_t)at);
+	bool cut = at && e->l1[tables];
+	int ret = cut ? cut_table(e, &e->l1[tables], (uint32_t)at) : 0;
+	if (cut && !ret)
+		e->l1[tables] |= QCOW2_COPIED; /* a new table, with the flags of the old one */
 	tables += at != 0;
 	cow_assert(tables <= nr); /* the header was found to cover the disk */
 	if (!ret)
@@ -237,8 +238,8 @@ static int shrink(struct cow_edit *e, uint64_t size)
 		return ret;
 	memset(e->l1 + tables, 0, (nr - tables) * 8);
 	e->l1_changed = true;
-	ret = cow_edit_fix_copied(e, 1);
-	return ret ? ret : cow_edit_move_l1(e, nr);
+	/* What stays has as many references as it had, so its COPIED flags are right. */
+	return cow_edit_move_l1(e, nr);
 }
 
 /* ---- both ---- */

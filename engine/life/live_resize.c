@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * See live_resize.h. In this order: what stands in the way; beside the requests; under the
- * freeze: all is written back, the file says what memory knows; the change.
+ * freeze: all is written back, the file says what memory knows; growing; shrinking.
  */
 #include "engine/life/live_resize.h"
 
@@ -17,8 +17,11 @@
 #include "engine/life/close.h"
 #include "engine/life/freeze.h"
 #include "engine/life/live_state.h"
+#include "engine/request/kind.h"
+#include "engine/request/queue.h"
 #include "engine/snapshot/snapshot_list.h"
 
+#define DISCARD_BYTES (1ull << 30)
 #define EXTRA_SIZES_BYTES 16u /* of a snapshot's extra data: VM state size, disk size */
 
 struct growth {
@@ -54,7 +57,7 @@ static int check_snapshots(struct growth *x, struct cow_error *err)
 		       : 0;
 }
 
-static int check(struct growth *x, struct cow_error *err)
+static int check_vm_state(struct growth *x, struct cow_error *err)
 {
 	const struct cow_image *image = x->image;
 	const struct cow_table *l1 = &image->meta.l1;
@@ -63,6 +66,15 @@ static int check(struct growth *x, struct cow_error *err)
 			return cow_error_set(err, -ENOTSUP,
 					     "the disk has VM state behind its end: detach it and "
 					     "use qemu-img resize");
+	return 0;
+}
+
+static int check(struct growth *x, struct cow_error *err)
+{
+	const struct cow_image *image = x->image;
+	int ret = check_vm_state(x, err);
+	if (ret)
+		return ret;
 	if (image->backing && cow_core_size_bytes(&image->backing->core) > x->old_bytes)
 		return cow_error_set(err, -ENOTSUP,
 				     "its backing file is longer than the disk, and would show "
@@ -195,7 +207,7 @@ static int switch_over(void *ctx, struct cow_loop *loop, struct cow_file *file,
 	return 0;
 }
 
-/* ---- the change ---- */
+/* ---- growing ---- */
 
 /* A disk of 0 bytes may not have had one. */
 static void free_old_l1(struct growth *x)
@@ -229,6 +241,7 @@ static int change_closed(void *ctx, struct cow_loop *loop, struct cow_file *file
 	const struct cow_image *backing = x->image->backing;
 	uint64_t backing_bytes = backing ? cow_core_size_bytes(&backing->core) : 0;
 	const struct cow_resize_options options = { .bytes = x->size_bytes,
+						    .shrink = x->size_bytes < x->old_bytes,
 						    .backing_bytes = &backing_bytes };
 	int ret = cow_resize(loop, file, &options, err);
 	if (!ret)
@@ -249,6 +262,55 @@ static int grow(struct growth *x, uint64_t *pause_ns, struct cow_error *err)
 	return ret;
 }
 
+/* ---- shrinking ---- */
+
+static int discard(struct cow_queue *queue, uint64_t off, uint64_t end)
+{
+	int ret = 0;
+	for (; off < end && !ret; off += DISCARD_BYTES)
+		ret = cow_queue_do(queue, COW_OP_DISCARD, 0, off, cow_min(end - off, DISCARD_BYTES),
+				   NULL);
+	return ret;
+}
+
+/*
+ * Beside the requests, or all would wait for it. Nobody reads there any more. What cannot be freed
+ * now, since the host is full or there are as many queues as can be, is freed with the change.
+ */
+static int free_tail(struct growth *x)
+{
+	uint64_t first = cow_round_up(x->size_bytes, x->image->core.g.cluster_bytes);
+	struct cow_queue *queue;
+	int ret = cow_queue_new(x->image, x->loop, 1, &queue);
+	if (ret)
+		return ret == -EMFILE ? 0 : ret;
+	ret = discard(queue, first, x->old_bytes);
+	cow_queue_free(queue);
+	return cow_full_is(ret) ? 0 : ret;
+}
+
+/* What the freeze would wait for otherwise. */
+static int settle(struct growth *x)
+{
+	cow_live_space_init(&x->space, x->image, x->loop);
+	int ret = cow_live_space_drain(&x->space, NULL);
+	cow_live_space_fini(&x->space);
+	return ret ? ret : cow_image_write_back(x->image, x->loop);
+}
+
+static int shrink(struct growth *x, uint64_t *pause_ns, struct cow_error *err)
+{
+	int ret = check_vm_state(x, err);
+	if (!ret)
+		ret = free_tail(x);
+	if (!ret)
+		ret = settle(x);
+	if (!ret)
+		ret = cow_freeze_rewrite(x->image, x->loop, change_closed, x, pause_ns, err);
+	cow_freeze_leave_loop(x->image, x->loop);
+	return ret;
+}
+
 int cow_image_resize(struct cow_image *image, struct cow_loop *loop,
 		     const struct cow_resize_options *options, uint64_t *size_bytes,
 		     uint64_t *pause_ns, struct cow_error *err)
@@ -260,12 +322,10 @@ int cow_image_resize(struct cow_image *image, struct cow_loop *loop,
 	if (ret)
 		return ret;
 	ret = cow_resize_check(&image->core.header, &image->core.ext, options, &x.size_bytes, err);
-	if (!ret && x.size_bytes < x.old_bytes)
-		ret = cow_error_set(err, -ENOTSUP,
-				    "a disk cannot become smaller while it is attached: detach it "
-				    "first");
 	if (!ret && x.size_bytes > x.old_bytes)
 		ret = grow(&x, pause_ns, err);
+	if (!ret && x.size_bytes < x.old_bytes)
+		ret = shrink(&x, pause_ns, err);
 	*size_bytes = cow_core_size_bytes(&image->core);
 	cow_freeze_end(image);
 	return ret ? cow_error_set(err, ret, "%s: %s", image->core.path, strerror(-ret)) : 0;

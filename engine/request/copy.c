@@ -263,11 +263,9 @@ static enum cow_next copy_fill(struct cow_task *task)
 	if (!cow_op_get_bounce(op))
 		return COW_WAIT;
 	if (fits_whole(copy) || (!encrypted && rest <= COW_BOUNCE_BYTES)) {
-		op->reader = (struct cow_reader){ .pos = copy->fill_start,
-						  .end = copy->data_start,
-						  .buf = op->bounce };
-		if (reads_as_one(copy))
-			op->reader.end = copy->fill_end;
+		cow_reader_begin(&op->reader, copy->fill_start,
+				 reads_as_one(copy) ? copy->fill_end : copy->data_start,
+				 op->bounce);
 		return cow_task_goto(task, &step_read_head);
 	}
 	copy->chunk = copy->fill_start;
@@ -286,11 +284,7 @@ static enum cow_next copy_read_head(struct cow_task *task)
 		return next;
 	if (op->reader.pos == copy->fill_end)
 		return cow_task_goto(task, &step_write_merged);
-	op->reader = (struct cow_reader){
-		.pos = copy->data_end,
-		.end = copy->fill_end,
-		.buf = tail_buf(op),
-	};
+	cow_reader_begin(&op->reader, copy->data_end, copy->fill_end, tail_buf(op));
 	return cow_task_goto(task, &step_read_tail);
 }
 
@@ -357,9 +351,7 @@ static enum cow_next copy_chunk(struct cow_task *task)
 	}
 	uint64_t stop = copy->chunk < copy->data_start ? copy->data_start : copy->fill_end;
 	copy->chunk_end = cow_min(stop, copy->chunk + COW_BOUNCE_BYTES);
-	op->reader = (struct cow_reader){ .pos = copy->chunk,
-					  .end = copy->chunk_end,
-					  .buf = op->bounce };
+	cow_reader_begin(&op->reader, copy->chunk, copy->chunk_end, op->bounce);
 	return cow_task_goto(task, &step_chunk_read);
 }
 

@@ -131,7 +131,7 @@ static void start_over(struct cow_op *op)
 	op->freed_seen = cow_quarantine_released(&cow_op_image(op)->quarantine);
 	op->cursor = op->off;
 	op->limit = op->end;
-	op->reader = (struct cow_reader){ .pos = op->off, .end = op->end, .buf = op->buf };
+	cow_reader_begin(&op->reader, op->off, op->end, op->buf);
 	op->copy.holds_host = false;
 	op->table.holds_host = false;
 	op->prepared = false;
@@ -142,6 +142,12 @@ static void start_over(struct cow_op *op)
 	op->explicit_zeros = false;
 }
 
+/* Asked behind the gate: the disk may have become smaller while the op was on its way there. */
+static bool fits(const struct cow_op *op)
+{
+	return op->kind == COW_OP_FLUSH || op->end <= cow_core_size_bytes(&cow_op_image(op)->core);
+}
+
 static enum cow_next admit(struct cow_task *task)
 {
 	struct cow_op *op = cow_op_of(task);
@@ -150,6 +156,8 @@ static enum cow_next admit(struct cow_task *task)
 		cow_op_enter_epoch(op);
 		if (atomic_load_explicit(&cow_op_image(op)->core.unreadable, memory_order_relaxed))
 			cow_task_fail(task, -EIO);
+		if (!fits(op))
+			cow_task_fail(task, -EINVAL);
 		return cow_task_goto(task, first_step(op->kind));
 	}
 	return cow_gate_park(gate, task) ? COW_WAIT : COW_AGAIN;
@@ -171,10 +179,7 @@ static const struct cow_step step_admit = { "admit", admit };
 
 static bool valid(const struct cow_op *op, uint64_t length)
 {
-	uint64_t size = cow_core_size_bytes(&op->queue->image->core);
-	if (op->kind == COW_OP_FLUSH)
-		return true;
-	return !((op->off | length) & 511) && op->off <= size && length <= size - op->off;
+	return op->kind == COW_OP_FLUSH || (!((op->off | length) & 511) && op->end >= op->off);
 }
 
 void cow_start_request(struct cow_op *op, uint64_t length)

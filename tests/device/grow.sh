@@ -31,8 +31,8 @@ is_size $((512 << 20)) disk.qcow2
 grow disk.qcow2 +512M
 grow "$dev" 1G
 is_size $((1 << 30)) disk.qcow2
-must_fail 'cannot become smaller while it is attached' "$cowblk" resize --shrink disk.qcow2 512M
-must_fail 'cannot become smaller' "$cowblk" resize "$dev" -1M
+must_fail 'use --shrink if that is meant' "$cowblk" resize disk.qcow2 512M
+must_fail 'use --shrink' "$cowblk" resize "$dev" -1M
 must_fail 'multiple of 512' "$cowblk" resize "$dev" +1
 must_fail 'too large|63' "$cowblk" resize "$dev" 7E
 "$cowblk" bitmap add disk.qcow2 b

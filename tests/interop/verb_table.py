@@ -16,7 +16,7 @@ OURS_REFUSES = [
     ("amend", "dirty bitmaps|zero clusters|snapshot"),
 ]
 # What QEMU alone refuses.
-QEMU_REFUSES = []
+QEMU_REFUSES = [("resize", "v2 image which has snapshots")]  # to the size that it has
 
 
 def listed(table, verb, text):

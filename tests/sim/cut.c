@@ -90,18 +90,36 @@ bool sim_cut(struct sim_run *run)
 	return true;
 }
 
-void sim_cut_grow_live(struct sim_run *run)
+static void resize_live(struct sim_run *run, uint64_t bytes)
 {
-	const struct sim_config *c = &run->script->config;
-	const struct cow_resize_options options = { .bytes = c->size_bytes };
+	const struct cow_resize_options options = { .bytes = bytes, .shrink = true };
 	struct cow_error err = { 0 };
 	uint64_t size_bytes, pause_ns;
 	sim_loop_come(run->visitor);
 	int ret = cow_image_resize(run->image, &run->visitor->base, &options, &size_bytes,
 				   &pause_ns, &err);
 	sim_loop_leave(run->visitor);
-	if (ret || size_bytes != c->size_bytes)
-		sim_fail("cut, and to grow again: %s", err.text);
+	if (ret || size_bytes != bytes)
+		sim_fail("from %llu bytes to %llu: %s", (unsigned long long)run->size_bytes,
+			 (unsigned long long)bytes, err.text);
 	run->stats.resized += run->size_bytes != size_bytes;
 	run->size_bytes = size_bytes;
+}
+
+bool sim_cut_live(struct sim_run *run)
+{
+	struct cow_header h = sim_snapshot_header(run);
+	struct cow_geometry g;
+	cow_geometry_init(&g, &h);
+	uint64_t bytes = pick_end(run, g.cluster_bytes);
+	if (!is_possible(run, &h, bytes))
+		return false;
+	resize_live(run, bytes);
+	expect(run, bytes, g.cluster_bytes);
+	return true;
+}
+
+void sim_cut_grow_live(struct sim_run *run)
+{
+	resize_live(run, run->script->config.size_bytes);
 }

@@ -11,6 +11,8 @@
 
 /* The image is closed, what it holds is settled. False: it is left as it is. */
 bool sim_cut(struct sim_run *run);
+/* The same of an open one. */
+bool sim_cut_live(struct sim_run *run);
 /* After that: open, the power on, nothing in its way. */
 void sim_cut_grow_live(struct sim_run *run);
 

@@ -142,10 +142,10 @@ static int change(struct sim_run *run)
 	return ret;
 }
 
-static int grow(struct sim_run *run)
+static int resize(struct sim_run *run)
 {
 	struct sim_command *c = &run->live;
-	const struct cow_resize_options options = { .bytes = c->size_bytes };
+	const struct cow_resize_options options = { .bytes = c->size_bytes, .shrink = true };
 	uint64_t size_bytes, pause_ns;
 	int ret = cow_image_resize(run->image, &run->visitor->base, &options, &size_bytes,
 				   &pause_ns, &c->err);
@@ -220,7 +220,7 @@ void sim_live_command(struct sim_run *run, const struct sim_action *a)
 	atomic_store(&run->gave_up, false);
 	run->frozen = true;
 	sim_loop_come(run->visitor);
-	c->result = c->what == SIM_SNAPSHOT_RESIZE ? grow(run) : change(run);
+	c->result = c->what == SIM_SNAPSHOT_RESIZE ? resize(run) : change(run);
 	sim_loop_leave(run->visitor);
 	run->frozen = false;
 	if (run->world.powered_off)

@@ -307,11 +307,14 @@ static void snapshot(struct sim_run *run, const struct sim_action *a)
 	sim_image_close(run);
 	sim_image_check(run, true);
 	sim_snapshot_command(run, a);
-	bool cut = run->stats.resized && sim_cut(run);
+	bool may_cut = run->stats.resized, live = may_cut && sim_chance(&run->random, 50);
+	bool cut = may_cut && !live && sim_cut(run);
 	start_faults(run);
 	run->world.faults.permille = 0;
 	if (sim_image_open(run))
 		sim_fail("cannot reopen after a snapshot command");
+	if (live)
+		cut = sim_cut_live(run);
 	if (cut)
 		sim_cut_grow_live(run);
 	sim_guest_verify(run);

@@ -111,8 +111,8 @@ static uint64_t pick_growth(struct sim_run *run, const struct cow_geometry *g)
 }
 
 /*
- * Larger by L1 entries, so that the table moves, or by a sector; closed also as it was at first. It
- * is left out where it would be refused.
+ * Larger by L1 entries, so that the table moves, or by a sector; or as it was at first. It is left
+ * out where it would be refused.
  */
 static bool choose_size(struct sim_run *run, const struct sim_action *a, bool closed,
 			struct sim_command *c)
@@ -126,7 +126,7 @@ static bool choose_size(struct sim_run *run, const struct sim_action *a, bool cl
 	cow_geometry_init(&g, &h);
 	c->what = SIM_SNAPSHOT_RESIZE;
 	c->size_bytes = run->size_bytes + (a->queue % 2 ? pick_growth(run, &g) : SIM_SECTOR);
-	if (closed && run->size_bytes > config->size_bytes)
+	if (run->size_bytes > config->size_bytes && (closed || a->queue % 2 == 0))
 		c->size_bytes = config->size_bytes;
 	return true;
 }

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* A disk that becomes larger while it is used: what it holds then, what stands in the way, a host that refuses. */
+/* A disk that becomes larger or smaller while it is used: what it holds then, what stands in the way, a host that refuses. */
 #include <errno.h>
+#include "engine/image/state.h"
+#include "engine/life/freeze.h"
 #include "engine/life/live_resize.h"
 #include "tests/unit/request_fixture.h"
 
@@ -41,17 +43,27 @@ static int teardown(void **state)
 	return 0;
 }
 
-static int grow_in(struct fixture *f, uint64_t bytes, uint32_t block_bytes)
+static int resize(struct fixture *f, const struct cow_resize_options *options)
 {
-	const struct cow_resize_options options = { .bytes = bytes, .block_bytes = block_bytes };
 	struct cow_error err = { 0 };
 	uint64_t now, pause_ns, old = cow_image_geometry(f->image)->size_bytes;
-	int ret = cow_image_resize(f->image, &f->m->loop, &options, &now, &pause_ns, &err);
+	int ret = cow_image_resize(f->image, &f->m->loop, options, &now, &pause_ns, &err);
 	assert_int_equal(now, cow_image_geometry(f->image)->size_bytes);
-	assert_int_equal(now, ret ? old : bytes);
+	assert_int_equal(now, ret ? old : options->bytes);
 	if (ret)
 		assert_true(err.text[0]);
 	return ret;
+}
+
+static int grow_in(struct fixture *f, uint64_t bytes, uint32_t block_bytes)
+{
+	return resize(f,
+		      &(struct cow_resize_options){ .bytes = bytes, .block_bytes = block_bytes });
+}
+
+static int shrink(struct fixture *f, uint64_t bytes)
+{
+	return resize(f, &(struct cow_resize_options){ .bytes = bytes, .shrink = true });
 }
 
 static int grow(struct fixture *f, uint64_t bytes)
@@ -175,17 +187,89 @@ static void test_file_ends_in_tail(void **state)
 	expect_clean(f);
 }
 
+/* Clusters of the host that begin with this. */
+static unsigned filled_on_host(struct fixture *f, int value)
+{
+	unsigned nr = 0;
+	for (uint64_t at = 0; at < memory_size(f->m); at += MEDIUM_CLUSTER)
+		nr += f->m->bytes[at] == value && f->m->bytes[at + 511] == value;
+	return nr;
+}
+
+/* What lies behind the end is gone, on the host too; what lies before it is as it was. */
+static void test_smaller(void **state)
+{
+	struct fixture *f = *state;
+	uint64_t end = COVERED / 2 + 512;
+	assert_int_equal(grow(f, COVERED * 3ull), 0);
+	for (uint64_t off = 0; off < COVERED * 3ull; off += MEDIUM_CLUSTER)
+		fill(f, off, 7);
+	assert_int_equal(grow(f, COVERED), -EINVAL); /* not asked for */
+	assert_int_equal(shrink(f, COVERED * 2ull), 0);
+	assert_int_equal(shrink(f, end), 0);
+	assert_int_equal(cow_queue_do(f->queue, COW_OP_READ, 0, end, 512, f->read), -EINVAL);
+	expect(f, COVERED / 2 - MEDIUM_CLUSTER, 7);
+	assert_int_equal(filled_on_host(f, 7), COVERED / 2 / MEDIUM_CLUSTER + 1);
+	assert_int_equal(grow(f, COVERED * 3ull), 0);
+	expect_bytes(f, end - 512, 512, 7);
+	expect(f, end, 0);
+	expect(f, COVERED * 3ull - MEDIUM_CLUSTER, 0);
+	fill(f, COVERED * 3ull - MEDIUM_CLUSTER, 8);
+	close_image(f);
+	expect_clean(f);
+}
+
+/* It was on its way when the disk became smaller, and reached behind the new end. */
+static void test_smaller_meets_request(void **state)
+{
+	struct fixture *f = *state;
+	struct cow_error err = { 0 };
+	fill(f, COVERED - MEDIUM_CLUSTER, 1);
+	assert_int_equal(cow_freeze_begin(f->image, &err), 0);
+	cow_gate_shut(&f->image->gate);
+	start(f, 0, COW_OP_WRITE, 0, COVERED - MEDIUM_CLUSTER, MEDIUM_CLUSTER, 2);
+	start(f, 1, COW_OP_READ, 0, COVERED / 2 - 512, 1024, 0);
+	start(f, 2, COW_OP_WRITE, 0, COVERED / 2 - 512, 512, 3);
+	run(f);
+	cow_core_set_size_bytes(&f->image->core, COVERED / 2);
+	cow_gate_open(&f->image->gate);
+	cow_freeze_end(f->image);
+	expect_result(f, 0, -EINVAL);
+	expect_result(f, 1, -EINVAL);
+	expect_result(f, 2, 0);
+	cow_core_set_size_bytes(&f->image->core, COVERED);
+	expect(f, COVERED - MEDIUM_CLUSTER, 1);
+	close_image(f);
+	expect_clean(f);
+}
+
+static int grow_much(struct fixture *f)
+{
+	return grow(f, cow_image_geometry(f->image)->size_bytes + COVERED * 600ull);
+}
+
+static int shrink_by_half(struct fixture *f)
+{
+	return shrink(f, cow_image_geometry(f->image)->size_bytes / 2);
+}
+
 /* Each write and sync of it in turn: the size is the old one or, where nobody knows, the image is failed. */
-static void refuse_each(struct fixture *f, enum cow_io_kind kind, int error)
+static void refuse_each(struct fixture *f, int (*change)(struct fixture *), enum cow_io_kind kind,
+			int error)
 {
 	bool leaks = false;
 	for (unsigned i = 0;; i++) {
-		uint64_t size = cow_image_geometry(f->image)->size_bytes + COVERED * 600ull;
-		fill(f, (i % 500) * MEDIUM_CLUSTER, 1);
+		uint64_t old = cow_image_geometry(f->image)->size_bytes;
+		if (change == shrink_by_half && old < COVERED) {
+			assert_int_equal(grow(f, COVERED), 0);
+			old = COVERED;
+		}
+		fill(f, (i % 500) * MEDIUM_CLUSTER % old, 1);
+		fill(f, old - MEDIUM_CLUSTER, 1);
 		f->m->fail_kind = kind;
 		f->m->fail_skip = i;
 		f->m->fail_error = error;
-		int ret = grow(f, size);
+		int ret = change(f);
 		bool met = !f->m->fail_error;
 		f->m->fail_error = 0;
 		bool failed = cow_image_failure(f->image);
@@ -196,7 +280,7 @@ static void refuse_each(struct fixture *f, enum cow_io_kind kind, int error)
 		assert_true(!disk_expect_sound(f->m) || leaks);
 		open_image(f);
 		if (!failed)
-			assert_int_equal(cow_image_geometry(f->image)->size_bytes == size, !ret);
+			assert_int_equal(cow_image_geometry(f->image)->size_bytes != old, !ret);
 		if (!met)
 			return;
 	}
@@ -204,14 +288,17 @@ static void refuse_each(struct fixture *f, enum cow_io_kind kind, int error)
 
 static void test_full_host(void **state)
 {
-	refuse_each(*state, COW_IO_WRITE, -ENOSPC);
+	refuse_each(*state, grow_much, COW_IO_WRITE, -ENOSPC);
+	refuse_each(*state, shrink_by_half, COW_IO_WRITE, -ENOSPC);
 	close_image(*state);
 }
 
 static void test_failing_host(void **state)
 {
-	refuse_each(*state, COW_IO_WRITE, -EIO);
-	refuse_each(*state, COW_IO_SYNC, -EIO);
+	refuse_each(*state, grow_much, COW_IO_WRITE, -EIO);
+	refuse_each(*state, grow_much, COW_IO_SYNC, -EIO);
+	refuse_each(*state, shrink_by_half, COW_IO_WRITE, -EIO);
+	refuse_each(*state, shrink_by_half, COW_IO_SYNC, -EIO);
 	close_image(*state);
 }
 
@@ -224,6 +311,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_from_nothing, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_outgrows_refcounts, setup_small, teardown),
 		cmocka_unit_test_setup_teardown(test_file_ends_in_tail, setup_large, teardown),
+		cmocka_unit_test_setup_teardown(test_smaller, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_smaller_meets_request, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_full_host, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_failing_host, setup, teardown),
 	};
