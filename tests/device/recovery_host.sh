@@ -145,7 +145,7 @@ check_clean $host
 
 # Detached is: nothing of ours holds the image any more.
 mkdir place
-for _ in 1 2 3 4 5; do
+for _ in 1 2 3; do
 	mount -t tmpfs none place
 	"$cowblk" create place/disk.qcow2 16M
 	attach there place/disk.qcow2 --recovery

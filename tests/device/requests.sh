@@ -104,7 +104,9 @@ dmsetup resume host
 for writer in "${writers[@]}"; do wait "$writer" || fail "a write failed on a host that came back"; done
 wait_for eval 'list && [ ! -s list ]' || fail "requests that have ended: $(cat list)"
 
-# And for a daemon that is dead.
+# And for a daemon that is dead, and its supervisor.
+super=$(awk '{ print $4 }' "/proc/$pid/stat")
+[ "$(cat "/proc/$super/comm")" != cowblk-super ] || kill -9 "$super"
 kill -9 "$pid"
 page '^cowblk (detach|check) '
 check_clean "$image"
