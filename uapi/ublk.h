@@ -58,8 +58,18 @@ _Static_assert(offsetof(struct ub_ctrl_cmd, data) == 16, "ublk control command")
 #define UB_CMD_UPDATE_SIZE UB_CTRL_WR(0x15)  /* data[0] sectors */
 #define UB_CMD_QUIESCE_DEV UB_CTRL_WR(0x16)
 #define UB_CMD_TRY_STOP_DEV UB_CTRL_WR(0x17) /* STOP_DEV, or -EBUSY if the block device is open */
-#define UB_CMD_REG_BUF UB_CTRL_WR(0x18)
-#define UB_CMD_UNREG_BUF UB_CTRL_WR(0x19)
+#define UB_CMD_REG_BUF UB_CTRL_WR(0x18)	  /* in: struct ub_shmem_buf_reg; the result: its index */
+#define UB_CMD_UNREG_BUF UB_CTRL_WR(0x19) /* data[0] index */
+
+/* SHMEM_ZC: memory that server and users of the device share */
+struct ub_shmem_buf_reg {
+	uint64_t addr;	   /*  0: in the server */
+	uint64_t len;	   /*  8: bytes, whole pages */
+	uint32_t flags;	   /* 16: UB_SHMEM_BUF_READ_ONLY */
+	uint32_t reserved; /* 20 */
+};
+_Static_assert(sizeof(struct ub_shmem_buf_reg) == 24, "ublk shared buffer");
+#define UB_SHMEM_BUF_READ_ONLY (1u << 0)
 
 #define UB_FEATURES_BYTES 8
 
@@ -84,6 +94,7 @@ _Static_assert(offsetof(struct ub_ctrl_cmd, data) == 16, "ublk control command")
 #define UB_F_SAFE_STOP_DEV (1ull << 17) /* has TRY_STOP_DEV */
 #define UB_F_NO_AUTO_PART_SCAN (1ull << 18)
 #define UB_F_SHMEM_ZC (1ull << 19)
+#define UB_F_IO_DESC_SIZE (1ull << 20) /* the server chooses io_desc_size */
 
 /* Device states */
 #define UB_S_DEV_DEAD 0
@@ -92,10 +103,10 @@ _Static_assert(offsetof(struct ub_ctrl_cmd, data) == 16, "ublk control command")
 #define UB_S_DEV_FAIL_IO 3
 
 struct ub_dev_info {
-	uint16_t nr_hw_queues;	   /*  0: out: not more than there are CPUs */
-	uint16_t queue_depth;	   /*  2 */
-	uint16_t state;		   /*  4: UB_S_DEV_* */
-	uint16_t pad0;		   /*  6 */
+	uint16_t nr_hw_queues; /*  0: out: not more than there are CPUs */
+	uint16_t queue_depth;  /*  2 */
+	uint16_t state;	       /*  4: UB_S_DEV_* */
+	uint16_t io_desc_size; /*  6: bytes, IO_DESC_SIZE: 24 to 256, a multiple of 8; out: 24 */
 	uint32_t max_io_buf_bytes; /*  8 */
 	uint32_t dev_id;	   /* 12 */
 	int32_t ublksrv_pid;	   /* 16: -1 until started */

@@ -70,6 +70,9 @@ static void control_commands_are_the_kernels(void **state)
 #ifdef UBLK_U_CMD_REG_BUF
 	SAME(UB_CMD_REG_BUF, UBLK_U_CMD_REG_BUF);
 	SAME(UB_CMD_UNREG_BUF, UBLK_U_CMD_UNREG_BUF);
+	SAME(sizeof(struct ub_shmem_buf_reg), sizeof(struct ublk_shmem_buf_reg));
+	SAME_FIELD(ub_shmem_buf_reg, ublk_shmem_buf_reg, len);
+	SAME_FIELD(ub_shmem_buf_reg, ublk_shmem_buf_reg, flags);
 #endif
 }
 
@@ -128,6 +131,10 @@ static void features_are_the_kernels(void **state)
 #endif
 #ifdef UBLK_F_NO_AUTO_PART_SCAN
 	SAME(UB_F_NO_AUTO_PART_SCAN, UBLK_F_NO_AUTO_PART_SCAN);
+#endif
+#ifdef UBLK_F_IO_DESC_SIZE
+	SAME(UB_F_IO_DESC_SIZE, UBLK_F_IO_DESC_SIZE);
+	SAME_FIELD(ub_dev_info, ublksrv_ctrl_dev_info, io_desc_size);
 #endif
 #ifdef UBLK_F_SHMEM_ZC
 	SAME(UB_F_SHMEM_ZC, UBLK_F_SHMEM_ZC);
