@@ -564,6 +564,7 @@ int cow_cmd_attach(int argc, char **argv)
 		return 1;
 	attach.server.image_path = real.full;
 	cow_report_init();
+	cow_kernel_warn();
 	if (cow_secrets_load(&attach.secrets, real.full, COW_PROMPT_ONCE, &err))
 		return cow_cmd_fail("%s", err.text);
 	int status = serve(&attach);

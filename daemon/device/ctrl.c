@@ -9,6 +9,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <stdbool.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
@@ -146,11 +147,25 @@ int cow_ctrl_delete(struct cow_ctrl *ctrl, uint32_t id, unsigned wait_ms)
 	return ret;
 }
 
+/* Kernels drop in silence what they do not know. */
+static bool are_kept(const struct ub_params *asked, const struct ub_params *kept)
+{
+	const uint32_t types = asked->types;
+	return (kept->types & types) == types &&
+	       !memcmp(&asked->basic, &kept->basic, sizeof(asked->basic)) &&
+	       (!(types & UB_PARAM_TYPE_DISCARD) ||
+		!memcmp(&asked->discard, &kept->discard, sizeof(asked->discard))) &&
+	       (!(types & UB_PARAM_TYPE_DMA_ALIGN) || asked->dma.alignment == kept->dma.alignment);
+}
+
 int cow_ctrl_set_params(struct cow_ctrl *ctrl, uint32_t id, const struct ub_params *params)
 {
-	struct ub_params copy = *params;
+	struct ub_params copy = *params, kept;
 	copy.len = sizeof(copy);
-	return run_with_buffer(ctrl, UB_CMD_SET_PARAMS, id, &copy, sizeof(copy));
+	int ret = run_with_buffer(ctrl, UB_CMD_SET_PARAMS, id, &copy, sizeof(copy));
+	if (!ret)
+		ret = cow_ctrl_get_params(ctrl, id, &kept);
+	return ret ? ret : are_kept(params, &kept) ? 0 : -EOPNOTSUPP;
 }
 
 int cow_ctrl_get_params(struct cow_ctrl *ctrl, uint32_t id, struct ub_params *params)

@@ -34,6 +34,7 @@ COW_MUST_CHECK int cow_ctrl_add(struct cow_ctrl *ctrl, struct ub_dev_info *info)
  * otherwise.
  */
 COW_MUST_CHECK int cow_ctrl_delete(struct cow_ctrl *ctrl, uint32_t id, unsigned wait_ms);
+/* -EOPNOTSUPP: read back, they are not what was set. */
 COW_MUST_CHECK int cow_ctrl_set_params(struct cow_ctrl *ctrl, uint32_t id,
 				       const struct ub_params *params);
 COW_MUST_CHECK int cow_ctrl_get_params(struct cow_ctrl *ctrl, uint32_t id,
