@@ -39,7 +39,7 @@ static const struct command commands[] = {
 	{ "map", cow_cmd_map, "cowblk map", "show where an image's content lies" },
 	{ "measure", cow_cmd_measure, "cowblk measure", "say how large an image would become" },
 	{ "amend", cow_cmd_amend, "cowblk amend",
-	  "change an image's version, or its lazy refcounts" },
+	  "change an image's format: version, refcounts, backing file, passphrases" },
 	{ "resize", cow_cmd_resize, "cowblk resize", "give an image's disk another size" },
 	{ "compact", cow_cmd_compact, "cowblk compact",
 	  "give an image's free space back, in place" },

@@ -7,12 +7,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include <openssl/crypto.h>
-
 #include "engine/base/buf.h"
 #include "engine/crypt/luks_header.h"
+#include "engine/crypt/luks_slot.h"
 #include "engine/crypt/luks_work.h"
-#include "engine/crypt/luks_kdf.h"
 #include "engine/loop/blocking.h"
 
 #define HEADER_READ_BYTES 4096u
@@ -41,39 +39,6 @@ int cow_luks_load(struct cow_loop *loop, struct cow_file *file, uint64_t off, ui
 
 /* ---- unlocking ---- */
 
-static int read_material(struct cow_loop *loop, struct cow_file *file, uint64_t off,
-			 struct cow_luks_work *work, struct cow_error *err)
-{
-	uint8_t *buf = cow_buf_alloc(work->material_bytes); /* still enciphered: needs no lock */
-	if (!buf)
-		return cow_error_no_memory(err);
-	int ret = cow_loop_read(loop, file, off, buf, work->material_bytes);
-	if (ret)
-		cow_error_set(err, ret, "LUKS key material at offset %" PRIu64 ": cannot read: %s",
-			      off, strerror(-ret));
-	else
-		memcpy(work->material, buf, work->material_bytes);
-	free(buf);
-	return ret;
-}
-
-/* -EACCES: the passphrase is not this slot's. Else work->key is the master key. */
-static int try_slot(const struct cow_luks *luks, const struct cow_luks_slot *slot,
-		    const struct cow_secret *secret, struct cow_luks_work *work)
-{
-	int ret = cow_luks_work_slot_key(luks, slot, secret, work);
-	if (!ret)
-		ret = cow_luks_work_decrypt(luks, work);
-	if (!ret)
-		ret = cow_luks_merge(luks->hash_name, work->material, luks->cipher.key_bytes,
-				     LUKS1_STRIPES, work->key);
-	if (!ret)
-		ret = cow_luks_work_digest(luks, work);
-	if (ret)
-		return ret;
-	return CRYPTO_memcmp(work->digest, luks->digest, sizeof(luks->digest)) ? -EACCES : 0;
-}
-
 static int wrong_passphrase(const struct cow_luks *luks, const struct cow_secret *secret,
 			    struct cow_error *err)
 {
@@ -89,44 +54,35 @@ static int wrong_passphrase(const struct cow_luks *luks, const struct cow_secret
 			     active, newline ? "; it ends with a newline, which counts" : "");
 }
 
-static int find_slot(struct cow_loop *loop, struct cow_file *file, const struct cow_luks *luks,
-		     const struct cow_secret *secret, struct cow_luks_work *work,
+static int find_slot(const struct cow_luks_area *area, const struct cow_secret *secret,
 		     struct cow_error *err)
 {
 	struct cow_error unread = { 0 };
 	for (unsigned i = 0; i < LUKS1_SLOTS; i++) {
-		const struct cow_luks_slot *slot = &luks->slots[i];
-		if (!slot->active)
-			continue;
 		/* Another slot may be whole, and the passphrase be that one's. */
-		if (read_material(loop, file, luks->area_off + slot->key_off, work, &unread))
-			continue;
-		int ret = try_slot(luks, slot, secret, work);
-		if (ret != -EACCES)
-			return ret ? cow_error_set(err, ret, "LUKS key slot %u: %s", i,
-						   strerror(-ret))
-				   : 0;
+		if (area->luks->slots[i].active && !cow_luks_slot_try(area, i, secret, &unread))
+			return 0;
 	}
 	if (unread.code)
 		return cow_error_set(err, unread.code,
 				     "%s; the passphrase opens none of the other key slots",
 				     unread.text);
-	return wrong_passphrase(luks, secret, err);
+	return wrong_passphrase(area->luks, secret, err);
 }
 
 int cow_luks_unlock(struct cow_loop *loop, struct cow_file *file, const struct cow_luks *luks,
 		    const struct cow_secret *secret, struct cow_crypt_key **key,
 		    struct cow_error *err)
 {
-	struct cow_luks_work *work = cow_luks_work_new(luks);
-	if (!work)
+	struct cow_luks_area area = { loop, file, luks, cow_luks_work_new(luks) };
+	if (!area.work)
 		return cow_error_no_memory(err);
-	int ret = find_slot(loop, file, luks, secret, work, err);
+	int ret = find_slot(&area, secret, err);
 	if (!ret) {
-		ret = cow_crypt_key_new(&luks->cipher, work->key, key);
+		ret = cow_crypt_key_new(&luks->cipher, area.work->key, key);
 		if (ret)
 			cow_error_set(err, ret, "LUKS key: %s", strerror(-ret));
 	}
-	cow_luks_work_free(work);
+	cow_luks_work_free(area.work);
 	return ret;
 }

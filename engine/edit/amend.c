@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * See amend.h. In this order: what stands in the way; snapshots of version 2 need not say how
- * large their disk was; the sector; the options.
+ * large their disk was; the sector; the options; what others do.
  */
 #include "engine/edit/amend.h"
 
@@ -16,7 +16,11 @@
 #include "engine/base/be.h"
 #include "engine/core/load.h"
 #include "engine/edit/edit.h"
+#include "engine/edit/edit_backing.h"
+#include "engine/edit/edit_width.h"
+#include "engine/edit/resize.h"
 #include "engine/format/feature_names.h"
+#include "engine/format/reference.h"
 #include "engine/loop/blocking.h"
 
 #define SECTOR 512u
@@ -271,21 +275,83 @@ static bool changed(const struct amend *a)
 	return a->header.version != a->old.version || a->header.compatible != a->old.compatible;
 }
 
+/* Version and lazy refcounts: one write. */
+static int change_header(struct amend *a)
+{
+	int ret = change_version(a);
+	if (!ret)
+		ret = change_lazy_refcounts(a);
+	if (ret || !changed(a))
+		return ret;
+	a->header.autoclear &= KEPT_AUTOCLEAR;
+	return write_header(a);
+}
+
+/* ---- what others do ---- */
+
+/* What is not given stays. */
+static int change_backing(struct amend *a)
+{
+	const struct cow_amend_options *o = a->options;
+	const char *format = o->backing_format ? o->backing_format : a->ext.backing_format;
+	char was[1024];
+	int ret = cow_reference_backing_name(a->cluster, &a->old, was, a->err);
+	const char *name = o->backing_file ? o->backing_file : was;
+	if (ret || (!o->backing_file && !o->backing_format))
+		return ret;
+	if (!*name && o->backing_format)
+		return cow_error_set(a->err, -EINVAL,
+				     "backing_fmt: there is no backing file: name one with "
+				     "backing_file");
+	if (*name && !*format)
+		return cow_error_set(a->err, -EINVAL,
+				     "backing_file: its format is not known: name it with "
+				     "backing_fmt");
+	if (!strcmp(name, was) && (!*name || !strcmp(format, a->ext.backing_format)))
+		return 0;
+	ret = cow_edit_backing(a->loop, a->file, *name ? name : NULL, format, a->err);
+	return ret ? ret : load(a);
+}
+
+static int change_width(struct amend *a)
+{
+	uint32_t bits = a->options->refcount_bits, order = 0;
+	while (1u << order < bits)
+		order++;
+	int ret = bits ? cow_edit_width(a->loop, a->file, order, a->err) : 0;
+	return ret || !bits ? ret : load(a);
+}
+
+static int change_size(struct amend *a)
+{
+	struct cow_resize_options resize = { .bytes = a->options->size_bytes };
+	return resize.bytes ? cow_resize(a->loop, a->file, &resize, a->err) : 0;
+}
+
+static int change_all(struct amend *a)
+{
+	bool narrow_first = a->options->version == 2;
+	int ret = change_backing(a);
+	if (!ret && narrow_first)
+		ret = change_width(a);
+	if (!ret)
+		ret = change_header(a);
+	if (!ret && !narrow_first)
+		ret = change_width(a);
+	return ret ? ret : change_size(a);
+}
+
 int cow_amend(struct cow_loop *loop, struct cow_file *file, const struct cow_amend_options *options,
 	      struct cow_error *err)
 {
 	struct amend a = { .loop = loop, .file = file, .options = options, .err = err };
+	if (options->version == 2 && options->refcount_bits && options->refcount_bits != 16)
+		return cow_error_set(err, -EINVAL, "refcount_bits: version 2 has 16");
 	int ret = load(&a);
 	if (!ret)
 		ret = refuse(&a);
 	if (!ret)
-		ret = change_version(&a);
-	if (!ret)
-		ret = change_lazy_refcounts(&a);
-	if (!ret && changed(&a)) {
-		a.header.autoclear &= KEPT_AUTOCLEAR;
-		ret = write_header(&a);
-	}
+		ret = change_all(&a);
 	free(a.cluster);
 	return ret;
 }

@@ -13,14 +13,14 @@ import sys
 
 PUBLIC = {"engine/" + name for name in """
     life/image.h life/live.h life/live_bitmap.h life/live_resize.h life/image_memory.h life/freeze.h life/info.h request/kind.h request/queue.h
-    request/inspect.h create/create.h check/check.h snapshot/snapshot.h snapshot/snapshot_list.h snapshot/snapshot_select.h bitmap/bitmap.h bitmap/dirty.h edit/amend.h edit/compact.h edit/resize.h crypt/secret.h
-    crypt/luks.h crypt/luks_format.h loop/guest.h loop/loop.h loop/loop_plain.h loop/loop_uring.h host/file.h host/lock.h host/path.h host/system.h base/assert.h base/container.h base/error.h base/log.h base/mutex.h
+    request/inspect.h create/create.h check/check.h snapshot/snapshot.h snapshot/snapshot_list.h snapshot/snapshot_select.h bitmap/bitmap.h bitmap/dirty.h edit/amend.h edit/amend_keys.h edit/compact.h edit/resize.h crypt/secret.h
+    crypt/luks.h crypt/luks_change.h crypt/luks_format.h loop/guest.h loop/loop.h loop/loop_plain.h loop/loop_uring.h host/file.h host/lock.h host/path.h host/system.h base/assert.h base/container.h base/error.h base/log.h base/mutex.h
     base/number.h base/pages.h base/result.h tool/disk.h tool/walk.h tool/compare.h tool/convert.h tool/convert_target.h
     tool/backing_commit.h tool/backing_rebase.h tool/disk_map.h tool/lane.h tool/measure.h tool/concat.h tool/salvage.h tool/bitmap_copy.h tool/rate.h tool/each.h tool/convert_stream.h""".split()}
 ENGINE = {
     "base": "", "host": "base", "format": "base", "loop": "base host", "crypt": "base host format loop", "compress": "base loop core",
     "core": "base host format loop", "meta": "base host format loop core", "space": "base host format loop core meta",
-    "check": "base host format loop core", "create": "base host format loop core crypt", "edit": "base host format loop core check compress",
+    "check": "base host format loop core", "create": "base host format loop core crypt", "edit": "base host format loop core crypt check compress",
     "snapshot": "base host format loop core edit", "bitmap": "base host format loop core meta edit",
     "image": "base host format loop core meta space compress crypt bitmap",
     "request": "base host format loop core meta space compress crypt bitmap image",

@@ -83,6 +83,9 @@ enum {
 	OP_TOOL = NR_OPEN_OPS,
 	OP_COMMIT_INTO = OP_TOOL + SIM_NR_TOOLS,
 	OP_COMPRESS,
+	OP_AMEND_WIDER,
+	OP_AMEND_NARROWER,
+	OP_KEYS_SECOND, /* those of the header's other sector */
 	NR_OPS
 };
 
@@ -120,6 +123,13 @@ static struct sim_action action_of(unsigned op, uint64_t cluster)
 		return (struct sim_action){ .kind = SIM_TOOL,
 					    .length = SIM_TOOL_COMPACT,
 					    .queue = 5 };
+	case OP_AMEND_WIDER:
+	case OP_AMEND_NARROWER:
+		return (struct sim_action){ .kind = SIM_TOOL,
+					    .length = SIM_TOOL_AMEND,
+					    .queue = 1 + op - OP_AMEND_WIDER };
+	case OP_KEYS_SECOND:
+		return (struct sim_action){ .kind = SIM_TOOL, .length = SIM_TOOL_KEYS, .queue = 1 };
 	default:
 		if (op >= OP_TOOL)
 			return (struct sim_action){ .kind = SIM_TOOL, .length = op - OP_TOOL };
@@ -135,6 +145,10 @@ static bool has(unsigned kind, unsigned op)
 		return c->deep_bytes;
 	if (op == OP_COMPRESS)
 		return (c->cluster_bits >= 12 || kinds[kind].snapshot) && !c->data_file;
+	if (op == OP_AMEND_WIDER || op == OP_AMEND_NARROWER)
+		return c->version != 2;
+	if (op == OP_KEYS_SECOND || op == OP_TOOL + SIM_TOOL_KEYS)
+		return c->encrypt;
 	if (op == OP_TOOL + SIM_TOOL_RESIZE)
 		return !c->data_file && !c->bitmap && !c->block_device;
 	if (op >= OP_TOOL)
@@ -184,6 +198,8 @@ static void make(struct sim_script *script, unsigned kind, uint64_t seed)
 		add(script, action_of(OP_SNAPSHOT, cluster));
 	add(script, (struct sim_action){ .kind = SIM_FLUSH });
 	add(script, (struct sim_action){ .kind = SIM_DRAIN });
+	if (c->encrypt) /* a second key slot: one goes, one comes */
+		add(script, action_of(OP_KEYS_SECOND, cluster));
 	c->sweep = script->nr + 1;
 }
 

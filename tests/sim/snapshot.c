@@ -210,12 +210,12 @@ static uint64_t generation(struct sim_run *run)
 }
 
 /* Narrow refcounts may have no room for another reference, a block device none for the tables. */
-bool sim_snapshot_may_refuse(const struct sim_run *run, const struct sim_command *c)
+bool sim_snapshot_may_refuse(struct sim_run *run, const struct sim_command *c)
 {
 	if (c->result == -ENOSPC && run->script->config.block_device)
 		return true;
 	return c->result == -ERANGE && c->what != SIM_SNAPSHOT_DELETE &&
-	       run->script->config.refcount_bits < 16;
+	       sim_snapshot_header(run).refcount_order < 4;
 }
 
 static void check(struct sim_run *run, const struct sim_command *c)

@@ -39,7 +39,7 @@ int sim_snapshot_execute(struct sim_command *c, struct cow_loop *loop, struct co
 /* The model and the list as they are after it; takes c->shot. */
 void sim_snapshot_take_effect(struct sim_run *run, struct sim_command *c);
 /* Refused because narrow refcounts have no room for another reference? */
-bool sim_snapshot_may_refuse(const struct sim_run *run, const struct sim_command *c);
+bool sim_snapshot_may_refuse(struct sim_run *run, const struct sim_command *c);
 /* Reads one through the engine, beside whoever has the image open. */
 void sim_snapshot_verify_taken(struct sim_run *run, const struct sim_taken *t);
 

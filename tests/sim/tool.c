@@ -101,6 +101,8 @@ static bool is_amended(const struct cow_header *h, const struct cow_amend_option
 	bool lazy = h->compatible & QCOW2_COMPAT_LAZY_REFCOUNTS;
 	if (o->version && h->version != o->version)
 		return false;
+	if (o->refcount_bits && 1u << h->refcount_order != o->refcount_bits)
+		return false;
 	return o->lazy_refcounts == COW_AMEND_KEEP || lazy == (o->lazy_refcounts == COW_AMEND_ON);
 }
 
@@ -119,6 +121,8 @@ static bool is_done(struct sim_run *run)
 		return h.size_bytes == t->size_bytes;
 	case SIM_TOOL_COMPACT:
 		return memory_disk_find(&run->world.disk, TOP)->now.size_bytes <= t->length;
+	case SIM_TOOL_KEYS:
+		return sim_slots_done(run);
 	default:
 		sim_tool_backing(run, name);
 		return !strcmp(name, t->base);
@@ -175,14 +179,17 @@ static bool choose_base(struct sim_run *run, const struct sim_action *a)
 	       (*t->base || t->what == SIM_TOOL_FLATTEN);
 }
 
-/* To version 3 and back, or lazy refcounts and back. */
-static bool choose_amend(struct sim_run *run)
+/* To version 3 and back, lazy refcounts and back, or other refcount bits: twice as many, half as many. */
+static bool choose_amend(struct sim_run *run, const struct sim_action *a)
 {
 	struct cow_header h = sim_snapshot_header(run);
 	struct cow_amend_options *o = &run->tool.amend;
 	bool lazy = h.compatible & QCOW2_COMPAT_LAZY_REFCOUNTS;
+	run->tool.was_order = h.refcount_order;
 	if (run->script->config.version == 2)
 		o->version = h.version == 2 ? 3 : 2;
+	else if (a->queue % 4)
+		o->refcount_bits = 1u << (h.refcount_order + (a->queue % 4 == 1 ? 1 : 6)) % 7;
 	else
 		o->lazy_refcounts = lazy ? COW_AMEND_OFF : COW_AMEND_ON;
 	return true;
@@ -226,11 +233,13 @@ bool sim_tool_choose(struct sim_run *run, const struct sim_action *a)
 	case SIM_TOOL_COMMIT:
 		return choose_commit(run, a);
 	case SIM_TOOL_AMEND:
-		return choose_amend(run);
+		return choose_amend(run, a);
 	case SIM_TOOL_RESIZE:
 		return choose_size(run, a);
 	case SIM_TOOL_COMPACT:
 		return choose_compact(run, a);
+	case SIM_TOOL_KEYS:
+		return sim_slots_choose(run, a);
 	default:
 		return choose_base(run, a);
 	}
@@ -255,6 +264,8 @@ static int on_file(struct sim_run *run, struct cow_error *err)
 		ret = cow_amend(&run->control->base, file, &t->amend, err);
 	else if (t->what == SIM_TOOL_RESIZE)
 		ret = cow_resize(&run->control->base, file, &resize, err);
+	else if (t->what == SIM_TOOL_KEYS)
+		ret = sim_slots_run(run, file, err);
 	else
 		ret = cow_compact(&run->control->base, file, &compact, &result, err);
 	ops->close(file);
@@ -340,6 +351,8 @@ static bool may_fail(const struct sim_run *run, int error)
 	const struct sim_tool *t = &run->tool;
 	if (t->had_faults || (error == -ENOSPC && c->block_device))
 		return true;
+	if (t->what == SIM_TOOL_AMEND && t->amend.refcount_bits) /* there are more references */
+		return error == -ERANGE && t->amend.refcount_bits < 1u << t->was_order;
 	if (t->what == SIM_TOOL_AMEND) /* version 2 cannot say all that 3 can */
 		return t->amend.version == 2 && error == -ENOTSUP;
 	/* two long names have no room in a small cluster */
@@ -467,6 +480,7 @@ void sim_tool_check(struct sim_run *run)
 	    !(t->pending && size_bytes == t->was_bytes))
 		sim_fail("the disk has %llu bytes", (unsigned long long)size_bytes);
 	run->size_bytes = size_bytes;
+	sim_slots_check(run);
 	check_below(run, sim_tool_path(run, "base"), c->backing);
 	check_below(run, sim_tool_path(run, "other"), c->other);
 }
@@ -481,6 +495,8 @@ uint64_t sim_tool_hash(const struct sim_run *run)
 	for (unsigned i = 0; i < sizeof(t->base); i++)
 		hash = sim_mix(hash ^ (uint8_t)t->base[i]) + i;
 	hash = sim_mix(hash + t->keep + 2 * (t->into != NULL));
+	hash = sim_mix(hash ^ (t->slots.goal | t->slots.was << 8));
+	hash = sim_mix(hash ^ t->amend.refcount_bits);
 	hash = sim_mix(hash ^ t->amend.version) + t->amend.lazy_refcounts;
 	return sim_mix(sim_mix(hash ^ t->size_bytes) ^ t->was_bytes);
 }
