@@ -11,6 +11,7 @@
 #include "engine/check/check.h"
 #include "engine/core/load.h"
 #include "engine/edit/compact_deflate.h"
+#include "engine/edit/compact_squeeze.h"
 #include "engine/edit/compact_step.h"
 #include "engine/edit/compact_zeroes.h"
 #include "engine/edit/edit_fault.h"
@@ -175,6 +176,10 @@ int cow_compact(struct cow_loop *loop, struct cow_file *file,
 	if (!ret && options->compress)
 		ret = cow_compact_deflate(loop, file, options, result, err);
 	if (!ret)
+		ret = cow_compact_shorten_tables(loop, file, options, result, err);
+	if (!ret)
 		ret = steps(loop, file, options, result, err);
+	if (!ret)
+		ret = cow_compact_squeeze(loop, file, options, result, err);
 	return ret ? ret : finish(loop, file, options, result, err);
 }

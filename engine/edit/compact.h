@@ -12,6 +12,9 @@
  *
  * Before that, data that is to be compressed is: window by window of the file, each an edit, too.
  *
+ * Tables that are longer than they need be become shorter before, and after the steps what they left free
+ * is filled: for that the file gets longer by some tables until the next header (compact_squeeze.h).
+ *
  * It stays where it is: dirty bitmaps, an encryption header, data that is encrypted by its place in the
  * file (LUKS), and behind those what they keep from being cut. An external data file is not looked at.
  *

@@ -196,6 +196,8 @@ static int choose_from(struct cow_compact_step *s, enum room want)
 	uint64_t least = cow_compact_step_least(s), most = cow_compact_step_clusters(s), count,
 		 nr = 0;
 	int ret = 0;
+	if (s->all)
+		most = UINT64_MAX;
 	s->from = s->end;
 	for (uint64_t c = s->end; c > least && nr < most && s->end - c < COW_COMPACT_STEP_MOST;
 	     c--) {
@@ -223,7 +225,7 @@ int cow_compact_step_total(struct cow_compact_step *s, uint64_t *bytes)
 
 static int choose(struct cow_compact_step *s)
 {
-	int ret = choose_from(s, WITH_ROOM);
+	int ret = choose_from(s, s->all ? WITHOUT : WITH_ROOM);
 	if (!ret && s->from == s->end)
 		ret = choose_from(s, WITHOUT);
 	if (ret || s->from == s->end)
@@ -313,8 +315,8 @@ static int move_table(struct cow_compact_step *s, struct cow_compact_table *t, e
 {
 	struct cow_edit *e = &s->e;
 	uint64_t off;
-	int ret = why == CHANGED ? cow_edit_alloc(e, 1, &off)
-				 : cow_edit_alloc_below(e, 1, s->from, &off);
+	int ret = why == CHANGED || e->tables_from ? cow_edit_alloc(e, 1, &off)
+						   : cow_edit_alloc_below(e, 1, s->from, &off);
 	if (ret || !off)
 		return ret;
 	ret = cow_edit_count(e, off, e->g.cluster_bytes, (int)t->refs - 1);
@@ -425,4 +427,19 @@ int cow_compact_step_run(struct cow_compact_step *s, uint64_t *gained)
 	*gained = s->end - end;
 	s->result->moved_bytes += s->moved_bytes;
 	return cut(s, end);
+}
+
+int cow_compact_step_lift(struct cow_compact_step *s)
+{
+	s->all = true;
+	s->e.tables_from = s->end;
+	int ret = choose(s);
+	if (ret || s->from == s->end)
+		return ret;
+	ret = move(s);
+	if (!ret)
+		ret = cow_edit_commit(&s->e);
+	if (!ret)
+		s->result->moved_bytes += s->moved_bytes;
+	return ret;
 }

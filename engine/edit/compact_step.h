@@ -24,6 +24,7 @@ struct cow_compact_step {
 	uint64_t from;	      /* what lies from this one on moves */
 	uint64_t *to;	      /* new host offset of clusters from `from` on; 0: not met yet */
 	uint64_t total_bytes; /* the caller's: that are to be moved, about */
+	bool all;	      /* whatever the room: as far down as it could be */
 	bool full;	      /* nothing below `from` is free */
 	uint64_t moved_bytes;
 	uint8_t *copy;
@@ -60,4 +61,6 @@ COW_MUST_CHECK int cow_compact_step_total(struct cow_compact_step *s, uint64_t *
  * clusters.
  */
 COW_MUST_CHECK int cow_compact_step_run(struct cow_compact_step *s, uint64_t *gained);
+/* Moves data as far down as it could be, and all tables that change for it behind the end; commits. */
+COW_MUST_CHECK int cow_compact_step_lift(struct cow_compact_step *s);
 #endif

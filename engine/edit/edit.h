@@ -53,7 +53,8 @@ struct cow_edit {
 	/* refcounts */
 	struct cow_edit_block *blocks;
 	uint64_t nr_blocks, max_blocks;
-	uint64_t scan; /* no cluster below it is free */
+	uint64_t scan;	      /* no cluster below it is free */
+	uint64_t tables_from; /* cow_edit_alloc() gives none below it */
 
 	uint64_t snapshots_bytes; /* of the table as it stands */
 	bool l1_changed, committed;

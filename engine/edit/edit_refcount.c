@@ -229,7 +229,11 @@ int cow_edit_alloc_below(struct cow_edit *e, uint64_t nr, uint64_t end, uint64_t
 
 int cow_edit_alloc(struct cow_edit *e, uint64_t nr, uint64_t *off)
 {
+	uint64_t scan = e->scan;
+	e->scan = cow_max(e->scan, e->tables_from);
 	int ret = cow_edit_alloc_below(e, nr, e->max_clusters, off);
+	if (e->tables_from)
+		e->scan = scan;
 	if (!ret && !*off)
 		ret = cow_error_set(e->err, -ENOSPC, "no room for new tables: the device is full");
 	return ret;
@@ -373,7 +377,7 @@ static int place_blocks(struct cow_edit *e)
 	return ret;
 }
 
-static uint64_t table_clusters(const struct cow_edit *e)
+uint64_t cow_edit_reftable_clusters(const struct cow_edit *e)
 {
 	uint64_t nr = e->nr_blocks;
 	while (e->drops_blocks && nr && !e->blocks[nr - 1].off)
@@ -388,11 +392,11 @@ static int place_table(struct cow_edit *e)
 	uint64_t had = 0;
 	int ret = cow_edit_count(e, e->header.reftable_off,
 				 (uint64_t)e->header.reftable_clusters << e->g.cluster_bits, -1);
-	while (!ret && had < table_clusters(e)) {
+	while (!ret && had < cow_edit_reftable_clusters(e)) {
 		if (had)
 			ret = cow_edit_count(e, e->header.reftable_off, had << e->g.cluster_bits,
 					     -1);
-		had = table_clusters(e);
+		had = cow_edit_reftable_clusters(e);
 		if (!ret)
 			ret = cow_edit_alloc(e, had, &e->header.reftable_off);
 		if (!ret)

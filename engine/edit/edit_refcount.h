@@ -31,6 +31,8 @@ COW_MUST_CHECK int cow_edit_forget(struct cow_edit *e, uint64_t from);
 COW_MUST_CHECK int cow_edit_move_blocks(struct cow_edit *e, uint64_t from);
 /* Blocks that count nothing go, as does the room in the table for them. All else is done before. */
 COW_MUST_CHECK int cow_edit_drop_blocks(struct cow_edit *e);
+/* Of the table as it will be, before anything is placed. */
+uint64_t cow_edit_reftable_clusters(const struct cow_edit *e);
 /* Before the commit, if that is to depend on it: from now on nothing counts otherwise. */
 COW_MUST_CHECK int cow_edit_place_refcounts(struct cow_edit *e);
 /* Places and writes the changed blocks and the table that names them. */

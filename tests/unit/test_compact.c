@@ -151,6 +151,58 @@ static void test_given_up(void **state)
 	expect_plain(f);
 }
 
+/* Header, refcount table and block, L1 and L2 table, and the data: nothing is free. */
+static void test_nothing_left(void **state)
+{
+	struct fixture *f = *state;
+	prepare_plain(f);
+	compact(f);
+	assert_int_equal(memory_size(f->m), (5 + NR_PLAIN - NR_GONE) * CLUSTER);
+	expect_plain(f);
+}
+
+/* ---- an L1 table for more than the disk has ---- */
+
+#define HUGE_BYTES (8ull << 40)
+#define FAR_OFF (1ull << 40)
+
+static uint32_t compact_smaller(struct fixture *f)
+{
+	uint8_t be[8];
+	cow_store64_be(be, SIZE_BYTES);
+	close_image(f);
+	memory_put(f->m, offsetof(struct qcow2_header_be, size), be, sizeof(be));
+	open_image(f);
+	compact(f);
+	return cow_load32_be(f->m->bytes + offsetof(struct qcow2_header_be, l1_size));
+}
+
+static void make_huge(struct fixture *f)
+{
+	close_image(f);
+	create_image(f, CLUSTER, HUGE_BYTES);
+	open_image(f);
+	write_bytes(f, 0, CLUSTER, 1);
+}
+
+static void test_short_l1(void **state)
+{
+	struct fixture *f = *state;
+	make_huge(f);
+	assert_int_equal(compact_smaller(f), 1);
+	expect_bytes(f, 0, CLUSTER, 1);
+}
+
+/* What lies behind the disk's end is not given up: the table ends with it. */
+static void test_short_l1_with_more(void **state)
+{
+	struct fixture *f = *state;
+	make_huge(f);
+	write_bytes(f, FAR_OFF, CLUSTER, 2);
+	assert_int_equal(compact_smaller(f), (FAR_OFF >> 29) + 1);
+	expect_bytes(f, 0, CLUSTER, 1);
+}
+
 static int64_t refuse_holes(void *ctx, const struct cow_io *io)
 {
 	(void)ctx;
@@ -253,6 +305,10 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_little_room, request_setup, request_teardown),
 		cmocka_unit_test_setup_teardown(test_given_up, request_setup, request_teardown),
 		cmocka_unit_test_setup_teardown(test_no_holes, request_setup, request_teardown),
+		cmocka_unit_test_setup_teardown(test_nothing_left, request_setup, request_teardown),
+		cmocka_unit_test_setup_teardown(test_short_l1, request_setup, request_teardown),
+		cmocka_unit_test_setup_teardown(test_short_l1_with_more, request_setup,
+						request_teardown),
 		cmocka_unit_test_setup_teardown(test_deflate, request_setup, request_teardown),
 		cmocka_unit_test_setup_teardown(test_deflate_shared, request_setup,
 						request_teardown),
