@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Every broken image of tests/hostile, attached: refused with one line, word for word, or attached read-only, and then what reading meets is an
-# I/O error with one line in the log. No image is changed by it, and no device is left.
+# I/O error with one line in the log. No image is changed by it, and no device is left. In the VM, which takes seconds for each, a third
+# of them: it is the engine that must tell them apart (tests/hostile has all), and the daemon that tells the kernel.
 . "$(dirname "$0")/lib.sh"
 [ -f "${COW_PREPARED:-/}/list" ] || skip "no images prepared (see run)"
 
@@ -46,7 +47,8 @@ work()
 	local nr wanted text name before
 	: > "$worker.failures"
 	while IFS=$'\t' read -r nr wanted text name; do
-		[ $((nr % 2)) = "$worker" ] || continue
+		[ $((nr % 2)) = "$worker" ] && [ $((nr / 2 % part)) = 0 ] || continue
+		echo "$wanted" >> "$worker.seen"
 		rm -rf "$worker"
 		cp -r "$COW_PREPARED/$nr" "$worker"
 		before=$(digest)
@@ -55,9 +57,13 @@ work()
 	done < "$COW_PREPARED/list"
 }
 
+part=1
+! short || part=3
 for worker in 0 1; do work & done
 wait
 [ ! -s 0.failures ] && [ ! -s 1.failures ] || fail "$(cat 0.failures 1.failures)"
 ! compgen -G '/dev/ublkb*' || fail "devices are left"
 [ "$("$cowblk" list --json | tr -d ' \n')" = '[]' ] || fail "devices are listed: $("$cowblk" list)"
-say "$(wc -l < "$COW_PREPARED/list") broken images: $(cut -f 2 "$COW_PREPARED/list" | sort | uniq -c | tr -s ' \n' ' ')"
+[ "$(sort -u 0.seen 1.seen)" = "$(cut -f 2 "$COW_PREPARED/list" | sort -u)" ] || fail "not every kind was seen: $(sort 0.seen 1.seen | uniq -c)"
+[ "$(cat 0.seen 1.seen | wc -l)" -ge $(($(wc -l < "$COW_PREPARED/list") / part)) ] || fail "rows are missing: $(wc -l 0.seen 1.seen)"
+say "$(cat 0.seen 1.seen | wc -l) broken images: $(sort 0.seen 1.seen | uniq -c | tr -s ' \n' ' ')"

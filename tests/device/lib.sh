@@ -55,14 +55,17 @@ check_clean()
 }
 
 # No errors; leaks are allowed after a crash.
-check_sound()
+# sound_by IMAGE CHECK...: what one of the two checks says of it.
+sound_by()
 {
 	local status=0
-	qemu-img check -q "$1" >/dev/null 2>&1 || status=$?
-	[ $status = 0 ] || [ $status = 3 ] || fail "qemu-img check $1: status $status: $(qemu-img check "$1" 2>&1 | tail -3)"
-	status=0
-	"$cowblk" check "$1" >/dev/null 2>&1 || status=$?
-	[ $status = 0 ] || [ $status = 3 ] || fail "cowblk check $1: status $status: $("$cowblk" check "$1" 2>&1 | tail -3)"
+	"${@:2}" "$1" >/dev/null 2>&1 || status=$?
+	[ $status = 0 ] || [ $status = 3 ] || fail "${*:2} $1: status $status: $("${@:2}" "$1" 2>&1 | tail -3)"
+}
+check_sound()
+{
+	sound_by "$1" qemu-img check
+	sound_by "$1" "$cowblk" check
 }
 
 mount_on() { mkdir -p "$2"; mount "$1" "$2"; mounts+=("$2"); }
