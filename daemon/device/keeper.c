@@ -206,7 +206,8 @@ static int serve(struct duty *duty, const struct request *request)
 		}
 		duty->supervisor = pidfd_open(request->supervisor, 0);
 		duty->daemon = request->daemon;
-		duty->watches = true;
+		/* Who cannot tell whether it lives does not take it for dead. */
+		duty->watches = duty->supervisor >= 0 || errno == ESRCH;
 	}
 	duty->serves = true;
 	duty->id = request->id;

@@ -50,7 +50,8 @@ struct supervisor {
 	struct cow_server_config config; /* of the next child */
 	int memory;			 /* memfd */
 	int signal_fd;
-	int lock; /* says that we are there; or -1 */
+	int lock;	/* says that we are there; or -1 */
+	bool is_to_end; /* a SIGTERM came, which a daemon that cannot begin does not hear */
 	struct cow_kept_file files[MAX_FILES];
 	size_t nr_files;
 	bool incomplete;	     /* not all that it had could be taken */
@@ -256,9 +257,11 @@ static void hear(struct supervisor *s)
 static void pass_on(struct supervisor *s)
 {
 	struct signalfd_siginfo info;
-	while (read(s->signal_fd, &info, sizeof(info)) == sizeof(info))
+	while (read(s->signal_fd, &info, sizeof(info)) == sizeof(info)) {
+		s->is_to_end |= info.ssi_signo == SIGTERM;
 		if (info.ssi_signo != SIGCHLD && info.ssi_code != SI_KERNEL)
 			send_signal(s, (int)info.ssi_signo);
+	}
 }
 
 /*
@@ -519,6 +522,8 @@ static int run_children(struct supervisor *s)
 {
 	for (;;) {
 		int ret = start_child(s), status = W_EXITCODE(COW_SERVER_TRY_AGAIN, 0);
+		if (!ret && s->is_to_end)
+			send_signal(s, SIGTERM);
 		if (!ret)
 			status = wait_child(s);
 		else

@@ -80,6 +80,23 @@ wait_for goes_on_twice || fail "nobody goes on when the control device is there 
 "$cowblk" detach "$dev" || fail "detach"
 say "$nr successors failed, one did not"
 
+# SIGTERM in between is not lost with a successor that cannot begin.
+attach_held
+dd if=data of="$dev" bs=64K seek=30 oflag=direct status=none
+mv $char $char.away
+mkdir $char
+kill -9 "$pid"
+wait_for tried 1 || fail "no successor fails: $(log)"
+kill -TERM "$super"
+wait_for tried 3 || fail "SIGTERM ends a supervisor whose image is not closed: $(log)"
+rmdir $char
+mv $char.away $char
+wait_for is_gone "$super" || fail "SIGTERM between two daemons is forgotten: $(log)"
+[ ! -b "$dev" ] || fail "SIGTERM between two daemons leaves the device"
+there() { qemu-img convert -f qcow2 -O raw $host out && cmp -i $(($1 * 65536)):0 -n "$(stat -c %s data)" out data; }
+check_clean $host
+there 30 || fail "what had been written is not in the image after SIGTERM between two daemons"
+
 # By force in between: what is in the memory of the dead gets into the image all the same.
 attach_held
 dd if=/dev/urandom of=data bs=64K count=16 status=none
@@ -92,7 +109,6 @@ timeout 60 "$cowblk" detach --force "$dev" 2>said || fail "detach --force betwee
 wait_for is_gone "$super" || fail "detach --force leaves a supervisor between two daemons"
 rmdir $char
 rm -f $char.away
-there() { qemu-img convert -f qcow2 -O raw $host out && cmp -i $(($1 * 65536)):0 -n "$(stat -c %s data)" out data; }
 check_clean $host
 there 50 || fail "what had been written is not in the image that was detached by force"
 [ -z "$(find /run/cowblk -mindepth 1 ! -name lock)" ] || fail "in /run/cowblk are left: $(ls /run/cowblk)"
