@@ -8,7 +8,7 @@ ext4) make="mkfs.ext4 -q -F -E nodiscard" ;;
 xfs) make="mkfs.xfs -q -f -K" ;;
 btrfs) make="mkfs.btrfs -q -f -K" ;;
 esac
-limit_kib=100000
+limit_kib=60000
 ! short || limit_kib=40000
 
 "$cowblk" create disk.qcow2 4G

@@ -4,6 +4,8 @@
 need fio
 queues=$1
 size=192
+# System calls cost most there.
+[ "${COW_KERNEL_IS:-}" != uml ] || size=96
 ! short || size=8
 
 # run_fio NAME OPTION...
