@@ -138,7 +138,8 @@ def defined(root, build):
 def wanted(build):
     """What any object of the build asks for: programs, tests and benchmarks too."""
     names = set()
-    for where, _, files in os.walk(build):
+    for where, below, files in os.walk(build):
+        below[:] = [name for name in below if not name.startswith("variant-")]  # the same sources once more
         objects = [os.path.join(where, name) for name in files if name.endswith(".c.o")]
         if objects:
             out = subprocess.run(["nm", "-AuP"] + objects, capture_output=True, check=True)
