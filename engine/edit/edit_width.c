@@ -12,6 +12,7 @@
 
 #include "engine/base/assert.h"
 #include "engine/base/buf.h"
+#include "engine/base/pages.h"
 #include "engine/edit/edit_refcount.h"
 
 struct width {
@@ -86,13 +87,13 @@ static int convert_block(struct width *w, uint64_t nr)
 	return ret;
 }
 
-static void free_blocks(struct cow_edit_block *blocks, uint64_t nr)
+static void free_blocks(const struct cow_edit *e, struct cow_edit_block *blocks, uint64_t nr)
 {
 	for (uint64_t i = 0; i < nr; i++) {
 		free(blocks[i].counts);
 		free(blocks[i].used);
 	}
-	free(blocks);
+	cow_pages_free(blocks, e->max_blocks * sizeof(*blocks));
 }
 
 /* The edit goes on with the new blocks; the places of the old ones are no longer counted. */
@@ -109,7 +110,7 @@ static int install(struct width *w)
 	for (uint64_t i = 0; i < nr && !ret; i++)
 		if (old[i].old_off)
 			ret = cow_edit_count(e, old[i].old_off, e->g.cluster_bytes, -1);
-	free_blocks(old, nr);
+	free_blocks(e, old, nr);
 	return ret ? ret : cow_edit_drop_blocks(e);
 }
 
@@ -121,13 +122,13 @@ static int set_width(struct cow_edit *e, uint32_t order)
 	cow_assert(!e->placed && !e->committed && order <= QCOW2_MAX_REFCOUNT_ORDER);
 	h.refcount_order = order;
 	cow_geometry_init(&w.g, &h);
-	w.blocks = calloc(e->max_blocks, sizeof(*w.blocks));
+	w.blocks = cow_pages_reserve(e->max_blocks * sizeof(*w.blocks));
 	if (!w.blocks)
 		return cow_error_no_memory(e->err);
 	for (uint64_t i = 0; i < e->nr_blocks && !ret; i++)
 		ret = convert_block(&w, i);
 	if (ret) {
-		free_blocks(w.blocks, w.nr);
+		free_blocks(e, w.blocks, w.nr);
 		return ret;
 	}
 	return install(&w);
