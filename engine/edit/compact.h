@@ -15,7 +15,7 @@
  * Tables that are longer than they need be become shorter before, and after the steps what they left free
  * is filled: for that the file gets longer by some tables until the next header (compact_squeeze.h).
  *
- * It stays where it is: dirty bitmaps, an encryption header, data that is encrypted by its place in the
+ * It stays where it is: an encryption header, dirty bitmaps to which the header leads from outside of its first sector, data that is encrypted by its place in the
  * file (LUKS), and behind those what they keep from being cut. An external data file is not looked at.
  *
  * Room on the host, besides: one step's clusters and tables. Memory: the refcounts of the image, a bit

@@ -61,11 +61,13 @@ static uint64_t if_several(uint64_t clusters)
 }
 
 /* Tables of several clusters may not fit into what is free: so many are not worth it. */
-static uint64_t may_remain(const struct cow_edit *e)
+static uint64_t may_remain(const struct cow_compact_step *s)
 {
+	const struct cow_edit *e = &s->e;
 	uint64_t nr = if_several(clusters_of(e, (uint64_t)e->header.l1_entries * 8)) +
 		      if_several(e->header.reftable_clusters) +
-		      if_several(clusters_of(e, e->snapshots_bytes));
+		      if_several(clusters_of(e, e->snapshots_bytes)) +
+		      if_several(s->bitmaps.clusters);
 	for (uint32_t i = 0; i < e->header.nr_snapshots; i++)
 		nr += if_several(clusters_of(e, (uint64_t)e->snapshots[i].l1_entries * 8));
 	return nr;
@@ -78,7 +80,7 @@ static int lift(struct cow_loop *loop, struct cow_file *file,
 	struct cow_compact_step s = { .options = options, .result = result };
 	int ret = cow_compact_step_open(&s, loop, file, err);
 	uint64_t gap = ret ? 0 : s.end - cow_compact_step_least(&s);
-	*lifted = gap > may_remain(&s.e) && gap < COW_COMPACT_STEP_MOST && !file->block_device;
+	*lifted = gap > may_remain(&s) && gap < COW_COMPACT_STEP_MOST && !file->block_device;
 	if (!ret && *lifted)
 		ret = cow_compact_step_lift(&s);
 	cow_compact_step_close(&s);

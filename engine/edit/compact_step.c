@@ -12,7 +12,6 @@
 #include "engine/base/buf.h"
 #include "engine/base/full.h"
 #include "engine/base/math.h"
-#include "engine/core/load.h"
 #include "engine/edit/edit_fault.h"
 #include "engine/edit/edit_refcount.h"
 #include "engine/format/map.h"
@@ -38,38 +37,6 @@ static void stays(struct cow_compact_step *s, uint64_t off, uint64_t bytes, cons
 		return;
 	s->fixed = end;
 	s->fixed_as = what;
-}
-
-static int bitmap_stays(struct cow_compact_step *s, const struct cow_bitmap *b)
-{
-	struct cow_edit *e = &s->e;
-	uint64_t bytes = (uint64_t)b->table_entries * 8;
-	uint8_t *table = cow_buf_alloc(bytes + 8);
-	int ret = table ? 0 : -ENOMEM;
-	if (!ret && bytes)
-		ret = cow_loop_read(e->loop, e->file, b->table_off, table, bytes);
-	stays(s, b->table_off, bytes, "a dirty bitmap");
-	for (uint64_t i = 0; i < b->table_entries && !ret; i++) {
-		uint64_t off = cow_load64_be(table + i * 8) & COW_BITMAP_TABLE_OFFSET_MASK;
-		if (off)
-			stays(s, off, e->g.cluster_bytes, "a dirty bitmap");
-	}
-	free(table);
-	return ret ? cow_error_set(e->err, ret, "bitmap: %s", strerror(-ret)) : 0;
-}
-
-static int bitmaps_stay(struct cow_compact_step *s)
-{
-	struct cow_edit *e = &s->e;
-	struct cow_bitmap *bitmaps = NULL;
-	if (!e->ext.has_bitmaps)
-		return 0;
-	stays(s, e->ext.bitmap_directory_off, e->ext.bitmap_directory_bytes, "a dirty bitmap");
-	int ret = cow_load_bitmaps(e->loop, e->file, &e->header, &e->ext, &bitmaps, e->err);
-	for (uint32_t i = 0; bitmaps && i < e->ext.nr_bitmaps && !ret; i++)
-		ret = bitmap_stays(s, &bitmaps[i]);
-	free(bitmaps);
-	return ret;
 }
 
 int cow_compact_step_read_table(struct cow_compact_step *s, uint64_t off)
@@ -111,6 +78,16 @@ static int data_stays(struct cow_compact_step *s, const struct cow_compact_table
 	return 0;
 }
 
+static void bitmap_stays(void *ctx, uint64_t off, uint64_t bytes)
+{
+	stays(ctx, off, bytes, "a dirty bitmap");
+}
+
+static int copy_bitmap(void *ctx, uint64_t host, uint64_t to)
+{
+	return cow_compact_step_copy(ctx, host, to);
+}
+
 static int look(struct cow_compact_step *s)
 {
 	struct cow_edit *e = &s->e;
@@ -119,7 +96,10 @@ static int look(struct cow_compact_step *s)
 	stays(s, 0, e->g.cluster_bytes, NULL);
 	if (e->ext.has_crypto)
 		stays(s, e->ext.crypto_off, e->ext.crypto_bytes, "the encryption header");
-	int ret = bitmaps_stay(s);
+	s->bitmaps = (struct cow_compact_bitmaps){
+		.e = e, .ctx = s, .stays = bitmap_stays, .copy = copy_bitmap
+	};
+	int ret = cow_compact_bitmaps_look(&s->bitmaps);
 	if (!ret && e->header.crypt_method == QCOW2_CRYPT_LUKS)
 		ret = walk(s, data_stays);
 	/* a crash may leave refcounts of clusters that the file never got */
@@ -170,8 +150,8 @@ static uint64_t beside(const struct cow_compact_step *s, uint64_t nr)
 {
 	const struct cow_edit *e = &s->e;
 	uint64_t l1_bytes = ((uint64_t)e->header.l1_entries * 8) << !!e->header.nr_snapshots;
-	return cow_min(nr, s->tables.nr) + s->nr_blocks + e->header.reftable_clusters + 1 +
-	       (l1_bytes >> e->g.cluster_bits);
+	return cow_min(nr, s->tables.nr) + s->bitmaps.clusters + s->nr_blocks +
+	       e->header.reftable_clusters + 1 + (l1_bytes >> e->g.cluster_bits);
 }
 
 bool cow_compact_step_smaller(const struct cow_compact_step *s, int ret,
@@ -230,6 +210,7 @@ static int choose(struct cow_compact_step *s)
 		ret = choose_from(s, WITHOUT);
 	if (ret || s->from == s->end)
 		return ret;
+	s->bitmaps.from = s->from;
 	s->to = calloc(s->end - s->from, sizeof(*s->to));
 	return s->to ? 0 : cow_error_no_memory(s->e.err);
 }
@@ -391,6 +372,8 @@ static int move(struct cow_compact_step *s)
 		ret = do_table(s, &s->tables.t[i]);
 	if (!ret)
 		ret = cow_compact_tables_store(&s->tables, e, from);
+	if (!ret)
+		ret = cow_compact_bitmaps_move(&s->bitmaps);
 	if (!ret)
 		ret = cow_edit_move_blocks(e, from);
 	if (!ret)

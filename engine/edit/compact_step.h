@@ -5,6 +5,7 @@
 
 #include "engine/base/result.h"
 #include "engine/edit/compact.h"
+#include "engine/edit/compact_bitmaps.h"
 #include "engine/edit/compact_packed.h"
 #include "engine/edit/compact_tables.h"
 #include "engine/edit/edit.h"
@@ -21,6 +22,7 @@ struct cow_compact_step {
 	uint64_t fixed;	    /* the last one that has to stay, plus 1 */
 	const char *fixed_as; /* what that is */
 	uint64_t nr_blocks;   /* refcount blocks */
+	struct cow_compact_bitmaps bitmaps;
 	uint64_t from;	      /* what lies from this one on moves */
 	uint64_t *to;	      /* new host offset of clusters from `from` on; 0: not met yet */
 	uint64_t total_bytes; /* the caller's: that are to be moved, about */

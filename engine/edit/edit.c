@@ -318,6 +318,8 @@ int cow_edit_write_snapshots(struct cow_edit *e)
  */
 static int switch_header(struct cow_edit *e)
 {
+	if (e->places.changed)
+		memcpy(e->sector, e->places.sector, sizeof(e->sector));
 	cow_header_encode(&e->header, e->sector, sizeof(e->sector));
 	int ret = cow_switch_header(e->loop, e->file, e->sector, &e->committed);
 	if (ret)

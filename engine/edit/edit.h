@@ -56,6 +56,13 @@ struct cow_edit {
 	uint64_t scan;	      /* no cluster below it is free */
 	uint64_t tables_from; /* cow_edit_alloc() gives none below it */
 
+	/* edit_places.h: the header's sector with them changed */
+	struct {
+		bool can, changed;
+		uint64_t bitmaps_at; /* of that extension, in sector; 0: none */
+		uint8_t sector[512];
+	} places;
+
 	uint64_t snapshots_bytes; /* of the table as it stands */
 	bool l1_changed, committed;
 	bool placed;	   /* refcount blocks and table have their places */
