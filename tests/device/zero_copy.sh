@@ -72,16 +72,24 @@ folder()
 "$cowblk" create plain.qcow2 64M
 folder "" more
 
+many_wait() { awk '{ exit !($1 + $2 >= 16) }' "/sys/block/$1/inflight"; }
+
 # Straight: the daemon's buffers are not touched.
 straight()
 {
-	local pid before after
+	local pid before after job
 	"$cowblk" create big.qcow2 64M
 	attach dev big.qcow2 --queues 1 --transfer "$1"
 	dd if=/dev/zero of="$dev" bs=1M count=64 oflag=direct status=none
 	pid=$("$cowblk" list --json | python3 -c 'import json,sys; print(json.load(sys.stdin)[0]["pid"])')
 	before=$(awk '/^RssAnon/ { print $2 }' "/proc/$pid/status")
-	fio --filename="$dev" --name=big --direct=1 --ioengine=io_uring --iodepth=32 --bs=512k --size=64m --rw=randrw --output=fio.log >/dev/null
+	# Stopped until many wait for it, so that it has them in hand at once however busy the machine is.
+	kill -STOP "$pid"
+	fio --filename="$dev" --name=big --direct=1 --ioengine=io_uring --iodepth=32 --bs=512k --size=64m --rw=randrw --output=fio.log >/dev/null &
+	job=$!
+	wait_for many_wait "${dev#/dev/}" || fail "no 16 requests wait for a stopped daemon: $(cat "/sys/block/${dev#/dev/}/inflight")"
+	kill -CONT "$pid"
+	wait $job || fail "fio: $(cat fio.log)"
 	after=$(awk '/^RssAnon/ { print $2 }' "/proc/$pid/status")
 	detach "$dev"
 	rm -f big.qcow2
