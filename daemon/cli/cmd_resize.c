@@ -11,6 +11,7 @@
 #include "daemon/client/ask_resize.h"
 #include "daemon/options/args.h"
 #include "daemon/options/named.h"
+#include "daemon/options/values.h"
 #include "daemon/control/target.h"
 #include "engine/edit/resize.h"
 #include "engine/host/system.h"
@@ -21,7 +22,13 @@ struct arguments {
 	const char *image, *size;
 };
 
+enum { KEY_PREALLOCATION = 256 };
+
 static const struct argp_option options[] = {
+	{ "preallocation", KEY_PREALLOCATION, "off|metadata|falloc|full", 0,
+	  "Space for what is added: none (off), mapped only, reserved on the host too, or full of "
+	  "zeros",
+	  0 },
 	{ "shrink", 's', NULL, 0,
 	  "The disk may become smaller: what lies behind its new end is lost", 0 },
 	{ 0 },
@@ -44,6 +51,12 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
 	switch (key) {
 	case 's':
 		a->options.shrink = true;
+		return 0;
+	case KEY_PREALLOCATION:
+		if (!cow_value_preallocation(arg, &a->options.preallocation))
+			argp_error(state,
+				   "--preallocation %s: must be off, metadata, falloc or full",
+				   arg);
 		return 0;
 	case ARGP_KEY_ARG:
 		return parse_word(a, arg);
@@ -110,7 +123,12 @@ int cow_cmd_resize(int argc, char **argv)
 	}
 	if (cow_target_is_ambiguous(a.image))
 		return cow_cmd_fail_ambiguous(a.image);
-	if (cow_target_writer(a.image, &target))
+	bool attached = cow_target_writer(a.image, &target);
+	if (attached && a.options.preallocation)
+		return cow_cmd_fail("--preallocation: %s is attached as /dev/ublkb%u: detach it "
+				    "first",
+				    a.image, target.id);
+	if (attached)
 		return cow_ask_resize(target, &a.options);
 	if (cow_target_image(a.image, &target.id, 1) > 0)
 		return cow_cmd_fail("%s: is attached read-only as /dev/ublkb%u: detach it first",

@@ -109,19 +109,7 @@ static bool parse_backing_fmt(struct cow_create_options *o, const char *value)
 
 static bool parse_preallocation(struct cow_create_options *o, const char *value)
 {
-	static const char *const names[] = {
-		[COW_PREALLOC_OFF] = "off",
-		[COW_PREALLOC_METADATA] = "metadata",
-		[COW_PREALLOC_FALLOC] = "falloc",
-		[COW_PREALLOC_FULL] = "full",
-	};
-	for (unsigned i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
-		if (!strcmp(value, names[i])) {
-			o->preallocation = (enum cow_preallocation)i;
-			return true;
-		}
-	}
-	return false;
+	return cow_value_preallocation(value, &o->preallocation);
 }
 
 static const struct {

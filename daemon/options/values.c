@@ -40,6 +40,23 @@ bool cow_value_switch(const char *value, bool *on)
 	return *on || !strcmp(value, "off");
 }
 
+bool cow_value_preallocation(const char *value, enum cow_preallocation *out)
+{
+	static const char *const names[] = {
+		[COW_PREALLOC_OFF] = "off",
+		[COW_PREALLOC_METADATA] = "metadata",
+		[COW_PREALLOC_FALLOC] = "falloc",
+		[COW_PREALLOC_FULL] = "full",
+	};
+	for (unsigned i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+		if (!strcmp(value, names[i])) {
+			*out = (enum cow_preallocation)i;
+			return true;
+		}
+	}
+	return false;
+}
+
 bool cow_value_compat(const char *value, uint32_t *version)
 {
 	if (!strcmp(value, "0.10") || !strcmp(value, "v2"))

@@ -7,6 +7,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "engine/host/file.h"
+
 /*
  * Cuts the next NAME=VALUE off the list, in place, and returns it; NULL at the end. A comma that is
  * doubled is one of the value's. *value is behind the "=", NULL if there is none.
@@ -15,6 +17,8 @@ char *cow_values_next(char **list, char **value);
 
 /* Values that several commands take. False: no such value. */
 bool cow_value_switch(const char *value, bool *on);
+/* off, metadata, falloc, full. */
+bool cow_value_preallocation(const char *value, enum cow_preallocation *out);
 /* 0.10, v2, 1.1, v3. */
 bool cow_value_compat(const char *value, uint32_t *version);
 

@@ -12,13 +12,6 @@
 #include "engine/loop/loop.h"
 #include "engine/crypt/luks.h"
 
-enum cow_preallocation {
-	COW_PREALLOC_OFF,
-	COW_PREALLOC_METADATA,
-	COW_PREALLOC_FALLOC,
-	COW_PREALLOC_FULL
-};
-
 struct cow_create_options {
 	uint64_t size_bytes; /* 0 with has_size false: the backing file's */
 	bool has_size;

@@ -4,7 +4,6 @@
  * read as zeros.
  */
 #include <errno.h>
-#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -15,8 +14,8 @@
 #include "engine/create/create_layout.h"
 #include "engine/create/create_tables.h"
 #include "engine/crypt/luks_format.h"
-#include "engine/host/system.h"
 #include "engine/loop/blocking.h"
+#include "engine/loop/zeros.h"
 
 #define CHUNK_BYTES (1u << 20)
 #define ALL_ALLOCATED 0x00000000ffffffffull /* an extended entry's 32 subclusters */
@@ -128,31 +127,6 @@ static int write_maps(struct creation *c)
 
 /* ---- space ---- */
 
-static int write_zeros(struct creation *c, struct cow_file *file, uint64_t off, uint64_t bytes)
-{
-	memset(c->chunk, 0, CHUNK_BYTES);
-	for (uint64_t done = 0; done < bytes;) {
-		uint64_t n = bytes - done < CHUNK_BYTES ? bytes - done : CHUNK_BYTES;
-		int ret = cow_loop_write(c->loop, file, off + done, c->chunk, n);
-		if (ret)
-			return ret;
-		done += n;
-	}
-	return 0;
-}
-
-/* Reserve the host's space without writing it, where the host can; else write it. */
-static int allocate(struct creation *c, struct cow_file *file, uint64_t off, uint64_t bytes)
-{
-	if (file->host == cow_host_system() && bytes) {
-		if (!fallocate(cow_host_fd(file), 0, (off_t)off, (off_t)bytes))
-			return 0;
-		if (errno != EOPNOTSUPP && errno != ENOSYS)
-			return -errno;
-	}
-	return write_zeros(c, file, off, bytes);
-}
-
 /* The data file has the disk's size, not that of whole clusters. */
 static int write_data(struct creation *c, struct cow_file *data,
 		      enum cow_preallocation preallocation)
@@ -162,9 +136,9 @@ static int write_data(struct creation *c, struct cow_file *data,
 		data ? l->header.size_bytes : l->nr_data_clusters << l->header.cluster_bits;
 	struct cow_file *file = data ? data : c->file;
 	if (preallocation == COW_PREALLOC_FULL)
-		return write_zeros(c, file, l->data_off, bytes);
+		return cow_zeros_write(c->loop, file, l->data_off, bytes);
 	if (preallocation == COW_PREALLOC_FALLOC)
-		return allocate(c, file, l->data_off, bytes);
+		return cow_zeros_reserve(c->loop, file, l->data_off, bytes);
 	return 0;
 }
 
@@ -178,8 +152,9 @@ static int write_crypto(struct creation *c, const struct cow_create_options *o,
 	const struct cow_create_layout *l = c->layout;
 	if (!l->crypto_bytes)
 		return 0;
-	int ret =
-		c->file->block_device ? write_zeros(c, c->file, l->crypto_off, l->crypto_bytes) : 0;
+	int ret = c->file->block_device
+			  ? cow_zeros_write(c->loop, c->file, l->crypto_off, l->crypto_bytes)
+			  : 0;
 	return ret ? ret
 		   : cow_luks_format(c->loop, c->file, l->crypto_off, o->encrypt, o->secret, err);
 }

@@ -17,6 +17,7 @@
 #include "engine/format/reference.h"
 #include "engine/edit/edit.h"
 #include "engine/edit/edit_fault.h"
+#include "engine/edit/resize_fill.h"
 #include "engine/loop/blocking.h"
 
 /* ---- what stands in the way ---- */
@@ -48,6 +49,9 @@ static int new_size(const struct cow_header *h, const struct cow_resize_options 
 				     ", which loses what lies behind it: use "
 				     "--shrink if that is meant",
 				     *size, h->size_bytes);
+	if (*size < h->size_bytes && o->preallocation)
+		return cow_error_set(err, -EINVAL,
+				     "preallocation: only of a disk that becomes larger");
 	return 0;
 }
 
@@ -152,13 +156,12 @@ static int clear_tail(struct cow_edit *e)
 	return cow_edit_cannot_write(e, ret);
 }
 
-static int grow(struct cow_edit *e, uint64_t size)
+static int lengthen_l1(struct cow_edit *e, uint64_t size)
 {
 	uint64_t need = cow_header_l1_entries(&e->header, size);
 	uint32_t old = e->header.l1_entries;
-	int ret = clear_tail(e);
-	if (ret || need <= old)
-		return ret;
+	if (need <= old)
+		return 0;
 	uint64_t *longer = reallocarray(e->l1, need + 1, 8);
 	if (!longer)
 		return cow_error_no_memory(e->err);
@@ -166,7 +169,18 @@ static int grow(struct cow_edit *e, uint64_t size)
 	e->l1 = longer;
 	e->header.l1_entries = (uint32_t)need;
 	e->l1_changed = true;
-	return cow_edit_move_l1(e, old);
+	return 0;
+}
+
+static int grow(struct cow_edit *e, uint64_t size, enum cow_preallocation preallocation)
+{
+	uint32_t old = e->header.l1_entries;
+	int ret = clear_tail(e);
+	if (!ret)
+		ret = lengthen_l1(e, size);
+	if (!ret)
+		ret = cow_resize_fill(e, size, preallocation);
+	return ret ? ret : cow_edit_move_l1(e, old);
 }
 
 /* ---- shrinking ---- */
@@ -254,7 +268,8 @@ static int change(struct cow_edit *e, const struct cow_resize_options *options,
 	if (size > e->header.size_bytes)
 		ret = check_backing(e, options, cluster);
 	if (!ret)
-		ret = size > e->header.size_bytes ? grow(e, size) : shrink(e, size);
+		ret = size > e->header.size_bytes ? grow(e, size, options->preallocation)
+						  : shrink(e, size);
 	if (!ret)
 		ret = cow_edit_complete_snapshots(e) ? cow_edit_write_snapshots(e) : 0;
 	if (ret)

@@ -20,9 +20,10 @@ struct cow_header;
 struct cow_extensions;
 
 struct cow_resize_options {
-	uint64_t bytes; /* the new size, or the difference */
-	int sign;	/* 0: the new size; else the difference's sign */
-	bool shrink;	/* may lose what lies behind the new end */
+	uint64_t bytes;			      /* the new size, or the difference */
+	int sign;			      /* 0: the new size; else the difference's sign */
+	bool shrink;			      /* may lose what lies behind the new end */
+	enum cow_preallocation preallocation; /* of what is added, in whole clusters */
 	uint32_t
 		block_bytes; /* of the device it is attached as, whose multiple it shall be; 0: 512 */
 	/* of the backing file's disk, where that is open; NULL: it is opened here */
@@ -35,7 +36,7 @@ COW_MUST_CHECK int cow_resize_check(const struct cow_header *h, const struct cow
 				    struct cow_error *err);
 
 /*
- * Refused: shrinking without `shrink`; dirty bitmaps; an external data file; snapshots in version
+ * Refused: shrinking without `shrink`, or with preallocation; dirty bitmaps; an external data file; snapshots in version
  * 2; VM state behind the disk; a backing file that would show behind the old end.
  */
 COW_MUST_CHECK int cow_resize(struct cow_loop *loop, struct cow_file *file,

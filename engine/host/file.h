@@ -23,6 +23,14 @@ enum cow_open_flags {
 	COW_OPEN_NO_LOCK = 1 << 4,  /* take no image locks (info, check on an image in use) */
 };
 
+/* Space for what will be written later: none; mapped only; reserved on the host too; full of zeros. */
+enum cow_preallocation {
+	COW_PREALLOC_OFF,
+	COW_PREALLOC_METADATA,
+	COW_PREALLOC_FALLOC,
+	COW_PREALLOC_FULL
+};
+
 /*
  * Embedded first in a body's own file object. Fields are constant after open except the atomic
  * ones.

@@ -83,6 +83,8 @@ enum {
 	OP_TOOL = NR_OPEN_OPS,
 	OP_COMMIT_INTO = OP_TOOL + SIM_NR_TOOLS,
 	OP_COMPRESS,
+	OP_RESIZE_METADATA,
+	OP_RESIZE_FULL,
 	OP_AMEND_WIDER,
 	OP_AMEND_NARROWER,
 	OP_KEYS_SECOND, /* those of the header's other sector */
@@ -123,6 +125,11 @@ static struct sim_action action_of(unsigned op, uint64_t cluster)
 		return (struct sim_action){ .kind = SIM_TOOL,
 					    .length = SIM_TOOL_COMPACT,
 					    .queue = 5 };
+	case OP_RESIZE_METADATA:
+	case OP_RESIZE_FULL:
+		return (struct sim_action){ .kind = SIM_TOOL,
+					    .length = SIM_TOOL_RESIZE,
+					    .queue = op == OP_RESIZE_FULL ? 3 : 1 };
 	case OP_AMEND_WIDER:
 	case OP_AMEND_NARROWER:
 		return (struct sim_action){ .kind = SIM_TOOL,
@@ -149,7 +156,7 @@ static bool has(unsigned kind, unsigned op)
 		return c->version != 2;
 	if (op == OP_KEYS_SECOND || op == OP_TOOL + SIM_TOOL_KEYS)
 		return c->encrypt;
-	if (op == OP_TOOL + SIM_TOOL_RESIZE)
+	if (op == OP_TOOL + SIM_TOOL_RESIZE || op == OP_RESIZE_METADATA || op == OP_RESIZE_FULL)
 		return !c->data_file && !c->bitmap && !c->block_device;
 	if (op >= OP_TOOL)
 		return c->backing || op == OP_TOOL + SIM_TOOL_AMEND ||

@@ -202,6 +202,8 @@ static bool choose_size(struct sim_run *run, const struct sim_action *a)
 	resize.length = SIM_SNAPSHOT_RESIZE;
 	sim_snapshot_choose(run, &resize, true, &c);
 	run->tool.size_bytes = c.size_bytes;
+	if (c.size_bytes > run->size_bytes)
+		run->tool.preallocation = a->queue % 4;
 	return c.what == SIM_SNAPSHOT_RESIZE;
 }
 
@@ -250,7 +252,9 @@ bool sim_tool_choose(struct sim_run *run, const struct sim_action *a)
 static int on_file(struct sim_run *run, struct cow_error *err)
 {
 	const struct sim_tool *t = &run->tool;
-	const struct cow_resize_options resize = { .bytes = t->size_bytes, .shrink = true };
+	const struct cow_resize_options resize = { .bytes = t->size_bytes,
+						   .shrink = true,
+						   .preallocation = t->preallocation };
 	const struct cow_compact_options compact = { .step_bytes = t->step_bytes,
 						     .zeroes = t->zeroes,
 						     .compress = t->compress };
@@ -496,7 +500,7 @@ uint64_t sim_tool_hash(const struct sim_run *run)
 		hash = sim_mix(hash ^ (uint8_t)t->base[i]) + i;
 	hash = sim_mix(hash + t->keep + 2 * (t->into != NULL));
 	hash = sim_mix(hash ^ (t->slots.goal | t->slots.was << 8));
-	hash = sim_mix(hash ^ t->amend.refcount_bits);
+	hash = sim_mix(hash ^ t->amend.refcount_bits ^ (uint64_t)t->preallocation << 32);
 	hash = sim_mix(hash ^ t->amend.version) + t->amend.lazy_refcounts;
 	return sim_mix(sim_mix(hash ^ t->size_bytes) ^ t->was_bytes);
 }

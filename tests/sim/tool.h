@@ -40,12 +40,13 @@ struct sim_tool {
 	const char *into;   /* COMMIT: the path of a file further below; NULL: the backing file */
 	bool keep;	    /* COMMIT: the image is not emptied */
 	struct cow_amend_options amend;
-	uint32_t was_order;	/* AMEND: of the refcounts, before */
-	struct sim_slots slots; /* KEYS */
-	uint64_t size_bytes;	/* RESIZE */
-	uint64_t step_bytes;	/* COMPACT */
-	bool zeroes, compress;	/* COMPACT */
-	uint64_t length;	/* COMPACT: of the file before */
+	enum cow_preallocation preallocation; /* RESIZE, of what is added */
+	uint32_t was_order;		      /* AMEND: of the refcounts, before */
+	struct sim_slots slots;		      /* KEYS */
+	uint64_t size_bytes;		      /* RESIZE */
+	uint64_t step_bytes;		      /* COMPACT */
+	bool zeroes, compress;		      /* COMPACT */
+	uint64_t length;		      /* COMPACT: of the file before */
 	uint64_t
 		was_bytes; /* the disk's size before: a kill, then a loss of power, bring it back */
 	int refused;	   /* what it has to fail with; 0: nothing */
