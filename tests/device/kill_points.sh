@@ -78,7 +78,7 @@ attach dev disk.qcow2 --id 7
 detach "$dev"
 # An attach under way in a container with another /run is no leftover: stopped when it has opened its device, which is not started yet.
 timeout 120 unshare -m bash -c 'mount -t tmpfs none /run && exec "$@"' - \
-	"$kill_at" -s 3 /sys/class/ublk-char/ublkc9 none "$cowblk" attach --no-recovery --foreground --id 9 other.qcow2 >stopped 2>said &
+	"$kill_at" -s 4 /sys/class/ublk-char/ublkc9 none "$cowblk" attach --no-recovery --foreground --id 9 other.qcow2 >stopped 2>said &
 other=$!
 wait_for test -s stopped || fail "an attach in another /run: $(cat said)"
 pid=$(head -n 1 stopped)
