@@ -280,7 +280,9 @@ static int prepare(struct window *w)
 {
 	const struct cow_compact_options *o = w->s->options;
 	const struct cow_geometry *g = &w->s->e.g;
-	w->max = (unsigned)cow_max(BATCH_BYTES >> g->cluster_bits, BATCH_CLUSTERS);
+	/* No more than there are: a small image does not clear 8 MiB for each window. */
+	w->max = (unsigned)cow_min(cow_max(BATCH_BYTES >> g->cluster_bits, BATCH_CLUSTERS),
+				   w->end - w->first);
 	w->nr_workers = o->each ? o->nr_workers : 1;
 	w->now = calloc(w->end - w->first, sizeof(*w->now));
 	w->jobs = calloc(w->max, sizeof(*w->jobs));
