@@ -18,8 +18,8 @@ dust=no
 limit=60
 
 log_of() { echo "/run/cowblk/${1#/dev/}.log"; }
-# What a kernel or a machine without a user cowblk does not let the daemon give up is said at attach, and no complaint.
-said_by() { grep -v "not given up" "$(log_of "$1")" || true; }
+# What a kernel or a machine without a user cowblk does not let the daemon give up, or outlive, is said at attach, and no complaint.
+said_by() { grep -vE "not given up|does not outlive its daemon" "$(log_of "$1")" || true; }
 complaints() { said_by "$1" | grep -c "$2" || true; }
 # The one attached device, without blanks.
 listed() { "$cowblk" list --json | tr -d ' \n'; }
