@@ -31,8 +31,14 @@ rested() { [ "$(rss_kib)" -lt $((small + 2048)) ]; }
 daemon=$("$cowblk" list --json | sed -n 's/.*"pid": *\([0-9]*\).*/\1/p')
 small=$(rss_kib)
 [ "$small" -lt 24576 ] || fail "at rest the daemon has $small KiB"
-fio --name=burst --filename="$dev" --direct=1 --ioengine=io_uring --iodepth=48 --rw=read --bs=1M --size=192M --output=fio.log >/dev/null ||
-	fail "fio: $(head -3 fio.log)"
+# The daemon stands until they are all there, or it would do them one by one on a busy machine.
+kill -STOP "$daemon"
+fio --name=burst --filename="$dev" --direct=1 --ioengine=io_uring --iodepth=48 --rw=read --bs=1M --size=192M --output=fio.log >/dev/null &
+burst=$!
+waiting() { [ "$(awk '{ print $1 + $2 }' "/sys/block/${dev#/dev/}/inflight")" -ge 32 ]; }
+wait_for waiting || fail "only $(cat "/sys/block/${dev#/dev/}/inflight") requests wait"
+kill -CONT "$daemon"
+wait $burst || fail "fio: $(head -3 fio.log)"
 large=$(rss_kib)
 [ "$large" -gt $((small + 24576)) ] || fail "no burst: from $small to $large KiB: the test proved nothing"
 sleep 4

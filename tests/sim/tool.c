@@ -217,11 +217,12 @@ static bool choose_compact(struct sim_run *run, const struct sim_action *a)
 {
 	static const uint64_t clusters[] = { 1024, 1, 4, 16 };
 	const struct sim_config *c = &run->script->config;
+	bool one_bit = sim_snapshot_header(run).refcount_order == 0; /* now: it may be amended */
 	struct sim_tool *t = &run->tool;
 	t->step_bytes = clusters[a->queue % 4] << run->script->config.cluster_bits;
 	t->zeroes = a->queue % 4 != 1;
 	t->compress = a->queue >= 4;
-	if (t->compress && (c->encrypt || c->data_file || c->refcount_bits == 1))
+	if (t->compress && (c->encrypt || c->data_file || one_bit))
 		t->refused = -ENOTSUP;
 	t->length = memory_disk_find(&run->world.disk, TOP)->now.size_bytes;
 	return true;
