@@ -269,7 +269,7 @@ def amend(w, tally):
 
 def compact(w, tally):
     image, s = w.some(), Step(w, tally)
-    args = ["compact", "-q", *w.rng.choice([[], [], ["--zeroes"]]), image.name]
+    args = ["compact", "-q", *w.rng.choice([[], [], ["--zeroes"], ["-c"], ["-c"], ["-c", "--zeroes"]]), image.name]
     if not image.encrypted:
         killed(w, tally, image.name, args)
     if s.both("compact", args):
