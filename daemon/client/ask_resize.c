@@ -93,7 +93,7 @@ static int shrink_claimed(struct cow_ctrl *ctrl, struct cow_target target, uint6
 			  uint64_t bytes)
 {
 	const struct cow_resize_options options = { .bytes = bytes, .shrink = true };
-	uint64_t now;
+	uint64_t now = 0;
 	bool answered;
 	int ret = tell_kernel(ctrl, target, bytes);
 	if (ret)
@@ -102,7 +102,8 @@ static int shrink_claimed(struct cow_ctrl *ctrl, struct cow_target target, uint6
 	int status = ask(target, &options, &now, &answered);
 	if (!status)
 		return 0;
-	ret = answered ? tell_kernel(ctrl, target, old) : 0;
+	/* Never more than what the image has, which another word of the daemon's may have told. */
+	ret = answered ? tell_kernel(ctrl, target, now && now < old ? now : old) : 0;
 	if (!answered || ret)
 		fprintf(stderr,
 			"cowblk: /dev/ublkb%u: has %" PRIu64
