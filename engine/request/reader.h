@@ -20,6 +20,7 @@ static inline void cow_reader_begin(struct cow_reader *reader, uint64_t pos, uin
 	reader->buf = buf;
 	reader->packed = NULL;
 }
+
 /* Read [reader->pos, reader->end): COW_AGAIN when all of it is in the buffer, else COW_WAIT. */
 enum cow_next cow_reader_read(struct cow_op *op, struct cow_reader *reader);
 /* At the op's end, in case it failed on the way. */

@@ -5,15 +5,6 @@
 need fio
 need python3
 
-bytes_of() { blockdev --getsize64 "$1"; }
-sized() { qemu-img info -U --output=json "$1" | grep -m 1 -o '"virtual-size": [0-9]*' | tr -dc 0-9; }
-# is_size BYTES IMAGE: device, image and list say so.
-is_size()
-{
-	[ "$(bytes_of "$dev")" = "$1" ] || fail "$dev has $(bytes_of "$dev") bytes, not $1"
-	[ "$(sized "$2")" = "$1" ] || fail "$2 has $(sized "$2") bytes, not $1"
-	"$cowblk" list --json | grep -q "\"size\": $1" || fail "list does not say $1: $("$cowblk" list --json)"
-}
 grow() { "$cowblk" resize "$@" 2>said || fail "resize $*: $(cat said)"; }
 
 "$cowblk" create disk.qcow2 256M

@@ -54,7 +54,6 @@ check_clean()
 	"$cowblk" check "$1" >/dev/null 2>&1 || fail "cowblk check $1: status $?: $("$cowblk" check "$1" 2>&1 | tail -3)"
 }
 
-# No errors; leaks are allowed after a crash.
 # sound_by IMAGE CHECK...: what one of the two checks says of it.
 sound_by()
 {
@@ -62,10 +61,21 @@ sound_by()
 	"${@:2}" "$1" >/dev/null 2>&1 || status=$?
 	[ $status = 0 ] || [ $status = 3 ] || fail "${*:2} $1: status $status: $("${@:2}" "$1" 2>&1 | tail -3)"
 }
+# No errors; leaks are allowed after a crash.
 check_sound()
 {
 	sound_by "$1" qemu-img check
 	sound_by "$1" "$cowblk" check
+}
+
+bytes_of() { blockdev --getsize64 "$1"; }
+sized() { qemu-img info -U --output=json "$1" | grep -m 1 -o '"virtual-size": [0-9]*' | tr -dc 0-9; }
+# is_size BYTES IMAGE: $dev, image and list say so.
+is_size()
+{
+	[ "$(bytes_of "$dev")" = "$1" ] || fail "$dev has $(bytes_of "$dev") bytes, not $1"
+	[ "$(sized "$2")" = "$1" ] || fail "$2 has $(sized "$2") bytes, not $1"
+	"$cowblk" list --json | grep -q "\"size\": $1" || fail "list does not say $1: $("$cowblk" list --json)"
 }
 
 mount_on() { mkdir -p "$2"; mount "$1" "$2"; mounts+=("$2"); }

@@ -5,13 +5,6 @@
 need fio
 need python3
 
-bytes_of() { blockdev --getsize64 "$1"; }
-sized() { qemu-img info -U --output=json "$1" | grep -m 1 -o '"virtual-size": [0-9]*' | tr -dc 0-9; }
-is_size()
-{
-	[ "$(bytes_of "$dev")" = "$1" ] || fail "$dev has $(bytes_of "$dev") bytes, not $1"
-	[ "$(sized "$2")" = "$1" ] || fail "$2 has $(sized "$2") bytes, not $1"
-}
 shrink() { "$cowblk" resize --shrink "$@" 2>said || fail "resize --shrink $*: $(cat said)"; }
 kib() { du -k "$1" | cut -f 1; }
 

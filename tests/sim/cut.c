@@ -74,17 +74,25 @@ static uint64_t pick_end(struct sim_run *run, uint64_t cluster_bytes)
 	return first * SIM_SECTOR;
 }
 
-bool sim_cut(struct sim_run *run)
+/* By which way it is resized. */
+static bool cut(struct sim_run *run, void (*resize)(struct sim_run *, uint64_t))
 {
-	const struct sim_config *c = &run->script->config;
 	struct cow_header h = sim_snapshot_header(run);
 	struct cow_geometry g;
 	cow_geometry_init(&g, &h);
 	uint64_t bytes = pick_end(run, g.cluster_bytes);
 	if (!is_possible(run, &h, bytes))
 		return false;
-	resize_closed(run, bytes);
+	resize(run, bytes);
 	expect(run, bytes, g.cluster_bytes);
+	return true;
+}
+
+bool sim_cut(struct sim_run *run)
+{
+	const struct sim_config *c = &run->script->config;
+	if (!cut(run, resize_closed))
+		return false;
 	if (sim_chance(&run->random, 30))
 		resize_closed(run, c->size_bytes);
 	return true;
@@ -108,15 +116,7 @@ static void resize_live(struct sim_run *run, uint64_t bytes)
 
 bool sim_cut_live(struct sim_run *run)
 {
-	struct cow_header h = sim_snapshot_header(run);
-	struct cow_geometry g;
-	cow_geometry_init(&g, &h);
-	uint64_t bytes = pick_end(run, g.cluster_bytes);
-	if (!is_possible(run, &h, bytes))
-		return false;
-	resize_live(run, bytes);
-	expect(run, bytes, g.cluster_bytes);
-	return true;
+	return cut(run, resize_live);
 }
 
 void sim_cut_grow_live(struct sim_run *run)

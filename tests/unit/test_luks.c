@@ -25,6 +25,7 @@
 #include "engine/crypt/luks_kdf.h"
 #include "engine/loop/blocking.h"
 #include "tests/memory/memory_host.h"
+#include "tests/unit/secret_fixture.h"
 
 #define HEADER_BYTES sizeof(struct luks1_header_be)
 #define AREA_OFF 0x40000u
@@ -266,15 +267,6 @@ struct fixture {
 	struct cow_luks_format format;
 	struct cow_error err;
 };
-
-static struct cow_secret *secret_of(const char *text)
-{
-	struct cow_secret *secret = cow_secret_new();
-	assert_non_null(secret);
-	secret->bytes = strlen(text);
-	memcpy(secret->data, text, secret->bytes);
-	return secret;
-}
 
 static int setup(void **state)
 {

@@ -20,6 +20,7 @@
 #include "engine/crypt/luks_work.h"
 #include "engine/loop/blocking.h"
 #include "tests/memory/memory_host.h"
+#include "tests/unit/secret_fixture.h"
 
 #define AREA_OFF 0x10000u
 #define ROUNDS 3u /* of chance, for each moment */
@@ -35,15 +36,6 @@ struct fixture {
 	unsigned fail_skip;
 	int fail_error;
 };
-
-static struct cow_secret *secret_of(const char *text)
-{
-	struct cow_secret *secret = cow_secret_new();
-	assert_non_null(secret);
-	secret->bytes = strlen(text);
-	memcpy(secret->data, text, secret->bytes);
-	return secret;
-}
 
 static int setup(void **state)
 {
